@@ -1,0 +1,1 @@
+"""Train, time, score and compare generative paradigms under one protocol."""

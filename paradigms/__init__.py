@@ -1,0 +1,1 @@
+"""Reference implementations of generative paradigms, one file each."""

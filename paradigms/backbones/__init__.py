@@ -1,0 +1,52 @@
+"""The networks all paradigms draw on: one U-Net, one ResNet encoder/decoder pair, one residual MLP, sized by `width`.
+
+`Backbone` marks what counts as one network call; `count_calls` counts them, wherever they are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+__all__ = ["Backbone", "Calls", "count_calls"]
+
+
+class Backbone(nn.Module):
+    """A network whose forward pass is one *network call* in the tables."""
+
+
+class Calls:
+    """`calls`: forward passes of outermost backbones so far; `examples`: the rows they were given, summed."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.examples = 0
+        self._depth = 0
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if isinstance(module, Backbone):
+            if self._depth == 0:
+                self.calls += 1
+                self.examples += len(args[0])
+            self._depth += 1
+
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if isinstance(module, Backbone):
+            self._depth -= 1
+
+
+@contextmanager
+def count_calls() -> Iterator[Calls]:
+    """Counts the network calls made inside the block, by whichever model (a parent's calls count as well)."""
+    calls = Calls()
+    before = register_module_forward_pre_hook(calls._enter)
+    after = register_module_forward_hook(calls._leave, always_call=True)
+    try:
+        yield calls
+    finally:
+        before.remove()
+        after.remove()

@@ -1,0 +1,397 @@
+"""The contract every paradigm keeps, and the small types that cross the borders between modules.
+
+A paradigm yields each loss together with the module that the loss trains; whoever drives it (the trainer) descends and
+resumes the generator. So one loop trains a GAN (two optimizers, the second loss sees the stepped critic), a consistency
+model (a target moved after each step) and a plain regression alike, and never asks which of them it holds.
+
+Conventions: t = 0 is data, t = 1 is noise. Images are (B, C, H, W) float32 in [-1, 1] at bin centres; vectors are
+(B, D). Log-likelihoods are nats per example.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+__all__ = [
+    "Batch",
+    "Card",
+    "Data",
+    "Denoiser",
+    "Estimate",
+    "Frozen",
+    "Kind",
+    "Need",
+    "Noise",
+    "Paradigm",
+    "Plan",
+    "Recipe",
+    "Sampler",
+    "Space",
+    "Trainable",
+    "Update",
+]
+
+
+# ---------------------------------------------------------------------------------------------------------- data
+
+
+@dataclass(frozen=True)
+class Space:
+    """What one example is.
+
+    shape:   (C, H, W) of an image or (D,) of a vector.
+    classes: how many labels a model of this space is told; 0 = unconditional.
+    levels:  how many integer values a pixel takes (256; 17 for scikit-learn's digits); 0 = real-valued.
+    """
+
+    shape: tuple[int, ...]
+    classes: int = 0
+    levels: int = 0
+
+    @property
+    def dim(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def is_image(self) -> bool:
+        return len(self.shape) == 3
+
+    def encode(self, k: Tensor) -> Tensor:
+        """Integers k in [0, L) to bin centres (2k + 1)/L - 1, float32; real-valued data passes unchanged."""
+        if not self.levels:
+            return k
+        return k.to(torch.float32).mul_(2).add_(1).div_(self.levels).sub_(1)
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Float images to the integer of the bin they fall in (uint8); real-valued data passes unchanged."""
+        if not self.levels:
+            return x
+        return ((x + 1) * (self.levels / 2)).floor_().clamp_(0, self.levels - 1).to(torch.uint8)
+
+
+class Batch(NamedTuple):
+    """x: (B, *shape) float32. y: (B,) int64 labels, or None when the model is unconditional."""
+
+    x: Tensor
+    y: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Data:
+    """A split held on one device: integers where the space has levels, float32 otherwise; batched by index."""
+
+    x: Tensor
+    y: Tensor | None
+    space: Space
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def batch(self, index: Tensor) -> Batch:
+        """The examples at `index` (B,), encoded; labels only when the space has classes."""
+        y = self.y.index_select(0, index) if self.y is not None and self.space.classes else None
+        return Batch(self.space.encode(self.x.index_select(0, index)), y)
+
+    def all(self) -> Batch:
+        return Batch(self.space.encode(self.x), self.y if self.space.classes else None)
+
+    def unlabelled(self) -> Data:
+        """The same examples for a model that is told no labels."""
+        return replace(self, y=None, space=replace(self.space, classes=0))
+
+    def to(self, device: torch.device | str) -> Data:
+        return replace(self, x=self.x.to(device), y=None if self.y is None else self.y.to(device))
+
+
+# ---------------------------------------------------------------------------------------------------- randomness
+
+
+def seed_of(*coords: object) -> int:
+    """A 63-bit seed that is a pure function of the coordinates."""
+    return int.from_bytes(hashlib.blake2b(repr(coords).encode(), digest_size=8).digest(), "big") >> 1
+
+
+class Noise:
+    """Counter-based randomness: what is drawn depends on (coords, how many draws came before, row), on nothing else.
+
+    Rows are drawn in fixed blocks, one generator seed per block, so that a batch cut in chunks, micro-batches or ranks
+    gives the same rows as the whole: chunk [a, b) uses `noise.rows(a)`. No state has to be saved to resume.
+    """
+
+    def __init__(self, *coords: object, first: int = 0, device: torch.device | str = "cpu") -> None:
+        self.coords = coords
+        self.first = first
+        self.device = torch.device(device)
+        self._draws = 0
+        self._generator = torch.Generator(self.device)
+
+    def rows(self, first: int) -> Noise:
+        """The same stream from its first draw, for rows `first`, `first` + 1, ..."""
+        return Noise(*self.coords, first=first, device=self.device)
+
+    def at(self, *coords: object) -> Noise:
+        """An independent stream named by further coordinates, at the same rows."""
+        return Noise(*self.coords, *coords, first=self.first, device=self.device)
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal, float32, `shape` = (rows, ...)."""
+        return self._draw(shape, lambda s: torch.randn(s, generator=self._generator, device=self.device))
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Uniform on [0, 1), float32."""
+        return self._draw(shape, lambda s: torch.rand(s, generator=self._generator, device=self.device))
+
+    def rademacher(self, *shape: int) -> Tensor:
+        """-1 or +1 with equal probability, float32."""
+        return self.uniform(*shape).sub_(0.5).sign_().add_(0.5).sign_()
+
+    def integers(self, high: int, *shape: int) -> Tensor:
+        """Uniform on {0, ..., high - 1}, int64."""
+        return self._draw(shape, lambda s: torch.randint(high, s, generator=self._generator, device=self.device))
+
+    def _draw(self, shape: tuple[int, ...], draw: Callable[[tuple[int, ...]], Tensor]) -> Tensor:
+        n, rest = shape[0], tuple(shape[1:])
+        # About 4,096 numbers a block: few seeds for large batches, little waste at batch 1.
+        size = max(1, min(1024, 4096 // max(1, math.prod(rest))))
+        k, self._draws = self._draws, self._draws + 1
+        first, last = self.first // size, max(self.first, self.first + n - 1) // size
+        blocks = []
+        for block in range(first, last + 1):
+            self._generator.manual_seed(seed_of(*self.coords, k, block))
+            blocks.append(draw((size, *rest)))
+        whole = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
+        offset = self.first - first * size
+        return whole[offset : offset + n]
+
+
+# ------------------------------------------------------------------------------------------------------- training
+
+
+class Update(NamedTuple):
+    """One descent step asked for by a paradigm.
+
+    module:     whose parameters this loss trains; a key of `Trainable.optimizers()`.
+    loss:       scalar.
+    terms:      scalars for the log.
+    settings:   optimizer settings for this step ("lr", "betas" ...), set before it; lr is multiplied by the warm-up.
+    clip:       largest gradient norm; larger ones are scaled down.
+    skip_above: a step whose gradient norm exceeds this is skipped, counted and logged.
+    after:      called once after the optimizer step: a consistency target, a codebook.
+    """
+
+    module: nn.Module
+    loss: Tensor
+    terms: Mapping[str, Tensor] = {}
+    settings: Mapping[str, Any] = {}
+    clip: float = math.inf
+    skip_above: float = math.inf
+    after: Callable[[], None] | None = None
+
+
+class Trainable(nn.Module, ABC):
+    """Anything the trainer trains: paradigms, and codecs or noisy classifiers, which are trained but never ranked.
+
+    `width` scales every network; the runner searches for the width whose trained parameters meet the target.
+    """
+
+    def __init__(self, config: Any, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
+        super().__init__()
+        self.config = config
+        self.space = space
+
+    @staticmethod
+    def refuses(config: Any, space: Space) -> str | None:
+        """Why this paradigm can not model such data, in words for the user; None when it can."""
+        return None
+
+    @abstractmethod
+    def optimizers(self) -> dict[nn.Module, Optimizer]:
+        """The optimizer of each trained module. Created anew by the caller, once per run."""
+
+    @abstractmethod
+    def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
+        """The losses of one training step, in order. `progress` = step / steps in [0, 1].
+
+        No side effects outside `Update.after`: a step may be run only to count its FLOPs.
+        """
+
+    def prepare(self, data: Data, noise: Noise) -> Data:
+        """Called once before step 0, before the average is copied: data-dependent initialisation, drawn pairs, codes.
+
+        Returns the data to train on.
+        """
+        return data
+
+
+class Frozen:
+    """A trained parent held by a child: its averaged weights, in eval mode, without gradients.
+
+    Not a Module on purpose: a child that stores it does not train, average or save it.
+    """
+
+    def __init__(self, model: Trainable) -> None:
+        self.model: Any = model.eval().requires_grad_(False)
+
+
+# -------------------------------------------------------------------------------------------- sampling, likelihood
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to draw: a sampler of the card, its number of steps, and its options by name."""
+
+    sampler: str
+    steps: int = 1
+    options: tuple[tuple[str, float], ...] = ()
+
+    def option(self, name: str, default: float) -> float:
+        return dict(self.options).get(name, default)
+
+    def __str__(self) -> str:
+        extra = "".join(f" {k}={v:g}" for k, v in self.options)
+        return f"{self.sampler}-{self.steps}{extra}"
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A sampler's claims, held by the tests.
+
+    steps:      the step counts that a sweep tries.
+    calls:      (a, b): network calls = a * steps + b. None: adaptive, known only by counting.
+    order:      of the numerical method, where it has one.
+    stochastic: draws noise beyond the prior.
+    options:    what `Plan.options` may hold, with defaults.
+    """
+
+    name: str
+    steps: tuple[int, ...]
+    calls: tuple[int, int] | None = (1, 0)
+    order: int | None = None
+    stochastic: bool = False
+    options: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
+
+    def calls_at(self, steps: int) -> int | None:
+        return None if self.calls is None else self.calls[0] * steps + self.calls[1]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of likelihood a paradigm can compute.
+
+    relation: how the printed negative log-likelihood stands to the model's own: "=" exact, "≤" the true one is at most
+              this (a bound), "≈" an estimate.
+    calls:    network calls per image it spends, so that a tier can choose what it can afford.
+    """
+
+    name: str
+    relation: str
+    calls: int
+    options: tuple[tuple[str, float], ...] = ()
+    note: str = ""
+
+    def option(self, name: str, default: float) -> float:
+        return dict(self.options).get(name, default)
+
+    def __str__(self) -> str:
+        extra = ",".join(f"{k}={v:g}" for k, v in self.options)
+        return f"{self.name}({extra})" if extra else self.name
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A log-likelihood, nats per example, (B,), with named parts and named errors (each (B,))."""
+
+    value: Tensor
+    terms: Mapping[str, Tensor] = field(default_factory=dict)
+    errors: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a paradigm says of itself, as data. `default` is the headline plan, named before any score is seen."""
+
+    title: str
+    paper: str
+    year: int
+    url: str
+    samplers: tuple[Sampler, ...]
+    default: Plan
+    likelihoods: tuple[Kind, ...] = ()
+    no_likelihood: str = ""
+
+    def sampler(self, name: str) -> Sampler | None:
+        return next((s for s in self.samplers if s.name == name), None)
+
+
+class Paradigm(Trainable):
+    """A way of learning to generate. Every subclass is final."""
+
+    card: ClassVar[Card]
+
+    @abstractmethod
+    def prior(self, n: int, noise: Noise) -> Tensor:
+        """n draws of z, the noise that `sample` starts from."""
+
+    @abstractmethod
+    def sample(
+        self,
+        z: Tensor,
+        plan: Plan,
+        noise: Noise,
+        cond: Tensor | None = None,
+        watch: Callable[[float, Tensor], None] | None = None,
+    ) -> Tensor:
+        """Samples (B, *shape) from prior draws z. `watch(t, x_t)` sees the intermediate states where there are any."""
+
+    def log_likelihood(self, x: Tensor, kind: Kind, noise: Noise, cond: Tensor | None = None) -> Estimate:
+        """Log-likelihood of bin-centred (or real) x (B, *shape): a log mass on data with levels, else a log density."""
+        raise NotImplementedError(self.card.no_likelihood)
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """What a distilled model needs of its teacher: the probability-flow velocity u(x_t, t) = dx_t/dt."""
+
+    def velocity(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor: ...
+
+
+# --------------------------------------------------------------------------------------------------------- recipes
+
+
+@dataclass(frozen=True)
+class Need:
+    """A recipe that must be trained first.
+
+    share:       the part of a full budget that the parent is trained for.
+    at_sampling: the parent is also needed to sample.
+    """
+
+    recipe: str
+    provides: type = Denoiser
+    share: float = 1.0
+    at_sampling: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A row of the comparison: a paradigm, its settings, and what it needs trained first."""
+
+    name: str
+    paradigm: type[Trainable]
+    config: Any
+    summary: str
+    needs: Mapping[str, Need] = field(default_factory=dict)
+    share: float = 1.0
+
+    def build(self, space: Space, width: int, parents: Mapping[str, Frozen], config: Any = None) -> Trainable:
+        return self.paradigm(self.config if config is None else config, space, width, parents)

@@ -1,0 +1,18 @@
+"""The one exception a user's mistake raises. Imports nothing, so that the command line starts fast."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BadInput(Exception):
+    """What is wrong, where, and what to do next, in one line. The command line prints it and exits with 2."""
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> BadInput:
+    """A BadInput for a name that does not exist, with the nearest one that does."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+    return BadInput(f"unknown {what} '{name}'; {hint}")

@@ -1,0 +1,1 @@
+"""The mathematics that several paradigms share: Gaussian paths, ODE solvers, divergence, likelihood."""
