@@ -17,7 +17,8 @@ References
 
 Where this differs from the papers
     - Time runs the other way than in Lipman et al.: here t = 0 is data.
-    - sigma_min = 0, as in rectified flow; the pixels are dequantised only for the likelihood.
+    - sigma_min = 0, as in rectified flow. Trained on uniformly dequantised pixels, whose density is what its likelihood
+      measures; samples are rounded to the levels by whoever scores them.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from paradigms.contract import (
     Space,
     Update,
 )
-from paradigms.maths.likelihood import ode_likelihood, standard_normal_log_prob
+from paradigms.maths.likelihood import dequantise, ode_likelihood, standard_normal_log_prob
 from paradigms.maths.paths import LinearPath
 from paradigms.maths.solvers import dopri5, euler_step, grid, heun_step, solve
 from paradigms.optim import adamw, cosine
@@ -90,7 +91,7 @@ class FlowMatching(Paradigm):
         return {self.net: adamw(self.net, self.config.lr, weight_decay=self.config.weight_decay)}
 
     def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
-        x, y = batch
+        x, y = dequantise(batch.x, self.space.levels, noise), batch.y
         eps, t = noise.normal(*x.shape), noise.uniform(len(x))
         x_t = self.path.perturb(x, eps, t)
         loss = (self.net(x_t, t, y) - (eps - x)).square().mean()

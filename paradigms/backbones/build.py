@@ -2,40 +2,102 @@
 
 from __future__ import annotations
 
-import math
+from torch import Tensor
 
 from paradigms.backbones import Backbone
 from paradigms.backbones.mlp import MLP
+from paradigms.backbones.resnet import Decoder, Encoder
 from paradigms.backbones.unet import UNet
 from paradigms.contract import Space
+from paradigms.errors import unknown
+
+BACKBONES = ("auto", "conv", "mlp")
 
 
-def stem_patch(size: int) -> int:
-    """Pixels folded into channels before the first convolution: 2 up to 32 pixels, 4 above.
+def levels(space: Space) -> tuple[int, tuple[int, ...]]:
+    """(patch, mults): pixels folded into channels before the first convolution, and the widths of the levels.
 
     At equal parameters a network that starts at half the resolution sees two to three times as many images a second.
     """
-    return 2 if size <= 32 else 4
+    size = min(space.shape[1:])
+    return (2 if size <= 32 else 4), ((1, 2) if size <= 16 else (1, 2, 2))
 
 
-def denoiser(space: Space, width: int, dropout: float = 0.0, backbone: str = "auto") -> Backbone:
-    """A network (x_t, t, y) -> an output shaped as x: a U-Net on images, an MLP on vectors (or on request)."""
-    if space.is_image and backbone != "mlp":
-        c, h, w = space.shape
-        patch = stem_patch(min(h, w))
-        if min(h, w) <= 16:
-            return UNet(c, c, width, mults=(1, 2), patch=patch, classes=space.classes, dropout=dropout)
-        return UNet(c, c, width, mults=(1, 2, 2), patch=patch, classes=space.classes, dropout=dropout, attend=(2,))
-    return Reshaped(space, width, dropout)
+def convolutional(space: Space, backbone: str) -> bool:
+    """Whether a space is modelled by convolutions: images, unless the MLP is asked for."""
+    if backbone not in BACKBONES:
+        raise unknown("backbone", backbone, BACKBONES)
+    return space.is_image and backbone != "mlp"
 
 
-class Reshaped(Backbone):
+class Denoiser(Backbone):
     """The MLP with an output shaped as its input."""
 
     def __init__(self, space: Space, width: int, dropout: float) -> None:
         super().__init__()
         self.shape = space.shape
-        self.net = MLP(math.prod(space.shape), math.prod(space.shape), width, classes=space.classes, dropout=dropout)
+        self.net = MLP(space.dim, space.dim, width, classes=space.classes, dropout=dropout)
 
-    def forward(self, x, t, y=None):  # type: ignore[no-untyped-def]
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         return self.net(x, t, y).view(-1, *self.shape)
+
+
+def denoiser(space: Space, width: int, dropout: float = 0.0, backbone: str = "auto") -> Backbone:
+    """(x_t (B, *shape), t (B,), y) -> (B, *shape): a U-Net on images, a residual MLP on vectors (or on request)."""
+    if not convolutional(space, backbone):
+        return Denoiser(space, width, dropout)
+    patch, mults = levels(space)
+    c = space.shape[0]
+    attend = (len(mults) - 1,) if len(mults) > 2 else ()
+    return UNet(c, c, width, mults, patch=patch, classes=space.classes, dropout=dropout, attend=attend)
+
+
+class VectorEncoder(Backbone):
+    """(x (B, D), y) -> (B, dout) by the MLP."""
+
+    def __init__(self, space: Space, dout: int, width: int, dropout: float, norm: bool) -> None:
+        super().__init__()
+        self.net = MLP(space.dim, dout, width, timed=False, classes=space.classes, dropout=dropout, norm=norm)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.net(x, None, y)
+
+
+class VectorDecoder(Backbone):
+    """(z (B, din), y) -> (B, cout, *shape) by the MLP, cout numbers for each coordinate of x."""
+
+    def __init__(self, space: Space, din: int, cout: int, width: int, dropout: float, norm: bool) -> None:
+        super().__init__()
+        self.shape = (cout * space.shape[0], *space.shape[1:])
+        self.net = MLP(din, cout * space.dim, width, timed=False, classes=space.classes, dropout=dropout, norm=norm)
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.net(z, None, y).view(-1, *self.shape)
+
+
+def encoder(
+    space: Space, dout: int, width: int, dropout: float = 0.0, backbone: str = "auto", plain: bool = False, depth: int = 1
+) -> Backbone:
+    """(x (B, *shape), y) -> (B, dout). plain: no normalisation, labels by projection, as a critic wants."""
+    if not convolutional(space, backbone):
+        return VectorEncoder(space, dout, width, dropout, norm=not plain)
+    patch, mults = levels(space)
+    return Encoder(space.shape, dout, width, mults, depth, patch, space.classes, dropout, plain)
+
+
+def decoder(
+    space: Space,
+    din: int,
+    cout: int,
+    width: int,
+    dropout: float = 0.0,
+    backbone: str = "auto",
+    plain: bool = False,
+    depth: int = 1,
+) -> Backbone:
+    """(z (B, din), y) -> (B, cout * C, ...): `cout` numbers for each number of x, stacked along the first axis."""
+    if not convolutional(space, backbone):
+        return VectorDecoder(space, din, cout, width, dropout, norm=not plain)
+    patch, mults = levels(space)
+    out = cout * space.shape[0]
+    return Decoder(din, space.shape, out, width, mults, depth, patch, space.classes, dropout, plain)

@@ -1,0 +1,65 @@
+"""What a loaded data set is: two splits held as tensors, what one example looks like, and, for a toy, its density."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from paradigms.contract import Data, Space
+
+__all__ = ["Dataset", "Density", "checksum"]
+
+
+@dataclass(frozen=True, eq=False)
+class Density:
+    """A toy's closed form.
+
+    log_prob:    x (N, D) -> (N,) float64, nats; -inf outside the support. None where no closed form exists.
+    sample:      (n, generator) -> x (n, D) float32 and labels y (n,) int64.
+    entropy:     nats; each toy says how it was found.
+    modes:       (K, D) float64 centres, in the order of the labels; None where the set has no point-like modes.
+    mode_radius: a sample within this distance of its nearest mode counts for it; 0 where there are no modes.
+    """
+
+    log_prob: Callable[[Tensor], Tensor] | None
+    sample: Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
+    entropy: float | None
+    modes: Tensor | None
+    mode_radius: float
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A named data set on the CPU; `train.to(device)` and `test.to(device)` move it.
+
+    space:    `classes` is the number of labels that the set has; a model may be told none (`Data.unlabelled`).
+    train, test: uint8 (N, C, H, W) for images, float32 (N, D) for vectors; labels int64 (N,), None without labels.
+    checksum: sha256 over the decoded tensors of both splits.
+    labels:   what each class is called.
+    source:   one line: what it is, where from, which licence.
+    """
+
+    name: str
+    space: Space
+    train: Data
+    test: Data
+    checksum: str
+    labels: tuple[str, ...]
+    density: Density | None = None
+    source: str = ""
+
+
+def checksum(train: Data, test: Data) -> str:
+    """sha256 over type, shape and bytes of every tensor of both splits, in order."""
+    digest = hashlib.sha256()
+    for tensor in (train.x, train.y, test.x, test.y):
+        if tensor is None:
+            digest.update(b"none;")
+        else:
+            digest.update(f"{tensor.dtype} {tuple(tensor.shape)};".encode())
+            digest.update(tensor.reshape(-1).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,121 @@
+"""The names of the data sets and what can be said of them without opening one. Standard library only.
+
+The command line lists and completes from here, so nothing in this file may import torch, numpy or scikit-learn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from paradigms.errors import BadInput, unknown
+
+__all__ = ["DATASETS", "FOLDER", "NAMES", "FolderName", "Info", "describe", "info"]
+
+FOLDER = "folder:"
+SIZES = range(2, 1025)
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a data set is, before it is loaded.
+
+    shape:  (C, H, W) of an image, (D,) of a vector; () where only the files can tell.
+    levels: integer values a pixel takes; 0 = real-valued. classes: labels the set has; 0 = none.
+    n_train, n_test: examples in each split; 0 where only the files can tell.
+    where:  where the examples come from.
+    """
+
+    name: str
+    title: str
+    shape: tuple[int, ...]
+    classes: int
+    levels: int
+    n_train: int
+    n_test: int
+    where: str
+
+
+_IDX = "IDX files: --from PATH, cache, {system}download"
+_TOY = "generated; log p known in closed form"
+
+DATASETS: tuple[Info, ...] = (
+    Info("digits", "Handwritten digits, 8×8", (1, 8, 8), 10, 17, 899, 898, "ships with scikit-learn"),
+    Info("ring8", "Eight Gaussians on a ring", (2,), 8, 0, 20_000, 10_000, _TOY),
+    Info("grid25", "Twenty-five Gaussians on a grid", (2,), 25, 0, 20_000, 10_000, _TOY),
+    Info("moons", "Two noisy half circles", (2,), 2, 0, 20_000, 10_000, "generated; log p by quadrature to 1e-10"),
+    Info("checkerboard", "Uniform on the black squares of a 4×4 board", (2,), 8, 0, 20_000, 10_000, _TOY),
+    Info("gmm16", "Sixteen tilted Gaussians in 16 dimensions", (16,), 16, 0, 20_000, 10_000, _TOY),
+    Info("mnist", "MNIST, 28×28", (1, 28, 28), 10, 256, 60_000, 10_000, _IDX.format(system="")),
+    Info("mnist@14", "MNIST, 2×2 means, 14×14", (1, 14, 14), 10, 256, 60_000, 10_000, "from mnist"),
+    Info(
+        "fashion-mnist",
+        "Fashion-MNIST, 28×28",
+        (1, 28, 28),
+        10,
+        256,
+        60_000,
+        10_000,
+        _IDX.format(system="/usr/share/datasets/fashion-mnist, "),
+    ),
+    Info(
+        "fashion-mnist@14",
+        "Fashion-MNIST, 2×2 means, 14×14",
+        (1, 14, 14),
+        10,
+        256,
+        60_000,
+        10_000,
+        "from fashion-mnist",
+    ),
+    Info(
+        "cifar10",
+        "CIFAR-10, 32×32 colour",
+        (3, 32, 32),
+        10,
+        256,
+        50_000,
+        10_000,
+        "cifar-10-binary.tar.gz: --from PATH, cache, download",
+    ),
+)
+
+NAMES: tuple[str, ...] = tuple(d.name for d in DATASETS)
+
+_FOLDER_INFO = Info("folder:PATH@SIZE", "Your own images, square, SIZE px (32)", (), 0, 256, 0, 0, "a folder of images")
+
+
+def describe() -> list[Info]:
+    """Every data set that can be named, the folder form last."""
+    return [*DATASETS, _FOLDER_INFO]
+
+
+def info(name: str) -> Info:
+    """What is known of `name`. BadInput, with the nearest name that exists, when there is none."""
+    if name.startswith(FOLDER):
+        folder = FolderName.parse(name)
+        return replace(_FOLDER_INFO, name=name, title=f"Images of {folder.path.name}, {folder.size} px")
+    for known in DATASETS:
+        if known.name == name:
+            return known
+    raise unknown("data set", name, (*NAMES, _FOLDER_INFO.name))
+
+
+@dataclass(frozen=True)
+class FolderName:
+    """`folder:PATH` or `folder:PATH@SIZE`, taken apart. A trailing `@` and digits are always the size."""
+
+    path: Path
+    size: int = 32
+
+    @staticmethod
+    def parse(name: str) -> FolderName:
+        text = name.removeprefix(FOLDER)
+        path, at, size = text.rpartition("@")
+        if not (at and size.isascii() and size.isdigit()):
+            path, size = text, "32"
+        if not path:
+            raise BadInput(f"'{name}' names no folder; write folder:PATH or folder:PATH@SIZE")
+        if len(size) > 5 or int(size) not in SIZES:
+            raise BadInput(f"'{name}': SIZE must be between {SIZES[0]} and {SIZES[-1]} pixels")
+        return FolderName(Path(path).expanduser(), int(size))

@@ -1,0 +1,71 @@
+"""`load` and `fetch`: from a name to tensors, and from a name to verified files in the cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench.data.cifar import CIFAR10, load_cifar10
+from bench.data.dataset import Dataset
+from bench.data.digits import load_digits
+from bench.data.files import Origin, Progress, obtain, store
+from bench.data.folder import load_folder
+from bench.data.idx import FASHION_MNIST, MNIST, load_idx
+from bench.data.names import FOLDER, FolderName, info
+from bench.data.toys import TOYS, load_toy
+from paradigms.errors import BadInput
+
+__all__ = ["fetch", "load"]
+
+ORIGINS: dict[str, Origin] = {
+    "mnist": MNIST,
+    "mnist@14": MNIST,
+    "fashion-mnist": FASHION_MNIST,
+    "fashion-mnist@14": FASHION_MNIST,
+    "cifar10": CIFAR10,
+}
+
+
+def load(name: str, source: Path | None = None, progress: Progress | None = None) -> Dataset:
+    """The data set called `name`, on the CPU.
+
+    source:   where to look instead of cache, system and download (`--from`); only for sets made of files.
+    progress: called with (what, done, total) while files are downloaded or decoded.
+    Raises BadInput: no such name, files missing, damaged or of another set, no connection.
+    """
+    info(name)
+    _refuse_source(name, source)
+    if name.startswith(FOLDER):
+        return load_folder(name, FolderName.parse(name), progress)
+    if name in TOYS:
+        return load_toy(name)
+    if name == "digits":
+        return load_digits()
+    origin = ORIGINS[name]
+    if name == "cifar10":
+        return load_cifar10(origin, source, progress)
+    return load_idx(origin, name.endswith("@14"), source, progress)
+
+
+def fetch(name: str, source: Path | None = None, progress: Progress | None = None) -> list[Path]:
+    """Find, import or download the files of `name` and verify them; where they lie.
+
+    With `source` they are copied from there into the cache, so that a later `load` needs it no more; a download goes
+    into the cache too. Empty for sets that need no files. A folder of images is decoded and its tensors cached.
+    """
+    info(name)
+    _refuse_source(name, source)
+    if name.startswith(FOLDER):
+        load_folder(name, FolderName.parse(name), progress)
+        return [FolderName.parse(name).path]
+    if name not in ORIGINS:
+        load(name)
+        return []
+    found = obtain(ORIGINS[name], source, progress)
+    if source is not None:
+        found = store(ORIGINS[name], {part: f.data for part, f in found.items()})
+    return list(dict.fromkeys(f.path for f in found.values()))
+
+
+def _refuse_source(name: str, source: Path | None) -> None:
+    if source is not None and name not in ORIGINS:
+        raise BadInput(f"'{name}' is not read from files, so --from {source} has no meaning; leave it out")

@@ -1,0 +1,793 @@
+"""Scores: one pool of samples per (sampler, step count), every metric on it, every likelihood the card declares.
+
+A pool is drawn once, in chunks whose size depends on the data's shape alone; sample i of it does not depend on the
+chunk, the pool's size, the worker or what was drawn before. It is rounded to the data's integers, its features are
+computed once, and every metric reads them, against as many test as training examples. Network calls are counted while
+the pool is drawn.
+
+`evaluate` scores a finished run, `baselines` what needs no model (real against real, a fitted Gaussian, noise), `score`
+anyone's samples: the same rows for all. Finished rows are kept under a key of all that they depend on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from bench import measure, metrics
+from bench import run as runs
+from bench.data import Dataset
+from bench.features import Features, FeatureSpace, spaces_for
+from bench.progress import Progress
+from bench.store import SCHEMA, Row, load_rows, manifest, results_key, save_rows, write_atomic, write_manifest
+from bench.tiers import Tier
+from paradigms.backbones import count_calls
+from paradigms.contract import Card, Data, Kind, Noise, Paradigm, Plan, Space, seed_of
+from paradigms.errors import BadInput
+from paradigms.maths.likelihood import bits_per_dim
+
+__all__ = ["Pool", "baselines", "draw", "evaluate", "grid_png", "plans", "score"]
+
+GRID = "grid.png"
+SAMPLES = "samples.npz"
+REFERENCE = 10_000  # at most so many real examples of either split stand behind a quality number
+KEPT_VECTORS = 2_000  # samples kept for the report's scatter plots
+
+
+# ----------------------------------------------------------------------------------------------------- references
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What samples of a data set are compared with: as many training as test examples, and their features.
+
+    real:     split -> integers (N, C, H, W), or float32 (N, D).
+    features: split -> one entry for each feature space; empty for vectors.
+    """
+
+    dataset: Dataset
+    spaces: tuple[FeatureSpace, ...]
+    real: dict[str, Tensor]
+    features: dict[str, tuple[Features, ...]]
+
+
+def subset(data: Data, n: int, name: str, split: str) -> Data:
+    """The first n of a fixed shuffle of a split: the same examples for every run."""
+    if n >= len(data):
+        return data
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed_of("subset", name, split)))[:n]
+    return dataclasses.replace(data, x=data.x[order], y=None if data.y is None else data.y[order])
+
+
+dataset = runs.dataset
+
+
+@lru_cache(maxsize=4)
+def reference(name: str) -> Reference:
+    """The reference of a data set, made once in each process."""
+    found = dataset(name)
+    n = min(len(found.test), len(found.train), REFERENCE)
+    real = {"test": subset(found.test, n, name, "test").x, "train": subset(found.train, n, name, "train").x}
+    spaces = tuple(spaces_for(name, found.space))
+    features = {split: tuple(s.features(found.space.encode(x)) for s in spaces) for split, x in real.items()}
+    return Reference(found, spaces, real, features)
+
+
+# -------------------------------------------------------------------------------------------------------- sampling
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Samples of one plan: x (N, *shape) as the data is stored, the labels they were drawn for, calls per sample."""
+
+    plan: Plan
+    x: Tensor
+    y: Tensor | None
+    calls: float | None
+
+
+def chunk_size(space: Space) -> int:
+    """Rows computed at once. A function of the shape alone, because the last bits of a matrix product are not."""
+    return min(4096, max(32, 2**14 // space.dim))
+
+
+def pool_labels(model: Paradigm, data: Data, n: int, seed: int) -> Tensor | None:
+    """Labels (n,) in the proportions of the training split; None for a model that is told none."""
+    if not model.space.classes or data.y is None:
+        return None
+    return data.y[Noise("labels", seed).integers(len(data.y), n)]
+
+
+@torch.no_grad()
+def draw(
+    model: Paradigm,
+    plan: Plan,
+    n: int,
+    seed: int,
+    labels: Tensor | None = None,
+    device: torch.device | str = "cpu",
+    tell: Callable[[int], None] | None = None,
+) -> Pool:
+    """n samples of a plan, on the CPU. `tell` is given the number of samples drawn so far, after each chunk."""
+    noise, size = Noise("sample", seed, device=device), chunk_size(model.space)
+    parts: list[Tensor] = []
+    with count_calls() as count:
+        for first in range(0, n, size):
+            rows = min(size, n - first)
+            z = model.prior(rows, noise.at("prior").rows(first))
+            cond = None if labels is None else labels[first : first + rows].to(device)
+            x = model.sample(z, plan, noise.at("steps").rows(first), cond)
+            if tuple(x.shape) != (rows, *model.space.shape):
+                raise BadInput(f"{plan}: samples have shape {tuple(x.shape)}, not {(rows, *model.space.shape)}")
+            parts.append(model.space.decode(_finite(x, plan)).cpu())
+            if tell is not None:
+                tell(first + rows)
+    return Pool(plan, torch.cat(parts), labels, count.examples / n if count.calls else None)
+
+
+class NotFinite(Exception):
+    """Samples or likelihoods are not numbers."""
+
+
+def _finite(x: Tensor, plan: Plan) -> Tensor:
+    if not torch.isfinite(x).all():
+        raise NotFinite(f"{plan} drew samples that are not finite")
+    return x
+
+
+def plans(card: Card, max_calls: int, sweep: bool) -> list[Plan]:
+    """What is drawn: the headline plan, always and first; in a sweep every sampler and step count within the calls."""
+    found = [card.default]
+    seen = {_identity(card, card.default)}
+    for sampler in card.samplers if sweep else ():
+        for steps in sampler.steps:
+            plan, calls = Plan(sampler.name, steps), sampler.calls_at(steps)
+            if (calls is None or calls <= max_calls) and _identity(card, plan) not in seen:
+                seen.add(_identity(card, plan))
+                found.append(plan)
+    return found
+
+
+def _identity(card: Card, plan: Plan) -> tuple[object, ...]:
+    """Equal for two plans that draw the same way: an option at its default may be written or not."""
+    sampler = card.sampler(plan.sampler)
+    options = {**(dict(sampler.options) if sampler else {}), **dict(plan.options)}
+    return plan.sampler, plan.steps, tuple(sorted(options.items()))
+
+
+def options_text(options: Sequence[tuple[str, float]]) -> str:
+    return ",".join(f"{name}={value:g}" for name, value in options)
+
+
+# --------------------------------------------------------------------------------------------------------- quality
+
+
+@contextmanager
+def _section(rows: list[Row], base: Row, metric: str) -> Iterator[None]:
+    """A part of the evaluation that fails is a row with its reason; the other parts go on."""
+    try:
+        yield
+    except NotFinite as error:
+        rows.append(dataclasses.replace(base, status="diverged", metric=metric, value=math.nan, reason=str(error)))
+    except BadInput as error:  # what a metric refuses to compute
+        rows.append(dataclasses.replace(base, metric=metric, value=math.nan, reason=str(error)))
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        rows.append(dataclasses.replace(base, status="failed", metric=metric, value=math.nan, reason=reason))
+
+
+def quality(
+    base: Row, x: Tensor, y: Tensor | None, ref: Reference, splits: Sequence[str] = ("test", "train")
+) -> list[Row]:
+    """Every metric of samples x (N, *shape), as the data is stored, against each split; `base` fills the other columns.
+
+    y: labels the samples were drawn for, where they were.
+    """
+    rows: list[Row] = []
+    base = dataclasses.replace(base, n=len(x), draw=0)
+
+    def add(values: Sequence[metrics.Value], **columns: Any) -> None:
+        rows.extend(
+            dataclasses.replace(base, metric=v.metric, value=v.value, error=v.error, unit=v.unit, **columns)
+            for v in values
+        )
+
+    if not ref.spaces:
+        # Empirical distances depend on both sizes: equal ones, and no more than the transport problem can hold.
+        real = ref.real["test"][: len(x)]
+        with _section(rows, dataclasses.replace(base, split="test"), "w2"):
+            add(metrics.vector_quality(x[: len(real)], real, ref.dataset.density), split="test", n_ref=len(real))
+        return rows
+    for index, space in enumerate(ref.spaces):
+        fake = space.features(ref.dataset.space.encode(x))
+        for split in splits:
+            real_features = ref.features[split][index]
+            columns: dict[str, Any] = {"split": split, "features": space.id, "n_ref": len(real_features.values)}
+            here = dataclasses.replace(base, **columns)
+            # A Frechet distance is refused when samples are few: that costs its own row, not the others.
+            with _section(rows, here, "fd"):
+                add([metrics.frechet_distance(fake, real_features)], **columns)
+            with _section(rows, here, "kd"):
+                add(metrics.quality_without_fd(fake, real_features), **columns)
+        if y is not None and fake.logits is not None:
+            add([metrics.label_accuracy(fake, y)], features=space.id)
+    train = ref.real["train"]
+    with _section(rows, base, "nn_ratio"):
+        add(metrics.memorisation(x, train, ref.real["test"]), split="train", n_ref=len(train))
+    return rows
+
+
+# ------------------------------------------------------------------------------------------------------ likelihood
+
+
+def affordable(card: Card, calls: int) -> list[Kind]:
+    """For each kind of likelihood on the card the most expensive variant within the calls, in the card's order."""
+    best: dict[str, Kind] = {}
+    for kind in card.likelihoods:
+        if kind.calls <= calls and (kind.name not in best or kind.calls > best[kind.name].calls):
+            best[kind.name] = kind
+    return list(best.values())
+
+
+def _standard_error(values: Tensor) -> float | None:
+    return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else None
+
+
+@torch.no_grad()
+def likelihood(
+    base: Row,
+    model: Paradigm,
+    kind: Kind,
+    data: Data,
+    split: str,
+    found: Dataset,
+    device: torch.device | str = "cpu",
+    tell: Callable[[int], None] | None = None,
+) -> list[Row]:
+    """The negative log-likelihood of `data` in bits/dim (data with levels) or nats, with its errors in rows beside it.
+
+    The value's own error is the standard error over the examples, which contains what dequantisation and random probes
+    scatter. Systematic errors that the estimate knows of (the solver's) come as rows of their own, averaged over
+    examples; so do its named terms, in nats.
+    """
+    # The same dequantisation for every run: numbers on one data set are paired.
+    noise, size = Noise("likelihood", found.name, split, device=device), chunk_size(model.space)
+    values: list[Tensor] = []
+    terms: dict[str, list[Tensor]] = {}
+    errors: dict[str, list[Tensor]] = {}
+    with count_calls() as count:
+        for first in range(0, len(data), size):
+            batch = dataclasses.replace(data, space=model.space).batch(
+                torch.arange(first, min(first + size, len(data)))
+            )
+            cond = None if batch.y is None else batch.y.to(device)
+            estimate = model.log_likelihood(batch.x.to(device), kind, noise.rows(first), cond)
+            values.append(estimate.value.detach().double().cpu())
+            for into, named in ((terms, estimate.terms), (errors, estimate.errors)):
+                for name, part in named.items():
+                    into.setdefault(name, []).append(part.detach().double().cpu())
+            if tell is not None:
+                tell(first + len(batch.x))
+    value = torch.cat(values)
+    levels = model.space.levels
+    # Bits/dim is linear in nats: one function turns values, errors and standard errors alike.
+    scale: Callable[[float], float] = (lambda v: float(bits_per_dim(v, model.space.dim))) if levels else (lambda v: -v)
+    metric, unit = ("bits_per_dim", "bits/dim") if levels else ("nll", "nats")
+    base = dataclasses.replace(
+        base,
+        split=split,
+        n=len(value),
+        kind=kind.name,
+        relation=kind.relation,
+        options=options_text(kind.options),
+        calls=count.examples / len(value) if count.calls else 0.0,
+        unit=unit,
+        sampler="",
+        steps=None,
+    )
+    lost = int((~torch.isfinite(value)).sum())
+    reason = f"{lost} of {len(value)} examples have no finite likelihood" if lost else ""
+    error = _standard_error(value)
+    rows = [
+        dataclasses.replace(
+            base,
+            metric=metric,
+            value=scale(float(value.mean())),
+            error=None if error is None else abs(scale(error)),
+            reason=reason,
+        )
+    ]
+    for name, parts in errors.items():
+        each = abs(scale(float(torch.cat(parts).abs().mean())))
+        rows.append(dataclasses.replace(base, metric=f"{metric}_{name}_error", value=each))
+    for name, parts in terms.items():
+        term = torch.cat(parts)
+        rows.append(
+            dataclasses.replace(
+                base, metric=f"term_{name}", value=float(term.mean()), error=_standard_error(term), unit="nats"
+            )
+        )
+    if not levels and split == "test" and found.density is not None and found.density.entropy is not None:
+        rows.append(_divergence(rows[0], value, data, found))
+    return rows
+
+
+def _divergence(nll: Row, value: Tensor, data: Data, found: Dataset) -> Row:
+    """KL(data || model) in nats. Where log p is known the difference is taken example by example: far less scatter."""
+    density = found.density
+    assert density is not None
+    assert density.entropy is not None
+    assert nll.value is not None
+    if density.log_prob is None:
+        return dataclasses.replace(nll, metric="kl", value=nll.value - density.entropy)
+    difference = density.log_prob(data.x.double()) - value
+    return dataclasses.replace(
+        nll, metric="kl", value=float(difference.mean()), error=_standard_error(difference), reason=nll.reason
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ runs
+
+
+def evaluate(
+    folder: Path,
+    tier: Tier,
+    progress: Progress,
+    device: str = "cpu",
+    force: bool = False,
+) -> list[Row]:
+    """Scores a finished run and writes results.jsonl, grid.png and samples.npz into its folder; returns the rows.
+
+    Every sampler and step count is tried on the first `tier.sweep_seeds` training seeds, the headline plan on all.
+    Raises BadInput when the folder is not that of a finished, whole run.
+    """
+    folder = Path(folder)
+    model, info = runs.load(folder, device=device)
+    if not isinstance(model, Paradigm):
+        raise BadInput(f"{folder} holds a '{info.recipe}', which does not sample; evaluate a run that does")
+    found, ref = dataset(info.dataset), reference(info.dataset)
+    if found.checksum != info.checksum:
+        raise BadInput(f"{folder} was trained on another version of '{info.dataset}'; train it anew")
+    sweep = info.seed < tier.sweep_seeds
+    key = _key(folder, tier, sweep, ref)
+    if not force and (kept := _kept(folder, key)) is not None:
+        return kept
+    card = type(model).card
+    n = min(tier.samples, len(found.test))
+    labels = pool_labels(model, found.train, n, info.seed)
+    todo = plans(card, tier.max_calls, sweep)
+    kinds = affordable(card, tier.likelihood_calls)
+    splits = {
+        split: subset(part, tier.likelihood_n, found.name, f"likelihood {split}")
+        for split, part in (("test", found.test), ("train", found.train))
+    }
+    work = Work(progress, [n * _expected_calls(card, plan) for plan in todo])
+    work.add([len(part) * max(1, kind.calls) for kind in kinds for part in splits.values()])
+
+    here = runs.environment(runs.device_of(device), torch.get_num_threads())
+    base = dataclasses.replace(
+        runs.base_row(info),
+        tier=tier.name,
+        weights="ema",
+        params_sampling=measure.params_sampling(model, card.default, device),
+        device=here["device_name"],
+        threads=here["threads"],
+    )
+    rows: list[Row] = []
+    for plan in todo:
+        drawn = dataclasses.replace(
+            base,
+            sampler=plan.sampler,
+            steps=plan.steps,
+            options=options_text(plan.options),
+            headline=plan == card.default,
+            draw=0,
+        )
+        with work.part(str(plan), n) as tell, _section(rows, drawn, "fd" if ref.spaces else "w2"):
+            pool = draw(model, plan, n, info.seed, labels, device, tell)
+            drawn = dataclasses.replace(drawn, calls=pool.calls)
+            rows += quality(drawn, pool.x, pool.y, ref)
+            flops = measure.flops_per_sample(model, plan, device)
+            rows.append(dataclasses.replace(drawn, metric="flops_per_sample", value=flops, unit="FLOP", n=1))
+            if plan == card.default:
+                _keep_samples(folder, pool, model.space)
+    for kind in kinds:
+        asked = dataclasses.replace(base, headline=kind == kinds[0])
+        for split, part in splits.items():
+            failed = dataclasses.replace(asked, split=split, kind=kind.name, relation=kind.relation)
+            metric = "bits_per_dim" if model.space.levels else "nll"
+            with work.part(f"{kind.name} {split}", len(part)) as tell, _section(rows, failed, metric):
+                rows += likelihood(asked, model, kind, part, split, found, device, tell)
+    if not kinds:
+        rows.append(_no_likelihood(base, card, model.space, tier))
+    save_rows(folder, rows, key)
+    return rows
+
+
+def _no_likelihood(base: Row, card: Card, space: Space, tier: Tier) -> Row:
+    reason = card.no_likelihood
+    if card.likelihoods:
+        cheapest = min(card.likelihoods, key=lambda kind: kind.calls)
+        reason = (
+            f"{cheapest.name} takes {cheapest.calls} network calls an example; "
+            f"the tier '{tier.name}' allows {tier.likelihood_calls}"
+        )
+    metric = "bits_per_dim" if space.levels else "nll"
+    unit = "bits/dim" if space.levels else "nats"
+    return dataclasses.replace(base, split="test", metric=metric, value=math.nan, reason=reason, unit=unit)
+
+
+class Work:
+    """Progress over parts of unequal cost: one count for the whole evaluation, and the images of each part."""
+
+    def __init__(self, progress: Progress, costs: Sequence[float]) -> None:
+        self.progress = progress
+        self.costs = list(costs)
+        self._index = 0
+
+    def add(self, costs: Sequence[float]) -> None:
+        self.costs += costs
+
+    @contextmanager
+    def part(self, name: str, n: int) -> Iterator[Callable[[int], None]]:
+        before, mine, total = sum(self.costs[: self._index]), self.costs[self._index], sum(self.costs)
+
+        def tell(done: int) -> None:
+            self.progress.update(f"evaluate {name}", round(before + mine * done / n), round(total), images=done)
+
+        tell(0)
+        yield tell
+        self._index += 1
+
+
+def _expected_calls(card: Card, plan: Plan) -> float:
+    sampler = card.sampler(plan.sampler)
+    calls = sampler.calls_at(plan.steps) if sampler else None
+    return 100.0 if calls is None else max(1, calls)
+
+
+@cache
+def code() -> str:
+    """Short sha256 over the sources that make evaluation's numbers."""
+    root = Path(__file__).parent.parent
+    files = [*sorted((root / "paradigms").rglob("*.py"))]
+    files += [root / "bench" / f"{name}.py" for name in ("evaluate", "features", "flops", "measure", "metrics")]
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _key(folder: Path, tier: Tier, sweep: bool, ref: Reference) -> str:
+    """All that a run's rows depend on."""
+    protocol = (
+        tier.name,
+        min(tier.samples, len(ref.dataset.test)),
+        tier.max_calls if sweep else 0,
+        tier.likelihood_n,
+        tier.likelihood_calls,
+    )
+    weights = sorted(
+        (name, entry["sha256"]) for name, entry in manifest(folder).items() if name.endswith(".safetensors")
+    )
+    spaces = [space.id for space in ref.spaces]
+    parts = ["evaluate", SCHEMA, protocol, sweep, spaces, weights, ref.dataset.checksum, torch.__version__, code()]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _kept(folder: Path, key: str) -> list[Row] | None:
+    """The rows saved under this key; None where there are none, they are damaged, or a part of them failed."""
+    try:
+        if results_key(folder) != key:
+            return None
+        rows = load_rows(folder)
+    except BadInput:
+        return None  # damaged results are made anew; the model they come from is checked when it is loaded
+    return None if any(row.status == "failed" for row in rows) else rows
+
+
+# --------------------------------------------------------------------------------------------------------- pictures
+
+
+def grid_png(x: Tensor, space: Space, columns: int = 8, size: int = 640) -> bytes:
+    """Images (N, C, H, W), integers, as a PNG `columns` wide, enlarged by a whole factor to about `size` pixels.
+
+    Vectors (N, D): their first two coordinates as dots.
+    """
+    if not space.is_image:
+        return _png(Image.fromarray(_scatter(x.double().numpy(), size)))
+    n, channels, height, width = x.shape
+    rows = -(-n // columns)
+    tiles = torch.full((rows * columns, channels, height + 1, width + 1), 255, dtype=torch.uint8)
+    tiles[:n, :, :height, :width] = to_bytes(x, space)
+    page = tiles.view(rows, columns, channels, height + 1, width + 1).permute(0, 3, 1, 4, 2)
+    page = page.reshape(rows * (height + 1), columns * (width + 1), channels)[:-1, :-1]
+    array = page.expand(-1, -1, 3).numpy() if channels == 1 else page.numpy()
+    image = Image.fromarray(np.ascontiguousarray(array))
+    factor = max(1, size // image.width)
+    return _png(image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST))
+
+
+def to_bytes(x: Tensor, space: Space) -> Tensor:
+    """Integers 0 ... L - 1 to grey values 0 ... 255, evenly spread; bytes stay what they are."""
+    return (x.double() * 255 / (space.levels - 1)).round().to(torch.uint8)
+
+
+def _scatter(points: np.ndarray, size: int, reach: float = 2.5) -> np.ndarray:
+    """Dots in [-reach, reach]^2, darker where more of them fall."""
+    counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=size // 2, range=[[-reach, reach]] * 2)
+    grey = 1 - np.minimum(1.0, counts[::-1] / max(1.0, np.quantile(counts[counts > 0], 0.9) if counts.any() else 1.0))
+    shade = np.stack([grey, 0.35 + 0.65 * grey, 0.6 + 0.4 * grey], axis=-1)
+    return np.repeat(np.repeat((255 * shade).astype(np.uint8), 2, axis=0), 2, axis=1)
+
+
+def _png(image: Image.Image) -> bytes:
+    out = io.BytesIO()
+    image.save(out, format="PNG", optimize=True)
+    return out.getvalue()
+
+
+def npz(**arrays: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    np.savez_compressed(out, **arrays)  # type: ignore[arg-type]
+    return out.getvalue()
+
+
+def _keep_samples(folder: Path, pool: Pool, space: Space) -> None:
+    """The first samples of the headline pool, not chosen, as a picture and as numbers for the report."""
+    kept = 64 if space.is_image else KEPT_VECTORS
+    arrays = {"samples": pool.x[:kept].numpy()} | ({} if pool.y is None else {"labels": pool.y[:kept].numpy()})
+    write_atomic(folder / GRID, grid_png(pool.x[:kept], space))
+    write_atomic(folder / SAMPLES, npz(**arrays))
+    write_manifest(folder, [GRID, SAMPLES])
+
+
+# -------------------------------------------------------------------------------------------------------- baselines
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian:
+    """N(mean (D,), factor factor^T), float64."""
+
+    mean: Tensor
+    factor: Tensor
+
+    def sample(self, n: int, noise: Noise) -> Tensor:
+        return self.mean + noise.normal(n, len(self.mean)).double() @ self.factor.T
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """x (N, D) float64 -> (N,) nats; needs a lower triangular factor of full rank."""
+        white = torch.linalg.solve_triangular(self.factor, (x - self.mean).T, upper=False).T
+        log_volume = self.factor.diagonal().log().sum()
+        return -0.5 * white.square().sum(1) - log_volume - 0.5 * len(self.mean) * math.log(2 * math.pi)
+
+
+def fit_pixels(x: Tensor) -> Gaussian:
+    """The Gaussian with the mean and covariance of x (N, D), float64: the one samples are drawn from."""
+    values, vectors = torch.linalg.eigh(torch.cov(x.T))
+    return Gaussian(x.mean(0), vectors * values.clamp_min(0).sqrt())
+
+
+def fit_density(x: Tensor, levels: int) -> Gaussian:
+    """A Gaussian with a density everywhere, fitted to x (N, D): Ledoit and Wolf's shrinkage, which needs no tuning, and
+    the variance that dequantisation adds (pixels that never change have none of their own)."""
+    from sklearn.covariance import ledoit_wolf
+
+    covariance = torch.from_numpy(ledoit_wolf(x.numpy())[0])
+    if levels:
+        covariance += torch.eye(x.shape[1], dtype=x.dtype) * (2 / levels) ** 2 / 12
+    return Gaussian(x.mean(0), torch.linalg.cholesky(covariance))
+
+
+def baselines(name: str, tier: Tier, folder: Path, progress: Progress, force: bool = False) -> list[Row]:
+    """Scores what needs no model, once for each data set and protocol, into `folder`/results.jsonl; returns the rows.
+
+    grid.png and samples.npz there show real test images, to be set beside the models' grids.
+
+    real-train: the training split as if it were samples (on test: the floor). gaussian: a Gaussian fitted to the
+    training pixels. uniform: noise, each level equally likely. pixel-histograms: independent pixels (likelihood only).
+    """
+    found, ref = dataset(name), reference(name)
+    n = min(tier.samples, len(found.test))
+    parts = ["baselines", SCHEMA, n, tier.name, tier.likelihood_n, found.checksum, [s.id for s in ref.spaces], code()]
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    if not force and (kept := _kept(folder, key)) is not None:
+        return kept
+    base = dataclasses.replace(_environment(), status="baseline", dataset=name, tier=tier.name)
+    rows: list[Row] = []
+    space, total = found.space, 4
+    step = 0
+
+    def tell(stage: str) -> None:
+        nonlocal step
+        progress.update(f"baseline {stage}", step, total)
+        step += 1
+
+    tell("real-train")
+    real = subset(found.train, n, name, "floor").x
+    rows += quality(dataclasses.replace(base, recipe="real-train"), real, None, ref, splits=("test",))
+    flat = space.encode(found.train.x).flatten(1).double()
+    tell("gaussian")
+    gaussian = fit_pixels(flat).sample(n, Noise("gaussian", name)).float()
+    rows += quality(
+        dataclasses.replace(base, recipe="gaussian"), space.decode(gaussian.view(n, *space.shape)), None, ref
+    )
+    tell("uniform")
+    if space.levels:
+        noise = Noise("uniform", name).integers(space.levels, n, *space.shape).to(torch.uint8)
+        rows += quality(dataclasses.replace(base, recipe="uniform"), noise, None, ref)
+    tell("likelihood")
+    rows += _likelihood_baselines(base, found, tier)
+    save_rows(folder, rows, key)
+    sample = subset(found.test, 64 if space.is_image else KEPT_VECTORS, name, "grid")
+    arrays = {"samples": sample.x.numpy()} | ({} if sample.y is None else {"labels": sample.y.numpy()})
+    write_atomic(folder / GRID, grid_png(sample.x, space))
+    write_atomic(folder / SAMPLES, npz(**arrays))
+    write_manifest(folder, [GRID, SAMPLES])
+    progress.update("baselines", total, total)
+    return rows
+
+
+def _environment() -> Row:
+    """The columns that say where a number was made, for rows that belong to no run."""
+    here = runs.environment(torch.device("cpu"), torch.get_num_threads())
+    return Row(device=here["device_name"], threads=here["threads"], dtype=here["dtype"], code=here["code"])
+
+
+def _likelihood_baselines(base: Row, found: Dataset, tier: Tier) -> list[Row]:
+    """Log mass (nats) of each test and training example under models that need no training, as rows."""
+    space, rows = found.space, []
+    train = space.encode(found.train.x).flatten(1).double()
+    gaussian = fit_density(train, space.levels)
+    histograms = _log_histograms(found.train.x, space.levels) if space.levels else None
+    for split, whole in (("test", found.test), ("train", found.train)):
+        part = subset(whole, tier.likelihood_n, found.name, f"likelihood {split}")
+        x = space.encode(part.x).flatten(1).double()
+        values: list[tuple[str, str, str, Tensor]] = []
+        if space.levels:
+            assert histograms is not None
+            u = Noise("likelihood", found.name, split).uniform(*x.shape).double()
+            mass = gaussian.log_prob(x + (u - 0.5) * (2 / space.levels)) + space.dim * math.log(2 / space.levels)
+            uniform = torch.full((len(x),), -space.dim * math.log(space.levels), dtype=torch.float64)
+            pixels = histograms.gather(0, part.x.flatten(1).long()).sum(1)
+            values = [
+                ("uniform", "exact", "=", uniform),
+                ("pixel-histograms", "exact", "=", pixels),
+                ("gaussian", "exact, dequantised", "≤", mass),
+            ]
+        else:
+            values = [("gaussian", "exact", "=", gaussian.log_prob(x))]
+        for recipe, kind, relation, value in values:
+            nats, error = float(value.mean()), _standard_error(value) or 0.0
+            bits = bool(space.levels)
+            rows.append(
+                dataclasses.replace(
+                    base,
+                    recipe=recipe,
+                    split=split,
+                    metric="bits_per_dim" if bits else "nll",
+                    unit="bits/dim" if bits else "nats",
+                    value=float(bits_per_dim(nats, space.dim)) if bits else -nats,
+                    error=abs(float(bits_per_dim(error, space.dim))) if bits else error,
+                    n=len(value),
+                    kind=kind,
+                    relation=relation,
+                )
+            )
+            if not bits and split == "test" and found.density is not None and found.density.entropy is not None:
+                rows.append(_divergence(rows[-1], value, part, found))
+    if found.density is not None and found.density.entropy is not None:
+        truth = dataclasses.replace(base, recipe="real-train", metric="entropy", unit="nats", relation="=")
+        rows.append(dataclasses.replace(truth, value=found.density.entropy))
+    return rows
+
+
+def _log_histograms(x: Tensor, levels: int) -> Tensor:
+    """log (count + 1) / (N + L) for each level and pixel, (L, D): independent pixels, Laplace-smoothed."""
+    flat = x.flatten(1).long()
+    counts = torch.stack([(flat == level).sum(0) for level in range(levels)]).double()
+    return torch.log((counts + 1) / (len(flat) + levels))
+
+
+# -------------------------------------------------------------------------------------------------- anyone's samples
+
+
+def score(path: Path, name: str, progress: Progress) -> list[Row]:
+    """The same metrics for anyone's samples: an .npz or .npy file, or a folder of PNGs. Raises BadInput."""
+    found = dataset(name)
+    x = read_samples(Path(path), found.space)
+    progress.update("features", 0, len(x), images=0)
+    base = dataclasses.replace(_environment(), recipe=Path(path).stem, dataset=name)
+    rows = quality(base, x, None, reference(name))
+    progress.update("features", len(x), len(x), images=len(x))
+    return rows
+
+
+def read_samples(path: Path, space: Space) -> Tensor:
+    """Samples as the data is stored: integers 0 ... L - 1 (uint8), or float32 vectors.
+
+    Arrays: integers are the data's own levels; floats are images in [-1, 1]; channels first or last. PNGs hold
+    0 ... 255, spread evenly over the levels, as `bench sample --to folder/` writes them.
+    """
+    if path.is_dir():
+        return _read_folder(path, space)
+    if not path.exists():
+        raise BadInput(f"{path} does not exist; give an .npz or .npy file, a folder of PNGs or a run folder")
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        array = _only_array(loaded, path) if isinstance(loaded, np.lib.npyio.NpzFile) else loaded
+    except BadInput:
+        raise
+    except Exception as error:  # numpy raises whatever it meets first
+        raise BadInput(f"can not read samples from {path}: {error}".splitlines()[0]) from None
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "uif":
+        raise BadInput(f"{path} must hold an array of integers or floats")
+    return _as_stored(torch.from_numpy(np.ascontiguousarray(array)), path, space)
+
+
+def _only_array(file: np.lib.npyio.NpzFile, path: Path) -> np.ndarray:
+    names = [n for n in ("samples", "x", "images", "arr_0") if n in file.files] or file.files
+    if not names:
+        raise BadInput(f"{path} holds no array")
+    return file[names[0]]
+
+
+def _as_stored(x: Tensor, path: Path, space: Space) -> Tensor:
+    shape = tuple(x.shape[1:])
+    if space.is_image:
+        channels, height, width = space.shape
+        if channels == 1 and shape == (height, width):
+            x = x[:, None]
+        elif shape == (height, width, channels) and shape != space.shape:
+            x = x.movedim(-1, 1)
+    if tuple(x.shape[1:]) != space.shape or not len(x):
+        raise BadInput(f"{path} holds samples of shape {shape}, but the data set has {space.shape}")
+    if x.is_floating_point():
+        if not torch.isfinite(x).all():
+            raise BadInput(f"{path} holds numbers that are not finite")
+        if space.levels and float(x.min()) >= 0:
+            raise BadInput(f"{path}: floats must span [-1, 1]; these are all positive: scale them, or give integers")
+        return space.decode(x.float())
+    if not space.levels:
+        return x.float()
+    low, high = int(x.min()), int(x.max())
+    if low < 0 or high >= space.levels:
+        raise BadInput(f"{path} holds integers {low} to {high}, but the data set has levels 0 to {space.levels - 1}")
+    return x.to(torch.uint8)
+
+
+def _read_folder(path: Path, space: Space) -> Tensor:
+    files = sorted(p for p in path.iterdir() if p.suffix.lower() == ".png")
+    if not files:
+        raise BadInput(f"{path} holds neither a run.json nor PNG files")
+    if not space.is_image:
+        raise BadInput(f"{path} is a folder of images, but the data set holds vectors")
+    images = []
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                array = np.array(image.convert("L" if space.shape[0] == 1 else "RGB"))
+        except (OSError, ValueError) as error:
+            raise BadInput(f"can not read {file}: {error}") from None
+        array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+        if array.shape != space.shape:
+            raise BadInput(
+                f"{file} is {array.shape[2]}×{array.shape[1]} pixels, but the data set has {space.shape[1:]}"
+            )
+        images.append(array)
+    levels = np.rint(np.stack(images).astype(np.float64) * (space.levels - 1) / 255)
+    return torch.from_numpy(levels.astype(np.uint8))

@@ -1,0 +1,361 @@
+"""What sampling costs: FLOPs, parameters, memory (counted) and time (measured).
+
+Counts are exact and the same on every machine. Times are taken with nothing else of ours running: after a warm-up,
+synchronised, the settings of all recipes interleaved (A B A B ...) so that a slow moment of the machine hits all alike;
+the median and the quartiles are reported, and `contended` says that something else had the processor meanwhile.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import hashlib
+import json
+import os
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from bench import run as runs
+from bench.flops import FlopCount
+from bench.progress import Progress
+from bench.store import SCHEMA, Row, load_rows, manifest, results_key, save_rows
+from bench.tiers import Tier
+from paradigms.contract import Noise, Paradigm, Plan
+from paradigms.errors import BadInput
+
+__all__ = [
+    "BATCHES",
+    "Subject",
+    "flops_per_sample",
+    "params_sampling",
+    "peak_bytes",
+    "sample_once",
+    "time_runs",
+]
+
+BATCHES = (16, 64, 256)  # tried for throughput, the quickest is used
+TIMING = "timing"  # folder of the timing rows, inside the run's own
+
+
+def labels_for(model: Paradigm, n: int, device: torch.device | str) -> Tensor | None:
+    """Every label in turn, (n,), for a model that is told labels."""
+    classes = model.space.classes
+    return torch.arange(n, device=device) % classes if classes else None
+
+
+@torch.no_grad()
+def sample_once(model: Paradigm, plan: Plan, n: int, device: torch.device | str, seed: int = 0) -> Tensor:
+    """n samples in one batch, the draw from the prior included: what is counted and timed."""
+    noise = Noise("measure", seed, device=device)
+    z = model.prior(n, noise.at("prior"))
+    return model.sample(z, plan, noise.at("steps"), labels_for(model, n, device))
+
+
+# ---------------------------------------------------------------------------------------------------------- counts
+
+
+def flops_per_sample(model: Paradigm, plan: Plan, device: torch.device | str = "cpu") -> float:
+    """FLOPs of one sample, counted at batch 1 (an adaptive solver chooses its steps by that one sample)."""
+    with FlopCount() as count:
+        sample_once(model, plan, 1, device)
+    return float(count.total)
+
+
+class _Used(TorchFunctionMode):
+    """Collects the parameters that any torch function is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: dict[int, int] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for leaf in tree_leaves((args, kwargs)):
+            if isinstance(leaf, nn.Parameter):
+                self.sizes[id(leaf)] = leaf.numel()
+        return func(*args, **(kwargs or {}))
+
+
+def params_sampling(model: Paradigm, plan: Plan, device: torch.device | str = "cpu") -> int:
+    """How many parameters are read to draw a sample, a parent's included; a GAN's critic is not among them."""
+    with _Used() as used:
+        sample_once(model, plan, 1, device)
+    return sum(used.sizes.values())
+
+
+class _Live(TorchDispatchMode):
+    """Follows the bytes of the tensors alive; what one operation needs inside itself is not seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self._see(leaf.untyped_storage())
+        return out
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._known:
+            self._known.add(key)
+            self.now += size
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._gone, key, size)
+
+    def _gone(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+
+def peak_bytes(model: Paradigm, plan: Plan, batch: int, device: torch.device | str = "cpu") -> int:
+    """The largest number of bytes held while sampling a batch: parameters read, plus tensors alive at once."""
+    where = torch.device(device)
+    if where.type == "cuda":
+        torch.cuda.synchronize(where)
+        torch.cuda.reset_peak_memory_stats(where)
+        before = torch.cuda.memory_allocated(where)
+        sample_once(model, plan, batch, where)
+        torch.cuda.synchronize(where)
+        activations = torch.cuda.max_memory_allocated(where) - before
+    else:
+        with _Live() as live:
+            sample_once(model, plan, batch, where)
+        activations = live.peak
+    return activations + 4 * params_sampling(model, plan, where)
+
+
+# ------------------------------------------------------------------------------------------------------------ time
+
+
+@dataclass(eq=False)
+class Setting:
+    """One thing that is timed: a model's plan at a batch size, until `repeats` or `seconds` are reached."""
+
+    model: Paradigm
+    plan: Plan
+    batch: int
+    repeats: int
+    seconds: float
+    times: list[float] = field(default_factory=list)
+    contended: bool = False
+
+    @property
+    def done(self) -> bool:
+        return bool(self.times) and (len(self.times) >= self.repeats or sum(self.times) >= self.seconds)
+
+    def once(self, device: torch.device) -> float:
+        """Seconds of one batch, everything that was asked of the device having ended."""
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        sample_once(self.model, self.plan, self.batch, device)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    def row(self, base: Row, metric: str, unit: str, values: Sequence[float]) -> list[Row]:
+        """The median as a row of its own, the quartiles beside it where there are enough values."""
+        here = dataclasses.replace(
+            base,
+            sampler=self.plan.sampler,
+            steps=self.plan.steps,
+            options=",".join(f"{k}={v:g}" for k, v in self.plan.options),
+            n=len(values),
+            unit=unit,
+            contended=self.contended,
+        )
+        rows = [dataclasses.replace(here, metric=metric, value=median(values))]
+        if len(values) >= 4:
+            low, _, high = quantiles(values, n=4)
+            rows.append(dataclasses.replace(here, metric=f"{metric}_q25", value=low))
+            rows.append(dataclasses.replace(here, metric=f"{metric}_q75", value=high))
+        return rows
+
+
+class Watch:
+    """Whether something else had the processor: our own share of it, and what the rest of the machine did."""
+
+    def __init__(self) -> None:
+        self._wall, self._mine, self._machine = time.perf_counter(), time.process_time(), _machine_seconds()
+
+    def contended(self, device: torch.device) -> bool:
+        """Since this was made: we waited for a core while we had work, or others kept a quarter of a core busy."""
+        wall = max(1e-9, time.perf_counter() - self._wall)
+        mine, machine = time.process_time() - self._mine, _machine_seconds()
+        if device.type == "cpu" and mine / wall < 0.95:
+            return True
+        if machine is None or self._machine is None:
+            return os.getloadavg()[0] > torch.get_num_threads() + 0.5
+        return (machine - self._machine - mine) / wall > 0.25
+
+
+def _machine_seconds() -> float | None:
+    """CPU seconds that all processes of the machine have used since it started; None where the system does not say."""
+    try:
+        with open("/proc/stat") as file:
+            user, nice, system, _, _, irq, softirq, steal = map(int, file.readline().split()[1:9])
+    except (OSError, ValueError):
+        return None
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def measure(settings: Sequence[Setting], device: torch.device, progress: Progress, stage: str = "time") -> None:
+    """Fills `times` of every setting, round by round over all that are not done. The garbage collector is held off."""
+    with _uncollected():
+        for index, setting in enumerate(settings):
+            progress.update(f"{stage}: warm-up", index, 2 * len(settings))
+            setting.once(device)
+        while todo := [s for s in settings if not s.done]:
+            for setting in todo:
+                watch = Watch()
+                spent = 0.0
+                # Short runs are timed in bursts: a watch needs some time to see anything.
+                while not setting.done and spent < 0.05:
+                    setting.times.append(setting.once(device))
+                    spent += setting.times[-1]
+                if spent >= 0.02 and watch.contended(device):
+                    setting.contended = True
+                progress.update(stage, 2 * len(settings) - len(todo), 2 * len(settings))
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run to be timed. `sweep`: plans that are timed briefly, beside the headline plan or those asked for."""
+
+    folder: Path
+    plans: tuple[Plan, ...]
+    sweep: tuple[Plan, ...] = ()
+
+
+def time_runs(
+    subjects: Sequence[Subject],
+    tier: Tier,
+    progress: Progress,
+    device: str = "cpu",
+    threads: int | None = 1,
+    force: bool = False,
+) -> list[Row]:
+    """Latency, throughput and memory of sampling, written to `timing/results.jsonl` in each run's folder.
+
+    The subject's plans: latency at batch 1 and throughput at the best of `BATCHES`, for `timing_repeats` or
+    `timing_seconds` each, whichever comes first. The sweep: latency alone, for a tenth of that. All runs are timed
+    together, and again together when one of them has no times yet: what is compared was measured side by side.
+    """
+    where = runs.device_of(device)
+    before = torch.get_num_threads()
+    if threads is not None and where.type == "cpu":
+        torch.set_num_threads(threads)
+    try:
+        return _time_runs(subjects, tier, progress, where, force)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _time_runs(
+    subjects: Sequence[Subject], tier: Tier, progress: Progress, device: torch.device, force: bool
+) -> list[Row]:
+    here = runs.environment(device, torch.get_num_threads())
+    keys = {subject.folder: _key(subject, tier, here) for subject in subjects}
+    if not force and (kept := _kept(keys)) is not None:
+        return kept
+    loaded = []
+    for subject in subjects:
+        model, info = runs.load(subject.folder, device=device)
+        if not isinstance(model, Paradigm):
+            raise BadInput(f"{subject.folder} holds a '{info.recipe}', which does not sample; time a run that does")
+        loaded.append((subject, model, info))
+    repeats, seconds = max(1, tier.timing_repeats), tier.timing_seconds
+    latency: list[tuple[int, Setting]] = []
+    throughput: list[tuple[int, Setting]] = []
+    for index, (subject, model, info) in enumerate(loaded):
+        for plan in subject.plans:
+            progress.update(f"time: choose a batch for {info.recipe}", index, len(loaded))
+            latency.append((index, Setting(model, plan, 1, repeats, seconds)))
+            throughput.append((index, Setting(model, plan, _best_batch(model, plan, device), repeats, seconds)))
+        for plan in subject.sweep:
+            latency.append((index, Setting(model, plan, 1, max(3, repeats // 10), seconds / 10)))
+    measure([s for _, s in (*latency, *throughput)], device, progress)
+
+    rows: dict[int, list[Row]] = {index: [] for index in range(len(loaded))}
+    for metric, unit, settings in (("latency", "s", latency), ("throughput", "samples/s", throughput)):
+        for index, setting in settings:
+            model, info = loaded[index][1:]
+            base = dataclasses.replace(
+                runs.base_row(info),
+                weights="ema",
+                device=here["device_name"],
+                threads=here["threads"],
+                headline=setting.plan == type(model).card.default,
+            )
+            values = setting.times if unit == "s" else [setting.batch / t for t in setting.times]
+            rows[index] += setting.row(base, metric, unit, values)
+            if metric == "throughput":
+                rows[index] += setting.row(base, "throughput_batch", "samples", [float(setting.batch)])
+                held = float(peak_bytes(model, setting.plan, setting.batch, device))
+                rows[index] += setting.row(base, "peak_memory", "bytes", [held])
+    for index, (subject, _, _) in enumerate(loaded):
+        save_rows(subject.folder / TIMING, rows[index], keys[subject.folder])
+    progress.update("time", 1, 1)
+    return [row for some in rows.values() for row in some]
+
+
+def _best_batch(model: Paradigm, plan: Plan, device: torch.device, limit: float = 2.0) -> int:
+    """The batch size with the most samples a second in one trial each; a size is not tried when it would take long."""
+    best, rate = BATCHES[0], 0.0
+    for batch in BATCHES:
+        if rate and batch / rate > limit:
+            break
+        setting = Setting(model, plan, batch, 1, 0.0)
+        setting.once(device)
+        this = batch / min(setting.once(device) for _ in range(2))
+        if this > rate:
+            best, rate = batch, this
+    return best
+
+
+def _key(subject: Subject, tier: Tier, here: dict[str, Any]) -> str:
+    """What a run's times depend on, but for the moment."""
+    weights = sorted((n, f["sha256"]) for n, f in manifest(subject.folder).items() if n.endswith(".safetensors"))
+    plans = [str(plan) for plan in (*subject.plans, "|", *subject.sweep)]
+    parts = ["time", SCHEMA, tier.timing_repeats, tier.timing_seconds, plans, weights, sorted(here.items())]
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]
+
+
+def _kept(keys: dict[Path, str]) -> list[Row] | None:
+    """The rows saved under these keys; None unless every run has them."""
+    rows: list[Row] = []
+    for folder, key in keys.items():
+        try:
+            if results_key(folder / TIMING) != key:
+                return None
+            rows += load_rows(folder / TIMING)
+        except BadInput:
+            return None
+    return rows

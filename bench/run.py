@@ -1,0 +1,930 @@
+"""One run: a recipe on a data set with a seed and a budget, from its identity to the files of its folder.
+
+`plan` names a run, `ensure` makes it exist (its parents first; a finished folder is a cache hit), `load` gives the
+model back. A run's folder is <out>/<data set>/<recipe>/<seed>-<hash>, the hash being over all that defines the run:
+
+    run.json             what was run, what it cost, on which machine, how it ended (`Info`)
+    log.jsonl            the course of the training (see bench.train)
+    weights.safetensors  final weights and buffers, averaged ("ema.") and as they were ("raw.")
+    manifest.json        sha256 of each file, checked when it is read
+    state.pt             the checkpoint, while training
+    error.txt            the traceback of a run that failed
+
+Beside the runs of a recipe lies plan-<hash>.json: the width that meets the parameter target and the number of steps
+that meets the budget, found once and shared by all seeds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import math
+import os
+import platform
+import re
+import sys
+import time
+import traceback
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from datetime import UTC, datetime
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+import bench.data
+from bench import flops, store
+from bench.progress import Progress, graceful_stop
+from bench.tiers import MATCHES, Tier
+from bench.train import LOG, PREPARED, STATE, Diverged, Loop, Trained, seeded, train
+from paradigms import catalogue
+from paradigms.contract import Data, Frozen, Noise, Recipe, Space, Trainable, seed_of
+from paradigms.errors import BadInput, unknown
+
+if TYPE_CHECKING:
+    from bench.data import Dataset
+
+__all__ = [
+    "Info",
+    "Run",
+    "base_row",
+    "code_version",
+    "configure",
+    "dataset",
+    "device_of",
+    "ensure",
+    "environment",
+    "fit_width",
+    "load",
+    "plan",
+    "read_info",
+    "refusal",
+    "slug",
+]
+
+INFO = "run.json"
+WEIGHTS = "weights.safetensors"
+ERROR = "error.txt"
+TOLERANCE = 0.1  # of the parameter target
+
+
+# -------------------------------------------------------------------------------------------------------- identity
+
+
+@dataclass(frozen=True)
+class Run:
+    """What defines a run. Two runs with the same `id` are the same experiment; `source` only says where data lie.
+
+    share:   the part of the tier's budget that it gets.
+    parents: the runs that it needs, by role.
+    """
+
+    recipe: str
+    config: Any
+    dataset: str
+    checksum: str
+    space: Space
+    seed: int
+    tier: Tier
+    conditional: bool = False
+    share: float = 1.0
+    parents: tuple[tuple[str, Run], ...] = ()
+    source: Path | None = field(default=None, compare=False)
+
+    @property
+    def id(self) -> str:
+        """<seed>-<hash of everything that matters>."""
+        return f"{self.seed}-{_hash({**self._shared(), 'seed': self.seed, 'parents': self._parents()})}"
+
+    @property
+    def where(self) -> str:
+        """The run's folder, relative to the output folder."""
+        return f"{slug(self.dataset)}/{slug(self.recipe)}/{self.id}"
+
+    def folder(self, out: Path) -> Path:
+        return Path(out) / self.where
+
+    def _parents(self) -> dict[str, str]:
+        return {role: parent.where for role, parent in self.parents}
+
+    def _shared(self) -> dict[str, Any]:
+        """What all seeds of the run have in common."""
+        return {
+            "schema": store.SCHEMA,
+            "recipe": self.recipe,
+            "config": dataclasses.asdict(self.config),
+            "dataset": self.dataset,
+            "checksum": self.checksum,
+            "match": self.tier.match,
+            "budget": dataclasses.asdict(self.tier.budget(self.space)),
+            "conditional": self.conditional,
+            "share": self.share,
+        }
+
+
+def _hash(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def slug(name: str) -> str:
+    """A name as a folder's name: itself where that is safe, else what is readable of it and a hash."""
+    if re.fullmatch(r"[A-Za-z0-9_][\w.@+-]{0,63}", name, re.ASCII):
+        return name
+    readable = re.sub(r"[^\w.@+-]+", "-", name, flags=re.ASCII).strip("-.")[-32:].strip("-.")
+    return f"{readable}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def plan(
+    recipe: str,
+    dataset_name: str,
+    seed: int,
+    tier: Tier,
+    settings: Sequence[str] = (),
+    *,
+    conditional: bool = False,
+    source: Path | None = None,
+    match: str | None = None,
+) -> Run:
+    """The run of a recipe, with those that it needs. `settings` are `key=value` changes to the recipe's config.
+
+    Raises BadInput for an unknown recipe, data set or setting, and for data that the recipe can not model.
+    """
+    if match is not None:
+        if match not in MATCHES:
+            raise unknown("match", match, MATCHES)
+        tier = replace(tier, match=match)
+    found = dataset(dataset_name, source)
+    if conditional and not found.space.classes:
+        raise BadInput(f"{dataset_name} has no labels; leave out the condition")
+    space = found.space if conditional else replace(found.space, classes=0)
+
+    def run(name: str, share: float | None, changes: Sequence[str], path: tuple[str, ...]) -> Run:
+        if name in path:
+            raise BadInput(f"recipe '{path[0]}' needs itself ({' -> '.join((*path, name))}); break the circle")
+        known = catalogue.get(name)
+        config = configure(known.config, changes)
+        reason = known.paradigm.refuses(config, space)
+        if reason is not None:
+            raise BadInput(f"{name} can not model {dataset_name}: {reason}")
+        return Run(
+            recipe=name,
+            config=config,
+            dataset=found.name,
+            checksum=found.checksum,
+            space=space,
+            seed=seed,
+            tier=tier,
+            conditional=conditional,
+            share=known.share if share is None else share,
+            parents=tuple((role, run(n.recipe, n.share, (), (*path, name))) for role, n in known.needs.items()),
+            source=source,
+        )
+
+    return run(recipe, None, settings, ())
+
+
+def refusal(recipe: str, space: Space) -> str | None:
+    """Why a recipe, or one that it needs, can not model such data; None when it can."""
+    known = catalogue.get(recipe)
+    own = known.paradigm.refuses(known.config, space)
+    return own or next((why for n in known.needs.values() if (why := refusal(n.recipe, space))), None)
+
+
+@lru_cache(maxsize=4)
+def dataset(name: str, source: Path | None = None) -> Dataset:
+    """The data set, kept in memory for the runs of this process that share it."""
+    return bench.data.load(name, source)
+
+
+# -------------------------------------------------------------------------------------------------------- settings
+
+
+def configure(config: Any, settings: Sequence[str]) -> Any:
+    """A config with `key=value` changes; a dotted key reaches into a nested one. Raises BadInput, naming the type."""
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise BadInput(f"--set {setting}: write it as key=value; keys: {', '.join(f.name for f in fields(config))}")
+        config = _changed(config, key.strip(), text.strip(), setting)
+    return config
+
+
+def _changed(config: Any, key: str, text: str, setting: str) -> Any:
+    name, dot, rest = key.partition(".")
+    hints = typing.get_type_hints(type(config))
+    if name not in {f.name for f in fields(config)}:
+        raise unknown(f"setting in --set {setting}:", name, [f.name for f in fields(config)])
+    current = getattr(config, name)
+    if dot or is_dataclass(current):
+        if not is_dataclass(current):
+            raise BadInput(f"--set {setting}: '{name}' has no parts")
+        if not dot:
+            raise BadInput(f"--set {setting}: name one of its parts: {', '.join(f.name for f in fields(current))}")
+        value = _changed(current, rest, text, setting)
+    else:
+        try:
+            value = _parse(text, hints[name])
+        except ValueError:
+            raise BadInput(f"--set {setting}: '{name}' must be {_words(hints[name])}, not '{text}'") from None
+    try:
+        return replace(config, **{name: value})
+    except ValueError as error:  # a config may check itself
+        raise BadInput(f"--set {setting}: {error}") from None
+
+
+_SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+def _parse(text: str, hint: Any) -> Any:
+    """A text as a value of a type. Raises ValueError."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if type(None) in args and text.lower() == "none":
+            return None
+        for arg in args:
+            with suppress(ValueError):
+                if arg is not type(None):
+                    return _parse(text, arg)
+        raise ValueError(text)
+    if origin is Literal:
+        return next(a for a in args if str(a) == text) if text in map(str, args) else _fail(text)
+    if origin is tuple:
+        parts = [part.strip() for part in text.strip("()[] ").split(",") if part.strip()]
+        kinds = [args[0]] * len(parts) if len(args) == 2 and args[1] is ... else list(args)
+        if len(kinds) != len(parts):
+            raise ValueError(text)
+        return tuple(_parse(part, kind) for part, kind in zip(parts, kinds))
+    if hint is bool:
+        return _SWITCH[text.lower()] if text.lower() in _SWITCH else _fail(text)
+    if hint is int:
+        value = float(text.replace("_", "")) if re.search(r"[eE.]", text) else int(text)
+        return int(value) if value == int(value) else _fail(text)
+    if hint is float:
+        return value if math.isfinite(value := float(text)) else _fail(text)
+    if hint is str:
+        return text
+    raise ValueError(text)
+
+
+def _fail(text: str) -> Any:
+    raise ValueError(text)
+
+
+def _words(hint: Any) -> str:
+    """A type as a user reads it."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join("none" if a is type(None) else _words(a) for a in args)
+    if origin is Literal:
+        return " or ".join(map(str, args))
+    if origin is tuple:
+        return f"values separated by commas, each {_words(args[0])}" if args[1:] == (...,) else f"{len(args)} values"
+    known = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+    return known.get(hint, "set in code")
+
+
+def _restored(config: Any, values: Mapping[str, Any], where: Path) -> Any:
+    """A config of the same type with the values of a run.json."""
+    names = {f.name for f in fields(config)}
+    for name in values:
+        if name not in names:
+            raise BadInput(f"{where} has the setting '{name}', which the recipe no longer has; train the run anew")
+    changes: dict[str, Any] = {}
+    for name, value in values.items():
+        current = getattr(config, name)
+        if is_dataclass(current):
+            changes[name] = _restored(current, value, where)
+        else:
+            changes[name] = _tuples(value)
+    return replace(config, **changes)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+# ------------------------------------------------------------------------------------------------------------ Info
+
+
+@dataclass(frozen=True)
+class Info:
+    """The content of run.json: what was run, how it ended, what it cost.
+
+    status:   "training", "ok", "diverged" or "failed"; the last two with the reason.
+    where:    the folder, relative to the output folder; also the run's name in `parents` and `costs`.
+    parents:  the folder of each needed run, by role.
+    space:    what the model was told of the data: shape, classes (0 = unconditional), levels.
+    budget:   what the tier allowed a full share: flops, seconds, images, params.
+    bound:    what fixed the number of steps: "flops", "images" or "seconds" (the cap, where match is another).
+    planned_steps, batch, flops_per_step, seconds_per_step: the plan; the steps done are `steps`.
+    params_note: said where the parameters miss the target by more than 10 %.
+    images, flops, seconds, cpu_seconds: this run's own training cost. seconds are wall clock without waiting or saving.
+    images_per_second: while training.
+    costs:    own cost and that of each ancestor, {where: {flops, seconds, images}}; *_total are their sums.
+    skipped:  updates skipped because of their gradient norm.
+    resumed:  the steps at which training was taken up again, and `codes` the versions of the code that did.
+    contended: the machine had more work than cores while this was trained, so the seconds are not comparable.
+    """
+
+    schema: int
+    id: str
+    where: str
+    recipe: str
+    paradigm: str
+    summary: str
+    dataset: str
+    checksum: str
+    seed: int
+    tier: str
+    match: str
+    budget: Mapping[str, float]
+    share: float
+    conditional: bool
+    config: Mapping[str, Any]
+    space: Mapping[str, Any]
+    parents: Mapping[str, str]
+    params_target: int
+    device: str
+    device_name: str
+    threads: int
+    dtype: str
+    torch: str
+    python: str
+    platform: str
+    code: str
+    started: str
+    width: int = 0
+    params_trained: int = 0
+    params_note: str = ""
+    planned_steps: int = 0
+    batch: int = 0
+    flops_per_step: float = 0.0
+    seconds_per_step: float = 0.0
+    bound: str = ""
+    status: str = "training"
+    reason: str = ""
+    steps: int = 0
+    images: int = 0
+    flops: float = 0.0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    images_per_second: float = 0.0
+    flops_total: float = 0.0
+    seconds_total: float = 0.0
+    images_total: int = 0
+    costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    skipped: int = 0
+    resumed: tuple[int, ...] = ()
+    codes: tuple[str, ...] = ()
+    contended: bool = False
+    finished: str = ""
+
+
+def read_info(folder: Path) -> Info:
+    """run.json of a run's folder. Raises BadInput when there is none, or it is damaged or of a newer schema."""
+    path = Path(folder) / INFO
+    if not path.exists():
+        raise BadInput(f"{folder} is not a run: it has no {INFO}; `bench list runs` shows those there are")
+    values = store.read_json(path)
+    if isinstance(values.get("schema"), int) and values["schema"] > store.SCHEMA:
+        raise BadInput(f"{path} was written by a newer version (schema {values['schema']}); upgrade this one")
+    try:
+        return Info(**{name: _tuples(value) for name, value in values.items()})
+    except TypeError as error:
+        text = str(error).removeprefix("Info.__init__() ")
+        raise BadInput(
+            f"{path} is damaged ({text}); delete the folder {folder} and run the same command again"
+        ) from None
+
+
+def base_row(info: Info) -> store.Row:
+    """The columns that a run fills in alike for everything measured on it."""
+    return store.Row(
+        run=info.id,
+        status=info.status,
+        reason=info.reason,
+        recipe=info.recipe,
+        paradigm=info.paradigm,
+        tier=info.tier,
+        dataset=info.dataset,
+        seed=info.seed,
+        conditional=info.conditional,
+        fraction=info.steps / info.planned_steps if info.planned_steps else None,
+        images=info.images,
+        flops=info.flops,
+        seconds=info.seconds,
+        cost_total=info.flops_total,
+        seconds_total=info.seconds_total,
+        params_trained=info.params_trained,
+        device=info.device_name,
+        threads=info.threads,
+        dtype=info.dtype,
+        code=info.code,
+    )
+
+
+def environment(device: torch.device, threads: int, recipe: Recipe | None = None) -> dict[str, Any]:
+    """What a number depends on besides the run: device, threads, versions, code."""
+    return {
+        "device": device.type,
+        "device_name": _device_name(device),
+        "threads": threads,
+        "dtype": "float32",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "code": code_version(recipe),
+    }
+
+
+def device_of(name: str) -> torch.device:
+    """ "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:1". Raises BadInput for what this machine lacks."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise unknown("device", name, ("auto", "cpu", "cuda")) from None
+    if device.type not in ("cpu", "cuda"):
+        raise unknown("device", name, ("auto", "cpu", "cuda"))
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise BadInput(f"device '{name}' is not there: torch sees {torch.cuda.device_count()} GPUs; use --device cpu")
+    return device
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with suppress(OSError):
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        if found:
+            return found.group(1).strip()
+    return platform.processor() or platform.machine() or "cpu"
+
+
+@lru_cache
+def _code_here() -> str:
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(p for part in ("paradigms", "bench") for p in (root / part).rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+def code_version(recipe: Recipe | None = None) -> str:
+    """Short sha256 over the sources of paradigms/ and bench/, and of a plugin's file where the recipe is one."""
+    module = sys.modules.get(recipe.paradigm.__module__) if recipe is not None else None
+    source = getattr(module, "__file__", None)
+    if source is None or Path(__file__).parents[1] in Path(source).parents:
+        return _code_here()
+    return hashlib.sha256(_code_here().encode() + Path(source).read_bytes()).hexdigest()[:12]
+
+
+# ---------------------------------------------------------------------------------------------------- width, steps
+
+
+def fit_width(recipe: Recipe, space: Space, target: int, parents: Mapping[str, Frozen], config: Any) -> tuple[int, int]:
+    """(width, trained parameters): the width whose trained parameters, all networks together, are nearest to `target`.
+
+    Nothing is allocated where the networks can be built on the meta device. Counts must not fall as the width grows.
+    """
+
+    @cache
+    def count(width: int) -> int:
+        with seeded(0, torch.device("cpu")):
+            try:
+                with torch.device("meta"):
+                    return _trained(recipe.build(space, width, parents, config))
+            except (RuntimeError, NotImplementedError):  # its constructor reads a value: only real tensors have one
+                return _trained(recipe.build(space, width, parents, config))
+
+    low, high = 1, 2
+    while count(high) < target and high < 1 << 16:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if count(middle) < target else (low, middle)
+    width = min((low, high), key=lambda w: abs(math.log(count(w) / target)) if count(w) else math.inf)
+    return width, count(width)
+
+
+def _trained(model: Trainable) -> int:
+    held = (p for o in model.optimizers().values() for group in o.param_groups for p in group["params"])
+    return sum(p.numel() for p in dict.fromkeys(held))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a run's budget is spent: see the fields of the same names in `Info`."""
+
+    width: int
+    params_trained: int
+    params_note: str
+    planned_steps: int
+    batch: int
+    flops_per_step: float
+    seconds_per_step: float
+    bound: str
+
+
+def _schedule(
+    run: Run, recipe: Recipe, data: Data, parents: Mapping[str, Frozen], out: Path, threads: int, progress: Progress
+) -> Schedule:
+    """The schedule of a run, found by the first of its seeds and read by the others, so that all have equal steps."""
+    device = data.x.device
+    shared = {**run._shared(), "parents": {role: parent._shared() for role, parent in run.parents}}
+    key = _hash({**shared, "device": _device_name(device), "threads": threads, "code": code_version(recipe)})
+    path = run.folder(out).parent / f"plan-{key}.json"
+    with _locked(path.with_name(f".{path.name}.lock"), progress, f"plan {run.recipe}"):
+        if path.exists():
+            try:
+                return Schedule(**store.read_json(path))
+            except TypeError:
+                raise BadInput(f"{path} is damaged; delete it and run the same command again") from None
+        progress.update(f"plan {run.recipe}", 0, 1)
+        found = _calibrate(run, recipe, data, parents, threads)
+        store.write_json(path, dataclasses.asdict(found))
+        return found
+
+
+def _calibrate(run: Run, recipe: Recipe, data: Data, parents: Mapping[str, Frozen], threads: int) -> Schedule:
+    """Counts and times a few steps of a model that is thrown away, and divides the budget by them."""
+    budget, device = run.tier.budget(run.space), data.x.device
+    batch = getattr(run.config, "batch", None)
+    if type(batch) is not int or batch < 1:
+        raise BadInput(f"{run.recipe}: its config must have 'batch', a whole number of at least 1, not {batch!r}")
+    width, params = fit_width(recipe, run.space, budget.params, parents, run.config)
+    off = params / budget.params - 1
+    note = f"{params:,} trained parameters are {off:+.0%} off the target of {budget.params:,}, the nearest there is"
+    clock = _clock(device, threads)
+    coords = ("plan", run.dataset, run.recipe, 0)
+
+    model = _build(recipe, run.space, width, parents, run.config, 0, device)
+    with seeded(0, device):
+        start = clock()
+        with flops.FlopCount() as prepare:
+            data = model.prepare(data, Noise(*coords, device=device))
+        prepare_seconds = clock() - start
+        loop = Loop(model, data, batch, 1_000, coords)
+        per_step = flops.of_training_step(model, data.batch(loop.order(0)), Noise(*coords, device=device))
+        seconds = _seconds_per_step(loop, clock, 0.05 * budget.seconds * run.share)
+
+    steps = {
+        "flops": (budget.flops * run.share - prepare.total) / per_step if per_step else math.inf,
+        "images": budget.images * run.share / batch,
+        "seconds": _two_digits((budget.seconds * run.share - prepare_seconds) / seconds),
+    }
+    # The cap in seconds holds whatever is matched; where it binds, the row says so.
+    bound = min((run.tier.match, "seconds"), key=lambda name: steps[name])
+    if steps[bound] < 1:
+        raise BadInput(
+            f"{run.recipe} on {run.dataset}: tier '{run.tier.name}' does not pay for one step of {batch} "
+            f"examples ({per_step:.3g} FLOPs, {seconds:.3g} s) once the data is prepared; choose a larger tier"
+        )
+    return Schedule(
+        width=width,
+        params_trained=params,
+        params_note=note if abs(off) > TOLERANCE else "",
+        planned_steps=int(steps[bound]),
+        batch=batch,
+        flops_per_step=per_step,
+        seconds_per_step=seconds,
+        bound=bound,
+    )
+
+
+def _clock(device: torch.device, threads: int) -> Callable[[], float]:
+    """CPU time on one thread, which other work on the machine hardly moves; otherwise wall-clock time."""
+    if device.type == "cpu":
+        return time.process_time if threads == 1 else time.perf_counter
+
+    def synchronised() -> float:
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return synchronised
+
+
+def _seconds_per_step(loop: Loop, clock: Callable[[], float], limit: float) -> float:
+    """Seconds of a step: the quickest of a few at each point of the training, averaged over the points."""
+    with suppress(Diverged):
+        loop.step(0)  # allocations, kernels chosen at first use
+    quickest = []
+    for progress in flops.PROGRESS:
+        spent: list[float] = []
+        while len(spent) < 5 and (not spent or sum(spent) + spent[-1] < limit / len(flops.PROGRESS)):
+            start = clock()
+            with suppress(Diverged):
+                loop.step(min(loop.steps - 1, round(progress * loop.steps)))
+            spent.append(clock() - start)
+        quickest.append(min(spent))
+    return max(1e-9, sum(quickest) / len(quickest))
+
+
+def _two_digits(steps: float) -> float:
+    """Down to two significant digits: what a clock decides should not pretend to more."""
+    if steps < 1:
+        return steps
+    unit = 10.0 ** max(0, math.floor(math.log10(steps)) - 1)
+    return math.floor(steps / unit) * unit
+
+
+def _build(
+    recipe: Recipe,
+    space: Space,
+    width: int,
+    parents: Mapping[str, Frozen],
+    config: Any,
+    seed: int,
+    device: torch.device,
+) -> Trainable:
+    """A model with the initial weights of a seed, which are the same on every device."""
+    with seeded(seed, torch.device("cpu")):
+        return recipe.build(space, width, parents, config).to(device)
+
+
+# ---------------------------------------------------------------------------------------------------------- ensure
+
+
+def ensure(
+    run: Run,
+    out: Path,
+    progress: Progress | None = None,
+    *,
+    device: str | torch.device = "auto",
+    threads: int = 1,
+) -> Path:
+    """Trains a run unless it is there, the runs it needs first, and returns its folder.
+
+    A finished folder is verified and used. An interrupted one goes on, with the steps and threads it began with. A run
+    that diverges or fails keeps its reason in run.json and as a row in results.jsonl (`read_info(folder).status`), and
+    is tried again when it is next asked for. Two processes never train the same folder: the second waits for the first.
+    Raises BadInput for what the user can mend (a damaged folder, an unwritable place), and KeyboardInterrupt after a
+    checkpoint when `progress` was told to stop (without one: on Ctrl-C).
+    """
+    where = device_of(device) if isinstance(device, str) else device
+    if progress is None:
+        with graceful_stop() as stopping:
+            return ensure(run, out, Progress(run.where, None, stopping), device=where, threads=threads)
+    folder = run.folder(out)
+    if _finished(folder):
+        return folder
+    parents = {}
+    for role, parent in run.parents:
+        parents[role] = parent.folder(out)
+        # Trained a moment ago with this very code, it would only diverge once more.
+        if not _hopeless(parents[role], parent):
+            ensure(parent, out, progress, device=where, threads=threads)
+    with _locked(folder / ".lock", progress, f"wait for {run.recipe}"):
+        if not _finished(folder):  # another process may have trained it while this one waited
+            _train(run, out, folder, parents, where, threads, progress)
+    return folder
+
+
+def _finished(folder: Path) -> bool:
+    """Whether the folder holds a whole trained run. Raises BadInput when it says so and does not."""
+    if not (folder / INFO).exists():
+        if (folder / store.MANIFEST).exists() and WEIGHTS in store.manifest(folder):
+            raise BadInput(f"{folder / INFO} is missing; delete the folder {folder} and run the same command again")
+        return False
+    if read_info(folder).status != "ok" or WEIGHTS not in store.manifest(folder):
+        return False
+    for name in (INFO, LOG, WEIGHTS):
+        store.read_verified(folder, name)
+    return True
+
+
+def _hopeless(folder: Path, run: Run) -> bool:
+    if not (folder / INFO).exists():
+        return False
+    info = read_info(folder)
+    return info.status in ("diverged", "failed") and info.code == code_version(catalogue.get(run.recipe))
+
+
+def _train(
+    run: Run,
+    out: Path,
+    folder: Path,
+    parents: Mapping[str, Path],
+    device: torch.device,
+    threads: int,
+    progress: Progress,
+) -> None:
+    recipe = catalogue.get(run.recipe)
+    before = read_info(folder) if (folder / INFO).exists() and (folder / STATE).exists() else None
+    if before is not None and before.status in ("training", "ok"):
+        threads = before.threads
+    else:
+        before = None
+        _clear(folder)
+    info: Info | None = None
+    with _threads(threads):
+        try:
+            split = dataset(run.dataset, run.source).train
+            data = (split if run.conditional else split.unlabelled()).to(device)
+            started = _start(run, recipe, parents, device, threads)
+            broken = next((read_info(f) for f in parents.values() if read_info(f).status != "ok"), None)
+            if broken is not None:
+                raise RuntimeError(f"it needs {broken.where}, which {broken.status}: {broken.reason}")
+            held = {role: Frozen(load(parent, device=device)[0]) for role, parent in parents.items()}
+            if before is None:
+                schedule = _schedule(run, recipe, data, held, out, threads, progress)
+                info = replace(started, **dataclasses.asdict(schedule))
+            else:
+                info = replace(before, status="training", codes=(*before.codes, started.code))
+            store.write_json(folder / INFO, dataclasses.asdict(info))
+            seed = seed_of("init", run.dataset, run.recipe, run.seed)
+            model = _build(recipe, run.space, info.width, held, run.config, seed, device)
+            trained = train(
+                model,
+                data,
+                batch=info.batch,
+                steps=info.planned_steps,
+                coords=(run.dataset, run.recipe, run.seed),
+                folder=folder,
+                progress=progress,
+                stage=f"train {run.recipe}",
+            )
+        except (BadInput, KeyboardInterrupt):
+            raise
+        except Exception as error:  # a paradigm's own fault: recorded, and the suite goes on
+            text = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = text if isinstance(error, RuntimeError) and text.startswith("it needs ") else _located(error, text)
+            store.write_atomic(folder / ERROR, traceback.format_exc().encode())
+            _conclude(folder, replace(info or started, status="failed", reason=reason, finished=_now()))
+            return
+    info = _costed(info, trained, parents)
+    if trained.status == "ok":
+        store.write_atomic(folder / WEIGHTS, _weights(trained, run.where))
+    _conclude(folder, info)
+
+
+def _start(run: Run, recipe: Recipe, parents: Mapping[str, Path], device: torch.device, threads: int) -> Info:
+    """What is known of a run before its schedule."""
+    card = getattr(recipe.paradigm, "card", None)
+    budget = run.tier.budget(run.space)
+    return Info(
+        schema=store.SCHEMA,
+        id=run.id,
+        where=run.where,
+        recipe=run.recipe,
+        paradigm=card.title if card is not None else recipe.paradigm.__name__,
+        summary=recipe.summary,
+        dataset=run.dataset,
+        checksum=run.checksum,
+        seed=run.seed,
+        tier=run.tier.name,
+        match=run.tier.match,
+        budget=dataclasses.asdict(budget),
+        share=run.share,
+        conditional=run.conditional,
+        config=dataclasses.asdict(run.config),
+        space={"shape": run.space.shape, "classes": run.space.classes, "levels": run.space.levels},
+        parents={role: parent.where for role, parent in run.parents},
+        params_target=budget.params,
+        started=_now(),
+        **environment(device, threads, recipe),
+    )
+
+
+def _costed(info: Info, trained: Trained, parents: Mapping[str, Path]) -> Info:
+    """The info of an ended training, with its own cost and that of everything it stands on, each counted once."""
+    own = {
+        "flops": trained.prepare_flops + trained.steps * info.flops_per_step,
+        "seconds": trained.seconds,
+        "images": trained.images,
+    }
+    costs: dict[str, Mapping[str, float]] = {}
+    for folder in parents.values():
+        costs |= read_info(folder).costs
+    costs[info.where] = own
+    return replace(
+        info,
+        status=trained.status,
+        reason=trained.reason,
+        steps=trained.steps,
+        images=trained.images,
+        flops=own["flops"],
+        seconds=trained.seconds,
+        cpu_seconds=trained.cpu_seconds,
+        images_per_second=trained.images / trained.seconds if trained.seconds else 0.0,
+        flops_total=sum(cost["flops"] for cost in costs.values()),
+        seconds_total=sum(cost["seconds"] for cost in costs.values()),
+        images_total=int(sum(cost["images"] for cost in costs.values())),
+        costs=costs,
+        skipped=trained.skipped,
+        resumed=trained.resumed,
+        contended=os.getloadavg()[0] > 1.25 * (os.cpu_count() or 1),
+        finished=_now(),
+    )
+
+
+def _weights(trained: Trained, where: str) -> bytes:
+    parts = (("ema", trained.ema), ("raw", trained.raw))
+    # Copies: safetensors refuses tensors that share memory, as tied weights do.
+    tensors = {f"{part}.{name}": t.cpu().contiguous().clone() for part, state in parts for name, t in state.items()}
+    return save_tensors(tensors, {"run": where})
+
+
+def _conclude(folder: Path, info: Info) -> None:
+    """Records how a run ended. The manifest comes last: only with it is the folder finished."""
+    store.write_json(folder / INFO, dataclasses.asdict(info))
+    if info.status != "ok":
+        store.save_rows(folder, [base_row(info)], key=info.status)
+    store.write_manifest(folder, [name for name in (INFO, LOG, WEIGHTS) if (folder / name).exists()])
+    for name in (STATE, PREPARED):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _clear(folder: Path) -> None:
+    """Takes away what an earlier attempt left, so that nothing of it is mistaken for this one's."""
+    for path in folder.iterdir():
+        if path.is_file() and path.name != ".lock":
+            path.unlink()
+
+
+def _located(error: Exception, text: str) -> str:
+    """An unexpected error in one line, with the place where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if "site-packages" not in f.filename]
+    place = f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
+    return f"{type(error).__name__}: {text}{place}"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _locked(path: Path, progress: Progress, stage: str) -> Iterator[None]:
+    """Holds a lock between processes. The system drops it when its holder dies, so none is ever stale."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a")  # noqa: SIM115 (closed below; closing drops the lock)
+    except OSError as error:
+        raise BadInput(f"can not write {path.parent}: {error.strerror}; choose another --out") from None
+    with file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                progress.update(stage, 0, 1)
+                time.sleep(0.1)
+        yield
+
+
+# ------------------------------------------------------------------------------------------------------------ load
+
+
+def load(
+    folder: Path, weights: Literal["ema", "raw"] = "ema", device: str | torch.device = "cpu"
+) -> tuple[Trainable, Info]:
+    """The model of a finished run in eval mode, with averaged or raw weights, and its run.json.
+
+    Its parents, found beside it in the output folder, are rebuilt too. Raises BadInput when the run did not finish, a
+    file is damaged, or the recipe no longer fits the weights.
+    """
+    folder = Path(folder)
+    info = read_info(folder)
+    if info.status != "ok":
+        how = f"{info.status}: {info.reason}" if info.reason else "has not finished training"
+        raise BadInput(f"{folder} has no weights, it {how}; run the same training command again")
+    store.read_verified(folder, INFO)
+    data = store.read_verified(folder, WEIGHTS)
+    recipe = catalogue.get(info.recipe)
+    config = _restored(recipe.config, info.config, folder / INFO)
+    space = Space(tuple(info.space["shape"]), info.space["classes"], info.space["levels"])
+    where = device_of(device) if isinstance(device, str) else device
+    root = folder.resolve().parents[2]
+    parents = {role: Frozen(load(root / parent, device=where)[0]) for role, parent in info.parents.items()}
+    model = _build(recipe, space, info.width, parents, config, 0, where)
+    state = {n.removeprefix(f"{weights}."): t for n, t in load_tensors(data).items() if n.startswith(f"{weights}.")}
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        text = " ".join(str(error).split())[:200]
+        raise BadInput(
+            f"{folder} does not fit the recipe '{info.recipe}' as it is now ({text}); train it anew"
+        ) from None
+    return model.eval(), info

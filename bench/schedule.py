@@ -1,0 +1,312 @@
+"""A suite's jobs over local worker processes.
+
+Jobs form a graph: evaluating a run needs its training, a distilled recipe needs its teacher. Whatever is ready and
+heads the longest remaining path goes first, so that recipes others wait for are not left to the end. Workers are
+persistent (torch is imported, data and feature networks are loaded once each) and compute with a fixed number of
+threads. A job is a pure function of its arguments, so results depend neither on the number of workers nor on the order.
+
+Each worker has a pipe of its own: a queue shared by processes has a lock, and a worker that is killed while it holds
+the lock would hang the suite. A worker that dies (out of memory, kill -9) fails its job and is replaced.
+
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing as mp
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any
+
+from bench.progress import Display, Event, Progress, graceful_stop
+from paradigms.errors import BadInput
+
+__all__ = ["Job", "Outcome", "cores", "critical_paths", "perform"]
+
+GRACE = 30.0  # seconds a worker has to write its checkpoint after a stop was asked for
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One piece of work: `work(*args, progress)` in a worker.
+
+    work:  a module-level function; its arguments and its result must pickle.
+    needs: names of the jobs that must have succeeded.
+    cost:  expected cost in any one unit; decides the order and weights the overall bar, never a result.
+    """
+
+    name: str
+    work: Callable[..., Any]
+    args: tuple[Any, ...] = ()
+    needs: tuple[str, ...] = ()
+    cost: float = 1.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: a value, or a failure in one line (with the traceback where there was one)."""
+
+    value: Any = None
+    failure: str = ""
+    trace: str = ""
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        return not self.failure
+
+
+def cores() -> int:
+    """How many processes can compute at once: physical cores open to this process, within a container's CPU quota."""
+    try:
+        allowed = os.sched_getaffinity(0)
+    except AttributeError:  # not Linux
+        return os.cpu_count() or 1
+    physical = set()
+    for cpu in allowed:
+        # Two hardware threads of one core share its arithmetic units: two one-thread jobs on them win nothing.
+        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        try:
+            physical.add(topology.read_text().strip())
+        except OSError:
+            physical.add(str(cpu))
+    count = len(physical)
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            count = min(count, max(1, int(quota) // int(period)))
+    return max(1, count)
+
+
+def critical_paths(jobs: Sequence[Job]) -> dict[str, float]:
+    """For each job the cost of the longest chain that starts with it. Raises ValueError on a cycle or unknown need."""
+    by_name = {job.name: job for job in jobs}
+    if len(by_name) != len(jobs):
+        raise ValueError("two jobs share a name")
+    waiting: dict[str, list[str]] = {name: [] for name in by_name}
+    for job in jobs:
+        for need in job.needs:
+            if need not in by_name:
+                raise ValueError(f"job '{job.name}' needs '{need}', which is not among the jobs")
+            waiting[need].append(job.name)
+    length: dict[str, float] = {}
+    missing = {name: len(after) for name, after in waiting.items()}
+    ready = [name for name, count in missing.items() if not count]
+    while ready:
+        name = ready.pop()
+        length[name] = by_name[name].cost + max((length[after] for after in waiting[name]), default=0.0)
+        for need in set(by_name[name].needs):
+            missing[need] -= by_name[name].needs.count(need)
+            if not missing[need]:
+                ready.append(need)
+    if len(length) != len(jobs):
+        raise ValueError(f"jobs wait for each other: {', '.join(sorted(by_name.keys() - length.keys()))}")
+    return length
+
+
+def perform(
+    jobs: Sequence[Job],
+    display: Display,
+    workers: int | None = None,
+    threads: int | None = 1,
+    done: Callable[[Job, Outcome], None] | None = None,
+) -> dict[str, Outcome]:
+    """Run every job, each after what it needs; returns the outcomes by name.
+
+    workers: processes; None = `cores()`. threads: per process; None leaves the libraries' own choice (on a GPU).
+    done: told each outcome as it comes, in this process.
+
+    A failed job fails those that need it and no other. On Ctrl-C (or SIGTERM) the workers are asked to stop at the next
+    safe point, where training writes its checkpoint; then KeyboardInterrupt is raised.
+    """
+    paths = critical_paths(jobs)
+    todo = sorted(jobs, key=lambda job: (-paths[job.name], job.name))
+    outcomes: dict[str, Outcome] = {}
+    count = min(workers or cores(), len(jobs))
+
+    def settle(job: Job, outcome: Outcome) -> None:
+        outcomes[job.name] = outcome
+        display.finished(job.name, outcome.seconds, outcome.failure)
+        if done is not None:
+            done(job, outcome)
+
+    with graceful_stop() as stopping, _pool(count, threads) as pool:
+        while len(outcomes) < len(jobs):
+            for job in [j for j in todo if any(n in outcomes and not outcomes[n].ok for n in j.needs)]:
+                todo.remove(job)
+                cause = next(n for n in job.needs if n in outcomes and not outcomes[n].ok)
+                settle(job, Outcome(failure=f"not run: '{cause}' failed"))
+            ready = [j for j in todo if all(n in outcomes for n in j.needs)]
+            for job, worker in zip(ready, [w for w in pool if w.job is None]):
+                if not worker.process.is_alive():
+                    worker.renew()
+                todo.remove(job)
+                worker.give(job)
+                display.started(job.name)
+            busy = [w for w in pool if w.job is not None]
+            for signalled in wait([w.pipe for w in busy], timeout=0.25) if busy else ():
+                worker = next(w for w in busy if w.pipe is signalled)
+                message = worker.read()
+                if isinstance(message, Event):
+                    display.event(message)
+                else:
+                    current, worker.job = worker.job, None
+                    assert current is not None  # only busy workers are waited for
+                    settle(current, message)
+            display.tick()
+            if stopping():
+                raise KeyboardInterrupt
+    return outcomes
+
+
+# ------------------------------------------------------------------------------------------------------- the workers
+
+
+class Worker:
+    """A process that computes, the parent's end of its pipe, and the job it has."""
+
+    def __init__(self, threads: int | None) -> None:
+        self.threads = threads
+        self.job: Job | None = None
+        self._start()
+
+    def _start(self) -> None:
+        context = mp.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        # The numerical libraries read these once, when they are loaded: set them before the child exists.
+        with _environment({} if self.threads is None else dict.fromkeys(THREADS, str(self.threads))):
+            self.process: SpawnProcess = context.Process(target=_work, args=(theirs, self.threads), daemon=True)
+            self.process.start()
+        theirs.close()  # or the end of the child would not be seen here
+        self.began = time.monotonic()
+
+    def give(self, job: Job) -> None:
+        self.job, self.began = job, time.monotonic()
+        with contextlib.suppress(BrokenPipeError, ConnectionError):  # died while idle: read() will say so
+            self.pipe.send(job)
+
+    def read(self) -> Event | Outcome:
+        """What the worker sent; a failed outcome when it is gone."""
+        seconds = time.monotonic() - self.began
+        try:
+            message = self.pipe.recv()
+        except (EOFError, OSError):
+            self.process.join(5.0)
+            return Outcome(failure=_death(self.process.exitcode), seconds=seconds)
+        return message if isinstance(message, Event) else replace(message, seconds=seconds)
+
+    def renew(self) -> None:
+        self.close()
+        self._start()
+
+    def close(self) -> None:
+        self.pipe.close()
+        if self.process.is_alive():
+            self.process.kill()
+        self.process.join()
+        self.process.close()
+
+
+def _death(code: int | None) -> str:
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        return f"its process was killed ({name}{'; out of memory?' if name == 'SIGKILL' else ''})"
+    return f"its process ended unexpectedly (exit code {code})"
+
+
+@contextlib.contextmanager
+def _pool(count: int, threads: int | None) -> Iterator[list[Worker]]:
+    """Workers that are gone when the block ends: at once when idle, after their checkpoint when interrupted."""
+    pool: list[Worker] = []
+    try:
+        pool.extend(Worker(threads) for _ in range(count))
+        yield pool
+    finally:
+        busy = [w for w in pool if w.job is not None and w.process.is_alive()]
+        for worker in busy:
+            worker.process.terminate()
+        deadline = time.monotonic() + GRACE
+        for worker in busy:
+            # Its events still arrive; unread, they could fill the pipe and keep it from stopping.
+            while worker.process.is_alive() and time.monotonic() < deadline:
+                with contextlib.suppress(EOFError, OSError):
+                    if worker.pipe.poll(0.1):
+                        worker.pipe.recv()
+                        continue
+                worker.process.join(0.05)
+        for worker in pool:
+            worker.close()
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _work(pipe: Connection, threads: int | None) -> None:
+    """A worker's life: take a job, do it, say how it ended; leave when the parent closes the pipe or is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides and sends SIGTERM
+    asked = False
+
+    def ask(*_: object) -> None:
+        nonlocal asked
+        asked = True
+
+    signal.signal(signal.SIGTERM, ask)
+
+    def emit(event: Event) -> None:
+        try:
+            pipe.send(event)
+        except (BrokenPipeError, ConnectionError):
+            raise KeyboardInterrupt from None  # the parent is gone: save and leave, rather than compute for nobody
+
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    while not asked:
+        try:
+            if not pipe.poll(0.2):
+                continue
+            job: Job = pipe.recv()
+        except (EOFError, OSError):
+            return
+        except Exception as error:  # the job did not unpickle: a programming error, but not the end of the suite
+            pipe.send(Outcome(failure=f"{type(error).__name__}: {error}", trace=traceback.format_exc()))
+            continue
+        try:
+            message = Outcome(value=job.work(*job.args, Progress(job.name, emit, lambda: asked)))
+        except KeyboardInterrupt:
+            return
+        except BadInput as error:
+            message = Outcome(failure=str(error))
+        except MemoryError:
+            message = Outcome(failure="out of memory", trace=traceback.format_exc())
+        except Exception as error:
+            text = str(error).strip().splitlines()
+            line = f"{type(error).__name__}: {text[0] if text else ''}".rstrip(": ")
+            message = Outcome(failure=line, trace=traceback.format_exc())
+        try:
+            pipe.send(message)
+        except (BrokenPipeError, ConnectionError):
+            return
+        except Exception as error:
+            pipe.send(Outcome(failure=f"its result can not be sent: {error}", trace=traceback.format_exc()))

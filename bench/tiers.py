@@ -1,0 +1,139 @@
+"""Tiers: how much a run may spend and how it is evaluated, as data. The shipped ones are in tiers.toml."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paradigms.errors import BadInput, unknown
+
+if TYPE_CHECKING:
+    from paradigms.contract import Space
+
+__all__ = ["MATCHES", "SMALL_IMAGE", "Budget", "Tier", "get", "tiers"]
+
+MATCHES = ("flops", "images", "seconds")
+SMALL_IMAGE = 16
+_SHIPPED = Path(__file__).with_name("tiers.toml")
+_NUMBER = {"int": "a whole number", "float": "a number", "str": "a text", "Budget": "a table"}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What one run on one kind of data may spend; tiers.toml says what each field means."""
+
+    flops: float
+    seconds: float
+    images: int
+    params: int
+
+
+@dataclass(frozen=True)
+class Tier:
+    """A budget for each kind of data and an evaluation protocol; tiers.toml says what each field means."""
+
+    name: str
+    summary: str
+    match: str
+    seeds: int
+    vectors: Budget
+    small: Budget
+    images: Budget
+    samples: int
+    max_calls: int
+    sweep_seeds: int
+    likelihood_n: int
+    likelihood_calls: int
+    timing_repeats: int
+    timing_seconds: float
+    timing_seeds: int
+
+    def budget(self, space: Space) -> Budget:
+        """The budget for data of this space."""
+        if not space.is_image:
+            return self.vectors
+        return self.small if max(space.shape[1:]) <= SMALL_IMAGE else self.images
+
+
+def tiers() -> dict[str, Tier]:
+    """The shipped tiers by name, from the cheapest."""
+    return {name: _tier(name, table, _SHIPPED) for name, table in _tables(_SHIPPED).items()}
+
+
+def get(which: str) -> Tier:
+    """A shipped tier by name, or `path.toml` (a file with one tier), or `path.toml:name`. Raises BadInput."""
+    path, colon, name = which, "", ""
+    if not which.endswith(".toml"):
+        path, colon, name = which.rpartition(":")
+    if not path.endswith(".toml"):
+        shipped = tiers()
+        if which not in shipped:
+            raise unknown("tier", which, shipped)
+        return shipped[which]
+    found = _tables(Path(path))
+    if not colon and len(found) == 1:
+        name = next(iter(found))
+    if name not in found:
+        raise (
+            unknown(f"tier in {path}", name, found)
+            if name
+            else BadInput(f"{path} holds {', '.join(found)}; name one, as in {path}:{next(iter(found))}")
+        )
+    return _tier(name, found[name], Path(path))
+
+
+def _tables(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"can not read tiers from {path}: {error}") from None
+    if not found or not all(isinstance(table, dict) for table in found.values()):
+        raise BadInput(f"{path} must hold one table for each tier, as in [quick]")
+    return found
+
+
+def _tier(name: str, table: Mapping[str, Any], path: Path) -> Tier:
+    """A table of a file as a Tier, after checking every field."""
+    values = dict(table)
+    base = values.pop("base", None)
+    if base is not None:
+        shipped = tiers()
+        if base not in shipped:
+            raise unknown(f"base of [{name}] in {path}: tier", str(base), shipped)
+        defaults = {f.name: getattr(shipped[base], f.name) for f in fields(Tier)}
+    else:
+        defaults = {}
+    tier = _fill(Tier, {**values, "name": name}, defaults, f"{path} [{name}]")
+    if tier.match not in MATCHES:
+        raise unknown(f"match in {path} [{name}]", tier.match, MATCHES)
+    return tier
+
+
+def _fill(kind: Any, values: Mapping[str, Any], defaults: Mapping[str, Any], where: str) -> Any:
+    known = {f.name: f for f in fields(kind)}
+    for name in values:
+        if name not in known:
+            raise unknown(f"field in {where}:", name, known)
+    filled = {}
+    for name, f in known.items():
+        if name not in values:
+            if name not in defaults and f.default is MISSING:
+                raise BadInput(f"{where} lacks '{name}'; give it, or start from a shipped tier with base = \"quick\"")
+            filled[name] = defaults.get(name, f.default)
+            continue
+        value = values[name]
+        if f.type == "Budget" and isinstance(value, dict):
+            inherited = defaults.get(name)
+            filled[name] = _fill(Budget, value, vars(inherited) if inherited else {}, f"{where}.{name}")
+            continue
+        if f.type == "float" and type(value) is int:
+            value = float(value)
+        if type(value).__name__ != f.type:
+            raise BadInput(f"{where}: '{name}' must be {_NUMBER[str(f.type)]}, not {value!r}")
+        if isinstance(value, (int, float)) and not 0 <= value < float("inf"):
+            raise BadInput(f"{where}: '{name}' must be finite and not negative, not {value!r}")
+        filled[name] = value
+    return kind(**filled)

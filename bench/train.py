@@ -1,0 +1,414 @@
+"""THE training loop: one for every paradigm, which it never asks what it is.
+
+A paradigm yields each loss with the module it trains; the loop descends and resumes the generator (`Loop.step`). Around
+that: warm-up, clipping, the average of the weights, divergence, the log, checkpoints and resume (`train`).
+
+All randomness is a function of (coordinates of the run, step), so a checkpoint holds no generator and a resumed run has
+the bits of an uninterrupted one (on a CPU, with the same versions and number of threads).
+
+log.jsonl has about a hundred lines: step, images, seconds and, averaged since the line before, `loss`, `grad_norm` and
+the paradigm's own terms; `lr` is the last one used. Where a paradigm trains several modules the three carry the
+module's name, as in `loss.critic`. `skipped` counts the steps that were skipped for their gradient norm, once there is
+one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from bench.flops import FlopCount, keep_generators
+from bench.progress import Progress
+from bench.store import write_atomic
+from paradigms.contract import Data, Noise, Space, Trainable, seed_of
+from paradigms.errors import BadInput
+
+__all__ = ["LOG", "PREPARED", "STATE", "Average", "Diverged", "Loop", "Order", "Trained", "seeded", "train"]
+
+LOG = "log.jsonl"
+STATE = "state.pt"  # the checkpoint, while training
+PREPARED = "prepared.pt"  # what `prepare` returned, where that is not the data itself, while training
+
+LOG_LINES = 100
+CHECKPOINT_SECONDS = 30.0
+WARM_UP = 0.02  # of the steps
+HALF_LIFE = 0.05  # half of the average's weight lies on this last part of the training so far
+
+
+class Diverged(Exception):
+    """A loss or gradient is not finite. Raised before the optimizer would have used it."""
+
+
+# ---------------------------------------------------------------------------------------------------------- pieces
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Runs a block with torch's global generators at `seed` (weight initialisation, dropout), then gives them back."""
+    with keep_generators(device):
+        _seed(seed, device)
+        yield
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    # torch.manual_seed looks for every kind of device each time and costs 500 times as much.
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+
+
+class Order:
+    """Which examples each step sees: epoch after epoch in a fresh order, a function of (coordinates, step) alone.
+
+    A batch may span the end of an epoch; every example is seen once before any is seen again.
+    """
+
+    def __init__(self, n: int, batch: int, coords: tuple[object, ...], device: torch.device) -> None:
+        self.n, self.batch, self.coords, self.device = n, batch, coords, device
+        self._generator = torch.Generator()
+        self._epochs: dict[int, Tensor] = {}
+
+    def __call__(self, step: int) -> Tensor:
+        """The indices (B,) of a step."""
+        first, parts = step * self.batch, []
+        last = first + self.batch
+        while first < last:
+            epoch, start = divmod(first, self.n)
+            stop = min(self.n, start + last - first)
+            parts.append(self._epoch(epoch)[start:stop])
+            first += stop - start
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _epoch(self, epoch: int) -> Tensor:
+        if epoch not in self._epochs:
+            self._generator.manual_seed(seed_of(*self.coords, epoch))
+            order = torch.randperm(self.n, generator=self._generator).to(self.device)
+            self._epochs = {epoch: order}
+        return self._epochs[epoch]
+
+
+class Average:
+    """The power-function average of the weights (Karras et al. 2024, eq. 123): no rate to tune to a budget.
+
+    After t steps the weights of step s count in proportion to s^g, with g such that half of the weight lies on the last
+    `HALF_LIFE` of the training so far: beta_t = (1 - 1/t)^(g + 1). Averaged are the optimised parameters and the
+    running statistics of batch normalisation; anything else (a codebook, a consistency target) has its own dynamics.
+    """
+
+    EXPONENT = math.log(0.5) / math.log(1 - HALF_LIFE)  # g + 1
+
+    def __init__(self, model: nn.Module, optimised: list[nn.Parameter]) -> None:
+        self.model = model
+        norms = [m for m in model.modules() if isinstance(m, _NormBase) and m.running_mean is not None]
+        statistics = [b for m in norms for b in (m.running_mean, m.running_var) if b is not None]
+        self.source: list[Tensor] = [t for t in (*optimised, *statistics) if t.is_floating_point()]
+        self.mean = [t.detach().clone() for t in self.source]
+
+    @torch.no_grad()
+    def update(self, t: int) -> None:
+        """Takes the weights after step t = 1, 2, ..."""
+        torch._foreach_lerp_(self.mean, self.source, 1 - (1 - 1 / t) ** self.EXPONENT)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The model's state with the averages in place of the weights."""
+        mean = {id(source): mean for source, mean in zip(self.source, self.mean)}
+        state = self.model.state_dict(keep_vars=True)
+        return {name: mean.get(id(tensor), tensor).detach() for name, tensor in state.items()}
+
+
+# ------------------------------------------------------------------------------------------------------------ loop
+
+
+class Loop:
+    """A model in training: its optimizers, its average and the step. Deterministic given (coords, step)."""
+
+    def __init__(self, model: Trainable, data: Data, batch: int, steps: int, coords: tuple[object, ...]) -> None:
+        """`data` is what `prepare` returned; coords = (data set, recipe, seed)."""
+        self.model, self.data, self.batch, self.steps, self.coords = model.train(), data, batch, steps, coords
+        self.device = data.x.device
+        # The same seed sees a data set in the same order, whatever the recipe.
+        self.order = Order(len(data), batch, ("order", coords[0], coords[-1]), self.device)
+        self.optimizers = model.optimizers()
+        self.parameters = {
+            module: [p for group in optimizer.param_groups for p in group["params"]]
+            for module, optimizer in self.optimizers.items()
+        }
+        # What each group was created with, so that the settings of one step do not last into the next.
+        self.created = {
+            module: [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+            for module, optimizer in self.optimizers.items()
+        }
+        names = {module: name for name, module in model.named_modules()}
+        single = len(self.optimizers) == 1
+        self.label = {
+            module: "" if single else f".{names.get(module) or i}" for i, module in enumerate(self.optimizers)
+        }
+        self.average = Average(model, self.optimised)
+        self.warm_up = max(1, round(WARM_UP * steps))
+        self.skipped = 0
+        self.sums: dict[str, Any] = {}
+        self.last: dict[str, float] = {}
+
+    @property
+    def optimised(self) -> list[nn.Parameter]:
+        """Every parameter that an optimizer holds, once."""
+        return list(dict.fromkeys(p for some in self.parameters.values() for p in some))
+
+    def step(self, k: int) -> None:
+        """Training step k = 0, 1, ... Raises Diverged before a loss or gradient that is not finite is used."""
+        batch = self.data.batch(self.order(k))
+        _seed(seed_of(*self.coords, "global", k), self.device)  # dropout and the like
+        noise = Noise(*self.coords, "step", k, device=self.device)
+        warm = min(1.0, (k + 1) / self.warm_up)
+        for update in self.model.updates(batch, k / self.steps, noise):
+            module, label = update.module, self.label[update.module]
+            optimizer, parameters = self.optimizers[module], self.parameters[module]
+            for group, created in zip(optimizer.param_groups, self.created[module]):
+                group.update(created)
+                for name, value in update.settings.items():
+                    if name not in created:
+                        raise KeyError(f"an update sets '{name}', which {type(optimizer).__name__} does not have")
+                    group[name] = value
+                group["lr"] *= warm
+            optimizer.zero_grad(set_to_none=True)
+            update.loss.backward(inputs=parameters)
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            total = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+            loss, norm = torch.stack((update.loss.detach().to(total), total)).tolist()  # one synchronisation
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                what = f"loss{label} is {loss}" if not math.isfinite(loss) else f"gradient norm{label} is {norm}"
+                raise Diverged(f"step {k + 1} of {self.steps}: {what}")
+            self._note(label, loss, norm, group["lr"], update.terms)
+            if norm > update.skip_above:
+                self.skipped += 1
+                continue
+            if norm > update.clip:
+                torch._foreach_mul_(gradients, update.clip / norm)
+            optimizer.step()
+            if update.after is not None:
+                update.after()
+        self.average.update(k + 1)
+        self.sums["_steps"] = self.sums.get("_steps", 0) + 1
+
+    def _note(self, label: str, loss: float, norm: float, lr: float, terms: Any) -> None:
+        sums = self.sums
+        for name, value in ((f"loss{label}", loss), (f"grad_norm{label}", norm)):
+            sums[name] = sums.get(name, 0.0) + value
+        self.last[f"lr{label}"] = lr
+        for name, term in terms.items():
+            if name not in ("loss", f"loss{label}"):
+                # Stays a tensor until the line is written: no synchronisation.
+                sums[name] = sums.get(name, 0.0) + (term.detach() if isinstance(term, Tensor) else term)
+
+    def means(self) -> dict[str, float]:
+        """What was noted since the last call, averaged over the steps, with the last learning rates."""
+        steps = max(1, self.sums.pop("_steps", 1))
+        means = {name: float(total) / steps for name, total in self.sums.items()}
+        self.sums = {}
+        means = {name: mean for name, mean in means.items() if math.isfinite(mean)}
+        return {**means, **self.last, **({"skipped": self.skipped} if self.skipped else {})}
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `restore` needs, as tensors and plain values."""
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.mean,
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers.values()],
+            "skipped": self.skipped,
+            "sums": self.sums,
+            "last": self.last,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        for mean, saved in zip(self.average.mean, state["average"], strict=True):
+            mean.copy_(saved)
+        for optimizer, saved in zip(self.optimizers.values(), state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.skipped, self.sums, self.last = state["skipped"], state["sums"], state["last"]
+
+
+# ------------------------------------------------------------------------------------------------------ whole runs
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a training ended.
+
+    status:        "ok" or "diverged", with the reason.
+    ema, raw:      the final weights by name, parameters and buffers.
+    steps, images: done and seen; seconds, cpu_seconds: spent on it, over all sittings, without waiting and saving.
+    prepare_flops: what `prepare` cost.
+    skipped:       updates skipped because of their gradient norm.
+    resumed:       the step that each later sitting began at.
+    """
+
+    status: str
+    reason: str
+    ema: dict[str, Tensor]
+    raw: dict[str, Tensor]
+    steps: int
+    images: int
+    seconds: float
+    cpu_seconds: float
+    prepare_flops: float
+    skipped: int
+    resumed: tuple[int, ...]
+
+
+def train(
+    model: Trainable,
+    data: Data,
+    *,
+    batch: int,
+    steps: int,
+    coords: tuple[object, ...],
+    folder: Path,
+    progress: Progress,
+    stage: str = "train",
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> Trained:
+    """Trains `model` in place for `steps` steps of `batch` examples, going on from the checkpoint in `folder` if any.
+
+    Keeps log.jsonl and state.pt in `folder`. Raises KeyboardInterrupt (from `progress`) after a checkpoint was written,
+    BadInput when the checkpoint is damaged or does not fit. Torch's global generators are left as they were.
+    """
+    log = Log(folder / LOG)
+    with keep_generators(data.x.device):
+        saved = _load(folder / STATE, data.x.device)
+        _seed(seed_of(*coords, "prepare"), data.x.device)
+        data, prepare_flops = _prepare(model, data, coords, folder, saved)
+        loop = Loop(model, data, batch, steps, coords)
+        done, seconds, cpu_seconds, resumed = 0, 0.0, 0.0, []
+        if saved is None:
+            log.start([])
+        else:
+            try:
+                loop.restore(saved["loop"])
+            except (ValueError, RuntimeError, KeyError) as error:
+                text = str(error).splitlines()[0]
+                raise BadInput(f"{folder / STATE} does not fit this model ({text}); delete it to train anew") from None
+            done, seconds, cpu_seconds = saved["done"], saved["seconds"], saved["cpu_seconds"]
+            resumed = [*saved["resumed"], done]
+            log.start([line for line in log.read() if line["step"] <= done])
+
+        def checkpoint() -> None:
+            state = {"loop": loop.state(), "done": done, "seconds": seconds, "cpu_seconds": cpu_seconds}
+            state |= {"resumed": resumed, "prepare_flops": prepare_flops}
+            _save(folder / STATE, state)
+
+        status, reason, written = "ok", "", time.monotonic()
+        wall, cpu = time.perf_counter(), time.process_time()
+        while done < steps:
+            try:
+                loop.step(done)
+            except Diverged as error:
+                status, reason = "diverged", str(error)
+            else:
+                done += 1
+            now_wall, now_cpu = time.perf_counter(), time.process_time()
+            seconds, wall = seconds + now_wall - wall, now_wall
+            cpu_seconds, cpu = cpu_seconds + now_cpu - cpu, now_cpu
+            if status != "ok":
+                break
+            if done == 1 or done == steps or done * LOG_LINES // steps != (done - 1) * LOG_LINES // steps:
+                log.add({"step": done, "images": done * batch, "seconds": round(seconds, 4), **loop.means()})
+            try:
+                progress.update(stage, done, steps, images=done * batch)
+            except KeyboardInterrupt:
+                checkpoint()
+                raise
+            if time.monotonic() - written > checkpoint_seconds and done < steps:
+                checkpoint()
+                wall, cpu = time.perf_counter(), time.process_time()
+                written = time.monotonic()
+        if status == "ok" and resumed[-1:] != [steps]:
+            checkpoint()  # a kill while the results are written costs nothing
+    return Trained(
+        status=status,
+        reason=reason,
+        ema=loop.average.state_dict(),
+        raw=loop.model.state_dict(),
+        steps=done,
+        images=done * batch,
+        seconds=seconds,
+        cpu_seconds=cpu_seconds,
+        prepare_flops=prepare_flops,
+        skipped=loop.skipped,
+        resumed=tuple(resumed),
+    )
+
+
+def _prepare(
+    model: Trainable, data: Data, coords: tuple[object, ...], folder: Path, saved: dict[str, Any] | None
+) -> tuple[Data, float]:
+    """The data to train on and what it cost: computed once, and read back on resume."""
+    device, path = data.x.device, folder / PREPARED
+    if saved is None or not path.exists():
+        with FlopCount() as count:
+            prepared = model.prepare(data, Noise(*coords, "prepare", device=device))
+        if prepared is not data:
+            space = prepared.space
+            _save(path, {"x": prepared.x, "y": prepared.y, "space": (space.shape, space.classes, space.levels)})
+        return prepared, float(count.total)
+    kept = _load(path, device) or {}
+    return Data(kept["x"], kept["y"], Space(*kept["space"])), saved["prepare_flops"]
+
+
+# ----------------------------------------------------------------------------------------------------- checkpoints
+
+
+def _save(path: Path, state: dict[str, Any]) -> None:
+    """Writes tensors and plain values, with the sha256 of what follows in front: one file, so one atomic write."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    data = buffer.getbuffer()
+    write_atomic(path, b"".join((hashlib.sha256(data).digest(), data)))
+
+
+def _load(path: Path, device: torch.device) -> dict[str, Any] | None:
+    """What `_save` wrote, or None when there is no such file. Raises BadInput when it is damaged."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise BadInput(f"can not read {path}: {error.strerror or error}") from None
+    if hashlib.sha256(memoryview(data)[32:]).digest() != data[:32]:
+        raise BadInput(f"{path} is damaged (its sha256 does not match); delete the folder {path.parent} to train anew")
+    return torch.load(io.BytesIO(data[32:]), map_location=device, weights_only=True)
+
+
+class Log:
+    """log.jsonl: appended to while training, so that it can be watched; a line cut short by a crash is dropped."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> list[dict[str, Any]]:
+        lines = []
+        for text in self.path.read_text().splitlines() if self.path.exists() else ():
+            try:
+                lines.append(json.loads(text))
+            except ValueError:
+                break
+        return lines
+
+    def start(self, lines: list[dict[str, Any]]) -> None:
+        write_atomic(self.path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+    def add(self, line: dict[str, Any]) -> None:
+        with open(self.path, "a") as file:
+            file.write(json.dumps(line) + "\n")

@@ -1,0 +1,55 @@
+"""Reports: pure functions from rows of results, run folders and sample grids to tables, figures and one offline page.
+
+`render` writes a report; `comparison` gives its headline table as a DataFrame. Nothing here imports torch, the trainer or
+a paradigm: the rows and the run folders are the whole input, and the same input gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pandas import DataFrame
+
+    from reports.page import GridSource
+
+__all__ = ["FORMATS", "comparison", "render"]
+
+FORMATS = ("html", "md", "tex", "csv")
+
+
+def comparison(frame: DataFrame, runs: Sequence[Mapping[str, Any]] = ()) -> DataFrame:
+    """The headline table: a row per recipe and baseline, best first, for every data set and tier in the rows.
+
+    The columns named in `.attrs["display"]` are strings to print ("2.04 ± 0.21", a trailing * marks the best and their
+    ties); the others are the same as numbers (`fd-digits-test`, its half-width `fd-digits-test_half` ...) and
+    `kind_of_row`, "recipe", "baseline" or "failed". `runs` tells runs of one recipe with different settings apart.
+    """
+    from reports.sections import sections
+    from reports.tables import comparison as compare
+
+    return compare(sections(frame, runs))
+
+
+def render(
+    frame: DataFrame,
+    runs: Sequence[Mapping[str, Any]],
+    real_grid: GridSource,
+    to: Path,
+    formats: Sequence[str] = FORMATS,
+) -> list[Path]:
+    """Write the report into the folder `to` and return the files written, the page first.
+
+    frame:     one row per metric value, with the columns of the row schema; missing columns count as empty.
+    runs:      what each run.json holds plus "folder", the run's folder with log.jsonl and grid.png.
+    real_grid: a PNG of real held-out examples, as a path or as bytes; or one for each data set by name; or None.
+    formats:   any of "html", "md", "tex", "csv". Figures are written as SVG and PDF with html, md and tex.
+
+    Raises ValueError for an unknown format and OSError when `to` can not be written.
+    """
+    from reports.page import write
+
+    return write(frame, runs, real_grid, to, formats)

@@ -1,0 +1,595 @@
+"""The pictures: matplotlib figures as SVG for the page, and as SVG and PDF files for papers.
+
+Colours are Okabe and Ito's, told apart by colour-blind readers, and every recipe also has a marker shape, the same on the
+whole page. Bytes are stable: a fixed hash salt, no dates, matplotlib's own defaults whatever the user's settings. In the
+page the ink follows the theme (light, dark, print) through CSS variables, and every point has a title to hover over.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+from reports import words
+from reports.sections import (
+    Entry,
+    Section,
+    at_plan,
+    kind_text,
+    likelihood_rows,
+    plan_text,
+    plans_of,
+    run_id,
+    seed_means,
+)
+from reports.stats import Summary, summarise
+from reports.tables import BASELINES, UNITS, metric_title
+
+INK, MUTED, GRID, PAPER = "#1f2329", "#59636f", "#d1d9e1", "#fefefe"
+_THEME = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", PAPER: "var(--paper)"}
+
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", INK)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
+# The same shapes for the key on the page, in a 12 x 12 box.
+SHAPES = (
+    "M6 1.6a4.4 4.4 0 1 0 .01 0z",
+    "M2 2h8v8H2z",
+    "M6 1.2 11 10.4H1z",
+    "M6 .8 11.2 6 6 11.2.8 6z",
+    "M6 10.8 1 1.6h10z",
+    "M4.2 1h3.6v3.2H11v3.6H7.8V11H4.2V7.8H1V4.2h3.2z",
+    "M3.2 1 6 3.8 8.8 1 11 3.2 8.2 6 11 8.8 8.8 11 6 8.2 3.2 11 1 8.8 3.8 6 1 3.2z",
+    "M6 1 11.2 4.9 9.2 11H2.8L.8 4.9z",
+)
+STYLES = ("-", (0, (5, 2)), (0, (1, 1.6)), (0, (5, 2, 1, 2)))
+
+_RC: dict[str, Any] = {
+    "svg.hashsalt": "paradigm-bench",
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "text.color": INK,
+    "text.parse_math": False,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.titlecolor": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "figure.facecolor": PAPER,
+    "axes.facecolor": "none",
+    "savefig.facecolor": PAPER,
+}
+
+
+@dataclass
+class Picture:
+    """A drawn figure: `inline` for the page, `svg` and `pdf` for files."""
+
+    slug: str
+    title: str
+    caption: str
+    alt: str
+    inline: str
+    svg: bytes
+    pdf: bytes
+    wide: bool = False
+
+
+@dataclass
+class _Drawing:
+    """A figure in the making, with the titles of its points and the legend that only the files need."""
+
+    figure: Figure
+    titles: dict[str, tuple[str, int]] = field(default_factory=dict)
+    legend: list[Line2D] = field(default_factory=list)
+
+    def name(self, text: str, mark: int) -> str:
+        gid = f"pt{len(self.titles)}"
+        self.titles[gid] = (text, mark)
+        return gid
+
+
+def colour(mark: int) -> str:
+    return COLOURS[mark % len(COLOURS)] if mark >= 0 else MUTED
+
+
+def marker(mark: int) -> str:
+    # Shapes run through their own cycle, so that more recipes than colours stay distinct.
+    return MARKERS[(mark + mark // len(COLOURS)) % len(MARKERS)] if mark >= 0 else "|"
+
+
+def glyph(mark: int) -> tuple[str, str]:
+    """(path, CSS colour) of a recipe's key on the page."""
+    shape = SHAPES[MARKERS.index(marker(mark))] if mark >= 0 else "M1 5.2h10v1.6H1z"
+    return shape, _THEME.get(colour(mark), colour(mark))
+
+
+@contextmanager
+def _settings() -> Iterator[None]:
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_RC)
+        yield
+
+
+def _draw(
+    slug: str, title: str, caption: str, alt: str, size: tuple[float, float], paint: Callable[[_Drawing], None]
+) -> Picture:
+    """Paint once, save three times: bare for the page, with a legend for the files."""
+    with _settings():
+        drawing = _Drawing(Figure(figsize=size, layout="constrained"))
+        paint(drawing)
+        inline = _inline(_save(drawing.figure, "svg"), slug, alt, drawing.titles)
+        if drawing.legend:
+            drawing.figure.legend(handles=drawing.legend, loc="outside right upper", handlelength=1.6)
+            drawing.figure.set_figwidth(size[0] + 1.9)
+        svg = _save(drawing.figure, "svg")
+        pdf = _save(drawing.figure, "pdf")
+    return Picture(slug, title, caption, alt, inline, svg, pdf)
+
+
+def _save(figure: Figure, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    metadata = {"Date": None, "Creator": None} if kind == "svg" else {"CreationDate": None}
+    figure.savefig(buffer, format=kind, metadata=metadata)
+    return buffer.getvalue()
+
+
+def _inline(svg: bytes, slug: str, alt: str, titles: Mapping[str, tuple[str, int]]) -> str:
+    """An SVG file as an element of the page: scoped ids, theme colours, titles on points, no metadata, fewer digits."""
+    text = svg.decode()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.S)
+    text = re.sub(r"<style type=\"text/css\">.*?</style>", "", text, flags=re.S)
+    box = re.search(r'viewBox="([^"]+)"', text)
+    width = float(box[1].split()[2]) if box else 400.0
+    head = f'<svg viewBox="{box[1] if box else ""}" role="img" aria-label="{html.escape(alt)}" style="max-width:{width * 1.5:.0f}px">'
+    text = re.sub(r"<svg[^>]*>", lambda _: head, text, count=1)
+    text = re.sub(r"-?\d+\.\d{3,}(?![\d%])", lambda m: f"{float(m[0]):.2f}".rstrip("0").rstrip("."), text)
+    for plain, themed in _THEME.items():
+        text = text.replace(plain, themed)
+    text = text.replace("'DejaVu Sans'", "var(--sans)").replace("DejaVu Sans", "var(--sans)")
+
+    def scoped(match: re.Match[str]) -> str:
+        gid = match[1]
+        if gid in titles:
+            title, mark = titles[gid]
+            return f'<g class="pt" data-mark="{mark}"><title>{html.escape(title)}</title>'
+        return f'<g id="{slug}-{gid}">'
+
+    text = re.sub(r'<g id="(pt\d+)">', scoped, text)
+    text = re.sub(r'<g id="[^"]*">', "<g>", text)
+    text = re.sub(r' id="([^"]+)"', rf' id="{slug}-\1"', text)
+    text = re.sub(r'xlink:href="#', f'href="#{slug}-', text)
+    text = re.sub(r"url\(#", f"url(#{slug}-", text)
+    return re.sub(r"\n\s*", "\n", text).strip()
+
+
+# ------------------------------------------------------------------------------------------------------------ axes
+
+
+def _plain_ticks(value: float, _: Any = None) -> str:
+    return words.minus(f"{value:g}")
+
+
+def _log(axis: Any, formatter: Any = None, low: float = 1.0, high: float = 1.0) -> None:
+    """A logarithmic axis whose ticks read 1, 2, 5, 10 ... over short ranges and powers of ten over long ones."""
+    decades = math.log10(high / low) if high > low > 0 else 0
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.2 else (1,), numticks=12))
+    axis.set_major_formatter(formatter or FuncFormatter(_plain_ticks))
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())
+
+
+def _wide(values: Sequence[float], ratio: float = 8) -> bool:
+    """Whether positive values span so much that a linear axis would hide the good ones."""
+    positive = [v for v in values if v > 0]
+    return len(positive) == len(values) and bool(values) and max(positive) > ratio * min(positive)
+
+
+def _handle(name: str, mark: int, **more: Any) -> Line2D:
+    style = {"color": colour(mark), "marker": marker(mark), "markersize": 6, "linewidth": 1.2} | more
+    return Line2D([], [], label=name, **style)
+
+
+# ---------------------------------------------------------------------------------------------------------- pareto
+
+
+@dataclass(frozen=True)
+class _Point:
+    entry: Entry
+    plan: tuple[str, float, str]
+    x: float
+    y: Summary
+
+
+_COSTS: tuple[tuple[str, str, str], ...] = (
+    ("calls", "Network calls per sample", ""),
+    ("latency", "Seconds per image (batch 1)", "s"),
+    ("flops_per_sample", "FLOPs per sample", "FLOP"),
+)
+
+
+def _points(section: Section, cost: str) -> list[_Point]:
+    metric, features = section.quality
+    points = []
+    for entry in section.finished:
+        rows = entry.main
+        for plan in plans_of(rows):
+            mine = at_plan(rows, plan)
+            scored = (mine["metric"] == metric) & (mine["split"] == "test") & (mine["features"] == features)
+            y = summarise(seed_means(mine[scored]))
+            if cost == "calls":
+                x = summarise(seed_means(mine[scored], "calls") or seed_means(mine, "calls"))
+            else:
+                x = summarise(seed_means(mine[mine["metric"] == cost]))
+            if x and y and x.mean > 0:
+                points.append(_Point(entry, plan, x.mean, y))
+    return points
+
+
+def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points that no other point beats in both coordinates, from the cheapest on."""
+    best: list[tuple[float, float]] = []
+    for x, y in sorted(points):
+        if not best or y < best[-1][1]:
+            best.append((x, y))
+    return best
+
+
+def pareto(section: Section) -> list[Picture]:
+    """Quality against sampling cost, for each cost that was measured."""
+    metric, features = section.quality
+    name = metric_title(section, metric, features)
+    pictures = []
+    for cost, label, unit in _COSTS:
+        points = _points(section, cost)
+        if not points:
+            continue
+
+        def paint(d: _Drawing, points: list[_Point] = points, label: str = label, unit: str = unit) -> None:
+            _paint_pareto(d, section, points, name, label, unit)
+
+        found = frontier([(p.x, p.y.mean) for p in points])
+        best = min(points, key=lambda p: (p.y.mean, p.entry.name))
+        alt = (
+            f"{name} against {label.lower()} on {section.title}, {len(points)} plans; the frontier has {len(found)}; lowest: "
+            f"{best.entry.name} with {plan_text(best.plan)}, {name} {words.number(best.y.mean)}."
+        )
+        slug = f"{section.slug}-pareto-{words.slug(cost)}"
+        pictures.append(_draw(slug, f"{name} against {label[0].lower()}{label[1:]}", "", alt, (4.7, 3.5), paint))
+    return pictures
+
+
+def _paint_pareto(d: _Drawing, section: Section, points: list[_Point], name: str, label: str, unit: str) -> None:
+    ax = d.figure.subplots()
+    ax.set_xscale("log")
+    heights = [p.y.mean for p in points] + ([section.floor] if section.floor else [])
+    log = _wide(heights, 6)
+    if log:
+        ax.set_yscale("log")
+        _log(ax.yaxis, None, min(heights), max(heights))
+    step = frontier([(p.x, p.y.mean) for p in points])
+    xs = [p.x for p in points]
+    low, high = min(xs), max(xs)
+    pad = (high / low) ** 0.06 if high > low else 2.0
+    ax.set_xlim(low / pad, high * pad)
+    _log(ax.xaxis, EngFormatter(unit, sep=" ") if unit else None, low, high)
+    ax.step(
+        [*[x for x, _ in step], high * pad], [*[y for _, y in step], step[-1][1]], where="post", color=MUTED, lw=5,
+        alpha=0.22, solid_capstyle="butt", zorder=1,
+    )  # fmt: skip
+    if section.floor is not None:
+        ax.axhline(section.floor, color=MUTED, lw=1, ls=(0, (4, 3)), zorder=1)
+        ax.annotate("floor: real training data", (1, section.floor), (-2, 3), xycoords=("axes fraction", "data"),
+                    textcoords="offset points", ha="right", color=MUTED, fontsize=7.5)  # fmt: skip
+    for entry in section.finished:
+        mine = [p for p in points if p.entry is entry]
+        if not mine:
+            continue
+        tone = colour(entry.mark)
+        samplers = list(dict.fromkeys(p.plan[0] for p in mine))
+        for i, sampler in enumerate(samplers):
+            line = sorted((p for p in mine if p.plan[0] == sampler), key=lambda p: (p.x, p.y.mean))
+            if len(line) > 1:
+                ax.plot([p.x for p in line], [p.y.mean for p in line], color=tone, lw=1.1, ls=STYLES[i % 4], zorder=2)
+        for p in sorted(mine, key=lambda p: p.plan == entry.plan):
+            main = p.plan == entry.plan
+            if p.y.half:
+                bottom = max(p.y.low, p.y.mean * 0.05) if log else p.y.low
+                ax.plot([p.x, p.x], [bottom, p.y.high], color=tone, lw=1.1, zorder=2.5, solid_capstyle="butt")
+            text = (
+                f"{entry.name}, {plan_text(p.plan)}{' (default)' if main else ''}: {name} {_said(p.y)}, {_x(p.x, unit)}"
+            )
+            ax.plot([p.x], [p.y.mean], marker=marker(entry.mark), ms=8 if main else 4.6, mfc=tone if main else PAPER,
+                    mec=PAPER if main else tone, mew=0.7 if main else 1.1, ls="", zorder=4 if main else 3,
+                    gid=d.name(text, entry.mark))  # fmt: skip
+        d.legend.append(_handle(entry.name, entry.mark))
+    ax.set_xlabel(label)
+    ax.set_ylabel(f"{name} ↓")
+    d.legend.append(Line2D([], [], color=MUTED, lw=5, alpha=0.22, label="frontier"))
+
+
+def _said(summary: Summary) -> str:
+    text, extra = words.with_interval(summary)
+    return f"{text} {extra}".strip() + (" (1 seed)" if summary.n == 1 else "")
+
+
+def _x(value: float, unit: str) -> str:
+    return words.seconds(value) if unit == "s" else words.si(value, unit) if unit else f"{words.number(value, 4)} calls"
+
+
+# ------------------------------------------------------------------------------------------------------------ dots
+
+
+@dataclass(frozen=True)
+class _Dot:
+    label: str
+    mark: int
+    values: tuple[float, ...]
+
+
+def _dots(
+    slug: str, title: str, caption: str, alt: str, axis: str, rows: list[_Dot], lines: list[tuple[str, float]]
+) -> Picture:
+    """A row per recipe: every seed, the mean with its interval, and lines that give the scale."""
+
+    def paint(d: _Drawing) -> None:
+        ax = d.figure.subplots()
+        numbers = [v for r in rows for v in r.values] + [v for _, v in lines]
+        log = _wide(numbers)
+        if log:
+            ax.set_xscale("log")
+            _log(ax.xaxis, None, min(numbers), max(numbers))
+        else:
+            ax.xaxis.set_major_locator(MaxNLocator(6))
+        for i, (text, value) in enumerate(sorted(lines, key=lambda l: l[1])):
+            ax.axvline(value, color=MUTED, lw=1, ls=(0, (4, 3)), zorder=1)
+            ax.annotate(f"{text} {words.number(value)}", (value, 1), (3, 2 + 10 * (i % 2)), color=MUTED, fontsize=7.5,
+                        xycoords=("data", "axes fraction"), textcoords="offset points")  # fmt: skip
+        for i, row in enumerate(rows):
+            summary = summarise(row.values)
+            if summary is None:
+                continue
+            tone = colour(row.mark)
+            if summary.half:
+                left = max(summary.low, summary.mean * 0.05) if log else summary.low
+                ax.plot([left, summary.high], [i, i], color=tone, lw=2.2, zorder=2, solid_capstyle="butt")
+            if summary.n > 1:
+                ax.plot(
+                    row.values, [i + 0.24] * len(row.values), ls="", marker="o", ms=2.6, color=tone, mew=0, zorder=2
+                )
+            ax.plot([summary.mean], [i], marker=marker(row.mark), ms=8, color=tone, mec=PAPER, mew=0.8, ls="", zorder=3,
+                    gid=d.name(f"{row.label}: {axis} {_said(summary)}", row.mark))  # fmt: skip
+        ax.set_yticks(range(len(rows)), [r.label for r in rows])
+        ax.set_ylim(len(rows) - 0.4, -0.6)
+        ax.tick_params(axis="y", length=0)
+        ax.grid(False, axis="y")
+        ax.set_xlabel(axis)
+
+    return _draw(slug, title, caption, alt, (6.4, 0.9 + 0.33 * max(2, len(rows))), paint)
+
+
+def quality_dots(section: Section) -> Picture | None:
+    metric, features = section.quality
+    name = metric_title(section, metric, features)
+    rows = [_Dot(e.name, e.mark, tuple(e.per_seed(metric, "test", features))) for e in section.finished]
+    rows = [r for r in rows if r.values]
+    if not rows:
+        return None
+    lines = [
+        ("floor" if b.recipe == "real-train" else b.recipe, value)
+        for b in section.baselines
+        if (value := section.scale(b)) is not None and value > 0
+    ]
+    alt = f"{name} of each recipe on {section.title}: " + "; ".join(
+        f"{r.label} {_said(s)}" for r in rows if (s := summarise(r.values))
+    )
+    caption = "Default plans. Marker: mean over training seeds; bar: 95 % t-interval; small dots: the seeds."
+    return _dots(f"{section.slug}-quality", f"{name} at the default plan", caption, alt, f"{name} ↓", rows, lines)
+
+
+def likelihood_dots(section: Section) -> Picture | None:
+    metric = section.likelihood
+    rows = []
+    for entry in section.finished:
+        for frame in likelihood_rows(entry, metric, "test"):
+            relation = frame["relation"].iloc[0]
+            rows.append(
+                _Dot(f"{entry.name}  {relation} {kind_text(frame)}".strip(), entry.mark, tuple(seed_means(frame)))
+            )
+    if not rows:
+        return None
+    lines = []
+    for baseline in section.baselines:
+        frames = likelihood_rows(baseline, metric, "test")
+        if frames and (s := summarise(seed_means(frames[0]))):
+            lines.append(
+                (BASELINES.get(baseline.recipe, baseline.recipe).split(" fitted")[0].split(" noise")[0], s.mean)
+            )
+    if section.entropy is not None and metric == "nll":
+        lines.append(("entropy", section.entropy))
+    unit = UNITS[metric]
+    alt = f"Held-out negative log-likelihood on {section.title}, {unit}: " + "; ".join(
+        f"{r.label} {_said(s)}" for r in rows if (s := summarise(r.values))
+    )
+    caption = "Kinds are shown together and compared only within a kind: ≤ marks upper bounds, ≈ estimates."
+    title = "Held-out negative log-likelihood"
+    return _dots(f"{section.slug}-likelihood", title, caption, alt, f"NLL, {unit} ↓", rows, lines)
+
+
+def budget_curve(section: Section) -> Picture | None:
+    """Quality after parts of the budget, where snapshots were scored."""
+    metric, features = section.quality
+    name = metric_title(section, metric, features)
+    lines: list[tuple[Entry, list[tuple[float, Summary]]]] = []
+    for entry in section.finished:
+        rows = entry.rows[(entry.rows["metric"] == metric) & (entry.rows["split"] == "test")]
+        rows = rows[(rows["features"] == features) & (rows["weights"] != "raw")]
+        rows = at_plan(rows, entry.plan) if entry.plan else rows
+        parts = [(float(f), summarise(seed_means(g))) for f, g in rows.groupby(rows["fraction"].fillna(1.0))]
+        known = [(f, s) for f, s in parts if s]
+        if len(known) > 1:
+            lines.append((entry, known))
+    if not lines:
+        return None
+
+    def paint(d: _Drawing) -> None:
+        ax = d.figure.subplots()
+        heights = [s.mean for _, line in lines for _, s in line]
+        if _wide(heights, 6):
+            ax.set_yscale("log")
+            _log(ax.yaxis, None, min(heights), max(heights))
+        for entry, line in lines:
+            tone = colour(entry.mark)
+            ax.plot([f for f, _ in line], [s.mean for _, s in line], color=tone, lw=1.2)
+            for f, s in line:
+                if s.half:
+                    ax.plot([f, f], [max(s.low, s.mean * 0.05), s.high], color=tone, lw=1)
+                ax.plot([f], [s.mean], marker=marker(entry.mark), ms=6, color=tone, mec=PAPER, mew=0.6, ls="",
+                        gid=d.name(f"{entry.name} after {f:g} of the budget: {name} {_said(s)}", entry.mark))  # fmt: skip
+            d.legend.append(_handle(entry.name, entry.mark))
+        ax.set_xlabel("part of the training budget")
+        ax.set_ylabel(f"{name} ↓")
+
+    alt = f"{name} on {section.title} after parts of the training budget, {len(lines)} recipes."
+    caption = "Whether the order depends on the budget. Default plans; bars: 95 % t-intervals."
+    return _draw(f"{section.slug}-budget", f"{name} over the training budget", caption, alt, (4.7, 3.5), paint)
+
+
+# ------------------------------------------------------------------------------------------------- training curves
+
+_NOT_TERMS = re.compile(r"^(step|steps|images|seconds|time|skipped|lr(\..*)?)$")
+_POINTS = 120
+
+
+def read_log(path: Path) -> pd.DataFrame:
+    """A run's log.jsonl as numbers; lines that are cut short are left out, a missing log is empty."""
+    lines = []
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return pd.DataFrame()
+    for line in text.splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict):
+            lines.append({k: v for k, v in entry.items() if isinstance(v, (int, float)) and not isinstance(v, bool)})
+    return pd.DataFrame(lines, dtype=float)
+
+
+def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """At most _POINTS points, each the mean of its bin."""
+    keep = np.isfinite(x) & np.isfinite(y)
+    x, y = x[keep], y[keep]
+    if len(x) <= _POINTS:
+        return x, y
+    parts = np.array_split(np.arange(len(x)), _POINTS)
+    return np.array([x[p].mean() for p in parts]), np.array([y[p].mean() for p in parts])
+
+
+def training(section: Section) -> list[Picture]:
+    """A card of small multiples per recipe: each logged term and gradient norm, seeds overlaid."""
+    pictures = []
+    failed = {f.run for _, f in section.failures}
+    for entry in section.entries:
+        logs = []
+        for record in entry.records:
+            folder = record.get("folder")
+            log = read_log(Path(folder) / "log.jsonl") if folder else pd.DataFrame()
+            if len(log) > 1 and ("images" in log or "step" in log):
+                logs.append((str(record.get("seed", "?")), run_id(record) in failed, log))
+        terms = sorted({c for *_, log in logs for c in log.columns if not _NOT_TERMS.match(str(c))}, key=_term_order)[
+            :8
+        ]
+        if not terms:
+            continue
+
+        def paint(
+            d: _Drawing,
+            entry: Entry = entry,
+            logs: list[tuple[str, bool, pd.DataFrame]] = logs,
+            terms: list[str] = terms,
+        ) -> None:
+            _paint_training(d, entry, logs, terms)
+
+        seeds = words.listing([seed for seed, *_ in logs])
+        rows = math.ceil(len(terms) / 2)
+        alt = f"Training curves of {entry.name} on {section.title}: {', '.join(words.plain(t) for t in terms)}; seeds {seeds}."
+        caption = f"seed{'s' if len(logs) > 1 else ''} {seeds}"
+        slug = f"{section.slug}-training-{words.slug(entry.name)}"
+        pictures.append(_draw(slug, entry.name, caption, alt, (4.9, 0.35 + 1.35 * rows), paint))
+    return pictures
+
+
+def _term_order(name: str) -> tuple[bool, bool, str]:
+    return (name.startswith("grad_norm"), not name.startswith("loss"), name)
+
+
+def _paint_training(
+    d: _Drawing, entry: Entry, logs: list[tuple[str, bool, pd.DataFrame]], terms: Sequence[str]
+) -> None:
+    rows = math.ceil(len(terms) / 2)
+    grid = d.figure.subplots(rows, 2, squeeze=False, sharex=True).ravel()
+    axes: list[Axes] = list(grid)
+    x_name = "images" if all("images" in log for *_, log in logs) else "step"
+    for ax, term in zip(axes, terms):
+        shown: list[np.ndarray] = []
+        for i, (seed, stopped, log) in enumerate(logs):
+            if term not in log:
+                continue
+            x, y = _thin(log[x_name].to_numpy(), log[term].to_numpy())
+            if not len(x):
+                continue
+            shown.append(y)
+            ax.plot(x, y, color=colour(entry.mark), lw=1.1, ls=STYLES[i % 4], alpha=0.85,
+                    gid=d.name(f"{entry.name}, seed {seed}: {words.plain(term)}", entry.mark))  # fmt: skip
+            if stopped:
+                ax.plot(x[-1:], y[-1:], marker="x", ms=7, mew=2, color="#D55E00", ls="", zorder=4)
+        values = np.concatenate(shown) if shown else np.zeros(1)
+        if (values > 0).all() and values.max() > 20 * values.min():
+            ax.set_yscale("log")
+            _log(ax.yaxis, None, float(values.min()), float(values.max()))
+        else:
+            ax.yaxis.set_major_locator(MaxNLocator(4))
+        ax.set_title(words.plain(term).replace("_", " "), fontsize=8.5)
+        ax.xaxis.set_major_locator(MaxNLocator(4))
+        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    for ax in axes[len(terms) :]:
+        ax.set_axis_off()
+    d.figure.supxlabel(x_name if x_name != "images" else "training images seen", fontsize=8)

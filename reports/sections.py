@@ -1,0 +1,531 @@
+"""Rows into sections: one per data set and tier, each with its recipes, baselines and failures.
+
+The frame holds one metric value a row (the columns are those of the row schema; missing ones are filled). What is decided
+here, once, for tables, figures and words alike: which rows are the headline ones, which runs belong together, what a
+run's budget was, and which rows may be compared at all.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from reports import stats
+from reports.words import plain, slug
+
+TEXT = (
+    "run status reason recipe paradigm dataset split sampler options metric unit kind relation features weights device dtype"
+    " code tier"
+).split()
+NUMBERS = (
+    "schema seed steps calls value error n n_ref draw fraction images flops seconds cost_total seconds_total params_trained"
+    " params_sampling threads"
+).split()
+FLAGS = "headline conditional contended".split()
+
+LIKELIHOODS = ("bits_per_dim", "nll")
+FLOOR = "real-train"
+OVER_BUDGET = 1.05  # a larger multiple of the suite's budget is marked, never bold and never ranked
+
+_RELATIONS = {"=": 0, "≤": 1, "≈": 2}
+
+
+def tidy(frame: pd.DataFrame) -> pd.DataFrame:
+    """Every column of the schema with one type each, in an order that does not depend on how the rows came."""
+    data: dict[str, Any] = {}
+    for name in TEXT:
+        column = frame[name] if name in frame else pd.Series("", index=frame.index)
+        data[name] = column.astype(object).where(column.notna(), "").map(str)
+    for name in NUMBERS:
+        column = frame[name] if name in frame else pd.Series(math.nan, index=frame.index)
+        data[name] = pd.to_numeric(column, errors="coerce").astype(float)
+    for name in FLAGS:
+        column = frame[name] if name in frame else pd.Series(False, index=frame.index)
+        data[name] = column.map(lambda v: str(v).lower() in ("true", "1", "1.0"))
+    rows = pd.DataFrame(data, columns=[*TEXT, *NUMBERS, *FLAGS])
+    rows["status"] = rows["status"].where(rows["status"] != "", "ok")
+    by = "dataset tier recipe conditional seed run status split sampler steps options metric kind features fraction".split()
+    by += "weights draw value reason".split()
+    return rows.sort_values(by, kind="stable", ignore_index=True)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that did not finish; or, with `metric`, one measurement of a finished run that failed."""
+
+    run: str
+    seed: float
+    status: str
+    reason: str
+    metric: str = ""
+
+    @property
+    def seed_text(self) -> str:
+        return "?" if math.isnan(self.seed) else f"{self.seed:g}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the comparison: a recipe with one configuration, over its seeds; or a baseline."""
+
+    name: str
+    recipe: str
+    mark: int  # colour and marker, the same on the whole page
+    rows: pd.DataFrame  # finished rows
+    baseline: bool = False
+    failures: tuple[Failure, ...] = ()
+    gaps: tuple[Failure, ...] = ()  # measurements of finished runs that failed
+    records: tuple[Mapping[str, Any], ...] = ()
+    protocol: str = ""  # what its runs were matched by and allowed; rows that differ in it are not ranked together
+    multiple: float | None = None  # of the suite's budget, with what its parents cost
+
+    @property
+    def over_budget(self) -> bool:
+        return self.multiple is not None and self.multiple > OVER_BUDGET
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted({int(s) for s in self.rows["seed"].dropna()})
+
+    @property
+    def main(self) -> pd.DataFrame:
+        """Rows of the finished model: the whole budget, the averaged weights."""
+        return _main(self.rows)
+
+    @property
+    def plan(self) -> tuple[str, float, str] | None:
+        """The card's default plan: sampler, steps, options."""
+        plans = plans_of(self.main[self.main["headline"]])
+        return plans[0] if plans else None
+
+    def headline(self, metric: str) -> pd.DataFrame:
+        """The rows of a metric at the default plan; a baseline has no plans."""
+        rows = self.main[self.main["metric"] == metric]
+        if self.baseline:
+            return rows
+        plan = self.plan
+        if plan is None:
+            return rows[rows["headline"]]
+        return at_plan(rows, plan)
+
+    def per_seed(self, metric: str, split: str = "", features: str = "") -> list[float]:
+        """One value per training seed at the default plan, disjoint sample sets averaged."""
+        rows = self.headline(metric)
+        rows = rows[(rows["split"] == split) & (rows["features"] == features)] if split or features else rows
+        return seed_means(rows)
+
+    def fact(self, column: str) -> list[float]:
+        """One value per training run of a column that describes the run (seconds, FLOPs, parameters ...)."""
+        return [float(v) for v in self.main.groupby("run")[column].max().dropna()]
+
+    def reason(self, metric: str) -> str:
+        """Why a metric has no value, where a row says so."""
+        named = _siblings(metric)
+        rows = self.rows[self.rows["metric"].isin(named) & (self.rows["reason"] != "")]
+        if len(rows):
+            return plain(rows["reason"].iloc[0])
+        return next((f"{g.status}: {g.reason}" for g in self.gaps if g.metric in named), "")
+
+
+def _siblings(metric: str) -> tuple[str, ...]:
+    return LIKELIHOODS if metric in LIKELIHOODS else (metric,)
+
+
+def _main(rows: pd.DataFrame) -> pd.DataFrame:
+    whole = rows[rows["fraction"].isna() | (rows["fraction"] >= 1)]
+    averaged = whole[whole["weights"] != "raw"]
+    return averaged if len(averaged) else whole
+
+
+def plans_of(rows: pd.DataFrame) -> list[tuple[str, float, str]]:
+    plans = rows.loc[rows["sampler"] != "", ["sampler", "steps", "options"]].drop_duplicates()
+    return [(s, float(k), o) for s, k, o in plans.itertuples(index=False)]
+
+
+def at_plan(rows: pd.DataFrame, plan: tuple[str, float, str]) -> pd.DataFrame:
+    sampler, steps, options = plan
+    same = rows["steps"].isna() if math.isnan(steps) else rows["steps"] == steps
+    return rows[(rows["sampler"] == sampler) & same & (rows["options"] == options)]
+
+
+def plan_text(plan: tuple[str, float, str] | None) -> str:
+    if plan is None:
+        return ""
+    sampler, steps, options = plan
+    return plain(
+        sampler + ("" if math.isnan(steps) else f"-{steps:g}") + (f" {options.replace(',', ' ')}" if options else "")
+    )
+
+
+def seed_means(rows: pd.DataFrame, column: str = "value") -> list[float]:
+    """Finite values averaged within a run, then within a seed: one number a training seed."""
+    rows = rows[rows[column].map(math.isfinite)]
+    if not len(rows):
+        return []
+    runs = rows.assign(seed=rows["seed"].fillna(-1)).groupby(["seed", "run"])[column].mean()
+    return [float(v) for v in runs.groupby("seed").mean()]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Ranks of the entries that may be compared on one number, and why the others may not."""
+
+    ranks: Mapping[str, int]
+    unranked: Mapping[str, str]
+    pairs: tuple[stats.Pair, ...] = ()
+
+    @property
+    def decided(self) -> bool:
+        """Whether any difference is significant; otherwise everything ties and there is no best."""
+        return any(rank > 1 for rank in self.ranks.values())
+
+    def best(self, name: str) -> bool:
+        return self.decided and self.ranks.get(name) == 1
+
+
+@dataclass(frozen=True)
+class Section:
+    """One data set at one tier."""
+
+    dataset: str
+    tier: str
+    entries: tuple[Entry, ...]  # recipes, the best first
+    baselines: tuple[Entry, ...]
+    records: tuple[Mapping[str, Any], ...]
+    match: str = "flops"
+    budget: Mapping[str, float] = field(default_factory=dict)  # what the tier allows a run
+    rows: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    @property
+    def slug(self) -> str:
+        return slug(f"{self.dataset}-{self.tier}" if self.tier else self.dataset)
+
+    @property
+    def title(self) -> str:
+        return plain(self.dataset) or "unnamed data"
+
+    @property
+    def finished(self) -> tuple[Entry, ...]:
+        return tuple(e for e in self.entries if len(e.rows))
+
+    @property
+    def failures(self) -> tuple[tuple[Entry, Failure], ...]:
+        return tuple((e, f) for e in (*self.entries, *self.baselines) for f in (*e.failures, *e.gaps))
+
+    @property
+    def waiting(self) -> tuple[Mapping[str, Any], ...]:
+        """Runs without a result: still training, or trained but not scored (and not only there as a parent)."""
+        known = set(self.rows["run"]) | {f.run for _, f in self.failures}
+        parents = {str(w) for r in self.records for w in (r.get("parents") or {}).values()}
+        rest = (r for r in self.records if run_id(r) not in known)
+        return tuple(r for r in rest if _text(r, "where") not in parents or _text(r, "status") == "training")
+
+    @property
+    def seeds(self) -> int:
+        return max((len(e.seeds) for e in self.entries), default=0)
+
+    @property
+    def spaces(self) -> tuple[str, ...]:
+        """Feature spaces, the one that leads first: the data set's own before the label-free one."""
+        used = self.rows.loc[self.rows["metric"].isin(["fd", "kd"]) & (self.rows["features"] != ""), "features"]
+        return tuple(sorted(used.unique(), key=lambda s: (s.startswith("random"), s)))
+
+    @property
+    def quality(self) -> tuple[str, str]:
+        """(metric, feature space) that leads: a Frechet distance on images, a transport distance on vectors."""
+        have = set(self.rows["metric"])
+        for metric in ("fd", "kd"):
+            if metric in have and self.spaces:
+                return metric, self.spaces[0]
+        return next(((m, "") for m in ("w2", "sw2", "mmd2") if m in have), ("fd", ""))
+
+    def baseline(self, recipe: str) -> Entry | None:
+        return next((b for b in self.baselines if b.recipe == recipe), None)
+
+    def scale(self, entry: Entry | None) -> float | None:
+        """A baseline's value of the leading quality metric on the test split."""
+        metric, features = self.quality
+        summary = stats.summarise(entry.per_seed(metric, "test", features)) if entry else None
+        return summary.mean if summary else None
+
+    @property
+    def floor(self) -> float | None:
+        return self.scale(self.baseline(FLOOR))
+
+    @property
+    def entropy(self) -> float | None:
+        """True entropy of the data in nats, where it is known."""
+        known = self.rows[self.rows["metric"] == "entropy"]["value"].dropna()
+        return float(known.mean()) if len(known) else None
+
+    @property
+    def likelihood(self) -> str:
+        """The likelihood metric of this data: bits/dim on images, nats on vectors."""
+        have = set(self.rows["metric"])
+        return next((m for m in LIKELIHOODS if m in have), "bits_per_dim")
+
+    def rank(self, metric: str, split: str = "test", features: str = "", lower_is_better: bool = True) -> Ranking:
+        """Rank the recipes on one metric at their default plans."""
+        rows = {}
+        for entry in self.entries:
+            mine = entry.headline(metric)
+            rows[entry.name] = mine[(mine["split"] == split) & (mine["features"] == features)]
+        return self._rank(rows, lower_is_better)
+
+    def rank_likelihood(self, chosen: Mapping[str, pd.DataFrame]) -> dict[str, Ranking]:
+        """Rank likelihoods within each kind: {kind and relation: ranking}. `chosen`: held-out rows by entry name."""
+        kinds = {name: kind_key(rows) for name, rows in chosen.items() if len(rows)}
+        return {
+            kind: self._rank({name: chosen[name] for name, k in kinds.items() if k == kind}, True)
+            for kind in sorted(set(kinds.values()))
+        }
+
+    def _rank(self, rows: Mapping[str, pd.DataFrame], lower_is_better: bool) -> Ranking:
+        groups: dict[tuple[str, ...], dict[str, list[float]]] = {}
+        unranked: dict[str, str] = {}
+        by_name = {e.name: e for e in self.entries}
+        for name, mine in rows.items():
+            mine = mine[mine["value"].map(math.isfinite)]
+            values, protocol = seed_means(mine), by_name[name].protocol
+            keys = {(protocol, *map(str, k)) for k in mine[list(_PROVENANCE)].itertuples(index=False)}
+            if not values:
+                continue
+            if by_name[name].over_budget:
+                unranked[name] = f"not ranked: {by_name[name].multiple:.1f}× the budget"
+            elif len(values) < 2:
+                unranked[name] = "not ranked: one training seed"
+            elif len(keys) > 1:
+                unranked[name] = f"not ranked: its seeds differ in {_difference(*sorted(keys)[:2])}"
+            else:
+                groups.setdefault(keys.pop(), {})[name] = values
+        if not groups:
+            return Ranking({}, unranked)
+        common = max(sorted(groups), key=lambda key: len(groups[key]))
+        for key, members in groups.items():
+            if key != common:
+                unranked |= dict.fromkeys(members, f"not ranked: differs from the others in {_difference(key, common)}")
+        ranks, pairs = stats.compare(groups[common], lower_is_better)
+        return Ranking(ranks, unranked, tuple(pairs))
+
+
+_PROVENANCE = {
+    "n": "the number of samples",
+    "n_ref": "the number of reference examples",
+    "unit": "the unit",
+    "weights": "the weights (averaged or raw)",
+    "conditional": "being told the labels",
+}
+
+
+def _difference(a: tuple[str, ...], b: tuple[str, ...]) -> str:
+    return ", ".join(word for word, x, y in zip(("the budget", *_PROVENANCE.values()), a, b) if x != y)
+
+
+def kind_key(rows: pd.DataFrame) -> str:
+    """The relation and the kind of a likelihood, with its options: what numbers must share to be ranked."""
+    first = rows.iloc[0]
+    return f"{first['relation']} {kind_text(rows)}".strip()
+
+
+def kind_text(rows: pd.DataFrame) -> str:
+    """The kind of a likelihood with its options: "pf-ode (steps=20 probes=4)"."""
+    kind, options = rows.iloc[0]["kind"], rows.iloc[0]["options"]
+    return plain(f"{kind} ({options.replace(',', ' ')})" if options and options not in kind else kind)
+
+
+def likelihood_rows(entry: Entry, metric: str, split: str) -> list[pd.DataFrame]:
+    """An entry's likelihoods of a split, one frame per kind; the headline kind, else the tightest relation, first."""
+    rows = entry.main[(entry.main["metric"] == metric) & entry.main["value"].map(math.isfinite)]
+    rows = rows[rows["split"].isin([split] if split != "test" else ["test", ""])]
+    frames = [group for _, group in rows.groupby(["kind", "options", "relation"], sort=True)]
+    return sorted(
+        frames, key=lambda g: (not g["headline"].any(), _RELATIONS.get(g["relation"].iloc[0], 3), g["kind"].iloc[0])
+    )
+
+
+def sections(frame: pd.DataFrame, runs: Sequence[Mapping[str, Any]] = ()) -> list[Section]:
+    """Every data set and tier in the rows, and those that only have (unfinished) runs."""
+    rows = tidy(frame)
+    records = sorted(runs, key=lambda r: (_text(r, "dataset"), _text(r, "recipe"), _number(r, "seed"), run_id(r)))
+    of_runs = rows[rows["status"] != "baseline"]
+    places = {(d, t) for d, t in of_runs[["dataset", "tier"]].itertuples(index=False)}
+    places |= {(_text(r, "dataset"), tier_of(r)) for r in records}
+    covered = {d for d, _ in places}
+    places |= {(d, t) for d, t in rows[["dataset", "tier"]].itertuples(index=False) if d not in covered}
+    labels = _labels(of_runs, records)
+    marks = {name: i for i, name in enumerate(sorted(set(labels.values())))}
+    return [_section(rows, records, labels, marks, dataset, tier) for dataset, tier in sorted(places)]
+
+
+def _section(
+    rows: pd.DataFrame,
+    records: Sequence[Mapping[str, Any]],
+    labels: Mapping[str, str],
+    marks: Mapping[str, int],
+    dataset: str,
+    tier: str,
+) -> Section:
+    here = rows[rows["dataset"] == dataset]
+    baseline = here[(here["status"] == "baseline") & here["tier"].isin([tier, ""])]
+    here = here[(here["status"] != "baseline") & (here["tier"] == tier)]
+    mine = tuple(r for r in records if _text(r, "dataset") == dataset and tier_of(r) == tier)
+    names = pd.Series([labels[k] for k in _run_keys(here)], index=here.index, dtype=object)
+    stopped = [r for r in mine if _text(r, "status") in ("failed", "diverged") and run_id(r) not in set(here["run"])]
+    entries = [
+        _entry(
+            name,
+            marks[name],
+            here[names == name],
+            tuple(r for r in mine if labels[run_id(r)] == name),
+            [r for r in stopped if labels[run_id(r)] == name],
+        )
+        for name in sorted({*names, *(labels[run_id(r)] for r in stopped)})
+    ]
+    scored = [r for e in entries for r in e.records]
+    match = next((_text(r, "match") for r in scored if _text(r, "match")), "flops")
+    budget = next((dict(r["budget"]) for r in scored if isinstance(r.get("budget"), Mapping)), {})
+    entries = _budgets(entries, match, budget.get(match))
+    baselines = [
+        Entry(plain(name), str(name), -1, group, baseline=True) for name, group in baseline.groupby("recipe", sort=True)
+    ]
+    section = Section(dataset, tier, tuple(entries), tuple(baselines), mine, match, budget, pd.concat([here, baseline]))
+    metric, features = section.quality
+
+    def order(entry: Entry) -> tuple[bool, float, str]:
+        summary = stats.summarise(entry.per_seed(metric, "test", features))
+        return (entry.recipe != FLOOR, summary.mean if summary else math.inf, entry.name)
+
+    return replace(section, entries=tuple(sorted(entries, key=order)), baselines=tuple(sorted(baselines, key=order)))
+
+
+def _entry(
+    name: str,
+    mark: int,
+    rows: pd.DataFrame,
+    records: tuple[Mapping[str, Any], ...],
+    stopped: Sequence[Mapping[str, Any]],
+) -> Entry:
+    """A recipe's rows, with what failed: a whole run (no metric in its row) or one measurement of it."""
+    bad = rows[rows["status"] != "ok"]
+    found = [
+        Failure(r.run, r.seed, plain(r.status), plain(r.reason), r.metric)
+        for r in bad[["run", "seed", "status", "reason", "metric"]].drop_duplicates().itertuples(index=False)
+    ]
+    found += [Failure(run_id(r), _number(r, "seed"), _text(r, "status"), plain(_text(r, "reason"))) for r in stopped]
+    recipe = str(rows["recipe"].iloc[0]) if len(rows) else _text(stopped[0], "recipe")
+    protocols = {_protocol(r) for r in records}
+    return Entry(
+        name,
+        recipe,
+        mark,
+        rows[rows["status"] == "ok"],
+        failures=tuple(f for f in found if not f.metric),
+        gaps=tuple(f for f in found if f.metric),
+        records=records,
+        protocol=protocols.pop() if len(protocols) == 1 else "",
+    )
+
+
+def _budgets(entries: list[Entry], match: str, budget: float | None) -> list[Entry]:
+    """Each entry's cost with its parents as a multiple of the budget.
+
+    Without run records the budget is not known; the largest that a recipe without parents had stands in for it.
+    """
+    own, total = {"seconds": ("seconds", "seconds_total"), "images": ("images", "images")}.get(
+        match, ("flops", "cost_total")
+    )
+    costs = {}
+    for entry in entries:
+        mine, whole = stats.summarise(entry.fact(own)), stats.summarise(entry.fact(total))
+        if mine and mine.mean > 0:
+            costs[entry.name] = (mine.mean, max(mine.mean, whole.mean if whole else 0.0))
+    alone = [mine for mine, whole in costs.values() if whole <= 1.01 * mine] or [mine for mine, _ in costs.values()]
+    budget = budget or max(alone, default=0.0)
+    if not budget:
+        return entries
+    return [replace(e, multiple=costs[e.name][1] / budget if e.name in costs else None) for e in entries]
+
+
+# ------------------------------------------------------------------------------------------------------ run records
+
+
+def _text(record: Mapping[str, Any], key: str) -> str:
+    value = record.get(key)
+    return "" if value is None or isinstance(value, (Mapping, list, tuple)) else str(value)
+
+
+def _number(record: Mapping[str, Any], key: str) -> float:
+    value = record.get(key)
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else -1.0
+
+
+def tier_of(record: Mapping[str, Any]) -> str:
+    """A record's tier is its name, or a table that holds it."""
+    tier = record.get("tier")
+    return _text(tier, "name") if isinstance(tier, Mapping) else _text(record, "tier")
+
+
+def run_id(record: Mapping[str, Any]) -> str:
+    """The run that a record describes, as rows name it: its folder's name."""
+    folder = record.get("folder")
+    return Path(folder).name if folder else _text(record, "id")
+
+
+def _protocol(record: Mapping[str, Any]) -> str:
+    """What a run was matched by, allowed and shown."""
+    return json.dumps([record.get("match"), record.get("budget"), record.get("checksum")], sort_keys=True, default=str)
+
+
+def _run_keys(rows: pd.DataFrame) -> list[str]:
+    return [run or f"{recipe}/{seed}" for run, recipe, seed in zip(rows["run"], rows["recipe"], rows["seed"])]
+
+
+_DEFINING = ("config", "match", "budget", "share", "checksum")
+
+
+def _labels(rows: pd.DataFrame, records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The comparison row that each run belongs to.
+
+    A recipe with one configuration keeps its plain name. Runs of one recipe that differ in their configuration, budget or
+    in being told labels are different rows, named by what differs, so that they are never averaged.
+    """
+    settings = {run_id(r): _flat({k: r[k] for k in _DEFINING if k in r}) for r in records}
+    traits: dict[str, tuple[tuple[str, str, str], bool, dict[str, str]]] = {}
+    for r in records:
+        where = (_text(r, "dataset"), tier_of(r), _text(r, "recipe"))
+        traits[run_id(r)] = (where, bool(r.get("conditional")), settings[run_id(r)])
+    known = rows.assign(key=_run_keys(rows)).drop_duplicates("key")
+    for row in known.itertuples(index=False):
+        traits[row.key] = ((row.dataset, row.tier, row.recipe), row.conditional, settings.get(row.key, {}))
+    # A teacher trained at another share of the budget is no rival of the run that is compared: only runs with rows are.
+    rivals: dict[tuple[str, str, str], list[dict[str, str]]] = {}
+    for key in known["key"]:
+        where, _, config = traits[key]
+        if config:
+            rivals.setdefault(where, []).append(config)
+    labels = {}
+    for key, (where, conditional, config) in traits.items():
+        others = rivals.get(where, [])
+        names = sorted({k for c in others for k in c})
+        differing = [k for k in names if len({c.get(k) for c in others}) > 1]
+        extra = ["labels"] if conditional else []
+        extra += [f"{k.removeprefix('config.')}={config[k]}" for k in differing if k in config]
+        labels[key] = plain(where[2] + (f" ({', '.join(extra)})" if extra else "")) or "unnamed"
+    return labels
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings by dotted name, each as text."""
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value, default=str)
+    return flat

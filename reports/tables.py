@@ -1,0 +1,816 @@
+"""The tables of a report as data: what each cell says, in words and as a number. The writers only set them.
+
+One headline table and, below it, quality, likelihood, cost and speed. A cell knows its interval, whether it is among the
+best, and why it is missing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from reports import stats, words
+from reports.sections import (
+    FLOOR,
+    Entry,
+    Ranking,
+    Section,
+    at_plan,
+    kind_key,
+    kind_text,
+    likelihood_rows,
+    plan_text,
+    plans_of,
+    seed_means,
+)
+from reports.stats import Summary, summarise
+
+BASELINES = {
+    FLOOR: "real training data (floor)",
+    "gaussian": "Gaussian fitted to the training data",
+    "uniform": "uniform noise",
+    "pixel-histograms": "independent pixel histograms",
+}
+
+# metric: (title, direction, what it is, whether being best is meaningful). A perfect model scores neither 1 nor 0 on the
+# last ones: compare them with the floor row.
+METRICS: dict[str, tuple[str, str, str, bool]] = {
+    "fd": ("FD", "↓", "Frechet distance between samples and the split, in the named feature space", True),
+    "kd": ("Kernel distance", "↓", "unbiased cubic-kernel distance in the same features; leads at small n", True),
+    "precision": ("Precision", "↑", "share of samples within the data's k-nearest-neighbour manifold", True),
+    "recall": ("Recall", "↑", "share of data within the samples' manifold", True),
+    "density": ("Density", "", "how many data neighbourhoods hold a sample; unbounded, contraction raises it", False),
+    "coverage": ("Coverage", "↑", "share of data neighbourhoods that hold a sample", True),
+    "label_tv": (
+        "Label TV",
+        "↓",
+        "total variation between label histograms of samples and data, by the classifier",
+        True,
+    ),
+    "nn_ratio": (
+        "NN ratio",
+        "",
+        "distance to the nearest training example: samples over held-out data; near 1 is right, far below 1 is copying",
+        False,
+    ),
+    "authenticity": (
+        "Authenticity",
+        "",
+        "share of samples that are not nearer to a training example than its own neighbour",
+        False,
+    ),
+    "w2": ("W₂", "↓", "exact Wasserstein-2 distance to held-out data", True),
+    "sw2": ("Sliced W₂", "↓", "sliced Wasserstein-2 distance to held-out data", True),
+    "mmd2": ("MMD²", "↓", "squared maximum mean discrepancy", True),
+    "modes": ("Modes", "↑", "modes that samples reach", True),
+    "mode_tv": ("Mode TV", "↓", "total variation between shares of modes in samples and in the truth", True),
+    "off_support": ("Off support", "↓", "share of samples far from every mode or outside the support", True),
+}
+UNITS = {"bits_per_dim": "bits/dim", "nll": "nats"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """`text` and what follows it in lighter type; `value`, `low`, `high` as numbers; `note` on hover and in footnotes."""
+
+    text: str
+    extra: str = ""
+    value: float | None = None
+    half: float | None = None
+    note: str = ""
+    bold: bool = False
+    missing: bool = False
+
+    @property
+    def plain(self) -> str:
+        return f"{self.text} {self.extra}".strip()
+
+
+@dataclass(frozen=True)
+class Column:
+    title: str
+    direction: str = ""
+    note: str = ""
+    numeric: bool = True
+    key: str = ""  # names the numbers of this column in table.csv
+
+    @property
+    def heading(self) -> str:
+        return f"{self.title} {self.direction}".strip()
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a table: `kind` is "recipe", "baseline" or "failed"."""
+
+    name: str
+    kind: str
+    mark: int
+    cells: tuple[Cell, ...]
+    sub: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    slug: str
+    title: str
+    caption: str
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+    notes: tuple[str, ...] = ()
+
+
+def space_name(section: Section, features: str) -> str:
+    """digits@9f3c… as "digits" where that is unambiguous."""
+    short = features.split("@")[0]
+    alone = sum(s.split("@")[0] == short for s in section.spaces) == 1
+    return words.plain(short if alone else features[: len(short) + 9])
+
+
+def metric_title(section: Section, metric: str, features: str = "") -> str:
+    title = METRICS[metric][0] if metric in METRICS else metric
+    if features and metric == "fd":
+        return f"FD-{space_name(section, features)}"
+    if features and metric == "kd":
+        return f"KD-{space_name(section, features)}"
+    return title
+
+
+# ----------------------------------------------------------------------------------------------------------- cells
+
+
+def missing(entry: Entry, metric: str, default: str = "not measured") -> Cell:
+    if not len(entry.rows):
+        return Cell("–", missing=True, note=f"{entry.name}: no finished run")
+    reason = entry.reason(metric) or default
+    return Cell("n/a", missing=True, note=f"{entry.name}: {reason}")
+
+
+def cell(
+    entry: Entry,
+    values: Sequence[float],
+    show: Callable[[Summary], tuple[str, str]] = words.with_interval,
+    *,
+    metric: str = "",
+    prefix: str = "",
+    ranking: Ranking | None = None,
+    default: str = "not measured",
+) -> Cell:
+    """Mean and interval over seeds; says when it rests on fewer seeds than the row has."""
+    summary = summarise(values)
+    if summary is None:
+        return missing(entry, metric, default)
+    text, extra = show(summary)
+    note = ""
+    if summary.n == 1 and len(entry.seeds) > 1:
+        extra, note = f"{extra} (1 seed)".strip(), "measured on one training seed"
+    if ranking is not None and entry.name in ranking.unranked:
+        note = ranking.unranked[entry.name]
+    bold = ranking is not None and ranking.best(entry.name)
+    return Cell(f"{prefix} {text}".strip(), extra, summary.mean, summary.half, note, bold)
+
+
+def _si(unit: str) -> Callable[[Summary], tuple[str, str]]:
+    def show(summary: Summary) -> tuple[str, str]:
+        return words.si(summary.mean, unit), ""
+
+    return show
+
+
+def _scaled(summary: Summary, scale: float, unit: str) -> tuple[str, str]:
+    """Mean, interval and unit, to three digits."""
+    text, extra = words.with_interval(summary, scale=scale)
+    if summary.half is not None and abs(summary.mean) / scale >= 1e3:
+        text = words.number(summary.mean / scale)
+    return text, f"{extra} {unit}".strip()
+
+
+def seconds_text(summary: Summary) -> tuple[str, str]:
+    return _scaled(summary, *words.seconds_scale(summary.mean))
+
+
+def _rate(summary: Summary) -> tuple[str, str]:
+    factor, prefix = words.si_scale(summary.mean)
+    return _scaled(summary, factor, f"{prefix}/s")
+
+
+def _count(summary: Summary) -> tuple[str, str]:
+    return words.number(summary.mean, 4) if summary.mean % 1 else f"{summary.mean:,.0f}", ""
+
+
+def _bytes(summary: Summary) -> tuple[str, str]:
+    return f"{words.number(summary.mean / 2**20)}", "MiB"
+
+
+def multiple_text(entry: Entry) -> str:
+    if entry.multiple is None or 0.95 <= entry.multiple <= 1.05:
+        return ""
+    return f"{entry.multiple:.1f}×" if entry.multiple >= 0.095 else f"{entry.multiple:.2f}×"
+
+
+def _cost(entry: Entry, values: Sequence[float], show: Callable[[Summary], tuple[str, str]]) -> Cell:
+    """A total cost with its multiple of the budget."""
+    made = cell(entry, values, show, default="not recorded")
+    mark = multiple_text(entry)
+    if made.missing or not mark:
+        return made
+    note = (
+        f"{mark} the budget of the suite, with what it was distilled from or built on"
+        if entry.over_budget
+        else (f"{mark} the budget of the suite (a cap on seconds ended it earlier)")
+    )
+    return Cell(made.text, f"{made.extra} · {mark}".strip(), made.value, made.half, note)
+
+
+# ---------------------------------------------------------------------------------------------------------- tables
+
+
+def _lines(
+    section: Section,
+    columns: Sequence[tuple[Column, Callable[[Entry], Cell]]],
+    baselines: Iterable[Entry] = (),
+    sub: Callable[[Entry], str] = lambda entry: "",
+) -> tuple[Line, ...]:
+    lines = []
+    for entry in section.finished:
+        lines.append(Line(entry.name, "recipe", entry.mark, tuple(make(entry) for _, make in columns), sub(entry)))
+    for entry in section.entries:
+        if not len(entry.rows):
+            lines.append(Line(entry.name, "failed", entry.mark, tuple(make(entry) for _, make in columns), sub(entry)))
+    for entry in baselines:
+        cells = tuple(make(entry) for _, make in columns)
+        if not all(c.missing or not c.text for c in cells):
+            lines.append(Line(BASELINES.get(entry.recipe, entry.name), "baseline", -1, cells))
+    return tuple(lines)
+
+
+def seeds_cell(entry: Entry) -> Cell:
+    if entry.baseline:
+        return Cell("")
+    done, failed = len(entry.seeds), len(entry.failures)
+    if not failed:
+        return Cell(str(done), value=float(done))
+    note = f"{entry.name}: " + "; ".join(
+        f"seed {f.seed_text} {f.status}: {f.reason or 'no reason given'}" for f in entry.failures
+    )
+    if done:
+        note += f"; means are over the {words.plural(done, 'surviving seed')}"
+    return Cell(f"{done} of {done + failed}", "†", float(done), note=note)
+
+
+def _quality_column(
+    section: Section, metric: str, split: str, features: str, title: str = ""
+) -> tuple[Column, Callable[[Entry], Cell]]:
+    name, direction, note, judged = METRICS.get(metric, (metric, "", metric, False))
+    ranking = section.rank(metric, split, features, direction != "↑") if judged and split != "train" else None
+    where = f" on the {split} split" if split else ""
+    space = f"; features: {words.plain(features)}" if features else ""
+    column = Column(
+        title or name, direction, note + where + space, key=words.slug(f"{metric}-{features.split('@')[0]}-{split}")
+    )
+
+    def make(entry: Entry) -> Cell:
+        return cell(entry, entry.per_seed(metric, split, features), metric=metric, ranking=ranking)
+
+    return column, make
+
+
+def _speed_values(entry: Entry, metric: str) -> list[float]:
+    return seed_means(entry.headline(metric))
+
+
+def _calls(entry: Entry) -> Cell:
+    if entry.baseline:
+        return Cell("")
+    rows = entry.main[entry.main["headline"] & (entry.main["sampler"] != "")]
+    return cell(entry, seed_means(rows, "calls"), _count, default="not counted")
+
+
+def _facts(name: str, show: Callable[[Summary], tuple[str, str]]) -> Callable[[Entry], Cell]:
+    def make(entry: Entry) -> Cell:
+        return Cell("") if entry.baseline else cell(entry, entry.fact(name), show, default="not recorded")
+
+    return make
+
+
+def _blank_for_baselines(make: Callable[[Entry], Cell]) -> Callable[[Entry], Cell]:
+    return lambda entry: Cell("") if entry.baseline else make(entry)
+
+
+def chosen_likelihoods(section: Section) -> dict[str, pd.DataFrame]:
+    """Each recipe's headline likelihood on held-out data."""
+    found = {e.name: likelihood_rows(e, section.likelihood, "test") for e in section.finished}
+    return {name: frames[0] for name, frames in found.items() if frames}
+
+
+def _likelihood_cell(section: Section) -> Callable[[Entry], Cell]:
+    chosen = chosen_likelihoods(section)
+    rankings = section.rank_likelihood(chosen)
+    metric = section.likelihood
+
+    def make(entry: Entry) -> Cell:
+        frames = likelihood_rows(entry, metric, "test")
+        if not frames:
+            return Cell("") if entry.baseline else missing(entry, metric, "no likelihood reported")
+        rows = frames[0]
+        ranking = rankings.get(kind_key(rows)) if entry.name in chosen else None
+        made = cell(entry, seed_means(rows), prefix=words.plain(rows["relation"].iloc[0]), ranking=ranking)
+        kind = kind_text(rows)
+        note = "; ".join(x for x in (f"kind: {kind}" if kind else "", made.note) if x)
+        return Cell(made.text, f"{made.extra} {rows['kind'].iloc[0]}".strip(), made.value, made.half, note, made.bold)
+
+    return make
+
+
+def headline(section: Section) -> Table:
+    """One table that answers the question: quality, likelihood, training cost, sampling cost."""
+    metric, features = section.quality
+    ranking = section.rank(metric, "test", features)
+    several = section.seeds > 1
+
+    def rank(entry: Entry) -> Cell:
+        if entry.baseline:
+            return Cell("")
+        if entry.name in ranking.ranks:
+            place = ranking.ranks[entry.name]
+            ties = sum(r == place for r in ranking.ranks.values()) > 1
+            return Cell(f"{place}", "=" if ties else "", float(place))
+        return Cell("–", missing=True, note=f"{entry.name}: {ranking.unranked.get(entry.name, 'not ranked: no value')}")
+
+    columns: list[tuple[Column, Callable[[Entry], Cell]]] = []
+    if several:
+        columns.append(
+            (
+                Column(
+                    "Rank", note="1 + the number of recipes that are significantly better; = marks ties", key="rank"
+                ),
+                rank,
+            )
+        )
+    columns.append(_quality_column(section, metric, "test", features, metric_title(section, metric, features)))
+    if metric == "fd" and len(section.spaces) > 1:
+        columns.append(
+            _quality_column(section, "fd", "test", section.spaces[1], metric_title(section, "fd", section.spaces[1]))
+        )
+    if metric not in ("fd", "kd"):
+        columns += [_quality_column(section, m, "test", "") for m in ("modes",) if m in set(section.rows["metric"])]
+    title = UNITS[section.likelihood]
+    columns.append(
+        (
+            Column(
+                f"NLL, {title}",
+                "↓",
+                "held-out negative log-likelihood; = exact, ≤ the true value is at most this, ≈ an estimate; comparable only within a kind",
+                key=section.likelihood,
+            ),
+            _likelihood_cell(section),
+        )
+    )
+    columns += [
+        (
+            Column("Params", note="parameters trained, all networks together", key="params_trained"),
+            _facts("params_trained", _si("")),
+        ),
+        (
+            Column(
+                "Training",
+                note="FLOPs with what its parents cost; × marks multiples of the suite's budget",
+                key="flops_total",
+            ),
+            _blank_for_baselines(lambda e: _cost(e, e.fact("cost_total") or e.fact("flops"), _si("FLOP"))),
+        ),
+        (
+            Column("Time", note="training seconds with what its parents took", key="seconds_total"),
+            _facts("seconds_total", seconds_text),
+        ),
+        (Column("Calls", note="network calls per sample, counted", key="calls"), _calls),
+        (
+            Column("Latency", "↓", "median time for one sample, batch 1", key="latency"),
+            _blank_for_baselines(
+                lambda e: cell(e, _speed_values(e, "latency"), seconds_text, metric="latency", default="not timed")
+            ),
+        ),
+        (
+            Column("Throughput", "↑", "samples per second at the best batch", key="throughput"),
+            _blank_for_baselines(
+                lambda e: cell(e, _speed_values(e, "throughput"), _rate, metric="throughput", default="not timed")
+            ),
+        ),
+        (Column("Seeds", note="training seeds that finished", key="seeds"), seeds_cell),
+    ]
+    lines = _lines(section, columns, section.baselines, lambda e: plan_text(e.plan))
+    return Table(
+        f"{section.slug}-headline",
+        "Comparison",
+        "Every recipe at the plan its card named before any score was seen. " + interval_words(section),
+        tuple(c for c, _ in columns),
+        lines,
+        _notes(lines, *_budget_notes(section)),
+    )
+
+
+def interval_words(section: Section) -> str:
+    if section.seeds > 1:
+        return (
+            "Mean ± 95 % t-interval over training seeds; bold: the best and those not significantly worse "
+            "(Welch's t with Holm's correction), where a difference could be shown at all."
+        )
+    return "One training seed each: no intervals, no tests, no ranks."
+
+
+def _budget_notes(section: Section) -> list[str]:
+    notes = []
+    over = [f"{e.name} ({multiple_text(e)})" for e in section.finished if e.over_budget]
+    if over:
+        notes.append(f"{words.listing(over)} had more than one budget, counting parents: never bold, not ranked.")
+    return notes
+
+
+def _notes(lines: Iterable[Line], *more: str) -> tuple[str, ...]:
+    """Footnotes: why cells are missing or marked, each once."""
+    found = dict.fromkeys(
+        c.note for line in lines for c in line.cells if c.note and (c.missing or c.extra.endswith("†"))
+    )
+    return (*more, *found)
+
+
+def quality(section: Section) -> Table:
+    have = set(section.rows["metric"])
+    columns: list[tuple[Column, Callable[[Entry], Cell]]] = []
+    for features in section.spaces:
+        for metric in ("fd", "kd"):
+            for split in ("test", "train"):
+                rows = section.rows
+                if len(rows[(rows["metric"] == metric) & (rows["split"] == split) & (rows["features"] == features)]):
+                    columns.append(
+                        _quality_column(
+                            section, metric, split, features, f"{metric_title(section, metric, features)}, {split}"
+                        )
+                    )
+    lead = section.quality[1]
+    for metric in METRICS:
+        if metric in ("fd", "kd") or metric not in have:
+            continue
+        found = section.rows[section.rows["metric"] == metric]
+        features = lead if lead in set(found["features"]) else found["features"].iloc[0]
+        splits = set(found["split"])
+        split = "test" if "test" in splits else sorted(splits)[0]
+        columns.append(_quality_column(section, metric, split, features))
+    metric, features = section.quality
+    spread = {e.name: sampling_spread(e, metric, features) for e in section.finished}
+    if any(v is not None for v in spread.values()):
+        title = f"{metric_title(section, metric, features)}, spread of draws"
+
+        def make(entry: Entry) -> Cell:
+            sd = spread.get(entry.name)
+            return Cell("") if sd is None else Cell(words.number(sd, 2), value=sd)
+
+        note = "standard deviation over disjoint sample sets of one trained model: not the error of the comparison"
+        columns.append((Column(title, note=note, key="sampling_sd"), make))
+    lines = _lines(section, columns, section.baselines)
+    more = []
+    tau = space_agreement(section)
+    if tau is not None:
+        more.append(
+            f"The two feature spaces order the recipes with Kendall's τ = {words.number(tau, 2)} "
+            f"({words.listing([space_name(section, s) for s in section.spaces[:2]])}); they are never mixed in one ranking."
+        )
+    more.append("Read every column against the floor row: a perfect model scores what real training data scores.")
+    caption = f"Default plans, {counts_words(section)}. Arrows: ↓ lower is better, ↑ higher is better."
+    return Table(
+        f"{section.slug}-quality", "Quality", caption, tuple(c for c, _ in columns), lines, _notes(lines, *more)
+    )
+
+
+def counts_words(section: Section) -> str:
+    """How many samples stood against how many references, where one pair of numbers holds for all."""
+    metric, _ = section.quality
+    rows = section.rows[(section.rows["metric"] == metric) & (section.rows["split"] == "test")]
+    n, ref = sorted(set(rows["n"].dropna())), sorted(set(rows["n_ref"].dropna()))
+    if len(n) == 1 and len(ref) == 1:
+        return f"{n[0]:,.0f} samples against {ref[0]:,.0f} held-out examples"
+    if not n:
+        return "sample counts not recorded"
+    return (
+        f"{n[0]:,.0f} to {n[-1]:,.0f} samples (unequal counts are not ranked together)"
+        if len(n) > 1
+        else f"{n[0]:,.0f} samples"
+    )
+
+
+def sampling_spread(entry: Entry, metric: str, features: str) -> float | None:
+    """Pooled standard deviation over disjoint sample sets of the same trained model."""
+    rows = entry.headline(metric)
+    rows = rows[(rows["split"] == "test") & (rows["features"] == features) & rows["value"].map(math.isfinite)]
+    groups = [g["value"] for _, g in rows.groupby("run") if g["draw"].nunique() > 1]
+    free = sum(len(g) - 1 for g in groups)
+    return math.sqrt(sum(float(g.var(ddof=1)) * (len(g) - 1) for g in groups) / free) if free else None
+
+
+def space_agreement(section: Section) -> float | None:
+    if len(section.spaces) < 2 or section.quality[0] != "fd":
+        return None
+    means = []
+    for entry in section.finished:
+        both = [summarise(entry.per_seed("fd", "test", s)) for s in section.spaces[:2]]
+        if both[0] and both[1]:
+            means.append((both[0].mean, both[1].mean))
+    return stats.agreement([a for a, _ in means], [b for _, b in means]) if means else None
+
+
+def likelihood(section: Section) -> Table:
+    """One line per recipe and kind; ranked only within a kind."""
+    metric, entropy = section.likelihood, section.entropy
+    unit = UNITS[metric]
+    columns = [
+        Column("Kind", note="how the number was computed; comparable only within a kind", numeric=False, key="kind"),
+        Column(f"Held out, {unit}", "↓", "negative log-likelihood of held-out data", key="test"),
+        Column(f"Train, {unit}", "↓", "negative log-likelihood of the data trained on", key="train"),
+        Column("Gap", note="held-out minus train: overfitting", key="gap"),
+        Column(
+            "Error",
+            note="standard error within a run, averaged over seeds: finite data, probes and solver",
+            key="error",
+        ),
+        Column("Examples", note="held-out examples scored", key="n"),
+        Column("Calls", note="network calls per example", key="calls"),
+    ]
+    if entropy is not None and metric == "nll":
+        columns.insert(
+            3,
+            Column(
+                "Above entropy",
+                "↓",
+                f"held-out NLL minus the true entropy, {words.number(entropy, 4)} nats",
+                key="excess",
+            ),
+        )
+    found = {e.name: likelihood_rows(e, metric, "test") for e in (*section.finished, *section.baselines)}
+    every: dict[str, Ranking] = {}
+    kinds = sorted({kind_key(f) for e in section.finished for f in found[e.name]})
+    for kind in kinds:
+        chosen = {e.name: f for e in section.finished for f in found[e.name] if kind_key(f) == kind}
+        every |= section.rank_likelihood(chosen)
+    lines: list[Line] = []
+    last: list[Line] = []
+    for entry in (*section.entries, *section.baselines):
+        kind_of_line = "baseline" if entry.baseline else "recipe"
+        name = BASELINES.get(entry.recipe, entry.name) if entry.baseline else entry.name
+        frames = found.get(entry.name, [])
+        if not frames and entry.baseline:
+            continue
+        if not frames:
+            gap = missing(entry, metric, "no likelihood reported")
+            kind_of_line = "recipe" if len(entry.rows) else "failed"
+            last.append(Line(name, kind_of_line, entry.mark, (gap, *[Cell("")] * (len(columns) - 1))))
+            continue
+        for rows in frames:
+            trains = [f for f in likelihood_rows(entry, metric, "train") if kind_key(f) == kind_key(rows)]
+            relation = words.plain(rows["relation"].iloc[0])
+            test, train = seed_means(rows), seed_means(trains[0]) if trains else []
+            ranking = None if entry.baseline else every.get(kind_key(rows))
+            held = cell(entry, test, metric=metric, prefix=relation, ranking=ranking)
+            cells = [
+                Cell(kind_text(rows) or "–"),
+                held,
+                cell(entry, train, metric=metric, prefix=relation, default="not measured on the training split"),
+                _gap(test, train),
+                _number(seed_means(rows, "error"), 2),
+                _number(rows["n"].dropna().tolist(), 4),
+                _number(seed_means(rows, "calls"), 4),
+            ]
+            if entropy is not None and metric == "nll":
+                excess = summarise([v - entropy for v in test])
+                text, extra = words.with_interval(excess) if excess else ("", "")
+                cells.insert(3, Cell(text, extra, excess.mean if excess else None))
+            lines.append(Line(name, kind_of_line, entry.mark, tuple(cells)))
+    recipes = [line for line in lines if line.kind == "recipe"] + last
+    ordered = (*recipes, *(line for line in lines if line.kind == "baseline"))
+    notes = [
+        "= exact, ≤ an upper bound on the negative log-likelihood, ≈ an estimate. Bold and ranks only within a kind with equal options.",
+    ]
+    if entropy is not None and metric == "nll":
+        notes.append(
+            f"The data's true entropy is {words.number(entropy, 4)} nats: no model can be below it on average."
+        )
+    caption = f"Negative log-likelihood in {unit}. " + interval_words(section)
+    return Table(f"{section.slug}-likelihood", "Likelihood", caption, tuple(columns), ordered, _notes(ordered, *notes))
+
+
+def _gap(test: Sequence[float], train: Sequence[float]) -> Cell:
+    a, b = summarise(test), summarise(train)
+    if not a or not b:
+        return Cell("")
+    return Cell(words.number(a.mean - b.mean, 2), value=a.mean - b.mean)
+
+
+def _number(values: Sequence[float], digits: int) -> Cell:
+    summary = summarise(values)
+    if summary is None:
+        return Cell("")
+    text = f"{summary.mean:,.0f}" if summary.mean % 1 == 0 else words.number(summary.mean, digits)
+    return Cell(text, value=summary.mean)
+
+
+def cost(section: Section) -> Table:
+    def rate(entry: Entry) -> Cell:
+        flops, took = summarise(entry.fact("flops")), summarise(entry.fact("seconds"))
+        if not flops or not took or took.mean <= 0:
+            return missing(entry, "", "not recorded")
+        return Cell(words.si(flops.mean / took.mean, "FLOP/s"), value=flops.mean / took.mean)
+
+    def told(entry: Entry) -> Cell:
+        return Cell("yes" if entry.rows["conditional"].any() else "no") if len(entry.rows) else Cell("–")
+
+    columns = [
+        (
+            Column("Params trained", key="params_trained", note="all networks together; a critic counts"),
+            _facts("params_trained", _si("")),
+        ),
+        (Column("Params to sample", key="params_sampling"), _facts("params_sampling", _si(""))),
+        (Column("Training images", key="images", note="examples seen, repeats counted"), _facts("images", _si(""))),
+        (Column("FLOPs, own", key="flops"), _facts("flops", _si("FLOP"))),
+        (
+            Column("FLOPs, total", key="flops_total", note="with what its parents cost"),
+            lambda e: _cost(e, e.fact("cost_total") or e.fact("flops"), _si("FLOP")),
+        ),
+        (Column("Time, own", key="seconds"), _facts("seconds", seconds_text)),
+        (
+            Column("Time, total", key="seconds_total", note="with what its parents took"),
+            _facts("seconds_total", seconds_text),
+        ),
+        (Column("Speed", key="flops_per_second", note="training FLOPs per second"), rate),
+        (Column("Labels", key="conditional", note="whether the model is told class labels", numeric=False), told),
+        (Column("Seeds", key="seeds"), seeds_cell),
+    ]
+    lines = _lines(section, columns)
+    notes = _budget_notes(section)
+    took = [s.mean for e in section.finished if (s := summarise(e.fact("seconds")))]
+    if section.match == "flops" and took and max(took) > 1.5 * min(took) > 0:
+        notes.append(
+            f"At matched FLOPs the training times differ {max(took) / min(took):.1f}-fold "
+            f"({words.seconds(min(took))} to {words.seconds(max(took))}): a ranking at equal seconds could differ."
+        )
+    caption = (
+        f"Matched by training {MATCHED.get(section.match, section.match)}, with a cap on seconds that the tier sets."
+    )
+    return Table(
+        f"{section.slug}-cost", "Training cost", caption, tuple(c for c, _ in columns), lines, _notes(lines, *notes)
+    )
+
+
+MATCHED = {"flops": "FLOPs", "images": "images", "seconds": "seconds"}
+
+
+def speed(section: Section) -> Table:
+    """Every plan that was timed or scored, a line each: what a sample costs and what it is worth."""
+    metric, features = section.quality
+    columns = [
+        Column("Plan", numeric=False, key="plan", note="sampler, steps, options; ● is the card's default"),
+        Column("Calls", key="calls", note="network calls per sample, counted"),
+        Column(metric_title(section, metric, features), "↓", "on the test split", key="quality"),
+        Column("Latency", "↓", "median time for one sample, batch 1", key="latency"),
+        Column("Throughput", "↑", "samples per second at the best batch", key="throughput"),
+        Column("FLOPs/sample", "↓", key="flops_per_sample"),
+        Column("Peak memory", "↓", key="peak_memory"),
+    ]
+    lines = []
+    contended = False
+    for entry in section.finished:
+        rows = entry.main[entry.main["sampler"] != ""]
+        for plan in sorted(plans_of(rows), key=lambda p: (p != entry.plan, p[0], p[1], p[2])):
+            mine = at_plan(rows, plan)
+            contended |= bool(mine["contended"].any())
+
+            def values(name: str, column: str = "value", mine: pd.DataFrame = mine) -> list[float]:
+                return seed_means(mine[mine["metric"] == name], column)
+
+            scored = mine[(mine["metric"] == metric) & (mine["split"] == "test") & (mine["features"] == features)]
+            marked = plan == entry.plan
+            lines.append(
+                Line(
+                    entry.name,
+                    "recipe",
+                    entry.mark,
+                    (
+                        Cell(plan_text(plan), "●" if marked else "", note="the card's default plan" if marked else ""),
+                        _number(seed_means(mine, "calls"), 4),
+                        _shown(entry, seed_means(scored), words.with_interval),
+                        _shown(entry, values("latency"), seconds_text),
+                        _shown(entry, values("throughput"), _rate),
+                        _shown(entry, values("flops_per_sample"), _si("FLOP")),
+                        _shown(entry, values("peak_memory"), _bytes),
+                    ),
+                )
+            )
+    notes = ["Empty: not timed or not scored at this plan. Timing runs alone on the machine, after warm-up; medians."]
+    if contended:
+        notes.append(
+            "Some timings were taken while other work was running on the machine (contended): read them as upper bounds."
+        )
+    return Table(
+        f"{section.slug}-speed",
+        "Sampling speed",
+        "Every sampler and step count; ● marks the card's default, which the sweep never replaces.",
+        tuple(columns),
+        tuple(lines),
+        tuple(notes),
+    )
+
+
+def _shown(entry: Entry, values: Sequence[float], show: Callable[[Summary], tuple[str, str]]) -> Cell:
+    return cell(entry, values, show) if values else Cell("")
+
+
+def pairs(section: Section) -> Table | None:
+    """All pairwise differences of the leading metric; None where nothing can be tested."""
+    metric, features = section.quality
+    ranking = section.rank(metric, "test", features)
+    if not ranking.pairs:
+        return None
+    title = metric_title(section, metric, features)
+    lines = []
+    for pair in sorted(ranking.pairs, key=lambda p: (p.adjusted, p.a, p.b)):
+        lines.append(
+            Line(
+                f"{pair.a} − {pair.b}",
+                "recipe",
+                -1,
+                (
+                    Cell(
+                        words.number(pair.difference),
+                        f"[{words.number(pair.low)}, {words.number(pair.high)}]",
+                        pair.difference,
+                    ),
+                    Cell(words.p_value(pair.p)[4:] if "<" not in words.p_value(pair.p) else "< 0.001", value=pair.p),
+                    Cell(
+                        words.p_value(pair.adjusted)[4:] if "<" not in words.p_value(pair.adjusted) else "< 0.001",
+                        value=pair.adjusted,
+                    ),
+                    Cell("different" if pair.significant else "tie"),
+                ),
+            )
+        )
+    columns = (
+        Column(f"Difference of {title}", key="difference", note="with its 95 % Welch interval (of this pair alone)"),
+        Column("p", key="p"),
+        Column("p, Holm", key="p_holm", note="corrected for all pairs of this table"),
+        Column("Verdict", numeric=False, key="verdict"),
+    )
+    return Table(
+        f"{section.slug}-pairs", "Pairwise differences", "Welch's t over training seeds.", columns, tuple(lines)
+    )
+
+
+def failed(section: Section) -> Table | None:
+    if not section.failures:
+        return None
+    columns = (
+        Column("Seed", key="seed"),
+        Column("Status", numeric=False),
+        Column("Reason", numeric=False),
+        Column("Run", numeric=False),
+    )
+    lines = tuple(
+        Line(
+            e.name,
+            "failed",
+            e.mark,
+            (Cell(f.seed_text), Cell(f.status), Cell(f.reason or "no reason given"), Cell(words.plain(f.run))),
+        )
+        for e, f in section.failures
+    )
+    return Table(f"{section.slug}-failed", "Runs that did not finish", "They stay in the comparison.", columns, lines)
+
+
+def comparison(found: Sequence[Section]) -> pd.DataFrame:
+    """The headline tables as one frame: what is printed as strings, then the same as numbers."""
+    records = []
+    shown: dict[str, None] = dict.fromkeys(["dataset", "tier", "recipe", "plan"])
+    numbers: dict[str, None] = {}
+    for section in found:
+        table = headline(section)
+        for line in table.lines:
+            record: dict[str, object] = {
+                "dataset": section.title,
+                "tier": words.plain(section.tier),
+                "recipe": line.name,
+                "plan": line.sub,
+            }
+            for column, made in zip(table.columns, line.cells):
+                shown[column.heading] = None
+                record[column.heading] = f"{made.plain}*" if made.bold else made.plain
+                for suffix, value in (("", made.value), ("_half", made.half)):
+                    if value is not None:
+                        record[column.key + suffix] = value
+                        numbers[column.key + suffix] = None
+            record["kind_of_row"] = line.kind
+            records.append(record)
+    frame = pd.DataFrame(records, columns=[*shown, "kind_of_row", *numbers])
+    strings = [*shown, "kind_of_row"]
+    frame[strings] = frame[strings].fillna("")
+    frame.attrs["display"] = list(shown)
+    return frame

@@ -1,0 +1,313 @@
+"""What the numbers say, in one paragraph; where they come from; what they do not say. Words only, from the same sections.
+
+Text is a list of (words, strong) spans, so that each format escapes and sets it in its own way.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from reports import words
+from reports.sections import Entry, Section, kind_text, plan_text, run_id, seed_means
+from reports.stats import Pair, Summary, summarise
+from reports.tables import MATCHED, UNITS, chosen_likelihoods, metric_title, multiple_text, space_agreement
+
+Text = list[tuple[str, bool]]
+
+
+def plain_text(text: Text) -> str:
+    return "".join(part for part, _ in text)
+
+
+def _names(entries: Sequence[Entry]) -> Text:
+    out: Text = []
+    for i, entry in enumerate(entries):
+        out.append(("" if i == 0 else " and " if i == len(entries) - 1 else ", ", False))
+        out.append((entry.name, True))
+    return out
+
+
+def verdict(section: Section) -> Text:
+    """One paragraph: who leads on quality and by how much, who ties, likelihood, cost, and what failed."""
+    metric, features = section.quality
+    name = metric_title(section, metric, features)
+    scores = {e.name: s for e in section.finished if (s := summarise(e.per_seed(metric, "test", features)))}
+    out: Text = []
+    if not section.finished:
+        out.append((_nothing(section), False))
+        return out
+    if not scores:
+        out.append((f"No recipe on {section.title} has a score at its default plan yet. ", False))
+    else:
+        out += _quality(section, name, scores)
+    out += _likelihood(section)
+    out += _speed(section)
+    over = [e for e in section.finished if e.over_budget]
+    if over:
+        out += [*_names(over), (f" had {words.listing([multiple_text(e) for e in over])} the budget, parents", False)]
+        out.append((" included, and so are shown but not ranked. ", False))
+    ended = [(e, f) for e in section.entries for f in e.failures]
+    if ended:
+        out.append((f"{words.plural(len(ended), 'run')} did not finish: ", False))
+        parts = [f"{e.name} seed {f.seed_text} ({f.status})" for e, f in ended[:6]]
+        out.append((words.listing(parts) + (" and more" if len(ended) > 6 else "") + ". ", False))
+    return out
+
+
+def _nothing(section: Section) -> str:
+    failed = len({f.run for _, f in section.failures})
+    said = f"No run on {section.title} has finished yet"
+    said += f": {words.plural(failed, 'run')} failed" if failed else ""
+    training = len(section.waiting)
+    said += f"{' and' if failed else ':'} {words.plural(training, 'run')} without results" if training else ""
+    return said + ". There is nothing to compare; run the same `bench all` command again to go on."
+
+
+def _score(summary: Summary) -> str:
+    text, extra = words.with_interval(summary)
+    return f"{text} {extra}".strip()
+
+
+def _quality(section: Section, name: str, scores: Mapping[str, Summary]) -> Text:
+    metric, features = section.quality
+    ranking = section.rank(metric, "test", features)
+    within = [e for e in section.finished if e.name in scores and not e.over_budget] or list(section.finished)
+    within = [e for e in within if e.name in scores]
+    best = within[0]
+    several = bool(ranking.ranks)
+    seeds = sorted({scores[e.name].n for e in within})
+    counted = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    out: Text = [("On ", False), (section.title, True)]
+    tier = f"tier {words.plain(section.tier)}, " if section.tier else ""
+    unit = "training seed" if counted == "1" else "training seeds"
+    out.append((f" ({tier}{counted} {unit}, matched training {MATCHED.get(section.match, section.match)}), ", False))
+    out.append((best.name, True))
+    plan = f" at its default plan {plan_text(best.plan)}" if best.plan else ""
+    first = scores[best.name]
+    kind = ", 95 % t-interval" if first.half is not None else ""
+    out.append((f" has the lowest mean {name}{plan}: {_score(first)}{kind}{_scale(section)}. ", False))
+    if len(within) == 1:
+        out.append(("It is the only recipe with a score, so there is nothing to rank. ", False))
+    elif not several:
+        out.append(("With one training seed each no difference can be tested, so nothing is ranked. ", False))
+    else:
+        out += _ties(best, within, ranking.ranks, ranking.pairs, scores)
+        out += _unranked(within, ranking.unranked)
+    tau = space_agreement(section)
+    if tau is not None and tau < 0.6:
+        out.append((f"The two feature spaces disagree about the order (Kendall's τ = {words.number(tau, 2)}). ", False))
+    return out
+
+
+def _scale(section: Section) -> str:
+    floor = section.floor
+    gaussian = section.scale(section.baseline("gaussian"))
+    parts = []
+    if floor is not None:
+        parts.append(f"{words.number(floor)} for real training data (the floor)")
+    if gaussian is not None:
+        parts.append(f"{words.number(gaussian)} for a Gaussian fitted to the data")
+    return f", against {words.listing(parts)}" if parts else ""
+
+
+def _ties(
+    best: Entry,
+    within: Sequence[Entry],
+    ranks: Mapping[str, int],
+    pairs: Sequence[Pair],
+    scores: Mapping[str, Summary],
+) -> Text:
+    others = [e for e in within if e is not best and e.name in ranks]
+    against = {p.b if p.a == best.name else p.a: p for p in pairs if best.name in (p.a, p.b)}
+    ties = [e for e in others if e.name in against and not against[e.name].significant]
+    worse = [e for e in others if e.name in against and against[e.name].significant]
+    out: Text = []
+    if ties:
+        nearest = min(ties, key=lambda e: scores[e.name].mean)
+        pair = against[nearest.name]
+        low, high = (-pair.high, -pair.low) if pair.a == best.name else (pair.low, pair.high)
+        out.append(("It can not be told apart from ", False))
+        out += _names(ties)
+        detail = f"{nearest.name}: {_score(scores[nearest.name])}, difference {words.number(abs(pair.difference))}"
+        out.append((f" ({detail} [{words.number(low)}, {words.number(high)}]; {words.p_value(pair.adjusted)}). ", False))
+    if worse:
+        out.append(("Significantly worse " if ties else "It is significantly better than ", False))
+        out.append(("is " if ties and len(worse) == 1 else "are " if ties else "", False))
+        out += _names(worse)
+        out.append((" (Welch's t, Holm-corrected over all pairs). ", False))
+    return out
+
+
+def _unranked(within: Sequence[Entry], unranked: Mapping[str, str]) -> Text:
+    why: dict[str, list[Entry]] = {}
+    for entry in within:
+        if entry.name in unranked:
+            why.setdefault(unranked[entry.name], []).append(entry)
+    out: Text = []
+    for reason, entries in why.items():
+        out += [*_names(entries), (f" {'is' if len(entries) == 1 else 'are'} {reason}. ", False)]
+    return out
+
+
+def _likelihood(section: Section) -> Text:
+    chosen = chosen_likelihoods(section)
+    if not chosen:
+        return []
+    unit, entropy = UNITS[section.likelihood], section.entropy
+    groups: dict[str, list[tuple[float, str, str]]] = {}
+    for name, rows in chosen.items():
+        summary = summarise(seed_means(rows))
+        if summary:
+            relation = words.plain(rows["relation"].iloc[0])
+            key = f"{relation} {rows['kind'].iloc[0]}"
+            groups.setdefault(key, []).append((summary.mean, name, f"{relation} {_score(summary)} ({kind_text(rows)})"))
+    out: Text = [("Held-out likelihood, comparable only within a kind: ", False)]
+    told = sorted(min(group) for group in groups.values())
+    for i, (_, name, said) in enumerate(told):
+        out += [("; " if i else "", False), (name, True), (f" {said.strip()}", False)]
+    out.append((f" {unit}", False))
+    if entropy is not None and section.likelihood == "nll":
+        out.append((f", where the truth has an entropy of {words.number(entropy, 4)}", False))
+    return [*out, (". ", False)]
+
+
+def _speed(section: Section) -> Text:
+    timed = [(s.mean, e) for e in section.finished if (s := summarise(seed_means(e.headline("latency"))))]
+    if not timed:
+        return []
+    fastest, slowest = min(timed, key=lambda t: t[0]), max(timed, key=lambda t: t[0])
+    out: Text = [(fastest[1].name, True), (f" samples fastest, {words.seconds(fastest[0])} an image at batch 1", False)]
+    if slowest[1] is not fastest[1]:
+        out += [(" (slowest: ", False), (slowest[1].name, True), (f", {words.seconds(slowest[0])})", False)]
+    return [*out, (". ", False)]
+
+
+# ----------------------------------------------------------------------------------------------------- provenance
+
+
+def _distinct(values: Sequence[Any]) -> str:
+    return words.listing([words.plain(v) for v in dict.fromkeys(str(v) for v in values if v not in (None, ""))])
+
+
+def provenance(section: Section) -> list[tuple[str, str]]:
+    """What was run, on what, with what: (fact, value), only those known."""
+    records, rows = section.records, section.rows
+    mine = rows[rows["status"] != "baseline"]
+    facts: list[tuple[str, str]] = []
+
+    def add(name: str, value: str) -> None:
+        if value:
+            facts.append((name, value))
+
+    add("Data set", section.title)
+    add("Data checksum (sha256)", _distinct([r.get("checksum") for r in records]))
+    add("Tier", words.plain(section.tier))
+    budget = section.budget
+    if budget:
+        parts = [words.si(budget["flops"], "FLOP") if budget.get("flops") else ""]
+        parts += [f"at most {words.seconds(budget['seconds'])}" if budget.get("seconds") else ""]
+        parts += [f"{words.si(budget['params'])} parameters" if budget.get("params") else ""]
+        kept = ", ".join(p for p in parts if p)
+        add("Budget of a run", f"{kept}; matched by {MATCHED.get(section.match, section.match)}")
+    bound = [str(r["bound"]) for r in records if r.get("bound")]
+    if bound:
+        counts = ", ".join(f"{b} in {words.plural(bound.count(b), 'run')}" for b in sorted(set(bound)))
+        add("What ended training", counts)
+    seeds = sorted({int(s) for s in mine["seed"].dropna()})
+    add("Training seeds", ", ".join(map(str, seeds)))
+    for space in section.spaces:
+        n = rows.loc[rows["features"] == space, "n"].dropna()
+        extra = f", n = {n.min():,.0f}" + (f" to {n.max():,.0f}" if n.max() > n.min() else "") if len(n) else ""
+        accuracy = rows.loc[(rows["features"] == space) & (rows["metric"] == "accuracy"), "value"].dropna()
+        extra += f", held-out accuracy {accuracy.mean():.3f}" if len(accuracy) else ""
+        add("Feature network @ weights", words.plain(space) + extra)
+    add("Averaging", _distinct([{"ema": "power-function average of the weights", "raw": "raw weights"}.get(w, w)
+                                for w in sorted(set(mine["weights"]))]))  # fmt: skip
+    add("Code (sha256)", _distinct(sorted({*mine["code"], *(str(r.get("code") or "") for r in records)})))
+    names = [r.get("device_name") or r.get("device") for r in records] or sorted(set(mine["device"]))
+    add("Trained on", _distinct(names))
+    add("Measured on", _distinct(sorted(set(mine["device"]))))
+    threads = sorted({f"{t:g}" for t in mine["threads"].dropna()})
+    add("Threads a run", ", ".join(threads))
+    add("Number format", _distinct(sorted(set(mine["dtype"]))))
+    add("Platform", _distinct(sorted({str(r.get("platform") or "") for r in records})))
+    for key in ("python", "torch"):
+        add(key.capitalize() if key == "python" else "PyTorch", _distinct(sorted({str(r.get(key) or "") for r in records})))
+    known = [r for r in records if isinstance(r.get("seconds"), (int, float))]
+    spent = sum(float(r["seconds"]) for r in known) if known else sum(
+        s for s in mine.groupby("run")["seconds"].max().dropna()
+    )
+    runs = len(known) or mine["run"].nunique()
+    add("Training time, all runs", f"{words.seconds(spent)} over {words.plural(runs, 'run')}, failed ones included")
+    ended = [str(r.get("finished") or "") for r in records if r.get("finished")]
+    if ended:
+        add("Last run finished", words.plain(max(ended)))
+    contended = sorted({run_id(r) for r in records if r.get("contended")})
+    if contended or bool(mine["contended"].any()):
+        what = f"{words.plural(len(contended), 'run')} trained" if contended else "some timings taken"
+        add("Contended", f"{what} while other work was on the machine: read those seconds as upper bounds")
+    if section.waiting:
+        add("Without results", f"{words.plural(len(section.waiting), 'run')} still training or not scored")
+    return facts
+
+
+# --------------------------------------------------------------------------------------------------- reproduction
+
+
+def commands(section: Section) -> list[tuple[str, str]]:
+    """(what, command) that make the section again: all of it, then each row."""
+    data, tier = shlex.quote(section.dataset), shlex.quote(section.tier)
+    where = f"--dataset {data}" + (f" --tier {tier}" if section.tier else "")
+    match = f" --match {shlex.quote(section.match)}" if section.match != "flops" else ""
+    recipes = shlex.quote(",".join(dict.fromkeys(e.recipe for e in section.entries)))
+    made = [("all of it", f"bench all {where}{match} --recipes {recipes} --seeds {max(1, section.seeds)}")]
+    for entry in section.entries:
+        seeds = entry.seeds or [int(f.seed) for f in entry.failures if f.seed >= 0] or [0]
+        own = _match(entry, section)
+        made.append((entry.name, f"bench train {shlex.quote(entry.recipe)} {where}{own} --seed {seeds[0]}{_set(entry)}"))
+    return made
+
+
+def _match(entry: Entry, section: Section) -> str:
+    match = next((str(r["match"]) for r in entry.records if r.get("match")), section.match)
+    return f" --match {shlex.quote(match)}" if match != "flops" else ""
+
+
+def _set(entry: Entry) -> str:
+    """The settings that the row's own name says differ."""
+    inside = entry.name[len(entry.recipe) :].strip(" ()")
+    pairs = [p for p in inside.split(", ") if "=" in p and not p.startswith(("match=", "budget.", "share=", "checksum="))]
+    return "".join(f" --set {shlex.quote(p)}" for p in pairs)
+
+
+def limitations(section: Section) -> list[str]:
+    """What a reader should not conclude."""
+    metric, _ = section.quality
+    said = []
+    if section.seeds <= 1:
+        said.append("One training seed: retraining moves these numbers more than resampling does. Treat gaps as hints.")
+    elif section.seeds < 5:
+        said.append(
+            f"{section.seeds} training seeds: intervals are wide, and a tie means that no difference could be shown, not that there is none."
+        )
+    if metric == "fd":
+        said.append(
+            "FD-<space> is a Frechet distance in the named feature space, with that space's blind spots. It is not FID and not "
+            "comparable with numbers from other feature networks, sample counts or preprocessing."
+        )
+    elif metric in ("w2", "sw2", "mmd2"):
+        said.append("Empirical transport distances have a floor of their own at this sample size: read them against it.")
+    said += [
+        "Likelihoods of different kinds (exact, bounds, estimates) measure different things and are not ranked together; nor "
+        "does a better likelihood mean better samples.",
+        "Every recipe had one configuration, the one on its card, at a small budget: more training or tuning may change the "
+        "order.",
+    ]
+    if metric == "fd":
+        said.append("No automatic score sees everything: look at the samples, which are not selected, and at the memorisation columns.")
+    took = len(section.finished) and section.rows["metric"].isin(["latency", "throughput"]).any()
+    if took:
+        said.append("Speed is that of this machine, these versions and this number of threads.")
+    return said

@@ -1,0 +1,162 @@
+"""Numbers as people read them, and text made safe for HTML's neighbours: LaTeX, Markdown, CSV.
+
+(HTML itself is escaped by jinja2.)
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+
+from reports.stats import Summary
+
+# ------------------------------------------------------------------------------------------------------- numbers
+
+
+def number(value: float, digits: int = 3) -> str:
+    """`digits` significant digits without an exponent where that stays short: 0.0123, 2.04, 1,240."""
+    if not math.isfinite(value):
+        return "∞" if value > 0 else "−∞" if value < 0 else "n/a"
+    if value == 0:
+        return "0"
+    size = math.floor(math.log10(abs(value)))
+    if size < -4 or size > 6:
+        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+        return minus(f"{mantissa}e{int(exponent)}")
+    return minus(f"{value:,.{max(0, digits - 1 - size)}f}")
+
+
+def minus(text: str) -> str:
+    """A typographic minus sign."""
+    return text.replace("-", "−")
+
+
+def with_interval(summary: Summary, digits: int = 3, scale: float = 1.0) -> tuple[str, str]:
+    """("2.04", "± 0.21"): the half-width keeps two digits and fixes the mean's decimals; ("2.04", "") for one seed."""
+    mean = summary.mean / scale
+    if summary.half is None:
+        return number(mean, digits), ""
+    half = summary.half / scale
+    if half == 0:
+        return number(mean, digits), "± 0"
+    if abs(mean) >= 1e6 or 0 < abs(mean) < 1e-4 or half < 1e-6:
+        return number(mean, digits), f"± {number(half, 2)}"
+    # Two digits of the half-width, but never fewer than two of the mean's own nor more than five decimals.
+    decimals = min(5, max(0, 1 - math.floor(math.log10(half))))
+    return minus(f"{mean:,.{decimals}f}"), f"± {half:,.{decimals}f}"
+
+
+_SI = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def si_scale(value: float) -> tuple[float, str]:
+    """The factor and the prefix that bring a number to 1 ... 1000."""
+    for factor, prefix in _SI:
+        if abs(value) >= factor * 0.9995:
+            return factor, prefix
+    return 1.0, ""
+
+
+def si(value: float, unit: str = "", digits: int = 3) -> str:
+    """12.3 TFLOP, 283 k."""
+    factor, prefix = si_scale(value)
+    return f"{number(value / factor, digits)} {prefix}{unit}".strip()
+
+
+def seconds_scale(value: float) -> tuple[float, str]:
+    """The unit of time that suits a duration."""
+    if value == 0 or abs(value) >= 0.9995:
+        return (60.0, "min") if abs(value) >= 120 else (1.0, "s")
+    return (1e-3, "ms") if abs(value) >= 0.9995e-3 else (1e-6, "µs")
+
+
+def seconds(value: float, digits: int = 3) -> str:
+    if abs(value) >= 2 * 3600:
+        return f"{number(value / 3600, digits)} h"
+    factor, unit = seconds_scale(value)
+    return f"{number(value / factor, digits)} {unit}"
+
+
+def p_value(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def listing(items: list[str], last: str = "and") -> str:
+    """a, b and c."""
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} {last} {items[-1]}" if items else ""
+
+
+def plural(n: int, one: str, many: str = "") -> str:
+    return f"{n} {one if n == 1 else many or one + 's'}"
+
+
+# -------------------------------------------------------------------------------------------------------- escaping
+
+
+def plain(text: object) -> str:
+    """One line without control, bidirectional or private characters, so that a name can not reorder or break a page."""
+    kept = (" " if c in "\t\r\n" else c for c in str(text))
+    return "".join(c for c in kept if unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn")).strip()
+
+
+def slug(text: object) -> str:
+    """A safe file name or element id."""
+    return re.sub(r"[^a-z0-9]+", "-", str(text).lower()).strip("-")[:60] or "x"
+
+
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#+!|~$&])")
+
+
+def markdown(text: object) -> str:
+    """Text that renders as itself inside a Markdown paragraph or table cell."""
+    return _MARKDOWN.sub(r"\\\1", plain(text)).replace("\\<", "&lt;").replace("\\>", "&gt;").replace("\\&", "&amp;")
+
+
+_TEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "''",
+    "±": r"$\pm$",
+    "≤": r"$\le$",
+    "≥": r"$\ge$",
+    "≈": r"$\approx$",
+    "×": r"$\times$",
+    "−": r"$-$",
+    "↓": r"$\downarrow$",
+    "↑": r"$\uparrow$",
+    "→": r"$\to$",
+    "·": r"$\cdot$",
+    "∞": r"$\infty$",
+    "²": r"$^2$",
+    "µ": r"$\mu$",
+    "†": r"$\dagger$",
+    "½": r"$\frac{1}{2}$",
+    "¼": r"$\frac{1}{4}$",
+    "–": "--",
+    "—": "---",
+    "…": r"\dots{}",
+    "‖": r"$\Vert$",
+}
+
+
+def tex(text: object) -> str:
+    """Text that renders as itself in LaTeX; what an 8-bit engine can not set becomes '?'."""
+    return "".join(_TEX.get(c, c if ord(c) < 256 else "?") for c in plain(text))
+
+
+def csv_text(text: object) -> str:
+    """Text that a spreadsheet does not take for a formula."""
+    kept = "" if text is None else str(text)
+    return "'" + kept if kept[:1] in ("=", "+", "-", "@", "\t", "\r") else kept

@@ -1,0 +1,228 @@
+"""The scheduler: order, dependence, failure and death of workers, interruption; and what the displays print."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from bench.progress import Event, Meter, Plain, Progress, Silent, duration, graceful_stop
+from bench.schedule import Job, Outcome, cores, critical_paths, perform
+from paradigms.errors import BadInput
+
+
+def note(path: Path, text: str, progress: Progress) -> str:
+    """Work for the tests: leaves a line with the time in a file of its own."""
+    progress.update("note", 1, 1)
+    (path / text).write_text(f"{time.monotonic()} {os.getpid()}")
+    return text.upper()
+
+
+def refuse(progress: Progress) -> None:
+    raise BadInput("no such thing; try the other")
+
+
+def crash(progress: Progress) -> None:
+    raise ZeroDivisionError("by nought\nand more")
+
+
+def die(progress: Progress) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def vanish(progress: Progress) -> None:
+    os._exit(3)
+
+
+def environment(progress: Progress) -> tuple[str | None, int]:
+    import torch
+
+    return os.environ.get("OMP_NUM_THREADS"), torch.get_num_threads()
+
+
+def test_longest_path_first() -> None:
+    jobs = [
+        Job("alone", note, cost=3),
+        Job("teacher", note, cost=2),
+        Job("student", note, needs=("teacher",), cost=2),
+        Job("score", note, needs=("student",), cost=1),
+    ]
+    assert critical_paths(jobs) == {"alone": 3, "teacher": 5, "student": 3, "score": 1}
+
+
+@pytest.mark.parametrize(
+    ("jobs", "words"),
+    [
+        ([Job("a", note, needs=("b",)), Job("b", note, needs=("a",))], "wait for each other"),
+        ([Job("a", note, needs=("c",))], "needs 'c'"),
+        ([Job("a", note), Job("a", note)], "share a name"),
+    ],
+)
+def test_impossible_graphs_are_refused(jobs: list[Job], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        critical_paths(jobs)
+
+
+def test_needs_come_first_and_values_return(tmp_path: Path) -> None:
+    jobs = [
+        Job("child", note, (tmp_path, "child"), needs=("parent",)),
+        Job("parent", note, (tmp_path, "parent")),
+        Job("other", note, (tmp_path, "other")),
+    ]
+    outcomes = perform(jobs, Silent(), workers=2, threads=None)
+    assert {name: o.value for name, o in outcomes.items()} == {"child": "CHILD", "parent": "PARENT", "other": "OTHER"}
+    when = {name: float((tmp_path / name).read_text().split()[0]) for name in ("child", "parent")}
+    assert when["parent"] < when["child"]
+
+
+def test_failures_stay_with_their_job(tmp_path: Path) -> None:
+    """Refusal, exception, kill -9, exit: each fails its own job, with a reason, and the jobs that need it."""
+    jobs = [
+        Job("refused", refuse, cost=9),
+        Job("crashed", crash, cost=8),
+        Job("killed", die, cost=7),
+        Job("gone", vanish, cost=6),
+        Job("orphan", note, (tmp_path, "orphan"), needs=("killed",)),
+        Job("grandchild", note, (tmp_path, "grandchild"), needs=("orphan",)),
+        Job("healthy", note, (tmp_path, "healthy")),
+    ]
+    seen: list[str] = []
+    out = perform(jobs, Silent(), workers=1, threads=None, done=lambda job, outcome: seen.append(job.name))
+    assert out["refused"].failure == "no such thing; try the other"
+    assert out["crashed"].failure == "ZeroDivisionError: by nought"
+    assert "and more" in out["crashed"].trace
+    assert "SIGKILL" in out["killed"].failure
+    assert "exit code 3" in out["gone"].failure
+    assert out["orphan"].failure == "not run: 'killed' failed"
+    assert out["grandchild"].failure == "not run: 'orphan' failed"
+    assert out["healthy"] == Outcome("HEALTHY", seconds=out["healthy"].seconds)
+    assert sorted(seen) == sorted(job.name for job in jobs)
+    assert not (tmp_path / "orphan").exists()
+
+
+def test_one_thread_per_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert perform([Job("e", environment)], Silent(), workers=1, threads=1)["e"].value == ("1", 1)
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+
+
+def test_cores_is_at_least_one() -> None:
+    assert 1 <= cores() <= (os.cpu_count() or 1)
+
+
+SUITE = """
+    import sys, time
+    from pathlib import Path
+    from bench.progress import Progress, Silent
+    from bench.schedule import Job, perform
+
+    def work(path, progress):
+        try:
+            for step in range(6000):
+                progress.update("train", step, 6000)
+                (path / "began").touch()
+                time.sleep(0.01)
+        except KeyboardInterrupt:
+            (path / "checkpoint").write_text(str(step))
+            raise
+
+    if __name__ == "__main__":
+        perform([Job("train", work, (Path(sys.argv[1]),))], Silent(), workers=1, threads=None)
+"""
+
+
+@pytest.mark.parametrize("how", ["one", "group", "killed"])
+def test_a_stop_reaches_the_workers(tmp_path: Path, how: str) -> None:
+    """Ctrl-C to the parent or to the group lets the worker save; when the parent is killed it saves and leaves."""
+    script = tmp_path / "suite.py"
+    script.write_text(textwrap.dedent(SUITE))
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)], start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    _wait_for(tmp_path / "began")
+    if how == "one":
+        process.send_signal(signal.SIGINT)
+    elif how == "group":
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.kill()
+    _, errors = process.communicate(timeout=30)
+    if how != "killed":
+        assert "KeyboardInterrupt" in errors
+    _wait_for(tmp_path / "checkpoint")
+    assert int((tmp_path / "checkpoint").read_text() or 0) < 5999
+
+
+def _wait_for(path: Path, seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"{path.name} did not appear"
+        time.sleep(0.02)
+
+
+# -------------------------------------------------------------------------------------------------------- progress
+
+
+def test_progress_thins_events_but_keeps_the_last() -> None:
+    events: list[Event] = []
+    progress = Progress("job", events.append)
+    for step in range(1001):
+        progress.update("train", step, 1000, loss=0.5)
+    assert 2 <= len(events) < 20
+    assert events[0].done == 0
+    assert events[-1] == Event("job", "train", 1000, 1000, {"loss": 0.5})
+
+
+def test_a_first_interrupt_waits_for_a_safe_point_the_second_does_not() -> None:
+    with graceful_stop() as stopping:
+        progress = Progress("job", stopping=stopping)
+        progress.update("train", 1, 2)
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            progress.update("train", 2, 2)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_plain_lines_are_few_and_carry_no_control_codes() -> None:
+    stream = io.StringIO()
+    plain = Plain({"a": 1.0, "b": 3.0}, stream, every=0.05)
+    with plain:
+        for k in range(100):
+            plain.event(Event("a", "train", k, 100, {"images": 64 * k, "loss": 1.25}))
+            time.sleep(0.002)
+        plain.finished("a", 1.0, "it broke [red]not markup[/red]")
+    lines = stream.getvalue().splitlines()
+    assert 2 <= len(lines) <= 12
+    assert "\x1b" not in stream.getvalue()
+    assert "a train" in lines[0]
+    assert "loss 1.25" in lines[0]
+    assert lines[-1] == "failed: a: it broke [red]not markup[/red]"
+
+
+def test_meter_weights_by_cost_and_ignores_cache_hits(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    meter = Meter({"cached": 50.0, "long": 90.0, "short": 10.0})
+    assert meter.eta is None
+    meter.finish("cached", 0.1)
+    now[0] = 10.0
+    meter.event(Event("long", "train", 1, 3, {"images": 0}))
+    assert meter.eta == pytest.approx(10.0 * 70 / 30)
+    now[0] = 12.0
+    meter.event(Event("long", "train", 2, 3, {"images": 128}))
+    assert meter.images_per_second == pytest.approx(64.0)
+    assert meter.done == pytest.approx(110.0)
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(-1, "0 s"), (7.6, "8 s"), (185, "3 min 05 s"), (7_800, "2 h 10 min")])
+def test_durations(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
