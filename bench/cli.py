@@ -15,9 +15,9 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
@@ -27,8 +27,7 @@ from paradigms.errors import BadInput, unknown
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bench.progress import Display, Progress
-    from bench.schedule import Job, Outcome
+    from bench.progress import Display
     from bench.store import Row
     from bench.tiers import Tier
     from paradigms.contract import Card, Plan
@@ -36,22 +35,23 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 # typer carries its own copy of click since 0.16 or so; this is the base of its errors in either case.
-_ClickException = typer.BadParameter.__mro__[2]
+_ClickException = cast(type[Exception], typer.BadParameter.__mro__[2])
 
 
 class Verbs(TyperGroup):
     """The group of verbs. Turns every way to end into one line and an exit code."""
 
-    def main(self, args: Sequence[str] | None = None, *rest: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **extra: Any) -> Any:  # type: ignore[override]
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")  # a terminal without ± must not end an hour's work
-        given = list(sys.argv[1:] if args is None else args)
+        self.given = list(sys.argv[1:] if args is None else args)
         try:
-            code = super().main(given, *rest, standalone_mode=False, **extra)
+            code = super().main(self.given, standalone_mode=False, **extra)
         except _ClickException as error:
             command = getattr(getattr(error, "ctx", None), "command_path", "bench")
-            code = _fail(f"{error.format_message().rstrip('.')}; see {command} --help")  # type: ignore[attr-defined]
+            text = getattr(error, "format_message", error.__str__)()
+            code = _fail(f"{text.rstrip('.')} (see {command} --help)")
         except typer.Abort:
             code = 130
         code = code if isinstance(code, int) else 0
@@ -65,14 +65,9 @@ class Verbs(TyperGroup):
         except BadInput as error:
             raise typer.Exit(_fail(str(error))) from None
         except KeyboardInterrupt:
-            again = shlex.join(["bench", *_arguments(ctx)])
+            again = shlex.join(["bench", *self.given])
             print(f"\nstopped. What was done is kept; to go on:\n  {again}", file=sys.stderr)
             raise typer.Exit(130) from None
-
-
-def _arguments(ctx: Any) -> list[str]:
-    """The command line after `bench`, as it was given."""
-    return ctx.meta["arguments"] if "arguments" in ctx.meta else sys.argv[1:]
 
 
 def _fail(message: str, code: int = 2) -> int:
@@ -94,18 +89,16 @@ def bench(ctx: typer.Context) -> None:
 
     [bold]Start here[/bold]
 
-        bench all                         seven paradigms on real digits, in minutes, on a laptop
-
-        bench all --tier smoke            the same path in about a minute, to see that it works
-
-        bench list recipes                what there is
+    \b
+        bench all                 seven paradigms on real digits, in minutes
+        bench all --tier smoke    the same path in about a minute
+        bench list recipes        what there is
 
     [bold]Then[/bold]
 
+    \b
         bench train flow-matching --dataset fashion-mnist
-
-        bench sample flow-matching --dataset fashion-mnist --to grid.png
-
+        bench sample flow-matching --to grid.png
         bench evaluate my-samples.npz --dataset digits
     """
     if ctx.invoked_subcommand is None:
@@ -180,7 +173,9 @@ MatchOption = Annotated[
         autocompletion=lambda incomplete: _completions(MATCHES, incomplete),
     ),
 ]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="Change the recipe's config: key=value. Repeatable.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Change the recipe's config: key=value. Repeatable.")
+]
 RUN_HELP = "A run's folder, or a recipe's name: its newest finished run on --dataset under --out."
 ForceOption = Annotated[bool, typer.Option("--force", help="Measure again what is already known.")]
 
@@ -190,14 +185,15 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Measure again what i
 
 @app.command("all")
 def all_(
-    ctx: typer.Context,
     dataset: DatasetOption = "digits",
     tier: TierOption = "quick",
     recipes: Annotated[
         str,
         typer.Option("--recipes", "-r", help="Recipes separated by commas, or all.", autocompletion=_complete_recipes),
     ] = "all",
-    seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Training seeds; the tier's own by default.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", min=1, help="Training seeds; the tier's own by default.")
+    ] = None,
     match: MatchOption = None,
     conditional: ConditionalOption = False,
     device: DeviceOption = "auto",
@@ -213,13 +209,10 @@ def all_(
     The same command again trains nothing that is there; interrupted, it goes on where it was.
 
     [bold]Examples[/bold]
-
+    \b
         bench all
-
         bench all --tier smoke --recipes gan,vae,ddpm
-
         bench all --dataset fashion-mnist --tier standard --seeds 5 --device cuda
-
         bench all --dataset ring8 --match seconds --json > ring8.json
     """
     chosen, count = _tier(tier, match), _jobs(jobs)
@@ -230,22 +223,800 @@ def all_(
 
     from bench import suite
 
-    with _display_of(as_json) as show:
-        result = suite.everything(
-            dataset,
-            None if recipes == "all" else [name.strip() for name in recipes.split(",")],
-            chosen,
-            out,
-            show,
-            seeds=seeds,
-            conditional=conditional,
-            device=device,
-            workers=count,
-            timing=timing,
-        )
+    result = suite.everything(
+        dataset,
+        None if recipes == "all" else [name.strip() for name in recipes.split(",")],
+        chosen,
+        out,
+        _display_of(as_json),
+        seeds=seeds,
+        conditional=conditional,
+        device=device,
+        workers=count,
+        timing=timing,
+    )
     if as_json:
         _print_json(result.as_json())
     else:
         _comparison(result)
     if result.failures:
         raise typer.Exit(1)
+
+
+# --------------------------------------------------------------------------------------------------- train, sample
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="See `bench list recipes`.", autocompletion=_complete_recipe)],
+    dataset: DatasetOption = "digits",
+    tier: TierOption = "quick",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Training seed.")] = 0,
+    settings: SetOption = None,
+    match: MatchOption = None,
+    conditional: ConditionalOption = False,
+    device: DeviceOption = "auto",
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; every core by default.")] = None,
+    out: OutOption = Path("runs"),
+    as_json: JsonOption = False,
+) -> None:
+    """Train one recipe (and what it needs first). The same command resumes what was interrupted.
+
+    [bold]Examples[/bold]
+    \b
+        bench train flow-matching
+        bench train ddpm --dataset fashion-mnist --seed 1 --conditional
+        bench train vae --set lr=5e-4 --set batch=128
+    """
+    chosen = _tier(tier, match)
+    _check_recipes([recipe])
+    _check_dataset(dataset)
+    _writable_folder(out)
+
+    from bench import run as runs
+    from bench.progress import Progress, graceful_stop
+    from bench.schedule import cores
+
+    planned = runs.plan(recipe, dataset, seed, chosen, settings or (), conditional=conditional)
+    where = runs.device_of(device)
+    name = f"train {recipe} seed {seed}"
+    with _display_of(as_json)({name: 1.0}) as display, graceful_stop() as stopping:
+        progress = Progress(name, display.event, stopping)
+        folder = runs.ensure(planned, out, progress, device=where, threads=threads or cores())
+    info = runs.read_info(folder)
+    if as_json:
+        _print_json({"folder": str(folder), **dataclasses.asdict(info)})
+    elif info.status == "ok":
+        from bench.progress import duration
+
+        print(
+            f"{folder}\n{info.params_trained:,} parameters, {info.steps:,} steps, {info.images:,} images in "
+            f"{duration(info.seconds)} ({info.images_per_second:,.0f} images/s, {info.threads} thread"
+            f"{'s' if info.threads > 1 else ''} on {info.device_name})\n"
+            f"next: bench sample {shlex.quote(str(folder))}  or  bench evaluate {shlex.quote(str(folder))}"
+        )
+    if info.status != "ok":
+        raise typer.Exit(_fail(f"{recipe} {info.status}: {info.reason} (see {folder})", 1))
+
+
+@app.command()
+def sample(
+    run: Annotated[str, typer.Argument(help=RUN_HELP, autocompletion=_complete_run)],
+    n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 64,
+    sampler: Annotated[
+        str | None, typer.Option("--sampler", help="See `bench list samplers`; the card's default.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps of the sampler.")] = None,
+    label: Annotated[
+        str | None, typer.Option("--label", help="Class, by number or name; needs --conditional training.")
+    ] = None,
+    guidance: Annotated[float | None, typer.Option("--guidance", help="Strength, where the sampler has it.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", help="Another option of the sampler: key=value. Repeatable.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the samples.")] = 0,
+    to: Annotated[Path, typer.Option("--to", help="A grid.png, a file.npz, or a folder/ of PNGs.")] = Path(
+        "samples.png"
+    ),
+    dataset: DatasetOption = "digits",
+    device: DeviceOption = "auto",
+    out: OutOption = Path("runs"),
+) -> None:
+    """Draw samples from a trained run into a picture, an archive or a folder.
+
+    [bold]Examples[/bold]
+    \b
+        bench sample flow-matching
+        bench sample ddpm -n 100 --sampler ddim --steps 20 --to ddim.png
+        bench sample runs/digits/gan/0-3f2a91c04d -n 10000 --to gan.npz
+        bench sample flow-matching --label 3 --to threes/
+    """
+    _writable_target(to)
+    folder = _find_run(run, dataset, out)
+
+    from bench import evaluate
+    from bench import run as runs
+    from bench.progress import Progress, graceful_stop
+
+    where = runs.device_of(device)
+    model, info = _load_paradigm(folder, where)
+    plan = _plan(type(model).card, info.recipe, sampler, steps, guidance, option or ())
+    labels = _labels(model, info, label, n, seed)
+    if not to.suffix and not model.space.is_image:
+        raise BadInput(f"--to {to}: '{info.dataset}' holds vectors, not images; give a file.npz or a grid.png")
+    name = f"sample {info.recipe} {plan}"
+    with _display_of(False)({name: 1.0}) as display, graceful_stop() as stopping:
+        progress = Progress(name, display.event, stopping)
+
+        def tell(done: int) -> None:
+            progress.update("sample", done, n, images=done)
+
+        pool = evaluate.draw(model, plan, n, seed, labels, where, tell)
+    evaluate.write_samples(pool, model.space, to)
+    calls = "" if pool.calls is None else f", {pool.calls:.4g} network calls each"
+    print(f"{to}: {n} samples of {info.recipe} by {plan}{calls}")
+
+
+def _plan(
+    card: Card,
+    recipe: str,
+    sampler: str | None,
+    steps: int | None,
+    guidance: float | None = None,
+    options: Sequence[str] = (),
+) -> Plan:
+    """The card's default plan with what the user changed. Raises BadInput for what the sampler does not have."""
+    from paradigms.contract import Plan
+
+    name = sampler or card.default.sampler
+    known = card.sampler(name)
+    if known is None:
+        raise unknown(f"sampler of {recipe}:", name, [s.name for s in card.samplers])
+    same = name == card.default.sampler
+    values = dict(card.default.options) if same else {}
+    asked = [_option(text) for text in options] + ([] if guidance is None else [("guidance", guidance)])
+    for key, value in asked:
+        if key == "guidance" and key not in known.options:
+            raise BadInput(f"sampler '{name}' of {recipe} has no guidance; leave out --guidance")
+        if key not in known.options:
+            raise unknown(f"option of sampler {name}:", key, known.options or ["(it has none)"])
+        values[key] = value
+    count = steps or (card.default.steps if same else known.steps[-1])
+    return Plan(name, count, tuple(sorted(values.items())))
+
+
+def _option(text: str) -> tuple[str, float]:
+    key, equals, value = text.partition("=")
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not equals or not math.isfinite(number):
+        raise BadInput(f"--option {text}: write it as key=number, as in --option eta=0.5")
+    return key.strip(), number
+
+
+def _labels(model: Any, info: Any, label: str | None, n: int, seed: int) -> Any:
+    """Labels (n,): the one asked for, or in the training split's proportions; None for an unconditional model."""
+    import torch
+
+    from bench import evaluate
+
+    if not model.space.classes:
+        if label is not None:
+            raise BadInput(
+                f"{info.recipe} was trained without labels: leave out --label, or train it with --conditional first"
+            )
+        return None
+    found = evaluate.dataset(info.dataset)
+    if label is None:
+        return evaluate.pool_labels(model, found.train, n, seed)
+    names = [str(name).lower() for name in found.labels]
+    if label.lower() in names:
+        index = names.index(label.lower())
+    elif label.isascii() and label.isdigit() and int(label) < model.space.classes:
+        index = int(label)
+    else:
+        raise unknown("label", label, found.labels or [f"0 to {model.space.classes - 1}"])
+    return torch.full((n,), index)
+
+
+# ------------------------------------------------------------------------------------------------- evaluate, time
+
+
+@app.command()
+def evaluate(
+    what: Annotated[
+        str,
+        typer.Argument(help="A run, an .npz or .npy of samples, or a folder of PNGs.", autocompletion=_complete_run),
+    ],
+    dataset: DatasetOption = "digits",
+    tier: Annotated[
+        str | None, typer.Option("--tier", "-t", help="Protocol for a run; its own tier by default.")
+    ] = None,
+    device: DeviceOption = "auto",
+    out: OutOption = Path("runs"),
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Score a run, or anyone's samples, with the same metrics against the same real images.
+
+    [bold]Examples[/bold]
+    \b
+        bench evaluate flow-matching
+        bench evaluate runs/digits/vae/0-3f2a91c04d --tier standard --json
+        bench evaluate my-samples.npz --dataset fashion-mnist
+        bench evaluate my-folder-of-pngs/ --dataset cifar10
+    """
+    _check_dataset(dataset)
+    target = Path(what)
+    is_samples = target.exists() and not (target / "run.json").exists()
+    folder = target if is_samples else _find_run(what, dataset, out)
+
+    from bench import evaluate as scores
+    from bench import run as runs
+    from bench.progress import Progress, graceful_stop
+
+    name = f"evaluate {what}"
+    with _display_of(as_json)({name: 1.0}) as display, graceful_stop() as stopping:
+        progress = Progress(name, display.event, stopping)
+        if is_samples:
+            rows = scores.score(folder, dataset, progress)
+        else:
+            info = runs.read_info(folder)
+            rows = scores.evaluate(
+                folder, _tier_of(info.tier, tier), progress, runs.device_of(device).type, force=force
+            )
+    if as_json:
+        _print_json([_finite_row(row) for row in rows])
+    else:
+        _rows(rows)
+    if any(row.status in ("failed", "diverged") for row in rows):
+        raise typer.Exit(1)
+
+
+@app.command("time")
+def time_(
+    chosen: Annotated[
+        list[str], typer.Argument(help=RUN_HELP + " Several are timed interleaved.", autocompletion=_complete_run)
+    ],
+    sampler: Annotated[str | None, typer.Option("--sampler", help="The card's default.")] = None,
+    steps: Annotated[str | None, typer.Option("--steps", help="Step counts, separated by commas.")] = None,
+    dataset: DatasetOption = "digits",
+    tier: Annotated[
+        str | None, typer.Option("--tier", "-t", help="Protocol (repeats, seconds); the run's own by default.")
+    ] = None,
+    device: DeviceOption = "auto",
+    threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads.")] = 1,
+    out: OutOption = Path("runs"),
+    as_json: JsonOption = False,
+) -> None:
+    """Time sampling: latency at batch 1, throughput at the best batch, memory. Keep the machine otherwise idle.
+
+    [bold]Examples[/bold]
+    \b
+        bench time flow-matching
+        bench time gan vae flow-matching
+        bench time flow-matching --sampler euler --steps 1,2,4,8
+    """
+    counts = _counts(steps)
+    folders = [_find_run(name, dataset, out) for name in chosen]
+
+    from bench import measure
+    from bench import run as runs
+    from bench.progress import Progress, graceful_stop
+    from paradigms import catalogue
+
+    subjects = []
+    for folder in folders:
+        info = runs.read_info(folder)
+        card = _card(catalogue.get(info.recipe).paradigm, info.recipe)
+        plans = tuple(_plan(card, info.recipe, sampler, count) for count in counts)
+        subjects.append(measure.Subject(folder, plans))
+    protocol = _tier_of(runs.read_info(folders[0]).tier, tier)
+    name = "time sampling"
+    with _display_of(as_json)({name: 1.0}) as display, graceful_stop() as stopping:
+        progress = Progress(name, display.event, stopping)
+        rows = measure.time_runs(
+            subjects,
+            protocol,
+            progress,
+            device if device != "auto" else str(runs.device_of(device)),
+            threads,
+            keep=False,
+        )
+    if as_json:
+        _print_json([_finite_row(row) for row in rows])
+    else:
+        _times(rows)
+
+
+def _counts(text: str | None) -> list[int] | list[None]:
+    """Step counts; [None] = the plan's own."""
+    if text is None:
+        return [None]
+    counts = [part.strip() for part in text.split(",")]
+    if any(not part.isascii() or not part.isdigit() or int(part) < 1 for part in counts):
+        raise BadInput(f"--steps {text}: write step counts separated by commas, as in --steps 1,2,4")
+    return [int(part) for part in counts]
+
+
+# --------------------------------------------------------------------------------------------- report, list, data
+
+
+@app.command()
+def report(
+    runs: Annotated[Path, typer.Argument(help="A folder with runs in it, at any depth.")] = Path("runs"),
+    to: Annotated[Path | None, typer.Option("--to", help="Where; RUNS/report by default.")] = None,
+    formats: Annotated[str, typer.Option("--formats", help="Any of html, md, tex, csv.")] = ",".join(FORMATS),
+) -> None:
+    """Write the comparison of all finished runs in a folder: an offline page, Markdown, LaTeX and CSV tables.
+
+    [bold]Examples[/bold]
+    \b
+        bench report
+        bench report runs/digits --to digits-report --formats md,csv
+    """
+    wanted = [name.strip() for name in formats.split(",") if name.strip()]
+    for name in wanted:
+        if name not in FORMATS:
+            raise unknown("format", name, FORMATS)
+    if not runs.is_dir():
+        raise BadInput(f"there is no folder {runs}; run `bench all` first, or name the folder that holds the runs")
+    target = to or runs / "report"
+    _writable_folder(target)
+
+    from bench import store, suite
+
+    run_folders = sorted(path.parent for path in runs.rglob("run.json"))
+    folders = sorted(path.parent for path in runs.rglob(store.RESULTS))
+    if not folders:
+        raise BadInput(f"no results in {runs}; run `bench all` or `bench evaluate` first")
+    written = suite.report(folders, run_folders, target, wanted, real=_real_grids(folders))
+    for path in written:
+        print(path)
+
+
+def _real_grids(folders: Iterable[Path]) -> dict[str, Path]:
+    """A picture of real images for each data set that has its baselines."""
+    from bench import store
+
+    grids: dict[str, Path] = {}
+    for folder in folders:
+        if folder.parent.name == "baselines" and (folder / "grid.png").exists():
+            rows = store.load_rows(folder)
+            grids.update({rows[0].dataset: folder / "grid.png"} if rows else {})
+    return grids
+
+
+@app.command("list")
+def list_(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="[recipes|datasets|tiers|runs|samplers]",
+            help="What to list.",
+            autocompletion=lambda incomplete: _completions(KINDS, incomplete),
+        ),
+    ] = "recipes",
+    out: OutOption = Path("runs"),
+    as_json: JsonOption = False,
+) -> None:
+    """List what there is: recipes, data sets, tiers, runs, or the samplers of every recipe.
+
+    [bold]Examples[/bold]
+    \b
+        bench list datasets
+        bench list runs --json
+    """
+    if what not in KINDS:
+        raise unknown("kind of list", what, KINDS)
+    rows = {
+        "recipes": _list_recipes,
+        "datasets": _list_datasets,
+        "tiers": _list_tiers,
+        "runs": lambda: _list_runs(out),
+        "samplers": _list_samplers,
+    }[what]()
+    if as_json:
+        _print_json(rows)
+    elif rows:
+        _table(list(rows[0]), [[_cell(value) for value in row.values()] for row in rows])
+    else:
+        print(f"no {what} in {out}" if what == "runs" else f"no {what}")
+
+
+def _list_recipes() -> list[dict[str, Any]]:
+    from paradigms import catalogue
+
+    found = []
+    for name, recipe in catalogue.recipes().items():
+        card = getattr(recipe.paradigm, "card", None)
+        needs = ", ".join(need.recipe for need in recipe.needs.values())
+        found.append(
+            {
+                "recipe": name,
+                "paradigm": card.title if card else recipe.paradigm.__name__,
+                "year": card.year if card else None,
+                "needs": needs,
+                "likelihood": ", ".join(dict.fromkeys(k.name for k in card.likelihoods)) if card else "",
+                "summary": recipe.summary,
+            }
+        )
+    return found
+
+
+def _list_datasets() -> list[dict[str, Any]]:
+    from bench.data.names import describe
+
+    return [
+        {
+            "dataset": d.name,
+            "what": d.title,
+            "shape": "×".join(map(str, d.shape)),
+            "classes": d.classes or None,
+            "levels": d.levels or None,
+            "train": d.n_train or None,
+            "test": d.n_test or None,
+            "where": d.where,
+        }
+        for d in describe()
+    ]
+
+
+def _list_tiers() -> list[dict[str, Any]]:
+    from bench.tiers import tiers
+
+    return [
+        {
+            "tier": tier.name,
+            "what": tier.summary,
+            "seeds": tier.seeds,
+            "match": tier.match,
+            "small images": _budget(tier.small),
+            "larger images": _budget(tier.images),
+            "vectors": _budget(tier.vectors),
+            "samples": tier.samples,
+            "max calls": tier.max_calls,
+        }
+        for tier in tiers().values()
+    ]
+
+
+def _budget(budget: Any) -> str:
+    return f"{budget.flops:.2g} FLOP, ≤ {budget.seconds:g} s, {budget.params / 1e6:g}M parameters"
+
+
+def _list_runs(out: Path) -> list[dict[str, Any]]:
+    found = []
+    for path in sorted(out.glob("*/*/*/run.json")):
+        try:
+            info = json.loads(path.read_text())
+            found.append(
+                {
+                    "run": str(path.parent),
+                    **{key: info[key] for key in ("recipe", "dataset", "tier", "seed", "status")},
+                    "steps": f"{info['steps'] or '?'}/{info['planned_steps']}",
+                    "seconds": round(info["seconds"], 1),
+                    "evaluated": (path.parent / "results.jsonl").exists(),
+                }
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            found.append(
+                {
+                    "run": str(path.parent),
+                    **dict.fromkeys(("recipe", "dataset", "tier", "seed"), "?"),
+                    "status": "damaged",
+                    "steps": "?",
+                    "seconds": None,
+                    "evaluated": False,
+                }
+            )
+    return found
+
+
+def _list_samplers() -> list[dict[str, Any]]:
+    from paradigms import catalogue
+
+    found = []
+    for name, recipe in catalogue.recipes().items():
+        card: Card | None = getattr(recipe.paradigm, "card", None)
+        if card is None:
+            continue
+        for sampler in card.samplers:
+            calls = "adaptive" if sampler.calls is None else _linear(*sampler.calls)
+            default = f"{card.default.steps} steps" if sampler.name == card.default.sampler else ""
+            found.append(
+                {
+                    "recipe": name,
+                    "sampler": sampler.name,
+                    "steps": ",".join(map(str, sampler.steps)),
+                    "default": default,
+                    "network calls": calls,
+                    "options": ", ".join(f"{k}={v:g}" for k, v in sampler.options.items()),
+                    "note": sampler.note,
+                }
+            )
+    return found
+
+
+def _linear(a: int, b: int) -> str:
+    """a * steps + b as one writes it."""
+    slope = "" if not a else "steps" if a == 1 else f"{a} × steps"
+    return f"{slope} + {b}" if slope and b > 0 else f"{slope} − {-b}" if slope and b < 0 else slope or str(b)
+
+
+@app.command()
+def data(
+    name: Annotated[str, typer.Argument(help="See `bench list datasets`.", autocompletion=_complete_dataset)],
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Import from this file or folder, not from the network.")
+    ] = None,
+) -> None:
+    """Find, import or download a data set into the cache, verify its checksums and say what it is.
+
+    [bold]Examples[/bold]
+    \b
+        bench data fashion-mnist
+        bench data cifar10 --from ~/Downloads/cifar-10-binary.tar.gz
+    """
+    _check_dataset(name)
+    if source is not None and not source.exists():
+        raise BadInput(f"--from {source} does not exist")
+
+    from bench.data import fetch, load
+    from bench.progress import Progress, graceful_stop
+
+    with _display_of(False)({name: 1.0}) as display, graceful_stop() as stopping:
+        progress = Progress(name, display.event, stopping)
+        paths = fetch(name, source, progress.update)
+        found = load(name)
+    for path in paths:
+        print(path)
+    space = found.space
+    kind = f"{space.levels} levels" if space.levels else "real-valued"
+    print(
+        f"{found.name}: {len(found.train):,} training and {len(found.test):,} test examples of shape {space.shape}, "
+        f"{kind}, {space.classes} classes; sha256 {found.checksum[:12]}\n{found.source}"
+    )
+
+
+# ------------------------------------------------------------------------------------------------------ what is given
+
+
+def _tier(name: str, match: str | None = None) -> Tier:
+    from bench.tiers import get
+
+    if match is not None and match not in MATCHES:
+        raise unknown("match", match, MATCHES)
+    tier = get(name)
+    return tier if match is None else dataclasses.replace(tier, match=match)
+
+
+def _tier_of(own: str, asked: str | None) -> Tier:
+    """The tier asked for, else the run's own. A tier of the user's file is known to a run by its name only."""
+    from bench.tiers import get
+
+    if asked is not None:
+        return get(asked)
+    try:
+        return get(own)
+    except BadInput:
+        raise BadInput(
+            f"the run's tier '{own}' is not a shipped one; name its file, as in --tier mine.toml:{own}"
+        ) from None
+
+
+def _jobs(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise BadInput(f"--jobs {text}: give a number of worker processes, or auto")
+    return int(text)
+
+
+def _check_dataset(name: str) -> None:
+    from bench.data.names import info
+
+    info(name)
+
+
+def _check_recipes(names: Sequence[str]) -> None:
+    """Refuses an unknown name before torch is imported."""
+    from paradigms.catalogue import names as known
+
+    found = known()
+    for name in names:
+        if name.strip() not in found:
+            raise unknown("recipe", name.strip(), found)
+
+
+def _find_run(text: str, dataset: str, out: Path) -> Path:
+    """The folder that a user means by RUN: a folder, or a recipe's newest finished run. Raises BadInput."""
+    path = Path(text)
+    if (path / "run.json").exists():
+        return path
+    if path.is_dir():
+        raise BadInput(f"{path} is not the folder of a run: it has no run.json; see `bench list runs`")
+    if os.sep in text:
+        raise BadInput(f"there is no run {text}; see `bench list runs`")
+    candidates = []
+    for found in out.glob("*/*/*/run.json"):
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            info = json.loads(found.read_text())
+            if info.get("recipe") == text and info.get("dataset") == dataset:
+                candidates.append((info.get("status") == "ok", info.get("finished") or "", str(found.parent)))
+    if not candidates:
+        from paradigms.catalogue import names
+
+        known = names()
+        if text not in known:
+            raise unknown("run or recipe", text, known)
+        raise BadInput(f"no run of {text} on {dataset} in {out}; train one: bench train {text} --dataset {dataset}")
+    return Path(max(candidates)[2])
+
+
+def _load_paradigm(folder: Path, device: Any) -> tuple[Any, Any]:
+    from bench import run as runs
+
+    model, info = runs.load(folder, device=device)
+    _card(type(model), info.recipe)
+    return model, info
+
+
+def _card(paradigm: type, recipe: str) -> Card:
+    card = getattr(paradigm, "card", None)
+    if card is None:
+        raise BadInput(f"'{recipe}' is a first stage for others and does not sample")
+    return card
+
+
+def _writable_folder(path: Path) -> None:
+    """Makes the folder and proves that files can be written there, before any work. Raises BadInput."""
+    missing = [parent for parent in (path, *path.parents) if not parent.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path, prefix=".writable-"):
+            pass
+    except OSError as error:
+        for parent in missing:  # what was made for nothing
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+        raise BadInput(f"can not write to {path}: {error.strerror or error}; choose another folder") from None
+
+
+def _writable_target(to: Path) -> None:
+    """The same for --to: a picture, an archive or a folder."""
+    if to.suffix and to.suffix.lower() not in (".png", ".npz"):
+        raise BadInput(f"--to {to}: the name must end in .png or .npz, or be a folder")
+    if to.suffix and to.is_dir():
+        raise BadInput(f"--to {to} is a folder; name a file in it")
+    _writable_folder(to.parent if to.suffix else to)
+
+
+# ----------------------------------------------------------------------------------------------------- what is shown
+
+
+def _display_of(quiet: bool) -> Any:
+    """Makes a display for a set of jobs with their costs; silent when the output is for a script."""
+    from bench.progress import display
+
+    def show(costs: Mapping[str, float]) -> Display:
+        return display(costs, quiet=quiet)
+
+    return show
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+
+
+def _finite_row(row: Row) -> dict[str, Any]:
+    """A row as JSON can hold it."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in dataclasses.asdict(row).items()
+    }
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    # Away from a terminal nothing may be cut to a width that nobody has.
+    return Console(width=None if sys.stdout.isatty() else 1_000, highlight=False)
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "", numeric: Sequence[str] = ()) -> None:
+    """A table of texts; nothing in it is taken for markup."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=escape(title) or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        table.add_column(escape(name), justify="right" if name in numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(text) for text in row))
+    _console().print(table, soft_wrap=False)
+
+
+def _comparison(result: Any) -> None:
+    """The headline table of a suite, its failures and where the report is."""
+    from bench.progress import duration
+
+    frame = result.comparison()
+    for (dataset, tier), part in frame.groupby(["dataset", "tier"], sort=False):
+        shown = [c for c in frame.attrs["display"] if c not in ("dataset", "tier") and part[c].astype(bool).any()]
+        rows = part[shown].astype(str).to_numpy().tolist()
+        _table(shown, rows, f"{dataset}, tier {tier}: mean ± 95 % t-interval over seeds", shown[2:])
+    for job, reason in result.failures:
+        print(f"failed: {job}: {reason}")
+    for name, reason in result.skipped.items():
+        print(f"left out: {name}: {reason}")
+    for path in result.report[:1]:
+        print(f"report: {path}")
+    print(f"{result.trained} runs trained and {result.evaluated} evaluated in {duration(result.seconds)}")
+
+
+def _rows(rows: Sequence[Row]) -> None:
+    """An evaluation as a table: the headline plan against the test split, likelihoods, and what failed."""
+    shown = []
+    for row in rows:
+        likelihood = bool(row.kind) or row.metric in ("bits_per_dim", "nll")
+        if not (likelihood or row.headline or not row.sampler):
+            continue
+        value = "n/a" if row.value is None or math.isnan(row.value) else f"{row.value:.5g}"
+        error = "" if row.error is None else f"± {row.error:.2g}"
+        plan = f"{row.sampler}-{row.steps}" if row.sampler else ""
+        relation = f"{row.relation} " if row.relation not in ("", "=") else ""
+        against = f"{row.split} ({row.n_ref:,})" if row.n_ref else row.split
+        where = " ".join(x for x in (row.features, row.kind, plan) if x)
+        shown.append([row.metric, relation + value, error, row.unit, against, where, f"{row.n or 0:,}", row.reason])
+    _table(["metric", "value", "error", "unit", "against", "by", "n", "note"], shown, numeric=("value", "error", "n"))
+
+
+def _times(rows: Sequence[Row]) -> None:
+    """Times as a table: a line for each run and plan."""
+    lines: dict[tuple[str, str], dict[str, float]] = {}
+    contended = False
+    for row in rows:
+        contended |= row.contended
+        if row.value is not None:
+            lines.setdefault((f"{row.recipe} {row.run}", f"{row.sampler}-{row.steps}"), {})[row.metric] = row.value
+    table = []
+    for (run, plan), found in lines.items():
+        spread = ""
+        if "latency_q25" in found:
+            spread = f"{1e3 * found['latency_q25']:.3g} … {1e3 * found['latency_q75']:.3g}"
+        table.append(
+            [
+                run,
+                plan,
+                f"{1e3 * found['latency']:.3g}",
+                spread,
+                f"{found['throughput']:,.0f}",
+                f"{found['throughput_batch']:.0f}",
+                f"{found['peak_memory'] / 2**20:.3g}",
+            ]
+        )
+    threads = f"{rows[0].threads} thread{'s' if rows[0].threads != 1 else ''} on {rows[0].device}" if rows else ""
+    _table(
+        ["run", "plan", "latency, ms", "quartiles", "samples/s", "at batch", "memory, MiB"],
+        table,
+        f"{threads}; median",
+        numeric=("latency, ms", "samples/s", "at batch", "memory, MiB"),
+    )
+    if contended:
+        print("the machine was busy with other work while these were taken: time again when it is idle")
+
+
+if __name__ == "__main__":
+    app()

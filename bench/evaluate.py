@@ -40,7 +40,19 @@ from paradigms.contract import Card, Data, Kind, Noise, Paradigm, Plan, Space, s
 from paradigms.errors import BadInput
 from paradigms.maths.likelihood import bits_per_dim
 
-__all__ = ["Pool", "baselines", "draw", "evaluate", "grid_png", "plans", "score"]
+__all__ = [
+    "Pool",
+    "baselines",
+    "draw",
+    "evaluate",
+    "grid_png",
+    "has_baselines",
+    "is_evaluated",
+    "plans",
+    "read_samples",
+    "score",
+    "write_samples",
+]
 
 GRID = "grid.png"
 SAMPLES = "samples.npz"
@@ -191,11 +203,16 @@ def _section(rows: list[Row], base: Row, metric: str) -> Iterator[None]:
 
 
 def quality(
-    base: Row, x: Tensor, y: Tensor | None, ref: Reference, splits: Sequence[str] = ("test", "train")
+    base: Row,
+    x: Tensor,
+    y: Tensor | None,
+    ref: Reference,
+    splits: Sequence[str] = ("test", "train"),
+    copies: bool = True,
 ) -> list[Row]:
     """Every metric of samples x (N, *shape), as the data is stored, against each split; `base` fills the other columns.
 
-    y: labels the samples were drawn for, where they were.
+    y: labels the samples were drawn for, where they were. copies: ask whether they are copies of training examples.
     """
     rows: list[Row] = []
     base = dataclasses.replace(base, n=len(x), draw=0)
@@ -207,6 +224,8 @@ def quality(
         )
 
     if not ref.spaces:
+        if "test" not in splits:
+            return rows
         # Empirical distances depend on both sizes: equal ones, and no more than the transport problem can hold.
         real = ref.real["test"][: len(x)]
         with _section(rows, dataclasses.replace(base, split="test"), "w2"):
@@ -225,9 +244,10 @@ def quality(
                 add(metrics.quality_without_fd(fake, real_features), **columns)
         if y is not None and fake.logits is not None:
             add([metrics.label_accuracy(fake, y)], features=space.id)
-    train = ref.real["train"]
-    with _section(rows, base, "nn_ratio"):
-        add(metrics.memorisation(x, train, ref.real["test"]), split="train", n_ref=len(train))
+    if copies:
+        train = ref.real["train"]
+        with _section(rows, base, "nn_ratio"):
+            add(metrics.memorisation(x, train, ref.real["test"]), split="train", n_ref=len(train))
     return rows
 
 
@@ -359,13 +379,14 @@ def evaluate(
     model, info = runs.load(folder, device=device)
     if not isinstance(model, Paradigm):
         raise BadInput(f"{folder} holds a '{info.recipe}', which does not sample; evaluate a run that does")
-    found, ref = dataset(info.dataset), reference(info.dataset)
+    found = dataset(info.dataset)
     if found.checksum != info.checksum:
         raise BadInput(f"{folder} was trained on another version of '{info.dataset}'; train it anew")
     sweep = info.seed < tier.sweep_seeds
-    key = _key(folder, tier, sweep, ref)
+    key = _key(folder, tier, sweep, found)
     if not force and (kept := _kept(folder, key)) is not None:
         return kept
+    ref = reference(info.dataset)
     card = type(model).card
     n = min(tier.samples, len(found.test))
     labels = pool_labels(model, found.train, n, info.seed)
@@ -416,6 +437,12 @@ def evaluate(
         rows.append(_no_likelihood(base, card, model.space, tier))
     save_rows(folder, rows, key)
     return rows
+
+
+def is_evaluated(folder: Path, tier: Tier) -> bool:
+    """Whether `evaluate` would find the rows of a trained run ready, under this tier and these sources."""
+    info = runs.read_info(folder)
+    return _kept(folder, _key(folder, tier, info.seed < tier.sweep_seeds, dataset(info.dataset))) is not None
 
 
 def _no_likelihood(base: Row, card: Card, space: Space, tier: Tier) -> Row:
@@ -472,21 +499,31 @@ def code() -> str:
     return digest.hexdigest()[:12]
 
 
-def _key(folder: Path, tier: Tier, sweep: bool, ref: Reference) -> str:
-    """All that a run's rows depend on."""
-    protocol = (
-        tier.name,
-        min(tier.samples, len(ref.dataset.test)),
-        tier.max_calls if sweep else 0,
-        tier.likelihood_n,
-        tier.likelihood_calls,
-    )
-    weights = sorted(
-        (name, entry["sha256"]) for name, entry in manifest(folder).items() if name.endswith(".safetensors")
-    )
-    spaces = [space.id for space in ref.spaces]
-    parts = ["evaluate", SCHEMA, protocol, sweep, spaces, weights, ref.dataset.checksum, torch.__version__, code()]
+def _digest(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _protocol(found: Dataset, tier: Tier) -> tuple[object, ...]:
+    """What the numbers of a data set depend on besides the model."""
+    spaces = [space.id for space in spaces_for(found.name, found.space)]
+    n = min(tier.samples, len(found.test))
+    return SCHEMA, tier.name, n, tier.likelihood_n, spaces, found.checksum, torch.__version__, code()
+
+
+def _key(folder: Path, tier: Tier, sweep: bool, found: Dataset) -> str:
+    """All that a run's rows depend on."""
+    weights = sorted((name, f["sha256"]) for name, f in manifest(folder).items() if name.endswith(".safetensors"))
+    calls = tier.max_calls if sweep else 0, tier.likelihood_calls
+    return _digest("evaluate", _protocol(found, tier), sweep, calls, weights)
+
+
+def _baselines_key(found: Dataset, tier: Tier) -> str:
+    return _digest("baselines", _protocol(found, tier))
+
+
+def has_baselines(name: str, tier: Tier, folder: Path) -> bool:
+    """Whether `baselines` would find its rows ready."""
+    return _kept(folder, _baselines_key(dataset(name), tier)) is not None
 
 
 def _kept(folder: Path, key: str) -> list[Row] | None:
@@ -547,12 +584,28 @@ def npz(**arrays: np.ndarray) -> bytes:
     return out.getvalue()
 
 
+def write_samples(pool: Pool, space: Space, to: Path) -> None:
+    """A pool into a grid (.png), an archive (.npz: samples, labels) or, without a suffix, a folder of one PNG each."""
+    if to.suffix.lower() == ".png":
+        write_atomic(to, grid_png(pool.x, space, columns=max(1, math.isqrt(len(pool.x) - 1) + 1)))
+    elif to.suffix.lower() == ".npz":
+        write_atomic(to, npz(**_arrays(pool, len(pool.x))))
+    else:
+        digits = max(5, len(str(len(pool.x) - 1)))
+        for index, image in enumerate(to_bytes(pool.x, space)):
+            array = image[0].numpy() if len(image) == 1 else image.permute(1, 2, 0).contiguous().numpy()
+            write_atomic(to / f"{index:0{digits}d}.png", _png(Image.fromarray(array)))
+
+
+def _arrays(pool: Pool, n: int) -> dict[str, np.ndarray]:
+    return {"samples": pool.x[:n].numpy()} | ({} if pool.y is None else {"labels": pool.y[:n].numpy()})
+
+
 def _keep_samples(folder: Path, pool: Pool, space: Space) -> None:
     """The first samples of the headline pool, not chosen, as a picture and as numbers for the report."""
     kept = 64 if space.is_image else KEPT_VECTORS
-    arrays = {"samples": pool.x[:kept].numpy()} | ({} if pool.y is None else {"labels": pool.y[:kept].numpy()})
     write_atomic(folder / GRID, grid_png(pool.x[:kept], space))
-    write_atomic(folder / SAMPLES, npz(**arrays))
+    write_atomic(folder / SAMPLES, npz(**_arrays(pool, kept)))
     write_manifest(folder, [GRID, SAMPLES])
 
 
@@ -598,15 +651,15 @@ def baselines(name: str, tier: Tier, folder: Path, progress: Progress, force: bo
 
     grid.png and samples.npz there show real test images, to be set beside the models' grids.
 
-    real-train: the training split as if it were samples (on test: the floor). gaussian: a Gaussian fitted to the
-    training pixels. uniform: noise, each level equally likely. pixel-histograms: independent pixels (likelihood only).
+    real-train: real data as if it were samples, each split against the other: the floor. gaussian: a Gaussian fitted
+    to the training pixels. uniform: noise, each level equally likely. pixel-histograms: independent pixels (likelihood
+    only).
     """
-    found, ref = dataset(name), reference(name)
-    n = min(tier.samples, len(found.test))
-    parts = ["baselines", SCHEMA, n, tier.name, tier.likelihood_n, found.checksum, [s.id for s in ref.spaces], code()]
-    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    found = dataset(name)
+    key = _baselines_key(found, tier)
     if not force and (kept := _kept(folder, key)) is not None:
         return kept
+    ref, n = reference(name), min(tier.samples, len(found.test))
     base = dataclasses.replace(_environment(), status="baseline", dataset=name, tier=tier.name)
     rows: list[Row] = []
     space, total = found.space, 4
@@ -618,8 +671,10 @@ def baselines(name: str, tier: Tier, folder: Path, progress: Progress, force: bo
         step += 1
 
     tell("real-train")
-    real = subset(found.train, n, name, "floor").x
-    rows += quality(dataclasses.replace(base, recipe="real-train"), real, None, ref, splits=("test",))
+    real = dataclasses.replace(base, recipe="real-train")
+    # Each split as if it were samples, against the other; held-out examples, which are no copies, for memorisation.
+    rows += quality(real, subset(found.train, n, name, "floor").x, None, ref, ("test",), copies=False)
+    rows += quality(real, subset(found.test, n, name, "floor").x, None, ref, ("train",))
     flat = space.encode(found.train.x).flatten(1).double()
     tell("gaussian")
     gaussian = fit_pixels(flat).sample(n, Noise("gaussian", name)).float()
@@ -633,11 +688,8 @@ def baselines(name: str, tier: Tier, folder: Path, progress: Progress, force: bo
     tell("likelihood")
     rows += _likelihood_baselines(base, found, tier)
     save_rows(folder, rows, key)
-    sample = subset(found.test, 64 if space.is_image else KEPT_VECTORS, name, "grid")
-    arrays = {"samples": sample.x.numpy()} | ({} if sample.y is None else {"labels": sample.y.numpy()})
-    write_atomic(folder / GRID, grid_png(sample.x, space))
-    write_atomic(folder / SAMPLES, npz(**arrays))
-    write_manifest(folder, [GRID, SAMPLES])
+    shown = subset(found.test, 64 if space.is_image else KEPT_VECTORS, name, "grid")
+    _keep_samples(folder, Pool(Plan("real"), shown.x, shown.y, None), space)
     progress.update("baselines", total, total)
     return rows
 

@@ -45,6 +45,7 @@ __all__ = [
 ]
 
 WEIGHTS = Path(__file__).parent / "weights"
+PIXELS = 2**20  # of a chunk at most: 32 channels of them are 128 MiB
 SUMS = "SHA256SUMS"  # the committed hash of every shipped file, in the format of sha256sum
 
 
@@ -179,7 +180,8 @@ class FeatureSpace:
     def __call__(self, x: Tensor, chunk: int = 1000) -> tuple[Tensor, Tensor | None]:
         """Features (N, dim) and logits (N, classes), None without a head, of bin-centred images x (N, C, H, W).
 
-        Float32, on the CPU, the same for any `chunk` up to rounding. Raises BadInput on images of another shape.
+        Float32, on the CPU, the same for any `chunk` up to rounding (large images go through in smaller ones). Raises
+        BadInput on images of another shape.
         """
         if tuple(x.shape[1:]) != self.shape:
             raise BadInput(
@@ -190,6 +192,7 @@ class FeatureSpace:
             raise BadInput(f"feature space {self.id}: images must be encoded (float in [-1, 1]), got {x.dtype}")
         if not len(x):
             raise BadInput(f"feature space {self.id}: no images given")
+        chunk = min(chunk, max(1, PIXELS // math.prod(self.shape[1:])))
         values = torch.cat([self.extractor(part.cpu()) for part in x.split(chunk)])
         return values, None if self.head is None else self.head(values)
 

@@ -39,6 +39,7 @@ __all__ = [
     "BATCHES",
     "Subject",
     "flops_per_sample",
+    "is_timed",
     "params_sampling",
     "peak_bytes",
     "sample_once",
@@ -260,9 +261,11 @@ def time_runs(
     progress: Progress,
     device: str = "cpu",
     threads: int | None = 1,
+    *,
     force: bool = False,
+    keep: bool = True,
 ) -> list[Row]:
-    """Latency, throughput and memory of sampling, written to `timing/results.jsonl` in each run's folder.
+    """Latency, throughput and memory of sampling; with `keep` in `timing/results.jsonl` of each run's folder.
 
     The subject's plans: latency at batch 1 and throughput at the best of `BATCHES`, for `timing_repeats` or
     `timing_seconds` each, whichever comes first. The sweep: latency alone, for a tenth of that. All runs are timed
@@ -273,17 +276,17 @@ def time_runs(
     if threads is not None and where.type == "cpu":
         torch.set_num_threads(threads)
     try:
-        return _time_runs(subjects, tier, progress, where, force)
+        return _time_runs(subjects, tier, progress, where, force, keep)
     finally:
         torch.set_num_threads(before)
 
 
 def _time_runs(
-    subjects: Sequence[Subject], tier: Tier, progress: Progress, device: torch.device, force: bool
+    subjects: Sequence[Subject], tier: Tier, progress: Progress, device: torch.device, force: bool, keep: bool
 ) -> list[Row]:
     here = runs.environment(device, torch.get_num_threads())
-    keys = {subject.folder: _key(subject, tier, here) for subject in subjects}
-    if not force and (kept := _kept(keys)) is not None:
+    keys = _keys(subjects, tier, device, here["threads"])
+    if keep and not force and (kept := _kept(keys)) is not None:
         return kept
     loaded = []
     for subject in subjects:
@@ -321,31 +324,41 @@ def _time_runs(
                 held = float(peak_bytes(model, setting.plan, setting.batch, device))
                 rows[index] += setting.row(base, "peak_memory", "bytes", [held])
     for index, (subject, _, _) in enumerate(loaded):
-        save_rows(subject.folder / TIMING, rows[index], keys[subject.folder])
+        if keep:
+            save_rows(subject.folder / TIMING, rows[index], keys[subject.folder])
     progress.update("time", 1, 1)
     return [row for some in rows.values() for row in some]
 
 
 def _best_batch(model: Paradigm, plan: Plan, device: torch.device, limit: float = 2.0) -> int:
-    """The batch size with the most samples a second in one trial each; a size is not tried when it would take long."""
+    """The batch size with the most samples a second in one trial; a size that would take long is not tried."""
     best, rate = BATCHES[0], 0.0
+    Setting(model, plan, 1, 1, 0.0).once(device)
     for batch in BATCHES:
         if rate and batch / rate > limit:
             break
-        setting = Setting(model, plan, batch, 1, 0.0)
-        setting.once(device)
-        this = batch / min(setting.once(device) for _ in range(2))
+        this = batch / Setting(model, plan, batch, 1, 0.0).once(device)
         if this > rate:
             best, rate = batch, this
     return best
 
 
-def _key(subject: Subject, tier: Tier, here: dict[str, Any]) -> str:
-    """What a run's times depend on, but for the moment."""
-    weights = sorted((n, f["sha256"]) for n, f in manifest(subject.folder).items() if n.endswith(".safetensors"))
-    plans = [str(plan) for plan in (*subject.plans, "|", *subject.sweep)]
-    parts = ["time", SCHEMA, tier.timing_repeats, tier.timing_seconds, plans, weights, sorted(here.items())]
-    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]
+def is_timed(subjects: Sequence[Subject], tier: Tier, device: str = "cpu", threads: int = 1) -> bool:
+    """Whether `time_runs` would find the rows of every subject ready."""
+    return _kept(_keys(subjects, tier, runs.device_of(device), threads)) is not None
+
+
+def _keys(subjects: Sequence[Subject], tier: Tier, device: torch.device, threads: int) -> dict[Path, str]:
+    """What each run's times depend on, but for the moment: protocol, plans, weights, machine, versions."""
+    here = runs.environment(device, threads)
+    here.pop("code")  # of the whole suite: times are not taken anew because a report was changed
+    keys = {}
+    for subject in subjects:
+        weights = sorted((n, f["sha256"]) for n, f in manifest(subject.folder).items() if n.endswith(".safetensors"))
+        plans = [str(plan) for plan in subject.plans], [str(plan) for plan in subject.sweep]
+        parts = [SCHEMA, tier.timing_repeats, tier.timing_seconds, plans, weights, sorted(here.items())]
+        keys[subject.folder] = hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]
+    return keys
 
 
 def _kept(keys: dict[Path, str]) -> list[Row] | None:

@@ -14,13 +14,13 @@ what real images score against other real images; `floor` computes it, and no va
 | coverage     | 1       | share of real images with a sample within their own reach (2002.09797)                 |
 | label_tv     | 0       | total variation between predicted labels of samples and of real images                 |
 | nn_ratio     | 1       | samples' distance to training images over held-out images' to them; 0 = copies         |
-| authenticity | floor's | share of samples farther from the nearest training image than its neighbour (2102.08921) |
+| authenticity | floor's | samples farther from the nearest training image than that from its next (2102.08921)   |
 | w2           | floor's | exact 2-Wasserstein distance of at most 2,000 points                                   |
 | sw2          | floor's | sliced 2-Wasserstein distance over 256 fixed directions (Bonneel et al. 2015)          |
 | mmd2         | 0       | squared maximum mean discrepancy, five Gaussian widths, unbiased (Gretton et al. 2012) |
 | modes        | all     | modes with at least a tenth of the samples they should have                            |
 | mode_tv      | 0       | total variation between the modes' shares of samples and of real vectors               |
-| off_support  | floor's | share of samples on no mode, or where real data practically never is                   |
+| off_support  | floor's | share of samples where log p is below what 99 % of real vectors have                   |
 
 "Within reach" of a point is nearer than its k-th nearest neighbour in its own set, k = 5 throughout (the authors of
 density and coverage use 5; those of precision and recall used 3).
@@ -208,6 +208,8 @@ def memorisation(fake: Tensor, train: Tensor, test: Tensor) -> list[Value]:
     from the training set as unseen data is, below 1 nearer to it, 0 = all copies; above 1 the samples are off the data.
     authenticity is the share of samples farther from the nearest training example than that one is from its own nearest
     (Alaa et al. 2022); held-out data does not score 1 either, so compare with it.
+
+    Every sample is compared with every training example: 1,000 against 60,000 images of 28×28 take about 3 s.
     """
     for name, x in (("samples", fake), ("training examples", train), ("held-out examples", test)):
         if x.shape[1:] != train.shape[1:]:
@@ -256,8 +258,7 @@ def _nearest(x: Tensor, reference: Tensor, but: Tensor | None = None) -> tuple[T
 def vector_quality(fake: Tensor, real: Tensor, density: Density | None) -> list[Value]:
     """ "w2", "sw2" and "mmd2" of samples (N, D) against real vectors (M, D), and what a known density adds.
 
-    With modes: "modes", "mode_tv", and as "off_support" the share of samples outside the radius of every mode. Without
-    modes but with log p: as "off_support" the share of samples where log p is below what 99 % of real vectors have.
+    With modes: "modes" and "mode_tv". With modes or log p: "off_support".
     """
     for name, x in (("samples", fake), ("real vectors", real)):
         if x.dim() != 2 or x.shape[1] != real.shape[1]:
@@ -267,15 +268,8 @@ def vector_quality(fake: Tensor, real: Tensor, density: Density | None) -> list[
         _finite(x, f"vector metrics: {name}")
     x, y = fake.cpu().double(), real.cpu().double()
     values = [_wasserstein(x, y), _sliced(x, y), _discrepancy("mmd2", x, y, _gaussians)]
-    if density is None:
-        return values
-    if density.modes is not None:
-        return [*values, *_modes(x, y, density.modes.cpu().double(), density.mode_radius)]
-    if density.log_prob is not None:
-        # A hair below, so that a density constant on its support does not lose half of it to rounding.
-        usual = density.log_prob(y).double().quantile(0.01) - 1e-6
-        off = (density.log_prob(x).double() < usual).double().mean().item()
-        values.append(Value("off_support", off, math.sqrt(off * (1 - off) / len(x))))
+    if density is not None:
+        values += [*_modes(x, y, density), *_off_support(x, y, density)]
     return values
 
 
@@ -310,22 +304,38 @@ def _gaussians(x: Tensor, y: Tensor) -> Tensor:
     return total.div_(WIDTHS)
 
 
-def _modes(x: Tensor, y: Tensor, centres: Tensor, radius: float) -> list[Value]:
-    """ "modes", "mode_tv", "off_support". A sample within `radius` of its nearest centre counts for that mode."""
+def _modes(x: Tensor, y: Tensor, density: Density) -> list[Value]:
+    """ "modes" and "mode_tv". A point within the radius of its nearest mode counts for that mode."""
+    if density.modes is None:
+        return []
+    centres = density.modes.cpu().double()
     counts = []
     for points in (x, y):
         distance, mode = torch.cat([_distances(part, centres) for part in points.split(CHUNK)]).min(1)
-        counts.append(torch.bincount(mode[distance <= radius], minlength=len(centres)).double())
+        counts.append(torch.bincount(mode[distance <= density.mode_radius], minlength=len(centres)).double())
     hit, expected = counts[0], counts[1] * len(x) / len(y)
     covered = int((hit >= (COVERED * expected).clamp(min=1)).sum())
-    off = 1 - hit.sum().item() / len(x)
     # Where no sample is on any mode there is no histogram; it is as wrong as one can be.
     variation = _variation(hit / hit.sum(), counts[1] / counts[1].sum()) if hit.sum() else 1.0
-    return [
-        Value("modes", covered, unit=f"of {len(centres)}"),
-        Value("mode_tv", variation),
-        Value("off_support", off, math.sqrt(off * (1 - off) / len(x))),
-    ]
+    return [Value("modes", covered, unit=f"of {len(centres)}"), Value("mode_tv", variation)]
+
+
+def _off_support(x: Tensor, y: Tensor, density: Density) -> list[Value]:
+    """ "off_support": the share of samples where log p is below what 99 % of real vectors have.
+
+    So it is 0.01 for perfect samples, or 0 where the density is constant on its support. Where log p is not known, the
+    share outside the radius of every mode; where there are no modes either, nothing.
+    """
+    if density.log_prob is not None:
+        # A hair below, so that a density constant on its support does not lose part of it to rounding.
+        usual = density.log_prob(y).double().quantile(0.01) - 1e-6
+        outside = density.log_prob(x).double() < usual
+    elif density.modes is not None:
+        outside = _distances(x, density.modes.cpu().double()).amin(1) > density.mode_radius
+    else:
+        return []
+    share = outside.double().mean().item()
+    return [Value("off_support", share, math.sqrt(share * (1 - share) / len(x)))]
 
 
 # --------------------------------------------------------------------------------------------------------- shared

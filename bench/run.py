@@ -54,6 +54,9 @@ if TYPE_CHECKING:
     from bench.data import Dataset
 
 __all__ = [
+    "ERROR",
+    "INFO",
+    "WEIGHTS",
     "Info",
     "Run",
     "base_row",
@@ -64,6 +67,7 @@ __all__ = [
     "ensure",
     "environment",
     "fit_width",
+    "is_finished",
     "load",
     "plan",
     "read_info",
@@ -75,6 +79,7 @@ INFO = "run.json"
 WEIGHTS = "weights.safetensors"
 ERROR = "error.txt"
 TOLERANCE = 0.1  # of the parameter target
+LARGE = 50_000_000  # parameters
 
 
 # -------------------------------------------------------------------------------------------------------- identity
@@ -496,17 +501,15 @@ def code_version(recipe: Recipe | None = None) -> str:
 def fit_width(recipe: Recipe, space: Space, target: int, parents: Mapping[str, Frozen], config: Any) -> tuple[int, int]:
     """(width, trained parameters): the width whose trained parameters, all networks together, are nearest to `target`.
 
-    Nothing is allocated where the networks can be built on the meta device. Counts must not fall as the width grows.
+    Counts must not fall as the width grows.
     """
+    # On the meta device nothing is allocated, but a constructor can not read a value: only where allocating would hurt.
+    device = torch.device("meta" if target > LARGE else "cpu")
 
     @cache
     def count(width: int) -> int:
-        with seeded(0, torch.device("cpu")):
-            try:
-                with torch.device("meta"):
-                    return _trained(recipe.build(space, width, parents, config))
-            except (RuntimeError, NotImplementedError):  # its constructor reads a value: only real tensors have one
-                return _trained(recipe.build(space, width, parents, config))
+        with seeded(0, torch.device("cpu")), device:
+            return _trained(recipe.build(space, width, parents, config))
 
     low, high = 1, 2
     while count(high) < target and high < 1 << 16:
@@ -577,7 +580,7 @@ def _calibrate(run: Run, recipe: Recipe, data: Data, parents: Mapping[str, Froze
         prepare_seconds = clock() - start
         loop = Loop(model, data, batch, 1_000, coords)
         per_step = flops.of_training_step(model, data.batch(loop.order(0)), Noise(*coords, device=device))
-        seconds = _seconds_per_step(loop, clock, 0.05 * budget.seconds * run.share)
+        seconds = _seconds_per_step(loop, clock, max(1.0, 0.05 * budget.seconds * run.share))
 
     steps = {
         "flops": (budget.flops * run.share - prepare.total) / per_step if per_step else math.inf,
@@ -677,7 +680,7 @@ def ensure(
         with graceful_stop() as stopping:
             return ensure(run, out, Progress(run.where, None, stopping), device=where, threads=threads)
     folder = run.folder(out)
-    if _finished(folder):
+    if is_finished(folder):
         return folder
     parents = {}
     for role, parent in run.parents:
@@ -686,12 +689,12 @@ def ensure(
         if not _hopeless(parents[role], parent):
             ensure(parent, out, progress, device=where, threads=threads)
     with _locked(folder / ".lock", progress, f"wait for {run.recipe}"):
-        if not _finished(folder):  # another process may have trained it while this one waited
+        if not is_finished(folder):  # another process may have trained it while this one waited
             _train(run, out, folder, parents, where, threads, progress)
     return folder
 
 
-def _finished(folder: Path) -> bool:
+def is_finished(folder: Path) -> bool:
     """Whether the folder holds a whole trained run. Raises BadInput when it says so and does not."""
     if not (folder / INFO).exists():
         if (folder / store.MANIFEST).exists() and WEIGHTS in store.manifest(folder):
@@ -724,6 +727,7 @@ def _train(
     before = read_info(folder) if (folder / INFO).exists() and (folder / STATE).exists() else None
     if before is not None and before.status in ("training", "ok"):
         threads = before.threads
+        _clear(folder, keep=(INFO, LOG, STATE, PREPARED))
     else:
         before = None
         _clear(folder)
@@ -846,10 +850,10 @@ def _conclude(folder: Path, info: Info) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def _clear(folder: Path) -> None:
+def _clear(folder: Path, keep: tuple[str, ...] = ()) -> None:
     """Takes away what an earlier attempt left, so that nothing of it is mistaken for this one's."""
     for path in folder.iterdir():
-        if path.is_file() and path.name != ".lock":
+        if path.is_file() and path.name not in (".lock", *keep):
             path.unlink()
 
 

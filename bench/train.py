@@ -42,7 +42,8 @@ STATE = "state.pt"  # the checkpoint, while training
 PREPARED = "prepared.pt"  # what `prepare` returned, where that is not the data itself, while training
 
 LOG_LINES = 100
-CHECKPOINT_SECONDS = 30.0
+CHECKPOINT_SECONDS = 5.0  # at least so long between two checkpoints
+CHECKPOINT_SHARE = 0.01  # of the time goes to them at most
 WARM_UP = 0.02  # of the steps
 HALF_LIFE = 0.05  # half of the average's weight lies on this last part of the training so far
 
@@ -249,7 +250,9 @@ class Trained:
 
     status:        "ok" or "diverged", with the reason.
     ema, raw:      the final weights by name, parameters and buffers.
-    steps, images: done and seen; seconds, cpu_seconds: spent on it, over all sittings, without waiting and saving.
+    steps, images: done and seen.
+    seconds:       wall clock spent on them and on `prepare`, over all sittings, without waiting and saving; cpu_seconds
+                   likewise, of this process.
     prepare_flops: what `prepare` cost.
     skipped:       updates skipped because of their gradient norm.
     resumed:       the step that each later sitting began at.
@@ -278,20 +281,22 @@ def train(
     folder: Path,
     progress: Progress,
     stage: str = "train",
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    checkpoint_seconds: float | None = None,
 ) -> Trained:
     """Trains `model` in place for `steps` steps of `batch` examples, going on from the checkpoint in `folder` if any.
 
-    Keeps log.jsonl and state.pt in `folder`. Raises KeyboardInterrupt (from `progress`) after a checkpoint was written,
-    BadInput when the checkpoint is damaged or does not fit. Torch's global generators are left as they were.
+    Keeps log.jsonl and state.pt in `folder`: a checkpoint every `checkpoint_seconds`, by default every few seconds but
+    for at most 1 % of the time. Raises KeyboardInterrupt (from `progress`) once a checkpoint is written, BadInput when
+    the checkpoint that is there is damaged or does not fit. Torch's global generators are left as they were.
     """
     log = Log(folder / LOG)
     with keep_generators(data.x.device):
         saved = _load(folder / STATE, data.x.device)
         _seed(seed_of(*coords, "prepare"), data.x.device)
+        wall, cpu = time.perf_counter(), time.process_time()
         data, prepare_flops = _prepare(model, data, coords, folder, saved)
+        done, seconds, cpu_seconds, resumed = 0, time.perf_counter() - wall, time.process_time() - cpu, []
         loop = Loop(model, data, batch, steps, coords)
-        done, seconds, cpu_seconds, resumed = 0, 0.0, 0.0, []
         if saved is None:
             log.start([])
         else:
@@ -309,7 +314,8 @@ def train(
             state |= {"resumed": resumed, "prepare_flops": prepare_flops}
             _save(folder / STATE, state)
 
-        status, reason, written = "ok", "", time.monotonic()
+        status, reason = "ok", ""
+        written, pause = time.monotonic(), CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
         wall, cpu = time.perf_counter(), time.process_time()
         while done < steps:
             try:
@@ -330,10 +336,12 @@ def train(
             except KeyboardInterrupt:
                 checkpoint()
                 raise
-            if time.monotonic() - written > checkpoint_seconds and done < steps:
+            if time.monotonic() - written > pause and done < steps:
+                before = time.monotonic()
                 checkpoint()
-                wall, cpu = time.perf_counter(), time.process_time()
-                written = time.monotonic()
+                wall, cpu, written = time.perf_counter(), time.process_time(), time.monotonic()
+                if checkpoint_seconds is None:
+                    pause = max(CHECKPOINT_SECONDS, (written - before) / CHECKPOINT_SHARE)
         if status == "ok" and resumed[-1:] != [steps]:
             checkpoint()  # a kill while the results are written costs nothing
     return Trained(

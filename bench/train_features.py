@@ -64,7 +64,7 @@ def recipe(name: str, space: Space) -> tuple[Architecture, Training]:
         return base, large
     if height <= 28:
         return replace(base, pools=(2, 2)), replace(large, shift=2)
-    return replace(base, channels=(32, 64, 96), pools=(2, 2, 2)), replace(large, epochs=20, shift=2)
+    return replace(base, channels=(32, 64, 96), pools=(2, 2, 2)), replace(large, epochs=12, shift=2)
 
 
 def fit(
@@ -138,7 +138,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--to", type=Path, default=WEIGHTS, metavar="DIR", help="where to write (default: the package)")
     options = parser.parse_args(arguments)
 
-    torch.set_num_threads(1)
     dataset = load(options.dataset, options.source)
     if not dataset.space.is_image or not dataset.space.classes:
         raise BadInput(f"data set '{options.dataset}' has no labelled images; a classifier needs both")
@@ -162,6 +161,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     try:
         main()
     except BadInput as error:

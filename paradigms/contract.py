@@ -69,7 +69,7 @@ class Space:
         """Integers k in [0, L) to bin centres (2k + 1)/L - 1, float32; real-valued data passes unchanged."""
         if not self.levels:
             return k
-        return k.to(torch.float32).mul_(2).add_(1).div_(self.levels).sub_(1)
+        return k.to(torch.float32, copy=True).mul_(2).add_(1).div_(self.levels).sub_(1)
 
     def decode(self, x: Tensor) -> Tensor:
         """Float images to the integer of the bin they fall in (uint8); real-valued data passes unchanged."""

@@ -92,8 +92,8 @@ class DDPM(Paradigm):
         ),
         default=Plan("ddim", 50),
         likelihoods=(
-            Kind("vlb", "≤", 52, (("terms", 50),), "one term from each of 50 strata of t"),
-            Kind("vlb", "≤", 1001, (("terms", 1000),), "all terms"),
+            Kind("vlb", "≤", 51, (("terms", 50),), "one term from each of 50 strata of t"),
+            Kind("vlb", "≤", 1000, (("terms", 1000),), "all terms"),
         ),
     )
 

@@ -111,8 +111,8 @@ class FlowMatching(Paradigm):
         cond: Tensor | None = None,
         watch: Callable[[float, Tensor], None] | None = None,
     ) -> Tensor:
-        def field(x: Tensor, t: Tensor) -> Tensor:
-            return self.net(x, t, cond)
+        def field(x: Tensor, t: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
+            return self.net(x, t, None if cond is None else cond[rows])
 
         if plan.sampler == "dopri5":
             return dopri5(field, z, 1.0, 0.0, plan.option("rtol", 1e-3), plan.option("atol", 1e-3))

@@ -49,8 +49,8 @@ class Config:
     """
 
     latent: int = 32
-    gamma: float = 20.0
-    gamma_end: float = 5.0
+    gamma: float = 5.0
+    gamma_end: float = 0.5
     batch: int = 64
     lr: float = 2e-3
     beta2: float = 0.99

@@ -128,9 +128,10 @@ class ScoreSDE(Paradigm):
         yield Update(self.net, loss, {"loss": loss}, {"lr": self.config.lr * cosine(progress)}, clip=self.config.clip)
 
     def velocity(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        """The probability-flow drift -beta/2 (x + score) = -beta/2 (x - eps / sigma) = beta/2 alpha/sigma (F - ...)."""
-        half_beta = expand(self.path.beta(t) / 2, x)
-        return -half_beta * (x - self.eps(x, t, cond) / expand(self.path.sigma(t), x))
+        """The probability-flow drift -beta/2 (x + score); score = -eps / sigma = -x - alpha/sigma F leaves F alone."""
+        alpha, sigma = self.path.alpha(t), self.path.sigma(t)
+        angle = torch.atan2(sigma, alpha) * (2 / math.pi)
+        return expand(self.path.beta(t) / 2 * alpha / sigma, x) * self.net(x, angle, cond)
 
     def prior(self, n: int, noise: Noise) -> Tensor:
         return noise.normal(n, *self.space.shape)

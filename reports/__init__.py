@@ -1,7 +1,7 @@
 """Reports: pure functions from rows of results, run folders and sample grids to tables, figures and one offline page.
 
-`render` writes a report; `comparison` gives its headline table as a DataFrame. Nothing here imports torch, the trainer or
-a paradigm: the rows and the run folders are the whole input, and the same input gives the same bytes.
+`render` writes a report; `comparison` gives its headline table as a DataFrame. Nothing here imports torch, the trainer
+or a paradigm: the rows and the run folders are the whole input, and the same input gives the same bytes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Rows into sections: one per data set and tier, each with its recipes, baselines and failures.
 
-The frame holds one metric value a row (the columns are those of the row schema; missing ones are filled). What is decided
-here, once, for tables, figures and words alike: which rows are the headline ones, which runs belong together, what a
-run's budget was, and which rows may be compared at all.
+The frame holds one metric value a row (the columns are those of the row schema; missing ones are filled). What is
+decided here, once, for tables, figures and words alike: which rows are the headline ones, which runs belong together,
+what a run's budget was, and which rows may be compared at all.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from statistics import fmean as mean
 from typing import Any
 
 import pandas as pd
@@ -20,14 +22,14 @@ from reports import stats
 from reports.words import plain, slug
 
 TEXT = (
-    "run status reason recipe paradigm dataset split sampler options metric unit kind relation features weights device dtype"
-    " code tier"
-).split()
+    *("run", "status", "reason", "recipe", "paradigm", "tier", "dataset", "split", "sampler", "options", "metric"),
+    *("unit", "kind", "relation", "features", "weights", "device", "dtype", "code"),
+)
 NUMBERS = (
-    "schema seed steps calls value error n n_ref draw fraction images flops seconds cost_total seconds_total params_trained"
-    " params_sampling threads"
-).split()
-FLAGS = "headline conditional contended".split()
+    *("schema", "seed", "steps", "calls", "value", "error", "n", "n_ref", "draw", "fraction", "images", "flops"),
+    *("seconds", "cost_total", "seconds_total", "params_trained", "params_sampling", "threads"),
+)
+FLAGS = ("headline", "conditional", "contended")
 
 LIKELIHOODS = ("bits_per_dim", "nll")
 FLOOR = "real-train"
@@ -50,8 +52,10 @@ def tidy(frame: pd.DataFrame) -> pd.DataFrame:
         data[name] = column.map(lambda v: str(v).lower() in ("true", "1", "1.0"))
     rows = pd.DataFrame(data, columns=[*TEXT, *NUMBERS, *FLAGS])
     rows["status"] = rows["status"].where(rows["status"] != "", "ok")
-    by = "dataset tier recipe conditional seed run status split sampler steps options metric kind features fraction".split()
-    by += "weights draw value reason".split()
+    by = [
+        *("dataset", "tier", "recipe", "conditional", "seed", "run", "status", "split", "sampler", "steps", "options"),
+        *("metric", "kind", "features", "fraction", "weights", "draw", "value", "reason"),
+    ]
     return rows.sort_values(by, kind="stable", ignore_index=True)
 
 
@@ -93,12 +97,12 @@ class Entry:
     def seeds(self) -> list[int]:
         return sorted({int(s) for s in self.rows["seed"].dropna()})
 
-    @property
+    @cached_property
     def main(self) -> pd.DataFrame:
         """Rows of the finished model: the whole budget, the averaged weights."""
         return _main(self.rows)
 
-    @property
+    @cached_property
     def plan(self) -> tuple[str, float, str] | None:
         """The card's default plan: sampler, steps, options."""
         plans = plans_of(self.main[self.main["headline"]])
@@ -165,11 +169,11 @@ def plan_text(plan: tuple[str, float, str] | None) -> str:
 
 def seed_means(rows: pd.DataFrame, column: str = "value") -> list[float]:
     """Finite values averaged within a run, then within a seed: one number a training seed."""
-    rows = rows[rows[column].map(math.isfinite)]
-    if not len(rows):
-        return []
-    runs = rows.assign(seed=rows["seed"].fillna(-1)).groupby(["seed", "run"])[column].mean()
-    return [float(v) for v in runs.groupby("seed").mean()]
+    seeds: dict[float, dict[str, list[float]]] = {}
+    for seed, run, value in zip(rows["seed"].tolist(), rows["run"].tolist(), rows[column].tolist()):
+        if math.isfinite(value):
+            seeds.setdefault(-1.0 if math.isnan(seed) else seed, {}).setdefault(run, []).append(value)
+    return [mean([mean(values) for values in runs.values()]) for _, runs in sorted(seeds.items())]
 
 
 @dataclass(frozen=True)
@@ -210,7 +214,7 @@ class Section:
     def title(self) -> str:
         return plain(self.dataset) or "unnamed data"
 
-    @property
+    @cached_property
     def finished(self) -> tuple[Entry, ...]:
         return tuple(e for e in self.entries if len(e.rows))
 
@@ -230,13 +234,13 @@ class Section:
     def seeds(self) -> int:
         return max((len(e.seeds) for e in self.entries), default=0)
 
-    @property
+    @cached_property
     def spaces(self) -> tuple[str, ...]:
         """Feature spaces, the one that leads first: the data set's own before the label-free one."""
         used = self.rows.loc[self.rows["metric"].isin(["fd", "kd"]) & (self.rows["features"] != ""), "features"]
         return tuple(sorted(used.unique(), key=lambda s: (s.startswith("random"), s)))
 
-    @property
+    @cached_property
     def quality(self) -> tuple[str, str]:
         """(metric, feature space) that leads: a Frechet distance on images, a transport distance on vectors."""
         have = set(self.rows["metric"])
@@ -254,7 +258,7 @@ class Section:
         summary = stats.summarise(entry.per_seed(metric, "test", features)) if entry else None
         return summary.mean if summary else None
 
-    @property
+    @cached_property
     def floor(self) -> float | None:
         return self.scale(self.baseline(FLOOR))
 
@@ -492,8 +496,8 @@ _DEFINING = ("config", "match", "budget", "share", "checksum")
 def _labels(rows: pd.DataFrame, records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """The comparison row that each run belongs to.
 
-    A recipe with one configuration keeps its plain name. Runs of one recipe that differ in their configuration, budget or
-    in being told labels are different rows, named by what differs, so that they are never averaged.
+    A recipe with one configuration keeps its plain name. Runs of one recipe that differ in their configuration, budget
+    or in being told labels are different rows, named by what differs, so that they are never averaged.
     """
     settings = {run_id(r): _flat({k: r[k] for k in _DEFINING if k in r}) for r in records}
     traits: dict[str, tuple[tuple[str, str, str], bool, dict[str, str]]] = {}

@@ -1,7 +1,7 @@
 """Statistics over training seeds: t-intervals, Welch's test, Holm's correction and ranks with ties.
 
-A training seed is the unit everywhere. Intervals are Student's t (a bootstrap of three seeds covers 70 %, not 95 %), and
-no test is made with fewer than two seeds on a side.
+A training seed is the unit everywhere. Intervals are Student's t (a bootstrap of three seeds covers 70 %, not 95 %),
+and no test is made with fewer than two seeds on a side.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def welch(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float, 
     x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     difference = float(x.mean() - y.mean())
     vx, vy = x.var(ddof=1) / len(x), y.var(ddof=1) / len(y)
-    if vx + vy == 0.0:  # seeds that agree to the last bit, such as counts of modes: no spread to test against
-        return difference, difference, difference, float(difference == 0.0)
+    if vx + vy == 0.0:  # seeds that agree to the last bit, such as counts of modes: no spread to test against, no claim
+        return difference, difference, difference, 1.0
     freedom = (vx + vy) ** 2 / (vx**2 / (len(x) - 1) + vy**2 / (len(y) - 1))
     error = math.sqrt(vx + vy)
     half = float(stats.t.ppf(0.5 + LEVEL / 2, freedom)) * error

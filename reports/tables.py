@@ -1,14 +1,15 @@
 """The tables of a report as data: what each cell says, in words and as a number. The writers only set them.
 
-One headline table and, below it, quality, likelihood, cost and speed. A cell knows its interval, whether it is among the
-best, and why it is missing.
+One headline table and, below it, quality, likelihood, cost and speed. A cell knows its interval, whether it is among
+the best, and why it is missing.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -30,13 +31,12 @@ from reports.stats import Summary, summarise
 
 BASELINES = {
     FLOOR: "real training data (floor)",
-    "gaussian": "Gaussian fitted to the training data",
+    "gaussian": "Gaussian fit",
     "uniform": "uniform noise",
-    "pixel-histograms": "independent pixel histograms",
+    "pixel-histograms": "pixel histograms",
 }
 
-# metric: (title, direction, what it is, whether being best is meaningful). A perfect model scores neither 1 nor 0 on the
-# last ones: compare them with the floor row.
+# metric: (title, direction, what it is, whether being best is meaningful).
 METRICS: dict[str, tuple[str, str, str, bool]] = {
     "fd": ("FD", "↓", "Frechet distance between samples and the split, in the named feature space", True),
     "kd": ("Kernel distance", "↓", "unbiased cubic-kernel distance in the same features; leads at small n", True),
@@ -74,19 +74,30 @@ UNITS = {"bits_per_dim": "bits/dim", "nll": "nats"}
 
 @dataclass(frozen=True)
 class Cell:
-    """`text` and what follows it in lighter type; `value`, `low`, `high` as numbers; `note` on hover and in footnotes."""
+    """`text`, what follows it in lighter type, a second line; the numbers behind it; `note` on hover or as a footnote.
+
+    seeds: how many training seeds it rests on, where that is fewer than the row has.
+    """
 
     text: str
     extra: str = ""
+    sub: str = ""
     value: float | None = None
     half: float | None = None
     note: str = ""
     bold: bool = False
     missing: bool = False
+    seeds: int | None = None
+
+    @property
+    def hint(self) -> bool:
+        """Whether a reader should see that there is a note: a gap, a mark, a multiple of the budget."""
+        return bool(self.note) and (self.missing or self.extra == "†" or self.sub.endswith("budget"))
 
     @property
     def plain(self) -> str:
-        return f"{self.text} {self.extra}".strip()
+        few = f"({words.plural(self.seeds, 'seed')})" if self.seeds is not None else ""
+        return " ".join(part for part in (self.text, self.extra, self.sub, few) if part)
 
 
 @dataclass(frozen=True)
@@ -121,6 +132,7 @@ class Table:
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
     notes: tuple[str, ...] = ()
+    first: str = "Recipe"
 
 
 def space_name(section: Section, features: str) -> str:
@@ -143,6 +155,8 @@ def metric_title(section: Section, metric: str, features: str = "") -> str:
 
 
 def missing(entry: Entry, metric: str, default: str = "not measured") -> Cell:
+    if entry.baseline:
+        return Cell("")
     if not len(entry.rows):
         return Cell("–", missing=True, note=f"{entry.name}: no finished run")
     reason = entry.reason(metric) or default
@@ -164,13 +178,14 @@ def cell(
     if summary is None:
         return missing(entry, metric, default)
     text, extra = show(summary)
+    fewer = summary.n if summary.n < len(entry.seeds) else None
     note = ""
-    if summary.n == 1 and len(entry.seeds) > 1:
-        extra, note = f"{extra} (1 seed)".strip(), "measured on one training seed"
-    if ranking is not None and entry.name in ranking.unranked:
-        note = ranking.unranked[entry.name]
+    if ranking is not None and len(entry.seeds) > 1:
+        note = ranking.unranked.get(entry.name, "")
     bold = ranking is not None and ranking.best(entry.name)
-    return Cell(f"{prefix} {text}".strip(), extra, summary.mean, summary.half, note, bold)
+    return Cell(
+        f"{prefix} {text}".strip(), extra, value=summary.mean, half=summary.half, note=note, bold=bold, seeds=fewer
+    )
 
 
 def _si(unit: str) -> Callable[[Summary], tuple[str, str]]:
@@ -182,10 +197,10 @@ def _si(unit: str) -> Callable[[Summary], tuple[str, str]]:
 
 def _scaled(summary: Summary, scale: float, unit: str) -> tuple[str, str]:
     """Mean, interval and unit, to three digits."""
+    if not summary.half:
+        return f"{words.number(summary.mean / scale)} {unit}", ""
     text, extra = words.with_interval(summary, scale=scale)
-    if summary.half is not None and abs(summary.mean) / scale >= 1e3:
-        text = words.number(summary.mean / scale)
-    return text, f"{extra} {unit}".strip()
+    return text, f"{extra} {unit}"
 
 
 def seconds_text(summary: Summary) -> tuple[str, str]:
@@ -197,8 +212,13 @@ def _rate(summary: Summary) -> tuple[str, str]:
     return _scaled(summary, factor, f"{prefix}/s")
 
 
+def _modes(summary: Summary) -> tuple[str, str]:
+    """A count, averaged over seeds: 8, or 7.3 ± 1.4."""
+    return words.with_interval(summary, 2) if summary.half else _count(summary)
+
+
 def _count(summary: Summary) -> tuple[str, str]:
-    return words.number(summary.mean, 4) if summary.mean % 1 else f"{summary.mean:,.0f}", ""
+    return (words.number(summary.mean, 4) if summary.mean % 1 else f"{summary.mean:,.0f}"), ""
 
 
 def _bytes(summary: Summary) -> tuple[str, str]:
@@ -217,12 +237,9 @@ def _cost(entry: Entry, values: Sequence[float], show: Callable[[Summary], tuple
     mark = multiple_text(entry)
     if made.missing or not mark:
         return made
-    note = (
-        f"{mark} the budget of the suite, with what it was distilled from or built on"
-        if entry.over_budget
-        else (f"{mark} the budget of the suite (a cap on seconds ended it earlier)")
-    )
-    return Cell(made.text, f"{made.extra} · {mark}".strip(), made.value, made.half, note)
+    capped = any(r.get("bound") == "seconds" for r in entry.records)
+    why = ", counting what it was built on" if entry.over_budget else ": the cap on seconds ended it" if capped else ""
+    return replace(made, sub=f"{mark} budget", note=f"{mark} the budget of the suite{why}")
 
 
 # ---------------------------------------------------------------------------------------------------------- tables
@@ -258,7 +275,7 @@ def seeds_cell(entry: Entry) -> Cell:
     )
     if done:
         note += f"; means are over the {words.plural(done, 'surviving seed')}"
-    return Cell(f"{done} of {done + failed}", "†", float(done), note=note)
+    return Cell(f"{done} of {done + failed}", "†", value=float(done), note=note)
 
 
 def _quality_column(
@@ -273,7 +290,12 @@ def _quality_column(
     )
 
     def make(entry: Entry) -> Cell:
-        return cell(entry, entry.per_seed(metric, split, features), metric=metric, ranking=ranking)
+        values = entry.per_seed(metric, split, features)
+        if metric != "modes":
+            return cell(entry, values, metric=metric, ranking=ranking)
+        units = entry.headline(metric)["unit"]
+        made = cell(entry, values, _modes, metric=metric, ranking=ranking)
+        return made if made.value is None else replace(made, extra=f"{made.extra} {units.iloc[0]}".strip())
 
     return column, make
 
@@ -318,9 +340,8 @@ def _likelihood_cell(section: Section) -> Callable[[Entry], Cell]:
         rows = frames[0]
         ranking = rankings.get(kind_key(rows)) if entry.name in chosen else None
         made = cell(entry, seed_means(rows), prefix=words.plain(rows["relation"].iloc[0]), ranking=ranking)
-        kind = kind_text(rows)
-        note = "; ".join(x for x in (f"kind: {kind}" if kind else "", made.note) if x)
-        return Cell(made.text, f"{made.extra} {rows['kind'].iloc[0]}".strip(), made.value, made.half, note, made.bold)
+        note = "; ".join(x for x in (f"kind: {kind_text(rows)}", made.note) if x)
+        return replace(made, sub=words.plain(rows["kind"].iloc[0]), note=note)
 
     return make
 
@@ -337,8 +358,9 @@ def headline(section: Section) -> Table:
         if entry.name in ranking.ranks:
             place = ranking.ranks[entry.name]
             ties = sum(r == place for r in ranking.ranks.values()) > 1
-            return Cell(f"{place}", "=" if ties else "", float(place))
-        return Cell("–", missing=True, note=f"{entry.name}: {ranking.unranked.get(entry.name, 'not ranked: no value')}")
+            return Cell(f"{place}", "=" if ties else "", value=float(place))
+        why = ranking.unranked.get(entry.name, "not ranked: no value")
+        return Cell("–", missing=True, note="" if entry.over_budget else f"{entry.name}: {why}")
 
     columns: list[tuple[Column, Callable[[Entry], Cell]]] = []
     if several:
@@ -363,7 +385,7 @@ def headline(section: Section) -> Table:
             Column(
                 f"NLL, {title}",
                 "↓",
-                "held-out negative log-likelihood; = exact, ≤ the true value is at most this, ≈ an estimate; comparable only within a kind",
+                "held-out negative log-likelihood; = exact, ≤ bound, ≈ estimate; comparable only within a kind",
                 key=section.likelihood,
             ),
             _likelihood_cell(section),
@@ -401,14 +423,15 @@ def headline(section: Section) -> Table:
         ),
         (Column("Seeds", note="training seeds that finished", key="seeds"), seeds_cell),
     ]
-    lines = _lines(section, columns, section.baselines, lambda e: plan_text(e.plan))
+    heads = tuple(c for c, _ in columns)
+    lines, thin = _thin(heads, _lines(section, columns, section.baselines, lambda e: plan_text(e.plan)))
     return Table(
         f"{section.slug}-headline",
         "Comparison",
         "Every recipe at the plan its card named before any score was seen. " + interval_words(section),
-        tuple(c for c, _ in columns),
+        heads,
         lines,
-        _notes(lines, *_budget_notes(section)),
+        _notes(lines, *thin, *_budget_notes(section)),
     )
 
 
@@ -430,59 +453,81 @@ def _budget_notes(section: Section) -> list[str]:
 
 
 def _notes(lines: Iterable[Line], *more: str) -> tuple[str, ...]:
-    """Footnotes: why cells are missing or marked, each once."""
-    found = dict.fromkeys(
-        c.note for line in lines for c in line.cells if c.note and (c.missing or c.extra.endswith("†"))
+    """Footnotes: why cells are missing or marked, each reason once, with the rows it holds for."""
+    found: dict[str, dict[str, None]] = {}
+    for line in lines:
+        for made in line.cells:
+            if made.note and (made.missing or made.extra == "†"):
+                name, _, reason = made.note.partition(": ")
+                found.setdefault(reason, {})[name] = None
+    return (*more, *(f"{words.listing(list(names))}: {reason}." for reason, names in found.items()))
+
+
+def _thin(columns: Sequence[Column], lines: tuple[Line, ...]) -> tuple[tuple[Line, ...], list[str]]:
+    """Where a whole column rests on one seed, one note says so instead of every cell."""
+    every = [[line.cells[i] for line in lines if line.cells[i].value is not None] for i in range(len(columns))]
+    whole = {i for i, cells in enumerate(every) if cells and all(c.seeds == 1 for c in cells)}
+    if not whole:
+        return lines, []
+    thinned = tuple(
+        replace(line, cells=tuple(replace(c, seeds=None) if i in whole else c for i, c in enumerate(line.cells)))
+        for line in lines
     )
-    return (*more, *found)
+    return thinned, [f"Measured on one training seed: {words.listing([columns[i].title for i in sorted(whole)])}."]
 
 
-def quality(section: Section) -> Table:
-    have = set(section.rows["metric"])
+def quality(section: Section) -> list[Table]:
+    """Every quality metric at the default plans: a table for each feature space, the leading one first."""
+    return [_quality(section, space) for space in section.spaces or ("",)]
+
+
+def _quality(section: Section, space: str) -> Table:
+    lead = space == section.quality[1]
+    rows = section.rows
+    rows = rows[(rows["features"] == space) | ((rows["features"] == "") & lead)]
     columns: list[tuple[Column, Callable[[Entry], Cell]]] = []
-    for features in section.spaces:
-        for metric in ("fd", "kd"):
-            for split in ("test", "train"):
-                rows = section.rows
-                if len(rows[(rows["metric"] == metric) & (rows["split"] == split) & (rows["features"] == features)]):
-                    columns.append(
-                        _quality_column(
-                            section, metric, split, features, f"{metric_title(section, metric, features)}, {split}"
-                        )
-                    )
-    lead = section.quality[1]
     for metric in METRICS:
-        if metric in ("fd", "kd") or metric not in have:
+        found = rows[rows["metric"] == metric]
+        if not len(found):
             continue
-        found = section.rows[section.rows["metric"] == metric]
-        features = lead if lead in set(found["features"]) else found["features"].iloc[0]
-        splits = set(found["split"])
-        split = "test" if "test" in splits else sorted(splits)[0]
-        columns.append(_quality_column(section, metric, split, features))
+        features = space if space in set(found["features"]) else ""
+        splits = set(found.loc[found["features"] == features, "split"])
+        # Distances to both splits: much nearer to training than to held-out data is a sign of copying.
+        both = metric in ("fd", "kd") and splits >= {"test", "train"}
+        for split in ("test", "train") if both else ("test",) if "test" in splits else sorted(splits)[:1]:
+            title = METRICS[metric][0] + (f", {split}" if both else "")
+            columns.append(_quality_column(section, metric, split, features, title))
     metric, features = section.quality
-    spread = {e.name: sampling_spread(e, metric, features) for e in section.finished}
+    spread = {e.name: sampling_spread(e, metric, features) for e in section.finished} if lead else {}
     if any(v is not None for v in spread.values()):
-        title = f"{metric_title(section, metric, features)}, spread of draws"
 
         def make(entry: Entry) -> Cell:
             sd = spread.get(entry.name)
             return Cell("") if sd is None else Cell(words.number(sd, 2), value=sd)
 
         note = "standard deviation over disjoint sample sets of one trained model: not the error of the comparison"
-        columns.append((Column(title, note=note, key="sampling_sd"), make))
-    lines = _lines(section, columns, section.baselines)
-    more = []
-    tau = space_agreement(section)
-    if tau is not None:
+        columns.append((Column("Spread of draws", note=note, key="sampling_sd"), make))
+    heads = tuple(c for c, _ in columns)
+    lines, more = _thin(heads, _lines(section, columns, section.baselines))
+    if lead:
         more.append(
-            f"The two feature spaces order the recipes with Kendall's τ = {words.number(tau, 2)} "
-            f"({words.listing([space_name(section, s) for s in section.spaces[:2]])}); they are never mixed in one ranking."
+            "Read every column against the floor row: a perfect model scores what real training data scores"
+            + (
+                " (but for the memorisation columns, where training data are copies by definition)."
+                if "nn_ratio" in set(rows["metric"])
+                else "."
+            )
         )
-    more.append("Read every column against the floor row: a perfect model scores what real training data scores.")
-    caption = f"Default plans, {counts_words(section)}. Arrows: ↓ lower is better, ↑ higher is better."
-    return Table(
-        f"{section.slug}-quality", "Quality", caption, tuple(c for c, _ in columns), lines, _notes(lines, *more)
-    )
+    tau = space_agreement(section)
+    if not lead and tau is not None:
+        more.append(
+            f"This space and the leading one order the recipes with Kendall's τ = {words.number(tau, 2)}; "
+            "they are never mixed in one ranking."
+        )
+    named = f" in the feature space {words.plain(space)}" if space else ""
+    caption = f"Default plans, {counts_words(section)}{named}. ↓ lower is better, ↑ higher is better."
+    title = f"Quality, {space_name(section, space)} features" if len(section.spaces) > 1 else "Quality"
+    return Table(f"{section.slug}-quality-{words.slug(space)}", title, caption, heads, lines, _notes(lines, *more))
 
 
 def counts_words(section: Section) -> str:
@@ -525,15 +570,21 @@ def likelihood(section: Section) -> Table:
     """One line per recipe and kind; ranked only within a kind."""
     metric, entropy = section.likelihood, section.entropy
     unit = UNITS[metric]
+    known = re.compile(rf"^{metric}_(.+)_error$")
+    others = sorted({m[1] for name in set(section.rows["metric"]) if (m := known.match(name))})
     columns = [
         Column("Kind", note="how the number was computed; comparable only within a kind", numeric=False, key="kind"),
         Column(f"Held out, {unit}", "↓", "negative log-likelihood of held-out data", key="test"),
         Column(f"Train, {unit}", "↓", "negative log-likelihood of the data trained on", key="train"),
         Column("Gap", note="held-out minus train: overfitting", key="gap"),
-        Column(
-            "Error",
-            note="standard error within a run, averaged over seeds: finite data, probes and solver",
-            key="error",
+        Column("Error", note="standard error over the examples, averaged over seeds", key="error"),
+        *(
+            Column(
+                f"{name.replace('_', ' ').capitalize()} error",
+                note="systematic error that the estimate knows of",
+                key=name,
+            )
+            for name in others
         ),
         Column("Examples", note="held-out examples scored", key="n"),
         Column("Calls", note="network calls per example", key="calls"),
@@ -579,18 +630,24 @@ def likelihood(section: Section) -> Table:
                 cell(entry, train, metric=metric, prefix=relation, default="not measured on the training split"),
                 _gap(test, train),
                 _number(seed_means(rows, "error"), 2),
+                *(_number(seed_means(_same_kind(entry, f"{metric}_{name}_error", rows)), 2) for name in others),
                 _number(rows["n"].dropna().tolist(), 4),
                 _number(seed_means(rows, "calls"), 4),
             ]
             if entropy is not None and metric == "nll":
-                excess = summarise([v - entropy for v in test])
+                excess = summarise(seed_means(_same_kind(entry, "kl", rows)) or [v - entropy for v in test])
                 text, extra = words.with_interval(excess) if excess else ("", "")
-                cells.insert(3, Cell(text, extra, excess.mean if excess else None))
+                cells.insert(3, Cell(text, extra, value=excess.mean if excess else None))
             lines.append(Line(name, kind_of_line, entry.mark, tuple(cells)))
-    recipes = [line for line in lines if line.kind == "recipe"] + last
-    ordered = (*recipes, *(line for line in lines if line.kind == "baseline"))
+
+    def order(line: Line) -> tuple[str, float]:
+        return (line.cells[0].text, line.cells[1].value or math.inf)
+
+    recipes = sorted((line for line in lines if line.kind == "recipe"), key=order)
+    ordered = (*recipes, *last, *(line for line in lines if line.kind == "baseline"))
     notes = [
-        "= exact, ≤ an upper bound on the negative log-likelihood, ≈ an estimate. Bold and ranks only within a kind with equal options.",
+        "= exact, ≤ an upper bound on the negative log-likelihood, ≈ an estimate. "
+        "Bold and ranks only within a kind with equal options.",
     ]
     if entropy is not None and metric == "nll":
         notes.append(
@@ -598,6 +655,13 @@ def likelihood(section: Section) -> Table:
         )
     caption = f"Negative log-likelihood in {unit}. " + interval_words(section)
     return Table(f"{section.slug}-likelihood", "Likelihood", caption, tuple(columns), ordered, _notes(ordered, *notes))
+
+
+def _same_kind(entry: Entry, metric: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of another metric that belong to a likelihood: same kind, options and split."""
+    first, mine = rows.iloc[0], entry.main
+    same = (mine["kind"] == first["kind"]) & (mine["options"] == first["options"]) & (mine["split"] == first["split"])
+    return mine[same & (mine["metric"] == metric)]
 
 
 def _gap(test: Sequence[float], train: Sequence[float]) -> Cell:
@@ -665,18 +729,18 @@ def cost(section: Section) -> Table:
 MATCHED = {"flops": "FLOPs", "images": "images", "seconds": "seconds"}
 
 
-def speed(section: Section) -> Table:
-    """Every plan that was timed or scored, a line each: what a sample costs and what it is worth."""
+def speed(section: Section) -> tuple[Table, Table]:
+    """What a sample costs: the default plans, and every plan that was timed or scored."""
     metric, features = section.quality
-    columns = [
+    columns = (
         Column("Plan", numeric=False, key="plan", note="sampler, steps, options; ● is the card's default"),
         Column("Calls", key="calls", note="network calls per sample, counted"),
         Column(metric_title(section, metric, features), "↓", "on the test split", key="quality"),
-        Column("Latency", "↓", "median time for one sample, batch 1", key="latency"),
+        Column("Latency", "↓", "median time for one sample, batch 1; the quartiles beside it", key="latency"),
         Column("Throughput", "↑", "samples per second at the best batch", key="throughput"),
         Column("FLOPs/sample", "↓", key="flops_per_sample"),
         Column("Peak memory", "↓", key="peak_memory"),
-    ]
+    )
     lines = []
     contended = False
     for entry in section.finished:
@@ -684,41 +748,36 @@ def speed(section: Section) -> Table:
         for plan in sorted(plans_of(rows), key=lambda p: (p != entry.plan, p[0], p[1], p[2])):
             mine = at_plan(rows, plan)
             contended |= bool(mine["contended"].any())
-
-            def values(name: str, column: str = "value", mine: pd.DataFrame = mine) -> list[float]:
-                return seed_means(mine[mine["metric"] == name], column)
-
+            by_metric = {str(name): seed_means(group) for name, group in mine.groupby("metric")}
             scored = mine[(mine["metric"] == metric) & (mine["split"] == "test") & (mine["features"] == features)]
-            marked = plan == entry.plan
-            lines.append(
-                Line(
-                    entry.name,
-                    "recipe",
-                    entry.mark,
-                    (
-                        Cell(plan_text(plan), "●" if marked else "", note="the card's default plan" if marked else ""),
-                        _number(seed_means(mine, "calls"), 4),
-                        _shown(entry, seed_means(scored), words.with_interval),
-                        _shown(entry, values("latency"), seconds_text),
-                        _shown(entry, values("throughput"), _rate),
-                        _shown(entry, values("flops_per_sample"), _si("FLOP")),
-                        _shown(entry, values("peak_memory"), _bytes),
-                    ),
-                )
+            cells = (
+                Cell(plan_text(plan), "●" if plan == entry.plan else ""),
+                _number(seed_means(mine, "calls"), 4),
+                _shown(entry, seed_means(scored), words.with_interval),
+                _quartiles(_shown(entry, by_metric.get("latency", []), seconds_text), by_metric),
+                _shown(entry, by_metric.get("throughput", []), _rate),
+                _shown(entry, by_metric.get("flops_per_sample", []), _si("FLOP")),
+                _shown(entry, by_metric.get("peak_memory", []), _bytes),
             )
-    notes = ["Empty: not timed or not scored at this plan. Timing runs alone on the machine, after warm-up; medians."]
+            lines.append((plan == entry.plan, Line(entry.name, "recipe", entry.mark, cells)))
+    notes = ["Empty: not timed or not scored at this plan. Timed alone on the machine, after warm-up; medians."]
     if contended:
-        notes.append(
-            "Some timings were taken while other work was running on the machine (contended): read them as upper bounds."
-        )
-    return Table(
-        f"{section.slug}-speed",
-        "Sampling speed",
-        "Every sampler and step count; ● marks the card's default, which the sweep never replaces.",
-        tuple(columns),
-        tuple(lines),
-        tuple(notes),
-    )
+        notes.append("Some timings were taken while other work was on the machine: read them as upper bounds.")
+    default, thin = _thin(columns, tuple(line for main, line in lines if main))
+    caption = "The card's default plan, named before any score was seen; the sweep never replaces it."
+    short = Table(f"{section.slug}-speed", "Sampling speed", caption, columns, default, (*thin, *notes))
+    every, thin = _thin(columns, tuple(line for _, line in lines))
+    caption = "Every sampler and step count; ● marks the card's default."
+    title = "Sampling speed, every plan"
+    return short, Table(f"{section.slug}-plans", title, caption, columns, every, (*thin, *notes))
+
+
+def _quartiles(made: Cell, values: Mapping[str, Sequence[float]]) -> Cell:
+    low, high = (summarise(values.get(f"latency_q{q}", [])) for q in (25, 75))
+    if made.value is None or low is None or high is None:
+        return made
+    scale, _ = words.seconds_scale(made.value)
+    return replace(made, sub=f"{words.number(low.mean / scale)} – {words.number(high.mean / scale)}")
 
 
 def _shown(entry: Entry, values: Sequence[float], show: Callable[[Summary], tuple[str, str]]) -> Cell:
@@ -743,7 +802,7 @@ def pairs(section: Section) -> Table | None:
                     Cell(
                         words.number(pair.difference),
                         f"[{words.number(pair.low)}, {words.number(pair.high)}]",
-                        pair.difference,
+                        value=pair.difference,
                     ),
                     Cell(words.p_value(pair.p)[4:] if "<" not in words.p_value(pair.p) else "< 0.001", value=pair.p),
                     Cell(
@@ -760,9 +819,8 @@ def pairs(section: Section) -> Table | None:
         Column("p, Holm", key="p_holm", note="corrected for all pairs of this table"),
         Column("Verdict", numeric=False, key="verdict"),
     )
-    return Table(
-        f"{section.slug}-pairs", "Pairwise differences", "Welch's t over training seeds.", columns, tuple(lines)
-    )
+    caption = "Welch's t over training seeds, corrected by Holm's method."
+    return Table(f"{section.slug}-pairs", "Pairwise differences", caption, columns, tuple(lines), first="Pair")
 
 
 def failed(section: Section) -> Table | None:
@@ -770,6 +828,7 @@ def failed(section: Section) -> Table | None:
         return None
     columns = (
         Column("Seed", key="seed"),
+        Column("What", numeric=False, key="what"),
         Column("Status", numeric=False),
         Column("Reason", numeric=False),
         Column("Run", numeric=False),
@@ -779,11 +838,18 @@ def failed(section: Section) -> Table | None:
             e.name,
             "failed",
             e.mark,
-            (Cell(f.seed_text), Cell(f.status), Cell(f.reason or "no reason given"), Cell(words.plain(f.run))),
+            (
+                Cell(f.seed_text),
+                Cell(words.plain(f.metric) or "training"),
+                Cell(f.status),
+                Cell(f.reason or "no reason given"),
+                Cell(words.plain(f.run)),
+            ),
         )
         for e, f in section.failures
     )
-    return Table(f"{section.slug}-failed", "Runs that did not finish", "They stay in the comparison.", columns, lines)
+    caption = "They stay in the comparison: their seeds count as lost, their measurements as missing."
+    return Table(f"{section.slug}-failed", "What did not finish", caption, columns, lines)
 
 
 def comparison(found: Sequence[Section]) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""What the numbers say, in one paragraph; where they come from; what they do not say. Words only, from the same sections.
+"""What the numbers say, in one paragraph; where they come from; what they do not say. Words only.
 
 Text is a list of (words, strong) spans, so that each format escapes and sets it in its own way.
 """
@@ -47,7 +47,7 @@ def verdict(section: Section) -> Text:
     over = [e for e in section.finished if e.over_budget]
     if over:
         out += [*_names(over), (f" had {words.listing([multiple_text(e) for e in over])} the budget, parents", False)]
-        out.append((" included, and so are shown but not ranked. ", False))
+        out.append((f" included, and so {'is' if len(over) == 1 else 'are'} shown but not ranked. ", False))
     ended = [(e, f) for e in section.entries for f in e.failures]
     if ended:
         out.append((f"{words.plural(len(ended), 'run')} did not finish: ", False))
@@ -87,7 +87,8 @@ def _quality(section: Section, name: str, scores: Mapping[str, Summary]) -> Text
     plan = f" at its default plan {plan_text(best.plan)}" if best.plan else ""
     first = scores[best.name]
     kind = ", 95 % t-interval" if first.half is not None else ""
-    out.append((f" has the lowest mean {name}{plan}: {_score(first)}{kind}{_scale(section)}. ", False))
+    mean = "mean " if first.n > 1 else ""
+    out.append((f" has the lowest {mean}{name}{plan}: {_score(first)}{kind}{_scale(section)}. ", False))
     if len(within) == 1:
         out.append(("It is the only recipe with a score, so there is nothing to rank. ", False))
     elif not several:
@@ -127,11 +128,10 @@ def _ties(
     if ties:
         nearest = min(ties, key=lambda e: scores[e.name].mean)
         pair = against[nearest.name]
-        low, high = (-pair.high, -pair.low) if pair.a == best.name else (pair.low, pair.high)
         out.append(("It can not be told apart from ", False))
         out += _names(ties)
-        detail = f"{nearest.name}: {_score(scores[nearest.name])}, difference {words.number(abs(pair.difference))}"
-        out.append((f" ({detail} [{words.number(low)}, {words.number(high)}]; {words.p_value(pair.adjusted)}). ", False))
+        detail = f"{nearest.name}: {_score(scores[nearest.name])}, Holm-corrected {words.p_value(pair.adjusted)}"
+        out.append((f" ({detail}). ", False))
     if worse:
         out.append(("Significantly worse " if ties else "It is significantly better than ", False))
         out.append(("is " if ties and len(worse) == 1 else "are " if ties else "", False))
@@ -213,7 +213,9 @@ def provenance(section: Section) -> list[tuple[str, str]]:
         add("Budget of a run", f"{kept}; matched by {MATCHED.get(section.match, section.match)}")
     bound = [str(r["bound"]) for r in records if r.get("bound")]
     if bound:
-        counts = ", ".join(f"{b} in {words.plural(bound.count(b), 'run')}" for b in sorted(set(bound)))
+        said = {"flops": "the budget of FLOPs", "images": "the budget of images", "seconds": "the limit on seconds"}
+        ends = sorted(set(bound))
+        counts = ", ".join(f"{said.get(b, words.plain(b))} in {words.plural(bound.count(b), 'run')}" for b in ends)
         add("What ended training", counts)
     seeds = sorted({int(s) for s in mine["seed"].dropna()})
     add("Training seeds", ", ".join(map(str, seeds)))
@@ -234,10 +236,15 @@ def provenance(section: Section) -> list[tuple[str, str]]:
     add("Number format", _distinct(sorted(set(mine["dtype"]))))
     add("Platform", _distinct(sorted({str(r.get("platform") or "") for r in records})))
     for key in ("python", "torch"):
-        add(key.capitalize() if key == "python" else "PyTorch", _distinct(sorted({str(r.get(key) or "") for r in records})))
+        add(
+            key.capitalize() if key == "python" else "PyTorch",
+            _distinct(sorted({str(r.get(key) or "") for r in records})),
+        )
     known = [r for r in records if isinstance(r.get("seconds"), (int, float))]
-    spent = sum(float(r["seconds"]) for r in known) if known else sum(
-        s for s in mine.groupby("run")["seconds"].max().dropna()
+    spent = (
+        sum(float(r["seconds"]) for r in known)
+        if known
+        else sum(s for s in mine.groupby("run")["seconds"].max().dropna())
     )
     runs = len(known) or mine["run"].nunique()
     add("Training time, all runs", f"{words.seconds(spent)} over {words.plural(runs, 'run')}, failed ones included")
@@ -266,7 +273,9 @@ def commands(section: Section) -> list[tuple[str, str]]:
     for entry in section.entries:
         seeds = entry.seeds or [int(f.seed) for f in entry.failures if f.seed >= 0] or [0]
         own = _match(entry, section)
-        made.append((entry.name, f"bench train {shlex.quote(entry.recipe)} {where}{own} --seed {seeds[0]}{_set(entry)}"))
+        made.append(
+            (entry.name, f"bench train {shlex.quote(entry.recipe)} {where}{own} --seed {seeds[0]}{_set(entry)}")
+        )
     return made
 
 
@@ -278,7 +287,9 @@ def _match(entry: Entry, section: Section) -> str:
 def _set(entry: Entry) -> str:
     """The settings that the row's own name says differ."""
     inside = entry.name[len(entry.recipe) :].strip(" ()")
-    pairs = [p for p in inside.split(", ") if "=" in p and not p.startswith(("match=", "budget.", "share=", "checksum="))]
+    pairs = [
+        p for p in inside.split(", ") if "=" in p and not p.startswith(("match=", "budget.", "share=", "checksum="))
+    ]
     return "".join(f" --set {shlex.quote(p)}" for p in pairs)
 
 
@@ -290,23 +301,29 @@ def limitations(section: Section) -> list[str]:
         said.append("One training seed: retraining moves these numbers more than resampling does. Treat gaps as hints.")
     elif section.seeds < 5:
         said.append(
-            f"{section.seeds} training seeds: intervals are wide, and a tie means that no difference could be shown, not that there is none."
+            f"{section.seeds} training seeds: intervals are wide, and a tie means that no difference could be shown, "
+            "not that there is none."
         )
     if metric == "fd":
         said.append(
-            "FD-<space> is a Frechet distance in the named feature space, with that space's blind spots. It is not FID and not "
-            "comparable with numbers from other feature networks, sample counts or preprocessing."
+            "FD-<space> is a Frechet distance in the named feature space, with that space's blind spots. It is not FID "
+            "and not comparable with numbers from other feature networks, sample counts or preprocessing."
         )
     elif metric in ("w2", "sw2", "mmd2"):
-        said.append("Empirical transport distances have a floor of their own at this sample size: read them against it.")
+        said.append(
+            "Empirical transport distances have a floor of their own at this sample size: read them against it."
+        )
     said += [
-        "Likelihoods of different kinds (exact, bounds, estimates) measure different things and are not ranked together; nor "
-        "does a better likelihood mean better samples.",
-        "Every recipe had one configuration, the one on its card, at a small budget: more training or tuning may change the "
-        "order.",
+        "Likelihoods of different kinds (exact, bounds, estimates) measure different things and are not ranked together; "
+        "nor does a better likelihood mean better samples.",
+        "Every recipe had one configuration, the one on its card, at a small budget: more training or tuning may change "
+        "the order.",
     ]
     if metric == "fd":
-        said.append("No automatic score sees everything: look at the samples, which are not selected, and at the memorisation columns.")
+        said.append(
+            "No automatic score sees everything: look at the samples, which are not selected, and at the memorisation "
+            "columns."
+        )
     took = len(section.finished) and section.rows["metric"].isin(["latency", "throughput"]).any()
     if took:
         said.append("Speed is that of this machine, these versions and this number of threads.")

@@ -33,7 +33,11 @@ def minus(text: str) -> str:
 
 
 def with_interval(summary: Summary, digits: int = 3, scale: float = 1.0) -> tuple[str, str]:
-    """("2.04", "± 0.21"): the half-width keeps two digits and fixes the mean's decimals; ("2.04", "") for one seed."""
+    """("2.08", "± 0.19"), or ("2.08", "") for one seed.
+
+    The half-width keeps two digits when they are below 36, else one (the Particle Data Group's rule), and fixes how
+    many decimals the mean is given to.
+    """
     mean = summary.mean / scale
     if summary.half is None:
         return number(mean, digits), ""
@@ -42,8 +46,8 @@ def with_interval(summary: Summary, digits: int = 3, scale: float = 1.0) -> tupl
         return number(mean, digits), "± 0"
     if abs(mean) >= 1e6 or 0 < abs(mean) < 1e-4 or half < 1e-6:
         return number(mean, digits), f"± {number(half, 2)}"
-    # Two digits of the half-width, but never fewer than two of the mean's own nor more than five decimals.
-    decimals = min(5, max(0, 1 - math.floor(math.log10(half))))
+    size = math.floor(math.log10(half))
+    decimals = min(5, max(0, (1 if round(half / 10.0 ** (size - 1)) <= 35 else 0) - size))
     return minus(f"{mean:,.{decimals}f}"), f"± {half:,.{decimals}f}"
 
 

@@ -123,7 +123,7 @@ def test_a_source_for_a_set_without_files_is_refused(tmp_path: Path) -> None:
 def test_digits_are_known() -> None:
     data = load("digits")
     # Pinned: a different split makes every feature network and every published number another one.
-    assert data.checksum == "cf2d422ad814" + data.checksum[12:]
+    assert data.checksum == "cf2d422ad814952f01590ff51f914d8b2001b837920dd2874f03237649fbbf2d"
     assert data.train.x.dtype == torch.uint8
     assert int(data.train.x.max()) == int(data.test.x.max()) == 16
     assert data.train.y is not None
@@ -157,11 +157,11 @@ def test_changed_digits_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_encode_decode_round_trip() -> None:
-    for data in (load("digits"),):
-        batch = data.train.all()
-        assert batch.x.dtype == torch.float32
-        assert float(batch.x.abs().max()) < 1
-        assert torch.equal(data.space.decode(batch.x), data.train.x)
+    data = load("digits")
+    batch = data.train.all()
+    assert batch.x.dtype == torch.float32
+    assert float(batch.x.abs().max()) < 1
+    assert torch.equal(data.space.decode(batch.x), data.train.x)
     toy = load("ring8")
     assert torch.equal(toy.space.decode(toy.train.all().x), toy.train.x)
 
@@ -176,21 +176,24 @@ def plane(half: float, n: int) -> tuple[torch.Tensor, float]:
     return torch.cartesian_prod(line, line), step**2
 
 
-@pytest.mark.parametrize(("name", "n"), [("ring8", 300), ("grid25", 400), ("moons", 200), ("checkerboard", 400)])
-def test_planar_densities_integrate_to_one_and_know_their_entropy(name: str, n: int) -> None:
+# The midpoint rule is exact to rounding where its step is below 0.7 sd, and on squares whose edges are cell edges.
+@pytest.mark.parametrize(
+    ("name", "half", "n"),
+    [("ring8", 2.5, 100), ("grid25", 2.0, 160), ("moons", 3.5, 120), ("checkerboard", 2 * math.sqrt(3), 160)],
+)
+def test_planar_densities_integrate_to_one_and_know_their_entropy(name: str, half: float, n: int) -> None:
     density = load_toy(name).density
     assert density is not None
     assert density.log_prob is not None
     assert density.entropy is not None
-    # The cells of the checkerboard's grid end where its squares end.
-    points, area = plane(4 * math.sqrt(3) / 4 if name == "checkerboard" else 4.0, n)
+    points, area = plane(half, n)
     log_p = density.log_prob(points)
     assert log_p.dtype == F64
     p = log_p.exp()
     assert float(p.sum() * area) == pytest.approx(1, abs=1e-6)
     assert float(-torch.special.xlogy(p, p).sum() * area) == pytest.approx(density.entropy, abs=1e-6)
     # Variance 1 on average over the coordinates, mean 0: what the scaling is for.
-    assert float((p[:, None] * points.square()).sum() * area / 2) == pytest.approx(1, abs=1e-4)
+    assert float((p[:, None] * points.square()).sum() * area / 2) == pytest.approx(1, abs=2e-4)
     assert float((p[:, None] * points).sum(0).abs().max() * area) < 1e-6
 
 
@@ -215,7 +218,7 @@ def test_planar_samples_fill_cells_as_the_density_says() -> None:
         density = load_toy(name).density
         assert density is not None
         assert density.log_prob is not None
-        fine, cells, half = 320, 16, 2 * math.sqrt(3)
+        fine, cells, half = 160, 16, 2 * math.sqrt(3)
         points, area = plane(half, fine)
         ratio = fine // cells
         p = (density.log_prob(points).exp() * area).view(cells, ratio, cells, ratio).sum((1, 3)).flatten()
@@ -245,7 +248,7 @@ def test_the_part_left_out_of_the_mixtures_entropy_is_negligible() -> None:
     """H(y|x) = E[log p(x) - log p(x, y)] by Monte Carlo."""
     means, factor = toys_module.gmm16_parameters()
     density = toys_module.gmm16()
-    x, y = density.sample(100_000, torch.Generator().manual_seed(2))
+    x, y = density.sample(30_000, torch.Generator().manual_seed(2))
     own = torch.empty(len(x), dtype=F64)
     for k in range(16):
         mode = torch.distributions.MultivariateNormal(means[k], scale_tril=factor[k])
@@ -255,9 +258,9 @@ def test_the_part_left_out_of_the_mixtures_entropy_is_negligible() -> None:
 
 
 def test_the_moons_quadrature_has_converged(monkeypatch: pytest.MonkeyPatch) -> None:
-    points, _ = plane(5.0, 60)
+    points, _ = plane(5.0, 30)
     coarse = toys_module.moons().log_prob
-    monkeypatch.setattr(toys_module, "NODES", 1000)
+    monkeypatch.setattr(toys_module, "NODES", 300)
     fine = toys_module.moons().log_prob
     assert coarse is not None
     assert fine is not None
@@ -445,7 +448,7 @@ def test_missing_files(small: tuple[Origin, dict[str, bytes]], tmp_path: Path) -
         load_idx(origin, False, tmp_path / "nowhere")
     folder = write(tmp_path / "in", content)
     (folder / "t10k-labels-idx1-ubyte").unlink()
-    with pytest.raises(BadInput, match="does not hold train-images-idx3-ubyte.*or the same with .gz"):
+    with pytest.raises(BadInput, match=r"does not hold train-images-idx3-ubyte.*or the same with \.gz"):
         load_idx(origin, False, folder)
 
 
@@ -746,7 +749,7 @@ def test_offline(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sets_module.ORIGINS, name, origin)
     monkeypatch.setenv(origin.variable, "http://127.0.0.1:9/")  # nothing listens there
     for call in (load, fetch):
-        with pytest.raises(BadInput, match="could not be downloaded: no connection to 127.0.0.1:9") as caught:
+        with pytest.raises(BadInput, match=r"could not be downloaded: no connection to 127\.0\.0\.1:9") as caught:
             call(name)
         assert f"bench data {origin.name} --from FOLDER" in str(caught.value)
     assert not cache_folder().exists()
@@ -878,13 +881,14 @@ def one(path: Path, size: int) -> np.ndarray:
 
 
 def test_shrinking_is_antialiased(tmp_path: Path) -> None:
-    """One-pixel stripes shrunk by 4 are grey; without antialiasing they would be black or white."""
+    """One-pixel stripes shrunk by 4 are grey (at the border nearly so); unfiltered they would be black or white."""
     stripes = np.tile(np.array([0, 255], np.uint8), (64, 32))
     for mode in ("L", "1"):
         Image.fromarray(stripes).convert(mode).save(tmp_path / "x.png")
         small = one(tmp_path / "x.png", 16)
         assert small.shape == (16, 16, 1)
-        assert 120 <= small.min() <= small.max() <= 135
+        assert np.abs(small - 127.5).max() < 12
+        assert np.abs(small[:, 2:-2] - 127.5).max() < 2
 
 
 def test_the_centre_is_cut_out(tmp_path: Path) -> None:
@@ -914,9 +918,9 @@ def test_odd_images(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held on its side
     turned.save(path, exif=exif)
-    small = one(path, 2)[:, :, 0]
-    assert (small[0] == 0).all()
-    assert (small[1] == 255).all()
+    upright = one(path, 16)[:, :, 0]
+    assert (upright[:8] == 0).all()
+    assert (upright[8:] == 255).all()
 
     Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "f.tif")
     with pytest.raises(BadInput, match="real numbers"):

@@ -13,6 +13,7 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from bench import train_features
 from bench.data import load
 from bench.features import (
     SUMS,
@@ -330,6 +331,29 @@ def test_mirroring_is_only_where_asked() -> None:
     assert 60 < int(mirrored.sum()) < 140
     assert not recipe("mnist", Space((1, 28, 28), 10, 256))[1].flip
     assert recipe("fashion-mnist@14", Space((1, 14, 14), 10, 256))[1].flip
+
+
+def test_the_script_ships_a_network_with_its_hash(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a folder where a file of another data set stays, and so does its hash."""
+    (folder / SUMS).write_text(f"{'0' * 64}  other.safetensors\n")
+    tiny = Architecture((1, 8, 8), channels=(4,), pools=(2,), features=8)
+    monkeypatch.setattr(train_features, "recipe", lambda name, space: (tiny, Training(epochs=1)))
+    threads = torch.get_num_threads()
+    train_features.main(["digits", "--to", str(folder)])
+    assert torch.get_num_threads() == threads
+    space = shipped("digits", folder)
+    assert (space.dim, space.classes) == (8, 10)
+    assert space.id in capsys.readouterr().out
+    assert sorted(hashes(folder)) == ["digits", "other"]
+    assert sorted(p.name for p in folder.iterdir()) == sorted(["digits.safetensors", SUMS])
+
+
+def test_the_script_refuses_what_has_no_labelled_images(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="'ring8' has no labelled images"):
+        train_features.main(["ring8", "--to", str(tmp_path)])
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

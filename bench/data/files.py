@@ -287,7 +287,7 @@ def _get(url: str, limit: int, what: str, progress: Progress) -> bytes:
     except TimeoutError as error:
         raise BadInput(f"{host} sent nothing for {TIMEOUT:g} s") from error
     except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
+        reason = " ".join(str(getattr(error, "reason", "") or error).split())
         raise BadInput(f"no connection to {host} ({reason})") from error
     if total and len(data) != total:
         raise BadInput(f"{url} ended after {len(data):,} of {total:,} bytes")

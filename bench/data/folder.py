@@ -129,11 +129,12 @@ def _decode_one(path: Path, size: int) -> np.ndarray:
     except BadInput:
         raise
     except Exception as error:  # decoders raise almost anything on damaged files
-        raise BadInput(f"{path} is not a readable image ({error}); remove it or replace it") from error
+        reason = " ".join(str(error).split())
+        raise BadInput(f"{path} is not a readable image ({reason}); remove it or replace it") from error
     side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    box = (int(left), int(top), int(left) + side, int(top) + side)
-    small = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    box = (left, top, left + side, top + side)  # cut before resizing, whose filter would look outside the box
+    small = np.asarray(image.crop(box).resize((size, size), Image.Resampling.BICUBIC))
     return small[:, :, None] if small.ndim == 2 else small
 
 

@@ -62,12 +62,13 @@ def mixture(means: Tensor, factor: Tensor, radius: float) -> Density:
     """
     modes, dim = means.shape
     inverse = torch.linalg.inv(factor)
+    centre = torch.einsum("kij,kj->ki", inverse, means)
     log_scale = torch.diagonal(factor, dim1=1, dim2=2).log().sum(1)
     constant = -0.5 * dim * math.log(2 * math.pi) - math.log(modes)
 
     def log_prob(x: Tensor) -> Tensor:
-        gap = x.to(torch.float64).unsqueeze(1) - means.to(x.device)
-        white = torch.einsum("kij,nkj->nki", inverse.to(x.device), gap)
+        turned = x.to(torch.float64) @ inverse.reshape(modes * dim, dim).T.to(x.device)
+        white = turned.view(-1, modes, dim) - centre.to(x.device)
         each = -0.5 * white.square().sum(2) - log_scale.to(x.device)
         return torch.logsumexp(each, dim=1) + constant
 
@@ -164,7 +165,7 @@ def checkerboard() -> Density:
     def log_prob(x: Tensor) -> Tensor:
         cell = torch.floor((x.to(torch.float64) + half) / side)
         inside = ((cell >= 0) & (cell < 4)).all(1) & (cell.sum(1) % 2 == 0)
-        return torch.where(inside, -log_area, -math.inf).to(torch.float64)
+        return torch.full(inside.shape, -log_area, dtype=torch.float64, device=x.device).masked_fill(~inside, -math.inf)
 
     def sample(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         y = torch.randint(len(corner), (n,), generator=generator)

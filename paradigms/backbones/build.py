@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from paradigms.backbones import Backbone
@@ -20,7 +22,9 @@ def levels(space: Space) -> tuple[int, tuple[int, ...]]:
     At equal parameters a network that starts at half the resolution sees two to three times as many images a second.
     """
     size = min(space.shape[1:])
-    return (2 if size <= 32 else 4), ((1, 2) if size <= 16 else (1, 2, 2))
+    # Sides that the patch does not divide are not folded.
+    patch = math.gcd(2 if size <= 32 else 4, *space.shape[1:])
+    return patch, ((1, 2) if size <= 16 else (1, 2, 2))
 
 
 def convolutional(space: Space, backbone: str) -> bool:

@@ -42,42 +42,36 @@ def standard_normal_log_prob(z: Tensor) -> Tensor:
     return normal_log_prob(z).flatten(1).sum(1)
 
 
-def _log_difference(upper: Tensor, lower: Tensor) -> Tensor:
-    """log(exp(upper) - exp(lower)) for upper > lower."""
-    return upper + torch.log(-torch.expm1((lower - upper).clamp_max(-1e-7)))
-
-
-def discretised(x: Tensor, levels: int, log_cdf: Callable[[Tensor], Tensor], log_sf: Callable[[Tensor], Tensor]) -> Tensor:
-    """log mass of the bin around the bin centre x under a distribution given by log CDF and log survival function.
-
-    The outermost bins reach to infinity, so the L masses sum to one. Each bin uses the tail on its own side, where the
-    difference keeps its digits.
-    """
-    lo, hi = x - 1 / levels, x + 1 / levels
-    left = _log_difference(log_cdf(hi), log_cdf(lo))
-    right = _log_difference(log_sf(lo), log_sf(hi))
-    inner = torch.maximum(left, right)
+def _open_ended(x: Tensor, levels: int, inner: Tensor, below: Tensor, above: Tensor) -> Tensor:
+    """`inner`, the log mass of each bin, but the outermost bins reach to infinity, so that the L masses sum to one."""
     # Bin centres of the first and last level are -1 + 1/L and 1 - 1/L.
-    inner = torch.where(x < -1 + 1.5 / levels, log_cdf(hi), inner)
-    return torch.where(x > 1 - 1.5 / levels, log_sf(lo), inner)
+    return torch.where(x < -1 + 1.5 / levels, below, torch.where(x > 1 - 1.5 / levels, above, inner))
 
 
 def discretised_logistic(x: Tensor, mean: Tensor, log_scale: Tensor, levels: int) -> Tensor:
-    """log mass of bin-centred x under a logistic(mean, exp(log_scale)), elementwise (Kingma et al. 2016)."""
+    """log mass of bin-centred x under a logistic(mean, exp(log_scale)), elementwise (Kingma et al. 2016).
+
+    With the sigmoid s and the bin [a, b] in units of the scale, s(b) - s(a) = s(b) s(-a) (1 - exp(a - b)): no digits
+    cancel, in the tails or at any scale.
+    """
     inv = torch.exp(-log_scale)
-    return discretised(
-        x, levels, lambda a: F.logsigmoid((a - mean) * inv), lambda a: F.logsigmoid(-(a - mean) * inv)
-    )
+    below, above = F.logsigmoid((x + 1 / levels - mean) * inv), F.logsigmoid((mean - x + 1 / levels) * inv)
+    inner = below + above + torch.log(-torch.expm1(-2 / levels * inv))
+    return _open_ended(x, levels, inner, below, above)
 
 
 def discretised_normal(x: Tensor, mean: Tensor, std: Tensor | float, levels: int) -> Tensor:
-    """log mass of bin-centred x under N(mean, std^2), elementwise (Ho et al. 2020, eq. 13, with the exact normal CDF)."""
-    return discretised(
-        x,
-        levels,
-        lambda a: torch.special.log_ndtr((a - mean) / std),
-        lambda a: torch.special.log_ndtr(-(a - mean) / std),
-    )
+    """log mass of bin-centred x under N(mean, std^2), elementwise (Ho et al. 2020, eq. 13, with the exact normal CDF).
+
+    A bin is measured from its own side of the mean, where the difference keeps its digits: Phi is even about it.
+    """
+    distance = (x - mean).abs()
+    near = torch.special.log_ndtr((1 / levels - distance) / std)
+    far = torch.special.log_ndtr((-1 / levels - distance) / std)
+    inner = near + torch.log(-torch.expm1((far - near).clamp_max(-1e-7)))
+    below = torch.special.log_ndtr((x + 1 / levels - mean) / std)
+    above = torch.special.log_ndtr((mean - x + 1 / levels) / std)
+    return _open_ended(x, levels, inner, below, above)
 
 
 def divergence_hutchinson(out: Tensor, x: Tensor, probes: Tensor) -> Tensor:

@@ -76,12 +76,19 @@ _E = (71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
 
 
 def dopri5(
-    f: Field, x: Tensor, start: float, stop: float, rtol: float, atol: float, max_steps: int = 1000
+    f: Callable[[Tensor, Tensor, Tensor], Tensor],
+    x: Tensor,
+    start: float,
+    stop: float,
+    rtol: float,
+    atol: float,
+    max_steps: int = 1000,
 ) -> Tensor:
     """Adaptive Dormand-Prince 5(4) from `start` to `stop`, each row of the batch with step sizes of its own.
 
     A row's result therefore does not depend on which rows it is solved with (a shared step size couples them). Every
-    round costs seven calls for the rows still under way. Raises RuntimeError when a row needs more than `max_steps`.
+    round costs seven calls f(x, t, rows) for the rows still under way, whose indices are `rows`. Raises RuntimeError
+    when a row needs more than `max_steps`.
     """
     span = stop - start
     t = torch.zeros(len(x), dtype=torch.float64, device=x.device)  # progress from 0 to 1
@@ -101,7 +108,7 @@ def dopri5(
             for a, k in zip(row, ks):
                 if a:
                     point = torch.addcmul(point, step, k, value=a)
-            ks.append(f(point, (start + span * (here + c * hl)).to(x.dtype)))
+            ks.append(f(point, (start + span * (here + c * hl)).to(x.dtype), live))
         error = sum(e * k for e, k in zip(_E, ks) if e) * step
         scale = atol + rtol * torch.maximum(xl.abs(), point.abs())
         norm = (error / scale).flatten(1).square().mean(1).sqrt().double()

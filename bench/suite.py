@@ -1,0 +1,376 @@
+"""A suite: the grid of runs of one `bench all`, from the plan to the report.
+
+    plan the runs -> train (parents first) and evaluate in workers -> time alone on the machine -> report
+
+Files are the interface: every stage finds on disk what the one before left there, so what is finished is not done again
+and what was interrupted goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import evaluate, measure, store
+from bench import run as runs
+from bench.progress import Display, Progress
+from bench.run import Run
+from bench.schedule import Job, Outcome, perform
+from bench.tiers import Tier
+from paradigms import catalogue
+from paradigms.contract import Paradigm
+from paradigms.errors import BadInput
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = ["Result", "RunFailed", "everything", "plan_runs", "records", "report"]
+
+Show = Callable[[Mapping[str, float]], Display]
+
+# Seconds of evaluation in proportion to those of training: only for the order and the time to go.
+EVALUATE, SWEEP, TIME = 0.25, 1.0, 0.3
+
+
+class RunFailed(Exception):
+    """A run ended without a model; the reason is in its run.json and its row."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a suite came to.
+
+    folders:  of the runs of the comparison, its timings and baselines. failures: (job, reason).
+    trained, evaluated: how many jobs were done now; the others were found finished.
+    """
+
+    folders: tuple[Path, ...]
+    run_folders: tuple[Path, ...]
+    report: tuple[Path, ...]
+    failures: tuple[tuple[str, str], ...]
+    trained: int
+    evaluated: int
+    seconds: float
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+    def frame(self) -> DataFrame:
+        return store.frame(self.folders)
+
+    def comparison(self) -> DataFrame:
+        """The headline table of the report."""
+        import reports
+
+        return reports.comparison(self.frame(), records(self.run_folders))
+
+    def as_json(self) -> dict[str, Any]:
+        table = self.comparison()
+        return {
+            "table": [
+                {k: v for k, v in row.items() if not (isinstance(v, float) and math.isnan(v))}
+                for row in table.to_dict("records")
+            ],
+            "runs": [str(folder) for folder in self.run_folders],
+            "report": [str(path) for path in self.report],
+            "failures": [{"job": job, "reason": reason} for job, reason in self.failures],
+            "skipped": dict(self.skipped),
+            "trained": self.trained,
+            "evaluated": self.evaluated,
+            "seconds": round(self.seconds, 2),
+        }
+
+
+# ------------------------------------------------------------------------------------------------------------ plan
+
+
+def plan_runs(
+    dataset: str, names: Sequence[str] | None, tier: Tier, seeds: int | None, conditional: bool
+) -> tuple[list[Run], dict[str, str]]:
+    """The runs of the grid, and the recipes that can not model this data with the reason.
+
+    names: recipes; None = every one that samples. Raises BadInput for a name that can not be run when it was asked for.
+    """
+    known = catalogue.recipes()
+    skipped: dict[str, str] = {}
+    if names is None:
+        space = runs.dataset(dataset).space
+        names = [name for name, recipe in known.items() if issubclass(recipe.paradigm, Paradigm)]
+        skipped = {name: reason for name in names if (reason := runs.refusal(name, space)) is not None}
+        names = [name for name in names if name not in skipped]
+    for name in names:
+        if not issubclass(catalogue.get(name).paradigm, Paradigm):
+            raise BadInput(f"recipe '{name}' is a first stage for others and does not sample; it can not be compared")
+    if not names:
+        raise BadInput(f"no recipe can model '{dataset}'")
+    return [
+        runs.plan(name, dataset, seed, tier, conditional=conditional)
+        for name in dict.fromkeys(names)
+        for seed in range(seeds or tier.seeds)
+    ], skipped
+
+
+def _with_parents(planned: Sequence[Run]) -> dict[str, Run]:
+    """Every run that must be trained, by its place, parents before children."""
+    found: dict[str, Run] = {}
+
+    def visit(run: Run) -> None:
+        for _, parent in run.parents:
+            visit(parent)
+        found.setdefault(run.where, run)
+
+    for run in planned:
+        visit(run)
+    return found
+
+
+def _job_names(found: Mapping[str, Run]) -> dict[str, str]:
+    """A short name for each run: its recipe and seed, with its hash where that is not enough."""
+    short = {where: f"{run.recipe} seed {run.seed}" for where, run in found.items()}
+    twice = {name for name in short.values() if list(short.values()).count(name) > 1}
+    return {where: f"{name} {found[where].id}" if name in twice else name for where, name in short.items()}
+
+
+# --------------------------------------------------------------------------------------------------- work of jobs
+
+
+def _train(run: Run, out: Path, device: str, threads: int, progress: Progress) -> str:
+    folder = runs.ensure(run, out, progress, device=device, threads=threads)
+    info = runs.read_info(folder)
+    if info.status != "ok":
+        raise RunFailed(f"{info.status}: {info.reason}")
+    return str(folder)
+
+
+def _evaluate(folder: Path, tier: Tier, device: str, progress: Progress) -> list[str]:
+    """The reasons of the parts that failed."""
+    rows = evaluate.evaluate(folder, tier, progress, device)
+    return sorted({f"{row.metric}: {row.reason}" for row in rows if row.status != "ok"})
+
+
+def _baselines(dataset: str, tier: Tier, folder: Path, progress: Progress) -> list[str]:
+    rows = evaluate.baselines(dataset, tier, folder, progress)
+    return sorted({f"{row.metric}: {row.reason}" for row in rows if row.status != "baseline"})
+
+
+def _time(subjects: Sequence[measure.Subject], tier: Tier, device: str, threads: int, progress: Progress) -> None:
+    measure.time_runs(subjects, tier, progress, device, threads)
+
+
+# ------------------------------------------------------------------------------------------------------ everything
+
+
+def everything(
+    dataset: str,
+    names: Sequence[str] | None,
+    tier: Tier,
+    out: Path,
+    show: Show,
+    *,
+    seeds: int | None = None,
+    conditional: bool = False,
+    device: str = "auto",
+    workers: int | None = None,
+    timing: bool = True,
+) -> Result:
+    """Trains, evaluates and times what is not there yet, and writes the report. `show` makes a display for some jobs.
+
+    Raises BadInput before any work for what the user can mend; a run that fails is in `Result.failures` and in the
+    report. Results do not depend on `workers`.
+    """
+    began = time.monotonic()
+    where = runs.device_of(device)
+    # A run is computed on one thread, so that its bits do not depend on how many run beside it.
+    threads = 1
+    if where.type == "cuda":
+        workers = workers or 1
+    planned, skipped = plan_runs(dataset, names, tier, seeds, conditional)
+    everyone = _with_parents(planned)
+    titles = _job_names(everyone)
+    root = planned[0].folder(out).parents[1]
+    baseline_folder = root / "baselines" / re.sub(r"[^\w.-]+", "-", tier.name).strip(".-")
+    seconds = tier.budget(planned[0].space).seconds
+
+    trained = {place for place, run in everyone.items() if _is_trained(run, out)}
+    wanted = {run.where for run in planned}
+    needed = wanted | {p for place in wanted - trained for p in _with_parents([everyone[place]])}
+    jobs: list[Job] = []
+    for place, run in everyone.items():
+        name, folder = titles[place], run.folder(out)
+        needs = tuple(f"train {titles[p.where]}" for _, p in run.parents if p.where not in trained)
+        if place not in trained and place in needed:
+            arguments = (run, out, str(where), threads)
+            jobs.append(Job(f"train {name}", _train, arguments, needs, seconds * run.share))
+        if place in wanted and not (place in trained and evaluate.is_evaluated(folder, tier)):
+            share = SWEEP if run.seed < tier.sweep_seeds else EVALUATE
+            needs = () if place in trained else (f"train {name}",)
+            jobs.append(Job(f"evaluate {name}", _evaluate, (folder, tier, str(where)), needs, seconds * share))
+    if not evaluate.has_baselines(dataset, tier, baseline_folder):
+        jobs.append(Job("baselines", _baselines, (dataset, tier, baseline_folder), (), seconds * EVALUATE))
+
+    failures: list[tuple[str, str]] = []
+    by_job = {f"{verb} {titles[place]}": run for place, run in everyone.items() for verb in ("train", "evaluate")}
+
+    def done(job: Job, outcome: Outcome) -> None:
+        reasons = [outcome.failure] if outcome.failure else [f"in part: {text}" for text in outcome.value or [] if text]
+        if isinstance(outcome.value, str):
+            reasons = []
+        failures.extend((job.name, reason) for reason in reasons)
+        if outcome.failure and job.name in by_job:
+            _record_failure(by_job[job.name], out, outcome)
+
+    costs = {job.name: job.cost for job in jobs}
+    outcomes: dict[str, Outcome] = {}
+    if jobs:
+        with show(costs) as display:
+            display.say(_announcement(planned, jobs, tier, skipped))
+            outcomes = perform(jobs, display, workers, threads, done)
+
+    good = [run for run in planned if _is_trained(run, out)]
+    timed = [run for run in good if run.seed < tier.timing_seeds] if timing else []
+    subjects = [_subject(run, out, tier) for run in timed]
+    if subjects and not measure.is_timed(subjects, tier, str(where), threads):
+        # By itself: the workers are gone, and one process does nothing else.
+        job = Job("time sampling", _time, (subjects, tier, str(where), threads), (), seconds * TIME)
+        with show({job.name: job.cost}) as display:
+            outcome = perform([job], display, 1, threads)[job.name]
+        if not outcome.ok:
+            failures.append((job.name, outcome.failure))
+
+    run_folders = tuple(dict.fromkeys(run.folder(out) for run in planned))
+    folders = [f for run in run_folders for f in (run, run / measure.TIMING)] + [baseline_folder]
+    folders = [folder for folder in folders if (folder / store.RESULTS).exists()]
+    to = Path(out) / "report" / f"{root.name}-{baseline_folder.name}"
+    written = report(folders, run_folders, to, real={planned[0].dataset: baseline_folder / evaluate.GRID})
+    ended = [name for name, outcome in outcomes.items() if outcome.ok]
+    return Result(
+        folders=tuple(folders),
+        run_folders=run_folders,
+        report=tuple(written),
+        failures=tuple(failures),
+        trained=sum(name.startswith("train ") for name in ended),
+        evaluated=sum(name.startswith("evaluate ") for name in ended),
+        seconds=time.monotonic() - began,
+        skipped=skipped,
+    )
+
+
+def _announcement(planned: Sequence[Run], jobs: Sequence[Job], tier: Tier, skipped: Mapping[str, str]) -> str:
+    recipes = list(dict.fromkeys(run.recipe for run in planned))
+    to_train = sum(job.work is _train for job in jobs)
+    text = (
+        f"{planned[0].dataset}, tier {tier.name}: {len(recipes)} recipes × {len(planned) // len(recipes)} seeds; "
+        f"{to_train} runs to train, {sum(job.work is _evaluate for job in jobs)} to evaluate"
+    )
+    return text + "".join(f"\nleft out: {name}: {reason}" for name, reason in skipped.items())
+
+
+def _is_trained(run: Run, out: Path) -> bool:
+    """Whether the run is there and whole. Raises BadInput where it calls itself finished and its files are damaged."""
+    folder = run.folder(out)
+    if not (folder / runs.INFO).exists():
+        return False
+    if runs.read_info(folder).status != "ok" or runs.WEIGHTS not in store.manifest(folder):
+        return False
+    for name in (runs.INFO, runs.WEIGHTS):
+        store.read_verified(folder, name)
+    return True
+
+
+def _subject(run: Run, out: Path, tier: Tier) -> measure.Subject:
+    paradigm = catalogue.get(run.recipe).paradigm
+    assert issubclass(paradigm, Paradigm)  # plan_runs saw to it
+    headline, *others = evaluate.plans(paradigm.card, tier.max_calls, sweep=tier.sweep_seeds > 0)
+    return measure.Subject(run.folder(out), (headline,), tuple(others))
+
+
+def _record_failure(run: Run, out: Path, outcome: Outcome) -> None:
+    """A failure that left no row of its own (its process died, or what it needs failed) gets one."""
+    folder = run.folder(out)
+    try:
+        if any(row.status in ("failed", "diverged") for row in store.load_rows(folder)):
+            return
+    except BadInput:
+        pass
+    recipe = catalogue.get(run.recipe)
+    row = store.Row(
+        run=run.id,
+        status="failed",
+        reason=outcome.failure,
+        recipe=run.recipe,
+        paradigm=recipe.paradigm.card.title if issubclass(recipe.paradigm, Paradigm) else "",
+        tier=run.tier.name,
+        dataset=run.dataset,
+        seed=run.seed,
+        conditional=run.conditional,
+    )
+    store.save_rows(folder, [row], key="failed")
+    if outcome.trace:
+        store.write_atomic(folder / runs.ERROR, outcome.trace.encode())
+
+
+# ---------------------------------------------------------------------------------------------------------- report
+
+
+def records(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """What each run.json holds, with the folder; folders without one are left out."""
+    found = []
+    for folder in folders:
+        path = Path(folder) / runs.INFO
+        if path.exists():
+            found.append({**store.read_json(path), "folder": str(folder)})
+    return found
+
+
+def report(
+    folders: Sequence[Path],
+    run_folders: Sequence[Path],
+    to: Path,
+    formats: Sequence[str] | None = None,
+    real: Mapping[str, Path] | None = None,
+) -> list[Path]:
+    """Writes the report of the rows in `folders`; returns its files, the page first. Raises BadInput."""
+    import reports
+
+    grids = {name: path for name, path in (real or {}).items() if path.exists()}
+    wanted = tuple(reports.FORMATS if formats is None else formats)
+    key = _report_key([*folders, *run_folders], wanted)
+    if (kept := _kept_report(to, key)) is not None:
+        return kept
+    try:
+        written = reports.render(store.frame(folders), records(run_folders), grids or None, to, wanted)
+    except OSError as error:
+        raise BadInput(f"can not write the report to {to}: {error.strerror or error}; choose another --to") from None
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    store.write_manifest(to, [str(path.relative_to(to)) for path in written], report=key)
+    return written
+
+
+def _report_key(folders: Sequence[Path], formats: Sequence[str]) -> str:
+    """All that a report depends on: what the folders hold, and the sources that draw it."""
+    import reports
+
+    digest = hashlib.sha256(repr(formats).encode())
+    for folder in folders:
+        digest.update(f"{folder}\0{sorted((n, f['sha256']) for n, f in store.manifest(folder).items())}\0".encode())
+    for path in sorted(Path(reports.__file__).parent.iterdir()):
+        if path.is_file():
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _kept_report(to: Path, key: str) -> list[Path] | None:
+    """The files of the report, the page first, when it was made from the same things and is whole."""
+    try:
+        files = store.manifest(to)
+        if not files or any(entry.get("report") != key for entry in files.values()):
+            return None
+        store.verify(to)
+    except BadInput:
+        return None
+    return [to / name for name in sorted(files, key=lambda name: (name != "report.html", name))]

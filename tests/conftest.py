@@ -1,0 +1,139 @@
+"""Fixtures shared by the tests: small models of any recipe, the step that a trainer takes, and closed-form networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from paradigms import catalogue
+from paradigms.backbones import Backbone
+from paradigms.contract import Batch, Frozen, Noise, Recipe, Space, Trainable, Update
+
+torch.set_num_threads(1)
+
+
+# --------------------------------------------------------------------------------------------------------- models
+
+
+def shake(model: nn.Module, scale: float = 0.1, seed: int = 0) -> nn.Module:
+    """Moves every parameter a little, so that branches which start silent speak."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(scale * torch.randn(p.shape, generator=generator))
+    return model
+
+
+def build(recipe: Recipe | str, space: Space, width: int = 8, seed: int = 0, config=None, shaken: bool = True):
+    """A small model with the initial weights of a seed; the parents it needs are built and shaken first."""
+    recipe = catalogue.get(recipe) if isinstance(recipe, str) else recipe
+    parents = {role: Frozen(build(need.recipe, space, width, seed)) for role, need in recipe.needs.items()}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = recipe.build(space, width, parents, config)
+    return shake(model, seed=seed) if shaken else model
+
+
+def examples(space: Space, n: int = 4, seed: int = 0) -> Batch:
+    """n examples of a space: bin centres where it has levels, and labels where it has classes."""
+    generator = torch.Generator().manual_seed(seed)
+    if space.levels:
+        x = space.encode(torch.randint(space.levels, (n, *space.shape), generator=generator))
+    else:
+        x = torch.randn(n, *space.shape, generator=generator)
+    y = torch.randint(space.classes, (n,), generator=generator) if space.classes else None
+    return Batch(x, y)
+
+
+def descend(optimizers: dict, update: Update) -> list[nn.Parameter]:
+    """What a trainer does with an update, short of `after`; returns the parameters it may have moved."""
+    optimizer = optimizers[update.module]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for group in optimizer.param_groups:
+        group.update(update.settings)
+    optimizer.zero_grad(set_to_none=True)
+    update.loss.backward(inputs=parameters)
+    optimizer.step()
+    return parameters
+
+
+def train_a_little(model: Trainable, steps: int = 2, n: int = 4) -> Trainable:
+    """A few steps on random examples, in order to leave the initial state."""
+    optimizers = model.optimizers()
+    for k in range(steps):
+        for update in model.updates(examples(model.space, n, seed=k), k / steps, Noise("train", k)):
+            descend(optimizers, update)
+            if update.after is not None:
+                update.after()
+    return model
+
+
+# ------------------------------------------------------------------------------------------------- closed forms
+
+
+class Mixture:
+    """Gaussians with diagonal covariances, and everything a perfect network knows of them; float64."""
+
+    def __init__(self, weights: list[float], means: list[list[float]], stds: list[list[float]]) -> None:
+        self.weights, self.means, self.stds = (torch.tensor(a, dtype=torch.float64) for a in (weights, means, stds))
+
+    def sample(self, n: int, seed: int = 0) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
+        noise = torch.randn(n, self.means.shape[1], generator=generator, dtype=torch.float64)
+        return self.means[k] + self.stds[k] * noise
+
+    @property
+    def mean(self) -> Tensor:
+        return (self.weights[:, None] * self.means).sum(0)
+
+    @property
+    def cov(self) -> Tensor:
+        off = self.means - self.mean
+        return torch.diag((self.weights[:, None] * self.stds.square()).sum(0)) + (self.weights * off.T) @ off
+
+    def _parts(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, K) log weight x density, and (B, K, D) centred x and variance, of alpha x + sigma eps."""
+        alpha, sigma = alpha.reshape(-1, 1, 1), sigma.reshape(-1, 1, 1)
+        var = (alpha * self.stds).square() + sigma.square()
+        off = x[:, None] - alpha * self.means
+        normal = torch.distributions.Normal(torch.zeros(()), var.sqrt(), validate_args=False)
+        return normal.log_prob(off).sum(2) + self.weights.log(), off, var
+
+    def log_prob(self, x: Tensor, alpha: float = 1.0, sigma: float = 0.0) -> Tensor:
+        """The log density of alpha x + sigma eps."""
+        return self._parts(x, torch.tensor(alpha).double(), torch.tensor(sigma).double())[0].logsumexp(1)
+
+    def posterior(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """E[data | x] and E[noise | x]; alpha, sigma (B,)."""
+        log, off, var = self._parts(x, alpha, sigma)
+        share = log.softmax(1)[:, :, None]
+        a, s = alpha.reshape(-1, 1, 1), sigma.reshape(-1, 1, 1)
+        x0 = (share * (self.means + a * self.stds.square() * off / var)).sum(1)
+        return x0, (share * s * off / var).sum(1)
+
+
+class Exact(Backbone):
+    """The network that a trained one approaches: the posterior mean of what it predicts, given (x_t, t)."""
+
+    def __init__(self, data: Mixture, schedule: Callable, target: Callable) -> None:
+        super().__init__()
+        self.data, self.schedule, self.target = data, schedule, target
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        alpha, sigma = self.schedule(t.double())
+        x0, eps = self.data.posterior(x.double(), alpha, sigma)
+        return self.target(x0, eps, alpha[:, None], sigma[:, None]).to(x.dtype)
+
+
+@pytest.fixture(scope="session")
+def gaussian() -> Mixture:
+    return Mixture([1.0], [[0.6, -0.3]], [[0.8, 0.3]])
+
+
+@pytest.fixture(scope="session")
+def mixture() -> Mixture:
+    return Mixture([0.7, 0.3], [[1.0, 0.5], [-1.2, -0.4]], [[0.4, 0.2], [0.3, 0.5]])

@@ -1,0 +1,424 @@
+"""Every recipe keeps the contract: one suite over all of them, on images and on vectors, with and without labels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import build, descend, examples, shake, train_a_little
+from torch import Tensor, nn
+
+from paradigms import catalogue
+from paradigms.backbones import count_calls
+from paradigms.contract import Data, Denoiser, Kind, Noise, Paradigm, Plan, Sampler, Space
+
+RECIPES = catalogue.recipes()
+IMAGES, LABELLED = Space((1, 8, 8), 0, 17), Space((1, 8, 8), 10, 17)
+COLOUR, LARGE = Space((3, 14, 14), 0, 256), Space((3, 28, 28), 10, 256)
+VECTORS, MARKED = Space((2,)), Space((2,), 4)
+NAMES = {IMAGES: "images", LABELLED: "labelled", COLOUR: "colour", LARGE: "large", VECTORS: "vectors", MARKED: "marked"}
+
+SMALL = [IMAGES, LABELLED, VECTORS, MARKED]
+PARADIGMS = [name for name, recipe in RECIPES.items() if issubclass(recipe.paradigm, Paradigm)]
+
+
+def over(spaces: list[Space], names: list[str] | None = None):
+    """Parametrises a test over recipes x spaces."""
+    cases = [pytest.param(n, s, id=f"{n}-{NAMES[s]}") for n in names or RECIPES for s in spaces]
+    return pytest.mark.parametrize(("name", "space"), cases)
+
+
+def over_samplers(spaces: list[Space]):
+    cases = [
+        pytest.param(name, space, sampler, id=f"{name}-{sampler.name}-{NAMES[space]}")
+        for name in PARADIGMS
+        for space in spaces
+        for sampler in RECIPES[name].paradigm.card.samplers
+    ]
+    return pytest.mark.parametrize(("name", "space", "sampler"), cases)
+
+
+def over_kinds():
+    cases = [
+        pytest.param(name, kind, id=f"{name}-{kind}")
+        for name in PARADIGMS
+        for kind in RECIPES[name].paradigm.card.likelihoods
+    ]
+    return pytest.mark.parametrize(("name", "kind"), cases)
+
+
+def few(sampler: Sampler) -> Plan:
+    """A plan with few steps."""
+    return Plan(sampler.name, 1 if sampler.steps == (1,) else 3)
+
+
+def bits(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict(keep_vars=True).items()}
+
+
+def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    assert before.keys() == after.keys()
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def names_of(model: nn.Module, parameters) -> set[str]:
+    wanted = {id(p) for p in parameters}
+    return {name for name, p in model.named_parameters() if id(p) in wanted}
+
+
+def draw(model: Paradigm, plan: Plan, n: int = 3, first: int = 0, y: Tensor | None = None, seed: int = 0) -> Tensor:
+    z = model.prior(n, Noise("z", seed).rows(first))
+    with torch.no_grad():
+        return model.sample(z, plan, Noise("sampler", seed).rows(first), None if y is None else y[first : first + n])
+
+
+def labels(space: Space, n: int) -> Tensor | None:
+    return torch.arange(n) % space.classes if space.classes else None
+
+
+# -------------------------------------------------------------------------------------------------------- training
+
+
+@over([*SMALL, COLOUR])
+def test_an_update_moves_its_module_and_nothing_else(name, space):
+    model = build(name, space).train()
+    optimizers, batch = model.optimizers(), examples(space)
+    modules = []
+    for k in range(2):
+        for update in model.updates(batch, 0.5 + 0.1 * k, Noise(k)):
+            before = bits(model)
+            descend(optimizers, update)
+            after = bits(model)
+            moved, allowed = changed(before, after), names_of(model, update.module.parameters())
+            assert moved, "the step moved nothing"
+            assert moved <= allowed
+            modules.append(update.module)
+            if update.after is not None:
+                update.after()
+                moved = changed(after, bits(model))
+                assert moved, "`after` moved nothing"
+                assert not moved & names_of(model, (p for o in optimizers.values() for g in o.param_groups for p in g["params"]))
+    assert set(modules) == set(optimizers), "a module has an optimizer and no update, or the other way round"
+
+
+@over(SMALL)
+def test_every_optimised_parameter_gets_a_finite_gradient(name, space):
+    model = build(name, space, shaken=False).train()  # as a run starts: many branches silent
+    optimizers, silent = model.optimizers(), None
+    for k in range(8):
+        for update in model.updates(examples(space, 16, seed=k), k / 8, Noise(k)):
+            assert update.loss.shape == ()
+            assert update.loss.isfinite()
+            assert all(torch.as_tensor(term).isfinite().all() for term in update.terms.values())
+            for p in descend(optimizers, update):
+                assert p.grad is not None
+                assert p.grad.isfinite().all()
+            if update.after is not None:
+                update.after()
+        optimised = [p for o in optimizers.values() for g in o.param_groups for p in g["params"]]
+        idle = {n for n in names_of(model, optimised) if not dict(model.named_parameters())[n].grad.abs().max() > 0}
+        silent = idle if silent is None else silent & idle
+    assert not silent, "never had a gradient"
+    trained = names_of(model, (p for p in model.parameters() if p.requires_grad))
+    assert trained == names_of(model, optimised), "a parameter wants a gradient and no optimizer holds it"
+
+
+@over(SMALL)
+def test_updates_leave_nothing_behind(name, space):
+    """A step may be run only to count its cost: nothing changes unless the caller steps."""
+    model = train_a_little(build(name, space)).eval()  # dropout draws from the global generator by design
+    optimizers, batch = model.optimizers(), examples(space)
+    for o in optimizers.values():
+        o.zero_grad(set_to_none=True)
+    before, x, state = bits(model), batch.x.clone(), torch.get_rng_state()
+    list(model.updates(batch, 0.3, Noise(1)))
+    assert not changed(before, bits(model))
+    assert all(not o.state for o in optimizers.values())
+    assert all(p.grad is None for p in model.parameters())
+    assert torch.equal(batch.x, x)
+    assert not batch.x.requires_grad
+    assert torch.equal(torch.get_rng_state(), state), "drew from the global generator"
+
+
+@over([IMAGES, VECTORS])
+def test_a_step_is_a_function_of_batch_progress_and_noise(name, space):
+    model = build(name, space).eval()
+    losses = [[u.loss.detach() for u in model.updates(examples(space), 0.3, Noise(k))] for k in (1, 1, 2)]
+    assert losses[0] == losses[1]
+    assert losses[0] != losses[2]
+
+
+@over([IMAGES, COLOUR, VECTORS])
+def test_an_unconditional_model_owns_nothing_for_labels(name, space):
+    model = build(name, space)
+    assert not [m for m in model.modules() if isinstance(m, nn.Embedding)]
+    told = build(name, Space(space.shape, 10, space.levels))
+    assert sum(p.numel() for p in model.parameters()) < sum(p.numel() for p in told.parameters())
+
+
+@over([IMAGES, LARGE], [n for n, r in RECIPES.items() if r.needs])
+def test_a_child_leaves_its_parents_alone(name, space):
+    model = build(name, space)
+    parents = [v.model for v in vars(model).values() if hasattr(v, "model") and not isinstance(v, nn.Module)]
+    assert len(parents) == len(RECIPES[name].needs)
+    for parent, need in zip(parents, RECIPES[name].needs.values()):
+        assert isinstance(parent, need.provides)
+        before = bits(parent)
+        train_a_little(model.train())
+        if isinstance(model, Paradigm):
+            draw(model.eval(), model.card.default, y=labels(space, 3))
+        assert not changed(before, bits(parent))
+        assert not parent.training
+        assert all(p.grad is None and not p.requires_grad for p in parent.parameters())
+        assert not {id(p) for p in parent.parameters()} & {id(p) for p in model.parameters()}
+
+
+@over([*SMALL, COLOUR])
+def test_prepare_returns_data_of_the_same_kind(name, space):
+    model, n = build(name, space, shaken=False), 32
+    x, y = examples(space, n)
+    data = model.prepare(Data(space.decode(x), y, space), Noise("prepare"))
+    assert data.space.shape == model.space.shape
+    assert len(data) > 0
+    assert all(u.loss.isfinite() for u in model.train().updates(data.batch(torch.arange(4)), 0.0, Noise(0)))
+
+
+@over([*SMALL, COLOUR, LARGE])
+def test_the_recipe_accepts_these_spaces(name, space):
+    assert RECIPES[name].paradigm.refuses(RECIPES[name].config, space) is None
+
+
+@pytest.mark.parametrize("shape", [(1, 7, 7), (3, 5, 8), (1, 8, 12), (1, 33, 33), (1, 48, 36)])
+@pytest.mark.parametrize("name", RECIPES)
+def test_any_image_is_either_modelled_or_refused_in_words(name, shape):
+    space, recipe = Space(shape, 0, 256), RECIPES[name]
+    reason = recipe.paradigm.refuses(recipe.config, space)
+    if reason is not None:
+        assert len(reason.split()) > 3
+        return
+    model = build(name, space)
+    for update in model.updates(examples(space, 2), 0.5, Noise(0)):
+        assert update.loss.isfinite()
+    if isinstance(model, Paradigm):
+        sampler = model.card.sampler(model.card.default.sampler)
+        assert draw(model.eval(), few(sampler), 2).shape == (2, *shape)
+
+
+# -------------------------------------------------------------------------------------------------------- sampling
+
+
+@over_samplers(SMALL)
+def test_a_sampler_gives_examples_of_the_space(name, space, sampler):
+    model, y = build(name, space).eval(), labels(space, 3)
+    z = model.prior(3, Noise("z"))
+    kept, state, before = z.clone(), torch.get_rng_state(), bits(model)
+    with torch.no_grad():
+        x = model.sample(z, few(sampler), Noise("sampler"), y)
+    assert x.shape == (3, *space.shape)
+    assert x.dtype == torch.float32
+    assert x.isfinite().all()
+    assert x.std() > 0
+    assert torch.equal(z, kept), "z was written to"
+    assert torch.equal(torch.get_rng_state(), state), "drew from the global generator"
+    assert not changed(before, bits(model))
+
+
+@over_samplers([LABELLED, MARKED, LARGE])
+def test_same_noise_same_bits_and_other_noise_other_samples(name, space, sampler):
+    model, y = build(name, space).eval(), labels(space, 2)
+    first, again, other = (draw(model, few(sampler), 2, y=y, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    # Only a sampler that says so draws noise beyond the prior's.
+    z = model.prior(2, Noise("z"))
+    with torch.no_grad():
+        a, b = (model.sample(z, few(sampler), Noise("sampler", seed), y) for seed in (0, 1))
+    steps = few(sampler).steps
+    assert torch.equal(a, b) == (not sampler.stochastic), f"{sampler.name} at {steps} steps"
+
+
+@over_samplers(SMALL)
+def test_chunks_are_rows_of_the_whole(name, space, sampler):
+    model, y = build(name, space).eval(), labels(space, 7)
+    whole = draw(model, few(sampler), 7, y=y)
+    parts = torch.cat([draw(model, few(sampler), n, first, y) for first, n in ((0, 3), (3, 1), (4, 3))])
+    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-5)
+
+
+@over_samplers([IMAGES, VECTORS])
+def test_a_sampler_makes_the_calls_it_claims(name, space, sampler):
+    model = build(name, space).eval()
+    for steps in (1,) if sampler.steps == (1,) else (1, 2, 5):
+        with count_calls() as count:
+            draw(model, Plan(sampler.name, steps), 2)
+        if sampler.calls is None:
+            assert count.calls > 0
+        else:
+            assert count.calls == sampler.calls_at(steps)
+            assert count.examples == 2 * count.calls
+
+
+@over_samplers([VECTORS])
+def test_declared_options_exist_and_their_defaults_are_the_real_ones(name, space, sampler):
+    model, plan = build(name, space).eval(), few(sampler)
+    plain = draw(model, plan)
+    assert torch.equal(draw(model, Plan(plan.sampler, plan.steps, tuple(sampler.options.items()))), plain)
+    for option, value in sampler.options.items():
+        changed_value = value * 0.01 if value else 1.0
+        assert not torch.equal(draw(model, Plan(plan.sampler, plan.steps, ((option, changed_value),))), plain), option
+
+
+@over_samplers([IMAGES, VECTORS])
+def test_watching_shows_the_way_and_changes_nothing(name, space, sampler):
+    model, seen = build(name, space).eval(), []
+    z = model.prior(3, Noise("z"))
+    with torch.no_grad():
+        plain = model.sample(z, few(sampler), Noise("s"))
+        watched = model.sample(z, few(sampler), Noise("s"), watch=lambda t, x: seen.append((t, x.clone())))
+    assert torch.equal(plain, watched)
+    assert all(x.shape == plain.shape for _, x in seen)
+    times = [t for t, _ in seen]
+    assert times == sorted(times, reverse=True)
+    assert not times or (times[0] == pytest.approx(1.0) and 0 <= times[-1] < 1)
+
+
+@over_samplers([LABELLED, MARKED])
+def test_samples_follow_their_labels(name, space, sampler):
+    """Row by row: another label changes its own row and no other."""
+    model, y = build(name, space).eval(), torch.tensor([0, 1, 2])
+    first = draw(model, few(sampler), y=y)
+    other = draw(model, few(sampler), y=torch.tensor([0, 3, 2]))
+    assert (first[1] - other[1]).abs().max() > 1e-3
+    torch.testing.assert_close(first[[0, 2]], other[[0, 2]], rtol=1e-5, atol=1e-5)
+
+
+@over([LABELLED, MARKED])
+def test_the_loss_depends_on_the_labels(name, space):
+    model, batch = build(name, space).eval(), examples(space)
+    first, other = (
+        [u.loss.item() for u in model.updates(batch._replace(y=y), 0.5, Noise(0))]
+        for y in (batch.y, (batch.y + 1) % space.classes)
+    )
+    assert all(a != pytest.approx(b, rel=1e-6) for a, b in zip(first, other, strict=True))
+
+
+# ------------------------------------------------------------------------------------------------------ likelihood
+
+
+@over_kinds()
+def test_a_declared_likelihood_is_computed_at_the_declared_cost(name, kind):
+    model, x = build(name, VECTORS).eval(), examples(VECTORS, 3).x
+    kept, state = x.clone(), torch.get_rng_state()
+    with torch.no_grad(), count_calls() as count:
+        estimate = model.log_likelihood(x, kind, Noise("likelihood"))
+    assert count.calls == kind.calls or (VECTORS.levels == 0 and kind.option("draws", 1) > 1)
+    for values in (estimate.value, *estimate.terms.values(), *estimate.errors.values()):
+        assert values.shape == (3,)
+        assert values.dtype == torch.float32
+        assert values.isfinite().all()
+        assert not values.requires_grad
+    assert all((error >= 0).all() for error in estimate.errors.values())
+    if estimate.terms:
+        torch.testing.assert_close(sum(estimate.terms.values()), -estimate.value, rtol=1e-5, atol=1e-4)
+    assert torch.equal(x, kept)
+    assert torch.equal(torch.get_rng_state(), state), "drew from the global generator"
+    assert all(p.grad is None for p in model.parameters())
+    assert kind.relation in ("=", "≤", "≈")
+
+
+@over(SMALL, [n for n in PARADIGMS if RECIPES[n].paradigm.card.likelihoods])
+def test_likelihoods_in_chunks_equal_the_whole(name, space):
+    model, (x, y) = build(name, space).eval(), examples(space, 5)
+    kind = min(model.card.likelihoods, key=lambda kind: kind.calls)
+
+    def value(rows: slice) -> Tensor:
+        with torch.no_grad(), count_calls() as count:
+            out = model.log_likelihood(x[rows], kind, Noise("l").rows(rows.start), None if y is None else y[rows])
+        assert count.calls == kind.calls
+        return out.value
+
+    whole = value(slice(0, 5))
+    assert whole.shape == (5,)
+    assert whole.isfinite().all()
+    torch.testing.assert_close(torch.cat([value(slice(0, 2)), value(slice(2, 5))]), whole, rtol=1e-5, atol=1e-3)
+    if y is not None:
+        with torch.no_grad():
+            other = model.log_likelihood(x, kind, Noise("l"), (y + 1) % space.classes).value
+        assert ((other - whole).abs() > 1e-4).all()
+
+
+@pytest.mark.parametrize("name", [n for n in PARADIGMS if RECIPES[n].paradigm.card.likelihoods])
+def test_a_likelihood_on_levels_counts_dequantisation_draws(name):
+    """`calls` is a promise on data with levels too, for every kind that is cheap enough to try."""
+    model, x = build(name, Space((1, 4, 4), 0, 17)).eval(), examples(Space((1, 4, 4), 0, 17), 2).x
+    for kind in model.card.likelihoods:
+        if kind.calls <= 100:
+            with torch.no_grad(), count_calls() as count:
+                model.log_likelihood(x, kind, Noise("l"))
+            assert count.calls == kind.calls, str(kind)
+
+
+@pytest.mark.parametrize("name", PARADIGMS)
+def test_a_likelihood_is_declared_if_and_only_if_there_is_one(name):
+    model = build(name, VECTORS)
+    implemented = type(model).log_likelihood is not Paradigm.log_likelihood
+    assert implemented == bool(model.card.likelihoods) == (not model.card.no_likelihood)
+    if not implemented:
+        with pytest.raises(NotImplementedError, match=model.card.no_likelihood):
+            model.log_likelihood(examples(VECTORS).x, Kind("any", "=", 1), Noise(0))
+
+
+# ------------------------------------------------------------------------------------------------- card, weights
+
+
+@pytest.mark.parametrize("name", PARADIGMS)
+def test_the_card_is_whole(name):
+    recipe, card = RECIPES[name], RECIPES[name].paradigm.card
+    assert recipe.name == name
+    assert recipe.summary
+    assert recipe.config.batch > 0
+    assert card.title
+    assert card.paper
+    assert 2010 < card.year < 2100
+    assert card.url.startswith("https://")
+    assert len({s.name for s in card.samplers}) == len(card.samplers)
+    default = card.sampler(card.default.sampler)
+    assert default is not None
+    assert card.default.steps in default.steps, "the sweep has to hold the headline"
+    assert set(dict(card.default.options)) <= set(default.options)
+    assert len({str(kind) for kind in card.likelihoods}) == len(card.likelihoods)
+    for role, need in recipe.needs.items():
+        assert need.recipe in RECIPES, role
+        assert 0 < need.share <= 1
+
+
+@over([*SMALL, COLOUR])
+def test_weights_make_the_round_trip(name, space, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    model = train_a_little(build(name, space).train()).eval()
+    state = {k: v.contiguous().clone() for k, v in model.state_dict().items()}
+    save_file(state, tmp_path / "weights.safetensors")
+    other = shake(build(name, space), seed=5).eval()  # same parents, other weights
+    other.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+    assert not changed(bits(model), bits(other))
+    if isinstance(model, Paradigm):
+        plan, y = few(model.card.sampler(model.card.default.sampler)), labels(space, 2)
+        assert torch.equal(draw(model, plan, 2, y=y), draw(other, plan, 2, y=y))
+
+
+@pytest.mark.parametrize("name", [n for n in PARADIGMS if issubclass(RECIPES[n].paradigm, Denoiser)])
+def test_a_denoiser_gives_a_velocity(name):
+    for space in (IMAGES, MARKED):
+        model, (x, y) = build(name, space), examples(space, 3)
+        u = model.velocity(x, torch.tensor([0.2, 0.5, 1.0]), y)
+        assert u.shape == x.shape
+        assert u.isfinite().all()
+
+
+@over([IMAGES, VECTORS])
+def test_parameters_grow_with_the_width(name, space):
+    """The runner searches the width that meets the parameter target."""
+    if RECIPES[name].needs:
+        pytest.skip("a distilled network is as wide as its teacher")
+    sizes = [sum(p.numel() for p in build(name, space, width).parameters()) for width in (8, 16, 24, 32)]
+    assert sizes == sorted(set(sizes))

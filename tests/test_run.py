@@ -1,0 +1,639 @@
+"""Runs: identity, settings, widths, schedules, parents, caching, resume, failures, damaged folders; and the catalogue.
+
+The recipes used here come from a file outside the package, through an entry point, as a stranger's would.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+
+import bench.data
+from bench import run as runs
+from bench import store, tiers
+from bench.progress import Progress
+from bench.train import LOG, STATE
+from paradigms import catalogue
+from paradigms.contract import Data, Frozen, Space
+from paradigms.errors import BadInput
+
+PLUGIN = '''
+"""A regression that knows its place, one that needs it, and some that fail."""
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from paradigms.contract import Need, Recipe, Trainable, Update
+
+
+@dataclass(frozen=True)
+class Config:
+    batch: int = 16
+    lr: float = 1e-2
+
+
+class Mean(Trainable):
+    def __init__(self, config, space, width, parents):
+        super().__init__(config, space, width, parents)
+        self.parents = parents
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(space.dim, width), nn.SiLU(), nn.Linear(width, space.dim))
+
+    @staticmethod
+    def refuses(config, space):
+        return "it wants vectors" if space.is_image else None
+
+    def optimizers(self):
+        return {self.net: torch.optim.AdamW(self.net.parameters(), lr=self.config.lr, fused=True)}
+
+    def updates(self, batch, progress, noise):
+        target = self.parents["teacher"].model.net(batch.x) if self.parents else batch.x
+        loss = (self.net(batch.x + noise.normal(*batch.x.shape)) - target).square().mean()
+        yield Update(self.net, loss)
+
+
+class Diverging(Mean):
+    def updates(self, batch, progress, noise):
+        yield Update(self.net, self.net(batch.x).mean() * (float("nan") if progress > 0.5 else 1.0))
+
+
+class Broken(Mean):
+    def optimizers(self):
+        if self.net[1].weight.device.type != "meta":
+            raise ValueError("no such optimizer")
+        return super().optimizers()
+
+
+RECIPES = (
+    Recipe("mean", Mean, Config(), "predicts the data"),
+    Recipe("child", Mean, Config(lr=1e-3), "predicts what its teacher does", {"teacher": Need("mean", Mean, 0.5)}, 0.5),
+    Recipe("grandchild", Mean, Config(), "", {"teacher": Need("child", Mean, 0.5)}),
+    Recipe("diverging", Diverging, Config(), ""),
+    Recipe("orphan", Mean, Config(), "", {"teacher": Need("diverging", Mean)}),
+    Recipe("broken", Broken, Config(), ""),
+    Recipe("ouroboros", Mean, Config(), "", {"teacher": Need("ouroboros", Mean)}),
+)
+'''
+
+TIER = replace(
+    tiers.get("smoke"),
+    name="tiny",
+    vectors=tiers.Budget(flops=2 * 16 * 7 * 5 * 50 * 60, seconds=60, images=320, params=500),
+)
+
+
+@pytest.fixture(autouse=True)
+def stranger(tmp_path, monkeypatch):
+    """An installed plugin, a small data set, one thread."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "stranger.py").write_text(PLUGIN)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "stranger", raising=False)
+    points = [EntryPoint("stranger", "stranger", catalogue.GROUP)]
+    monkeypatch.setattr(catalogue, "entry_points", lambda group: points)
+    space = Space((3,), classes=2)
+    x, y = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
+    toy = bench.data.Dataset(
+        "toy", space, Data(x[:30], y[:30], space), Data(x[30:], y[30:], space), "c0ffee", ("a", "b")
+    )
+    monkeypatch.setattr(bench.data, "load", lambda name, source=None: toy, raising=False)
+    runs.dataset.cache_clear()
+    yield points
+    runs.dataset.cache_clear()
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "runs"
+
+
+def plan(recipe="mean", seed=0, settings=(), tier=TIER, **options):
+    return runs.plan(recipe, "toy", seed, tier, settings, **options)
+
+
+class Seen(Progress):
+    """Notes the stages; stops after `at` steps of `stage`."""
+
+    def __init__(self, stage="", at=-1):
+        super().__init__()
+        self.stop, self.stages = (stage, at), []
+
+    def update(self, stage, done, total, **facts):
+        self.stages += [] if stage in self.stages else [stage]
+        if (stage, done) == self.stop:
+            raise KeyboardInterrupt
+
+
+# -------------------------------------------------------------------------------------------------------- identity
+
+
+def test_identity_is_what_matters():
+    base = plan()
+    same = [plan(), replace(base, source=Path("/elsewhere")), pickle.loads(pickle.dumps(base))]
+    same += [replace(base, tier=replace(TIER, name="other", samples=7, summary="evaluation is not training"))]
+    assert {run.id for run in same} == {base.id}
+    other = [plan(seed=1), plan("child"), plan(settings=["lr=0.5"]), plan(conditional=True), plan(match="images")]
+    other += [replace(base, checksum="decaf"), replace(base, share=0.5)]
+    other += [plan(tier=replace(TIER, vectors=replace(TIER.vectors, flops=1.0)))]
+    assert len({run.where for run in (base, *other)}) == len(other) + 1
+    child = plan("child")
+    assert replace(child, parents=(("teacher", plan(settings=["lr=0.5"])),)).id != child.id
+
+
+def test_identity_does_not_depend_on_the_process():
+    script = (
+        "import sys; sys.path.insert(0, 'tests')\nfrom bench.run import Run\nfrom bench.tiers import get\n"
+        "from paradigms.contract import Space\nfrom dataclasses import dataclass\n"
+        "@dataclass(frozen=True)\nclass C:\n    a: float = 0.1\n    b: tuple = (1, 2)\n"
+        "print(Run('r', C(), 'd', 'c', Space((2,)), 3, get('quick')).where)"
+    )
+    cwd = Path(__file__).parents[1]
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=cwd,
+            env={"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(found) == 1
+    assert found.pop().startswith("d/r/3-")
+
+
+@pytest.mark.parametrize("name", ["folder:/home/me/cats@32", "../../etc", "a b", "é", ".hidden", "x" * 300, "CON\0"])
+def test_any_name_makes_one_safe_folder_name(name):
+    slug = runs.slug(name)
+    assert Path(slug).name == slug
+    assert len(slug) < 80
+    assert slug.isascii()
+    assert not slug.startswith(".")
+    assert slug != runs.slug(name + "!")
+    assert runs.slug("fashion-mnist@14") == "fashion-mnist@14"
+
+
+def test_a_parent_gets_its_share_of_the_budget():
+    child = plan("child")
+    assert child.share == 0.5
+    ((role, parent),) = child.parents
+    assert (role, parent.recipe, parent.share, parent.seed) == ("teacher", "mean", 0.5, 0)
+    assert parent.id != plan("mean").id  # half a budget is another run
+    assert replace(parent, share=1.0).id == plan("mean").id
+
+
+def test_what_can_not_be_planned_is_one_clear_line(monkeypatch):
+    with pytest.raises(BadInput, match="did you mean 'mean'"):
+        plan("meen")
+    with pytest.raises(BadInput, match="did you mean 'flops'"):
+        plan(match="flop")
+    with pytest.raises(BadInput, match=r"needs itself \(ouroboros -> ouroboros\)"):
+        plan("ouroboros")
+    image = Space((1, 8, 8), levels=17)
+    assert runs.refusal("mean", image) == "it wants vectors"
+    assert runs.refusal("child", image) == "it wants vectors"
+    assert runs.refusal("child", Space((3,))) is None
+    found = replace(bench.data.load("toy"), space=image)
+    monkeypatch.setattr(bench.data, "load", lambda name, source=None: found)
+    runs.dataset.cache_clear()
+    with pytest.raises(BadInput, match="mean can not model toy: it wants vectors"):
+        plan()
+    with pytest.raises(BadInput, match="no labels"):
+        plan(conditional=True)
+
+
+# -------------------------------------------------------------------------------------------------------- settings
+
+
+@dataclass(frozen=True)
+class Inner:
+    depth: int = 2
+
+
+@dataclass(frozen=True)
+class Settings:
+    batch: int = 8
+    lr: float = 1e-3
+    flag: bool = False
+    name: str = "a"
+    clip: float | None = None
+    kind: Literal["cosine", "linear"] = "cosine"
+    widths: tuple[int, ...] = (1, 2)
+    betas: tuple[float, float] = (0.9, 0.99)
+    inner: Inner = Inner()
+
+    def __post_init__(self):
+        if self.batch < 1:
+            raise ValueError("batch must be at least 1")
+
+
+@pytest.mark.parametrize(
+    ("setting", "field", "value"),
+    [
+        ("batch=16", "batch", 16),
+        ("batch=1e3", "batch", 1000),
+        ("lr=2e-4", "lr", 2e-4),
+        ("lr=1", "lr", 1.0),
+        ("flag=true", "flag", True),
+        ("flag=off", "flag", False),
+        ("name=b=c", "name", "b=c"),
+        ("clip=1.5", "clip", 1.5),
+        ("clip=none", "clip", None),
+        ("kind=linear", "kind", "linear"),
+        ("widths=3, 4,5", "widths", (3, 4, 5)),
+        ("widths=(7,)", "widths", (7,)),
+        ("betas=0,0.9", "betas", (0.0, 0.9)),
+        ("inner.depth=5", "inner", Inner(5)),
+    ],
+)
+def test_settings_take_the_type_of_their_field(setting, field, value):
+    changed = getattr(runs.configure(Settings(), [setting]), field)
+    assert changed == value
+    assert type(changed) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "match"),
+    [
+        ("bach=3", "did you mean 'batch'"),
+        ("batch", "write it as key=value; keys: batch, lr"),
+        ("batch=many", "'batch' must be a whole number, not 'many'"),
+        ("batch=1.5", "'batch' must be a whole number"),
+        ("batch=0", "batch must be at least 1"),
+        ("lr=fast", "'lr' must be a number"),
+        ("lr=nan", "'lr' must be a number"),
+        ("lr=", "'lr' must be a number"),
+        ("flag=maybe", "'flag' must be true or false"),
+        ("clip=x", "'clip' must be a number or none"),
+        ("kind=square", "'kind' must be cosine or linear"),
+        ("widths=1,x", "'widths' must be values separated by commas, each a whole number"),
+        ("betas=1", "'betas' must be 2 values"),
+        ("inner=3", "name one of its parts: depth"),
+        ("inner.deep=3", "did you mean 'depth'"),
+        ("lr.x=3", "'lr' has no parts"),
+    ],
+)
+def test_bad_settings_are_one_clear_line(setting, match):
+    with pytest.raises(BadInput, match=match) as error:
+        runs.configure(Settings(), [setting])
+    assert "\n" not in str(error.value)
+    assert f"--set {setting}" in str(error.value)
+
+
+def test_a_config_survives_its_run_json():
+    config = runs.configure(Settings(), ["widths=4,5", "inner.depth=9", "clip=2"])
+    values = json.loads(json.dumps(dataclasses.asdict(config)))
+    assert runs._restored(Settings(), values, Path("run.json")) == config
+    with pytest.raises(BadInput, match="no longer has"):
+        runs._restored(Settings(), {"colour": 1}, Path("run.json"))
+
+
+# -------------------------------------------------------------------------------------------------- width and steps
+
+
+@pytest.mark.parametrize("large", [0, 10**9])
+@pytest.mark.parametrize("target", [20, 500, 10_000, 300_000])
+def test_the_width_is_the_nearest_to_the_target(target, large, monkeypatch):
+    monkeypatch.setattr(runs, "LARGE", large)  # networks on the meta device, and real ones
+    recipe = catalogue.get("mean")
+    width, params = runs.fit_width(recipe, Space((3,)), target, {}, recipe.config)
+
+    def count(w):
+        return 7 * w + 3
+
+    assert params == count(width)
+    assert abs(params - target) <= min(abs(count(width - 1) - target), abs(count(width + 1) - target)) + 1
+    assert abs(params / target - 1) < 0.25
+
+
+def test_flops_fix_the_number_of_steps(out):
+    info = runs.read_info(runs.ensure(plan(), out))
+    width = info.width
+    # Two layers forward, two gradients to weights, one to the hidden layer.
+    assert info.flops_per_step == 2 * 16 * 3 * width * 5
+    assert info.planned_steps == info.steps == int(TIER.vectors.flops / info.flops_per_step)
+    assert info.bound == "flops"
+    assert 0.98 < info.flops / TIER.vectors.flops <= 1
+    half = runs.read_info(runs.ensure(replace(plan(), share=0.5), out))
+    assert half.steps == info.steps // 2
+
+
+def test_images_fix_the_number_of_steps(out):
+    info = runs.read_info(runs.ensure(plan(match="images"), out))
+    assert (info.steps, info.images, info.bound) == (20, 320, "images")
+
+
+def test_the_cap_in_seconds_binds_and_says_so(out):
+    tier = replace(TIER, vectors=replace(TIER.vectors, flops=1e15, seconds=0.05))
+    info = runs.read_info(runs.ensure(plan(tier=tier), out))
+    assert info.bound == "seconds"
+    assert float(f"{info.steps:.1e}") == info.steps  # two significant digits
+    assert info.steps * info.seconds_per_step <= 0.05
+    assert runs.read_info(runs.ensure(plan(tier=tier, match="seconds"), out)).bound == "seconds"
+
+
+def test_all_seeds_share_one_schedule(out, monkeypatch):
+    tier = replace(TIER, vectors=replace(TIER.vectors, seconds=0.05), match="seconds")
+    steps = {runs.read_info(runs.ensure(plan(tier=tier, seed=seed), out)).steps for seed in range(3)}
+    assert len(steps) == 1
+    assert len(list((out / "toy" / "mean").glob("plan-*.json"))) == 1
+    monkeypatch.setattr(runs, "_calibrate", lambda *_: pytest.fail("calibrated again"))
+    runs.ensure(plan(tier=tier, seed=3), out)
+
+
+@pytest.mark.parametrize(("steps", "rounded"), [(0.5, 0.5), (7.9, 7), (56, 56), (563, 560), (12_999, 12_000)])
+def test_two_digits(steps, rounded):
+    assert runs._two_digits(steps) == rounded
+
+
+def test_a_missed_parameter_target_is_said(out):
+    tier = replace(TIER, vectors=replace(TIER.vectors, params=3))
+    info = runs.read_info(runs.ensure(plan(tier=tier), out))
+    assert info.width == 1
+    assert "10 trained parameters are +233% off the target of 3" in info.params_note
+
+
+def test_a_budget_below_one_step_is_refused(out):
+    tier = replace(TIER, vectors=replace(TIER.vectors, flops=10.0))
+    with pytest.raises(BadInput, match="does not pay for one step"):
+        runs.ensure(plan(tier=tier), out)
+
+
+# ---------------------------------------------------------------------------------------------------------- ensure
+
+
+def test_a_finished_run_is_loaded_and_not_trained_again(out):
+    seen = Seen()
+    folder = runs.ensure(plan(), out, seen)
+    assert seen.stages == ["plan mean", "train mean"]
+    assert {p.name for p in folder.iterdir()} == {"run.json", LOG, "weights.safetensors", "manifest.json", ".lock"}
+    again = Seen()
+    assert runs.ensure(plan(), out, again) == folder
+    assert again.stages == []
+    model, info = runs.load(folder)
+    assert not model.training
+    assert (info.status, info.recipe, info.id, info.where) == ("ok", "mean", plan().id, plan().where)
+    raw, _ = runs.load(folder, "raw")
+    assert not torch.equal(raw.net[1].weight, model.net[1].weight)
+    row = runs.base_row(info)
+    assert (row.run, row.recipe, row.seed, row.fraction, row.flops) == (info.id, "mean", 0, 1.0, info.flops)
+    assert row.params_trained == info.params_trained == sum(p.numel() for p in model.parameters())
+
+
+def test_parents_come_first_and_are_charged_once(out):
+    seen = Seen()
+    folder = runs.ensure(plan("grandchild"), out, seen)
+    assert [s for s in seen.stages if s.startswith("train")] == ["train mean", "train child", "train grandchild"]
+    info = runs.read_info(folder)
+    assert len(info.costs) == 3
+    assert info.flops_total == sum(cost["flops"] for cost in info.costs.values()) > info.flops
+    model, _ = runs.load(folder)
+    teacher = model.parents["teacher"]
+    assert isinstance(teacher, Frozen)
+    state = runs.load(out / info.parents["teacher"])[0].state_dict()
+    assert all(torch.equal(t, state[n]) for n, t in teacher.model.state_dict().items())
+    assert not any(p.requires_grad for p in teacher.model.parameters())
+
+
+def test_parents_that_were_deleted_are_not_needed_to_be_a_cache_hit(out):
+    folder = runs.ensure(plan("child"), out)
+    seen = Seen()
+    (out / runs.read_info(folder).parents["teacher"] / "weights.safetensors").unlink()
+    assert runs.ensure(plan("child"), out, seen) == folder
+    assert seen.stages == []
+    with pytest.raises(BadInput, match="is missing"):
+        runs.load(folder)
+
+
+def weights(folder):
+    return store.manifest(folder)["weights.safetensors"]["sha256"]
+
+
+def test_a_stopped_run_goes_on_with_the_steps_it_began_with(out, tmp_path, monkeypatch):
+    expected = weights(runs.ensure(plan(), tmp_path / "whole"))
+    with pytest.raises(KeyboardInterrupt):
+        runs.ensure(plan(), out, Seen("train mean", 17))
+    folder = plan().folder(out)
+    assert (folder / STATE).exists()
+    assert runs.read_info(folder).status == "training"
+    with pytest.raises(BadInput, match="has not finished training"):
+        runs.load(folder)
+    monkeypatch.setattr(runs, "_calibrate", lambda *_: pytest.fail("calibrated again"))
+    store.save_rows(folder, [store.Row(status="failed", reason="its process was killed")], key="failed")
+    (folder / ".weights.safetensors.1.tmp").write_text("cut short")
+    runs.ensure(plan(), out)
+    assert {p.name for p in folder.iterdir()} == {"run.json", LOG, "weights.safetensors", "manifest.json", ".lock"}
+    info = runs.read_info(folder)
+    assert info.resumed == (17,)
+    assert info.codes == (info.code,)
+    assert weights(folder) == expected
+    assert not (folder / STATE).exists()
+
+
+def test_other_seeds_have_other_weights_and_the_same_seed_the_same(out, tmp_path):
+    first, second = (weights(runs.ensure(plan(), where)) for where in (out, tmp_path / "again"))
+    assert first == second
+    assert weights(runs.ensure(plan(seed=1), out)) != first
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "run.json", "manifest.json"])
+def test_a_crash_between_the_last_files_costs_nothing(name, out, monkeypatch):
+    write = store.write_atomic
+
+    def crash(path, data):
+        if path.name == name and (path.parent / STATE).exists():
+            raise KeyboardInterrupt
+        write(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "write_atomic", crash)
+        with pytest.raises(KeyboardInterrupt):
+            runs.ensure(plan(), out)
+    info = runs.read_info(runs.ensure(plan(), out))
+    assert info.status == "ok"
+    assert info.steps == info.planned_steps
+
+
+def test_divergence_is_recorded_in_a_row_and_never_a_hit(out):
+    folder = runs.ensure(plan("diverging"), out)
+    info = runs.read_info(folder)
+    assert info.status == "diverged"
+    assert "loss is nan" in info.reason
+    assert 0 < info.steps < info.planned_steps
+    (row,) = store.load_rows(folder)
+    assert (row.status, row.reason, row.recipe) == ("diverged", info.reason, "diverging")
+    assert row.fraction == pytest.approx(0.5, abs=0.05)
+    assert not (folder / "weights.safetensors").exists()
+    with pytest.raises(BadInput, match="diverged: step"):
+        runs.load(folder)
+    seen = Seen()
+    runs.ensure(plan("diverging"), out, seen)
+    assert "train diverging" in seen.stages
+
+
+def test_a_run_whose_parent_diverged_fails_and_says_why(out):
+    runs.ensure(plan("diverging"), out)
+    seen = Seen()
+    folder = runs.ensure(plan("orphan"), out, seen)
+    assert seen.stages == []  # the parent is not tried again with the same code
+    info = runs.read_info(folder)
+    assert info.status == "failed"
+    assert info.reason.startswith("it needs toy/diverging/0-")
+    assert "loss is nan" in info.reason
+
+
+def test_a_failure_is_recorded_with_its_place_and_the_traceback_kept(out):
+    folder = runs.ensure(plan("broken"), out)
+    info = runs.read_info(folder)
+    assert (info.status, info.reason) == ("failed", "ValueError: no such optimizer (stranger.py:44)")
+    assert "Traceback" in (folder / "error.txt").read_text()
+    assert store.load_rows(folder)[0].status == "failed"
+
+
+def test_a_failed_run_is_tried_again_and_leaves_no_trace(out, tmp_path, stranger):
+    folder = runs.ensure(plan("broken"), out)
+    path = tmp_path / "site" / "stranger.py"
+    path.write_text(PLUGIN.replace('if self.net[1].weight.device.type != "meta"', "if False"))
+    del sys.modules["stranger"]
+    assert runs.ensure(plan("broken"), out) == folder
+    assert runs.read_info(folder).status == "ok"
+    assert not (folder / "error.txt").exists()
+    assert not (folder / "results.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", ["run.json", "weights.safetensors", "log.jsonl"])
+def test_a_damaged_file_is_named_with_the_next_step(name, out):
+    folder = runs.ensure(plan(), out)
+    path = folder / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BadInput, match=rf"{name.replace('.', '[.]')} .*delete the folder") as error:
+        runs.ensure(plan(), out)
+    assert "\n" not in str(error.value)
+    path.unlink()
+    with pytest.raises(BadInput, match=rf"{name.replace('.', '[.]')} is missing.*delete the folder"):
+        runs.ensure(plan(), out)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 1}', '{"schema": 1, "colour": 2}'])
+def test_a_run_json_that_is_none_is_refused(text, out):
+    folder = runs.ensure(plan(), out)
+    (folder / "run.json").write_text(text)
+    with pytest.raises(BadInput, match=r"run\.json .*delete the folder"):
+        runs.load(folder)
+
+
+def test_folders_that_are_no_runs_and_newer_runs(out, tmp_path):
+    with pytest.raises(BadInput, match="is not a run"):
+        runs.load(tmp_path)
+    folder = runs.ensure(plan(), out)
+    (folder / "run.json").write_text('{"schema": 99}')
+    with pytest.raises(BadInput, match="newer version"):
+        runs.load(folder)
+
+
+def test_an_unwritable_place_is_one_clear_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match=r"can not write .*--out"):
+        runs.ensure(plan(), tmp_path / "file" / "runs")
+
+
+def test_two_processes_do_not_train_the_same_folder(out):
+    """A second process that finds the folder locked waits, and then finds the run finished."""
+    folder = plan().folder(out)
+    folder.mkdir(parents=True)
+    script = (
+        "import fcntl, sys, time\n"
+        f"file = open({str(folder / '.lock')!r}, 'a')\nfcntl.flock(file, fcntl.LOCK_EX)\nprint(flush=True)\n"
+        "time.sleep(0.3)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        seen = Seen()
+        runs.ensure(plan(), out, seen)
+        assert seen.stages[:2] == ["wait for mean", "plan mean"]
+        process.kill()
+
+
+def test_labels_are_told_only_on_request(out, monkeypatch):
+    told = []
+    build = runs._build
+
+    def watched(recipe, space, *rest):
+        told.append(space.classes)
+        return build(recipe, space, *rest)
+
+    monkeypatch.setattr(runs, "_build", watched)
+    runs.ensure(plan(), out)
+    runs.load(runs.ensure(plan(conditional=True), out))
+    assert set(told[:2]) == {0}
+    assert set(told[2:]) == {2}
+
+
+def test_devices():
+    assert runs.device_of("cpu") == torch.device("cpu")
+    assert runs.device_of("auto").type in ("cpu", "cuda")
+    with pytest.raises(BadInput, match="did you mean 'cpu'"):
+        runs.device_of("cpuu")
+    with pytest.raises(BadInput, match="is not there"):
+        runs.device_of(f"cuda:{torch.cuda.device_count()}")
+
+
+# ------------------------------------------------------------------------------------------------------- catalogue
+
+
+def test_names_are_those_of_the_recipes():
+    assert catalogue.names() == list(catalogue.recipes())
+    assert "orphan" in catalogue.names()
+
+
+def test_names_do_not_import_torch():
+    script = "import sys; from paradigms.catalogue import names; assert names(); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[1], check=True)
+
+
+def test_an_entry_point_may_name_a_tuple_or_a_module(stranger):
+    stranger[:] = [EntryPoint("any", "stranger:RECIPES", catalogue.GROUP)]
+    assert catalogue.get("mean").summary == "predicts the data"
+    assert "mean" in catalogue.names()
+
+
+@pytest.mark.parametrize(
+    ("source", "match"),
+    [
+        ("import nonsense_that_is_not_there", "can not be loaded: ModuleNotFoundError: No module named 'nonsense"),
+        ("1/0", "can not be loaded: ZeroDivisionError"),
+        ("x = (", "can not be loaded: SyntaxError"),
+        ("RECIPES = ()", "must name a module with RECIPES"),
+        ("RECIPES = ('mean',)", "must name a module with RECIPES"),
+        ("", "can not be loaded: TypeError"),
+    ],
+)
+def test_a_broken_plugin_is_one_clear_line(source, match, stranger, tmp_path):
+    (tmp_path / "site" / "broken_plugin.py").write_text(source)
+    sys.modules.pop("broken_plugin", None)
+    stranger.append(EntryPoint("bad", "broken_plugin", catalogue.GROUP))
+    with pytest.raises(BadInput, match=match) as error:
+        catalogue.recipes()
+    assert "plugin 'bad' (broken_plugin)" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert catalogue.names()  # completion goes on
+
+
+def test_a_name_taken_twice_is_refused(stranger):
+    stranger.append(EntryPoint("twin", "stranger:RECIPES", catalogue.GROUP))
+    with pytest.raises(BadInput, match="defined by plugin 'stranger' and by plugin 'twin'"):
+        catalogue.recipes()
