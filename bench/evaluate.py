@@ -245,9 +245,10 @@ def quality(
         if y is not None and fake.logits is not None:
             add([metrics.label_accuracy(fake, y)], features=space.id)
     if copies:
-        train = ref.real["train"]
+        # All of the training split, for any of it may have been copied; as many held-out examples as samples.
+        train, held_out = ref.dataset.train.x, ref.real["test"][: len(x)]
         with _section(rows, base, "nn_ratio"):
-            add(metrics.memorisation(x, train, ref.real["test"]), split="train", n_ref=len(train))
+            add(metrics.memorisation(x, train, held_out), split="train", n_ref=len(train))
     return rows
 
 
@@ -421,7 +422,7 @@ def evaluate(
         with work.part(str(plan), n) as tell, _section(rows, drawn, "fd" if ref.spaces else "w2"):
             pool = draw(model, plan, n, info.seed, labels, device, tell)
             drawn = dataclasses.replace(drawn, calls=pool.calls)
-            rows += quality(drawn, pool.x, pool.y, ref)
+            rows += quality(drawn, pool.x, pool.y, ref, copies=drawn.headline)
             flops = measure.flops_per_sample(model, plan, device)
             rows.append(dataclasses.replace(drawn, metric="flops_per_sample", value=flops, unit="FLOP", n=1))
             if plan == card.default:

@@ -227,12 +227,15 @@ def spaces_for(dataset_name: str, space: Space) -> list[FeatureSpace]:
 
 
 def hashes(folder: Path = WEIGHTS) -> dict[str, str]:
-    """The committed sha256 of each shipped classifier, by data set name."""
+    """The committed sha256 of each shipped classifier, by data set name. Raises BadInput when the list is not there."""
     path = folder / SUMS
-    if not path.exists():
-        return {}
-    lines = (line.split() for line in path.read_text("utf-8").splitlines() if line.strip())
-    return {file.removesuffix(".safetensors"): digest for digest, file in lines}
+    try:
+        lines = [line.split() for line in path.read_text("utf-8").splitlines()]
+        return {file.removesuffix(".safetensors"): digest for digest, file in lines}
+    except (OSError, ValueError) as error:  # never as if nothing were shipped: images would lose a space unseen
+        raise BadInput(
+            f"the list of feature weights {path} can not be read ({error}); reinstall the package"
+        ) from error
 
 
 def shipped(name: str, folder: Path = WEIGHTS) -> FeatureSpace:
@@ -310,10 +313,11 @@ class _RandomConvolutions(nn.Module):
         channels, size = shape[0], min(shape[1:])
         for i, out in enumerate(self.CHANNELS):
             layer = nn.Conv2d(channels, out, 3, padding=1, padding_mode="replicate", device="meta")
-            weight = _uniform(bits, out, channels, 3, 3) * math.sqrt(6 / (9 * channels))
+            weight = _uniform(bits, out, channels, 3, 3)
             if i == 0:
-                weight -= weight.mean((2, 3), keepdim=True)
-            layer.load_state_dict({"weight": weight, "bias": _uniform(bits, out) * 0.1}, assign=True)
+                weight = weight - weight.sum((2, 3), keepdim=True) / 9
+            state = {"weight": weight * math.sqrt(6 / (9 * channels)), "bias": _uniform(bits, out) * 0.1}
+            layer.load_state_dict({k: v.float() for k, v in state.items()}, assign=True)
             layers += [layer, nn.ReLU()]
             if size > 8 and i < 2:  # coarser strokes on larger images, in the reach of the same small filters
                 layers.append(nn.AvgPool2d(2))
@@ -329,9 +333,12 @@ class _RandomConvolutions(nn.Module):
 
 
 def _uniform(bits: np.random.Philox, *shape: int) -> Tensor:
-    """Uniform on [-1, 1), from the generator's raw bits, which NumPy fixes for good: the same on every machine."""
-    raw = bits.random_raw(math.prod(shape)) >> 40  # 24 bits: exact in float32
-    return torch.from_numpy(raw.astype(np.float32) / 2**23 - 1).reshape(shape)
+    """Uniform on [-1, 1), float64, from the generator's raw bits, which NumPy fixes for good.
+
+    Of 24 bits, so that sums of a few are exact in any order, and the weights and their hash the same on every machine.
+    """
+    raw = bits.random_raw(math.prod(shape)) >> 40
+    return torch.from_numpy(raw.astype(np.float64) / 2**23 - 1).reshape(shape)
 
 
 def random_conv(shape: tuple[int, ...]) -> FeatureSpace:

@@ -155,7 +155,8 @@ def main(arguments: list[str] | None = None) -> None:
     data = serialise(net, architecture, accuracy=held_out, dataset=dataset.name, data=dataset.checksum)
     digest = hashlib.sha256(data).hexdigest()
     write_atomic(options.to / f"{dataset.name}.safetensors", data)
-    table = {**hashes(options.to), dataset.name: digest}
+    others = hashes(options.to) if (options.to / SUMS).exists() else {}
+    table = {**others, dataset.name: digest}
     write_atomic(options.to / SUMS, "".join(f"{v}  {k}.safetensors\n" for k, v in sorted(table.items())).encode())
     print(f"{dataset.name}@{digest[:12]}  accuracy {held_out:.4f}  {len(data):,} bytes")
 

@@ -1,7 +1,7 @@
 """The pictures: matplotlib figures as SVG for the page, and as SVG and PDF files for papers.
 
 Colours are Okabe and Ito's, told apart by colour-blind readers, and every recipe also has a marker shape, the same on
-the whole page. Bytes are stable: a fixed hash salt, no dates, matplotlib's own defaults whatever the user's settings. In
+the whole page. Bytes are stable: fixed hash salt, no dates, matplotlib's own defaults whatever the user's settings. In
 the page the ink follows the theme (light, dark, print) through CSS variables; every point has a title to hover over.
 """
 
@@ -126,8 +126,8 @@ def colour(mark: int) -> str:
 
 
 def marker(mark: int) -> str:
-    # Shapes run through their own cycle, so that more recipes than colours stay distinct.
-    return MARKERS[(mark + mark // len(COLOURS)) % len(MARKERS)] if mark >= 0 else "|"
+    # Seven colours and eight shapes: no pair comes again before the 57th recipe.
+    return MARKERS[mark % len(MARKERS)] if mark >= 0 else "|"
 
 
 def glyph(mark: int) -> tuple[str, str]:
@@ -201,7 +201,7 @@ def _inline(svg: bytes, slug: str, alt: str, titles: Mapping[str, tuple[str, int
 
 
 def _rounded(match: re.Match[str]) -> str:
-    """A geometric attribute with two decimals: nobody sees a hundredth of a point, and it saves a third of the bytes."""
+    """A geometric attribute with two decimals: nobody sees a hundredth of a point, it saves a third of the bytes."""
     numbers = re.sub(r"-?\d+\.\d{3,}", lambda m: f"{float(m[0]):.2f}".rstrip("0").rstrip("."), match[2])
     return f' {match[1]}="{numbers}"'
 
@@ -230,7 +230,9 @@ def _wide(values: Sequence[float], ratio: float = 8) -> bool:
 
 
 def _handle(name: str, mark: int) -> Line2D:
-    return Line2D([], [], label=name, color=colour(mark), marker=marker(mark), markersize=6, linewidth=1.2)
+    return Line2D(
+        [], [], label=words.shortened(name), color=colour(mark), marker=marker(mark), markersize=6, linewidth=1.2
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- pareto
@@ -405,7 +407,7 @@ def _dots(
                 )
             ax.plot([summary.mean], [i], marker=marker(row.mark), ms=8, color=tone, mec=PAPER, mew=0.8, ls="", zorder=3,
                     gid=d.name(f"{row.label}: {axis} {_said(summary)}", row.mark))  # fmt: skip
-        ax.set_yticks(range(len(rows)), [r.label for r in rows])
+        ax.set_yticks(range(len(rows)), [words.shortened(r.label) for r in rows])
         ax.set_ylim(len(rows) - 0.4, -0.6)
         ax.tick_params(axis="y", length=0)
         ax.grid(False, axis="y")
@@ -597,7 +599,7 @@ def _paint_training(
             _log(ax.yaxis, None, float(values.min()), float(values.max()))
         else:
             ax.yaxis.set_major_locator(MaxNLocator(4))
-        ax.set_title(words.plain(term).replace("_", " "), fontsize=8.5)
+        ax.set_title(words.shortened(words.plain(term).replace("_", " "), 26), fontsize=8.5)
         ax.xaxis.set_major_locator(MaxNLocator(4))
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))
     for ax in axes[len(terms) :]:

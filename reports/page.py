@@ -19,6 +19,7 @@ from typing import Any
 
 import jinja2
 import pandas as pd
+from markupsafe import Markup
 from PIL import Image, UnidentifiedImageError
 
 from reports import FORMATS, figures, tables, verdict, words
@@ -204,12 +205,18 @@ def _title(pages: Sequence[Page]) -> tuple[str, str]:
     return title, lede + ". One protocol: same data, matched budgets, same averaging, same evaluation."
 
 
+def _harmless(value: object) -> object:
+    """Text without control and bidirectional characters, which no escaping makes safe; markup is already clean."""
+    return words.visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def _html(pages: Sequence[Page], csv_text: str) -> str:
     _embed([t for p in pages for t in (*p.grids, *p.more_grids)])
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_harmless,
         trim_blocks=True,
         lstrip_blocks=True,
     )

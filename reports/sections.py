@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import fmean as mean
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from reports import stats
@@ -167,6 +168,10 @@ def plan_text(plan: tuple[str, float, str] | None) -> str:
     )
 
 
+def finite(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[np.isfinite(rows["value"].to_numpy())]
+
+
 def seed_means(rows: pd.DataFrame, column: str = "value") -> list[float]:
     """Finite values averaged within a run, then within a seed: one number a training seed."""
     seeds: dict[float, dict[str, list[float]]] = {}
@@ -295,7 +300,7 @@ class Section:
         unranked: dict[str, str] = {}
         by_name = {e.name: e for e in self.entries}
         for name, mine in rows.items():
-            mine = mine[mine["value"].map(math.isfinite)]
+            mine = finite(mine)
             values, protocol = seed_means(mine), by_name[name].protocol
             keys = {(protocol, *map(str, k)) for k in mine[list(_PROVENANCE)].itertuples(index=False)}
             if not values:
@@ -345,7 +350,7 @@ def kind_text(rows: pd.DataFrame) -> str:
 
 def likelihood_rows(entry: Entry, metric: str, split: str) -> list[pd.DataFrame]:
     """An entry's likelihoods of a split, one frame per kind; the headline kind, else the tightest relation, first."""
-    rows = entry.main[(entry.main["metric"] == metric) & entry.main["value"].map(math.isfinite)]
+    rows = finite(entry.main[entry.main["metric"] == metric])
     rows = rows[rows["split"].isin([split] if split != "test" else ["test", ""])]
     frames = [group for _, group in rows.groupby(["kind", "options", "relation"], sort=True)]
     return sorted(

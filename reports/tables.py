@@ -20,6 +20,7 @@ from reports.sections import (
     Ranking,
     Section,
     at_plan,
+    finite,
     kind_key,
     kind_text,
     likelihood_rows,
@@ -510,14 +511,7 @@ def _quality(section: Section, space: str) -> Table:
     heads = tuple(c for c, _ in columns)
     lines, more = _thin(heads, _lines(section, columns, section.baselines))
     if lead:
-        more.append(
-            "Read every column against the floor row: a perfect model scores what real training data scores"
-            + (
-                " (but for the memorisation columns, where training data are copies by definition)."
-                if "nn_ratio" in set(rows["metric"])
-                else "."
-            )
-        )
+        more.append("Read every column against the floor row: a perfect model scores what real training data scores.")
     tau = space_agreement(section)
     if not lead and tau is not None:
         more.append(
@@ -549,7 +543,7 @@ def counts_words(section: Section) -> str:
 def sampling_spread(entry: Entry, metric: str, features: str) -> float | None:
     """Pooled standard deviation over disjoint sample sets of the same trained model."""
     rows = entry.headline(metric)
-    rows = rows[(rows["split"] == "test") & (rows["features"] == features) & rows["value"].map(math.isfinite)]
+    rows = finite(rows[(rows["split"] == "test") & (rows["features"] == features)])
     groups = [g["value"] for _, g in rows.groupby("run") if g["draw"].nunique() > 1]
     free = sum(len(g) - 1 for g in groups)
     return math.sqrt(sum(float(g.var(ddof=1)) * (len(g) - 1) for g in groups) / free) if free else None

@@ -96,6 +96,10 @@ def _quality(section: Section, name: str, scores: Mapping[str, Summary]) -> Text
     else:
         out += _ties(best, within, ranking.ranks, ranking.pairs, scores)
         out += _unranked(within, ranking.unranked)
+    gaussian = section.scale(section.baseline("gaussian"))
+    poor = [e for e in within if gaussian is not None and scores[e.name].mean >= gaussian]
+    if poor:
+        out += [("No better than that Gaussian: ", False), *_names(poor), (". ", False)]
     tau = space_agreement(section)
     if tau is not None and tau < 0.6:
         out.append((f"The two feature spaces disagree about the order (Kendall's τ = {words.number(tau, 2)}). ", False))
@@ -314,10 +318,10 @@ def limitations(section: Section) -> list[str]:
             "Empirical transport distances have a floor of their own at this sample size: read them against it."
         )
     said += [
-        "Likelihoods of different kinds (exact, bounds, estimates) measure different things and are not ranked together; "
-        "nor does a better likelihood mean better samples.",
-        "Every recipe had one configuration, the one on its card, at a small budget: more training or tuning may change "
-        "the order.",
+        "Likelihoods of different kinds (exact, bounds, estimates) measure different things, are not ranked together, "
+        "and a better likelihood does not mean better samples.",
+        "Every recipe had one configuration, the one on its card, at a small budget: more training or tuning may "
+        "change the order.",
     ]
     if metric == "fd":
         said.append(

@@ -100,8 +100,19 @@ def plural(n: int, one: str, many: str = "") -> str:
 
 def plain(text: object) -> str:
     """One line without control, bidirectional or private characters, so that a name can not reorder or break a page."""
-    kept = (" " if c in "\t\r\n" else c for c in str(text))
-    return "".join(c for c in kept if unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn")).strip()
+    return visible(str(text)).strip()
+
+
+def visible(text: str) -> str:
+    """Text on one line, with nothing in it that is not seen."""
+    kept = (" " if c in "\t\r\n" else c for c in text)
+    return "".join(c for c in kept if unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn"))
+
+
+def shortened(text: str, most: int = 38) -> str:
+    """At most so many characters, for places with little room; the middle is left out."""
+    half = (most - 1) // 2
+    return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"
 
 
 def slug(text: object) -> str:

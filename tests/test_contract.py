@@ -18,6 +18,8 @@ VECTORS, MARKED = Space((2,)), Space((2,), 4)
 NAMES = {IMAGES: "images", LABELLED: "labelled", COLOUR: "colour", LARGE: "large", VECTORS: "vectors", MARKED: "marked"}
 
 SMALL = [IMAGES, LABELLED, VECTORS, MARKED]
+# A relativistic loss compares scores: what is added to all of them has no gradient.
+IDLE = {"gan": {"critic.head.bias", "critic.net.head.bias"}}
 PARADIGMS = [name for name, recipe in RECIPES.items() if issubclass(recipe.paradigm, Paradigm)]
 
 
@@ -117,7 +119,7 @@ def test_every_optimised_parameter_gets_a_finite_gradient(name, space):
         optimised = [p for o in optimizers.values() for g in o.param_groups for p in g["params"]]
         idle = {n for n in names_of(model, optimised) if not dict(model.named_parameters())[n].grad.abs().max() > 0}
         silent = idle if silent is None else silent & idle
-    assert not silent, "never had a gradient"
+    assert silent == IDLE.get(name, set()) & set(dict(model.named_parameters())), "never had a gradient"
     trained = names_of(model, (p for p in model.parameters() if p.requires_grad))
     assert trained == names_of(model, optimised), "a parameter wants a gradient and no optimizer holds it"
 
@@ -139,12 +141,13 @@ def test_updates_leave_nothing_behind(name, space):
     assert torch.equal(torch.get_rng_state(), state), "drew from the global generator"
 
 
-@over([IMAGES, VECTORS])
+@over(SMALL)
 def test_a_step_is_a_function_of_batch_progress_and_noise(name, space):
     model = build(name, space).eval()
     losses = [[u.loss.detach() for u in model.updates(examples(space), 0.3, Noise(k))] for k in (1, 1, 2)]
     assert losses[0] == losses[1]
-    assert losses[0] != losses[2]
+    if space.is_image:  # on vectors a loss may need no noise, as a flow's
+        assert losses[0] != losses[2]
 
 
 @over([IMAGES, COLOUR, VECTORS])
@@ -239,9 +242,15 @@ def test_same_noise_same_bits_and_other_noise_other_samples(name, space, sampler
 @over_samplers(SMALL)
 def test_chunks_are_rows_of_the_whole(name, space, sampler):
     model, y = build(name, space).eval(), labels(space, 7)
-    whole = draw(model, few(sampler), 7, y=y)
-    parts = torch.cat([draw(model, few(sampler), n, first, y) for first, n in ((0, 3), (3, 1), (4, 3))])
-    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-5)
+    plan, tolerance = few(sampler), 1e-5  # kernels round differently for other batch sizes
+    if sampler.name == "ddim":
+        tolerance = 1e-4  # its first step divides the rounding by alpha_T = 0.005
+    if sampler.calls is None:
+        # Rounding moves the chosen steps: equal up to the solver's error (in float64, exactly: test_maths).
+        plan, tolerance = Plan(plan.sampler, 1, tuple((k, 1e-2 * v) for k, v in sampler.options.items())), 1e-3
+    whole = draw(model, plan, 7, y=y)
+    parts = torch.cat([draw(model, plan, n, first, y) for first, n in ((0, 3), (3, 1), (4, 3))])
+    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=tolerance)
 
 
 @over_samplers([IMAGES, VECTORS])
@@ -262,9 +271,11 @@ def test_declared_options_exist_and_their_defaults_are_the_real_ones(name, space
     model, plan = build(name, space).eval(), few(sampler)
     plain = draw(model, plan)
     assert torch.equal(draw(model, Plan(plan.sampler, plan.steps, tuple(sampler.options.items()))), plain)
+    other = {option: value * 1e-3 or 1.0 for option, value in sampler.options.items()}
+    all_changed = draw(model, Plan(plan.sampler, plan.steps, tuple(other.items())))
     for option, value in sampler.options.items():
-        changed_value = value * 0.01 if value else 1.0
-        assert not torch.equal(draw(model, Plan(plan.sampler, plan.steps, ((option, changed_value),))), plain), option
+        but_one = tuple({**other, option: value}.items())
+        assert not torch.equal(draw(model, Plan(plan.sampler, plan.steps, but_one)), all_changed), option
 
 
 @over_samplers([IMAGES, VECTORS])
@@ -284,7 +295,7 @@ def test_watching_shows_the_way_and_changes_nothing(name, space, sampler):
 @over_samplers([LABELLED, MARKED])
 def test_samples_follow_their_labels(name, space, sampler):
     """Row by row: another label changes its own row and no other."""
-    model, y = build(name, space).eval(), torch.tensor([0, 1, 2])
+    model, y = shake(build(name, space), 0.3, seed=1).eval(), torch.tensor([0, 1, 2])
     first = draw(model, few(sampler), y=y)
     other = draw(model, few(sampler), y=torch.tensor([0, 3, 2]))
     assert (first[1] - other[1]).abs().max() > 1e-3

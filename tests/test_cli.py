@@ -1,0 +1,514 @@
+"""The command line: it starts fast, refuses in one line, and `bench all` trains, scores, times and reports, once.
+
+The suite here runs in a process of its own, as a user's would, with a paradigm that an installed package adds through
+an entry point: no file of this repository knows it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from bench import cli
+
+ROOT = Path(__file__).parents[1]
+VERBS = ("all", "train", "sample", "evaluate", "time", "report", "list", "data")
+
+TIERS = """
+[tiny]
+base = "smoke"
+seeds = 2
+samples = 640
+max_calls = 2
+sweep_seeds = 1
+likelihood_n = 16
+likelihood_calls = 100
+timing_repeats = 2
+timing_seconds = 0.02
+vectors = { flops = 1e8, seconds = 0.5, images = 2_000, params = 20_000 }
+small = { flops = 1e9, seconds = 0.5, images = 500, params = 60_000 }
+
+[long]
+base = "tiny-is-not-shipped"
+"""
+
+PLUGIN = '''
+"""Learns the mean and the spread of each coordinate: the eighth paradigm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from paradigms.backbones import Backbone
+from paradigms.contract import Card, Estimate, Kind, Paradigm, Plan, Recipe, Sampler, Update
+from paradigms.maths.likelihood import dequantise, log_mass, normal_log_prob
+
+
+@dataclass(frozen=True)
+class Config:
+    batch: int = 64
+    lr: float = 0.01
+
+
+class Affine(Backbone):
+    def __init__(self, dim, width):
+        super().__init__()
+        self.mean, self.log_std = nn.Parameter(torch.zeros(dim)), nn.Parameter(torch.zeros(dim))
+        self.idle = nn.Parameter(torch.zeros(width))
+
+    def forward(self, z):
+        return self.mean + self.log_std.exp() * z
+
+
+class Eighth(Paradigm):
+    card = Card(
+        title="Independent normals",
+        paper="none",
+        year=1809,
+        url="https://example.org",
+        samplers=(Sampler("push", (1,), calls=(0, 1)),),
+        default=Plan("push"),
+        likelihoods=(Kind("exact", "≤", 0),),
+    )
+
+    def __init__(self, config, space, width, parents):
+        super().__init__(config, space, width, parents)
+        self.net = Affine(space.dim, width)
+
+    def optimizers(self):
+        return {self.net: torch.optim.Adam(self.net.parameters(), self.config.lr)}
+
+    def updates(self, batch, progress, noise):
+        loss = -self._log_density(batch.x).mean() + 0 * self.net.idle.sum()
+        # One product, so that the step has a cost that the budget can count.
+        loss = loss + 0 * (batch.x.flatten(1) @ batch.x.flatten(1).T).mean()
+        yield Update(self.net, loss, {"loss": loss})
+
+    def _log_density(self, x):
+        return normal_log_prob(x.flatten(1), self.net.mean, self.net.log_std).sum(1)
+
+    def prior(self, n, noise):
+        return noise.normal(n, *self.space.shape)
+
+    def sample(self, z, plan, noise, cond=None, watch=None):
+        return self.net(z.flatten(1)).view(z.shape)
+
+    def log_likelihood(self, x, kind, noise, cond=None):
+        return Estimate(log_mass(self._log_density(dequantise(x, self.space.levels, noise)), self.space))
+
+
+RECIPES = (Recipe("eighth", Eighth, Config(), "a normal for each coordinate"),)
+'''
+
+
+def bench(*arguments: object) -> Result:
+    return CliRunner().invoke(cli.app, [str(a) for a in arguments])
+
+
+def refused(result: Result, *words: str) -> None:
+    """One line on stderr that begins with "error: ", exit code 2, and nothing on stdout."""
+    assert result.exit_code == 2, result.output
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    assert result.stdout == ""
+    for word in words:
+        assert word in lines[0]
+
+
+# ------------------------------------------------------------------------------------------------------------ start
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], *([verb, "--help"] for verb in VERBS)])
+def test_help_teaches_by_example(arguments: list[str]) -> None:
+    result = bench(*arguments)
+    assert result.exit_code == 0
+    assert f"bench {arguments[0] if arguments[:1] != ['--help'] and arguments else 'all'}" in result.stdout
+
+
+def test_help_and_completion_do_not_wait_for_torch() -> None:
+    """No heavy library is imported by the module, by any help text or by completing any name."""
+    script = """
+        import contextlib, io, os, sys
+        from bench import cli
+        heavy = {"torch", "pandas", "sklearn", "numpy", "scipy", "matplotlib"}
+        assert not heavy & set(sys.modules), heavy & set(sys.modules)
+        for verb in ([], ["all"], ["train"], ["sample"], ["evaluate"], ["time"], ["report"], ["list"], ["data"]):
+            with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
+                cli.app([*verb, "--help"])
+            assert "Usage" in text.getvalue()
+        assert "flow-matching" in cli._complete_recipe("flow")
+        assert cli._complete_recipes("gan,flow-m") == ["gan,flow-matching"]
+        assert cli._complete_dataset("fashion-mnist")[0] == "fashion-mnist"
+        assert cli._complete_tier("q") == ["quick"]
+        cli._complete_run("")
+        assert not heavy & set(sys.modules), heavy & set(sys.modules)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, cwd=ROOT)
+
+
+def test_shell_completion_answers() -> None:
+    environment = os.environ | {
+        "_BENCH_COMPLETE": "complete_bash",
+        "COMP_WORDS": "bench train flow",
+        "COMP_CWORD": "2",
+    }
+    command = [sys.executable, "-c", "from bench.cli import app; app(prog_name='bench')"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
+    assert "flow-matching" in done.stdout.split()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [["--help"], ["all", "--help"], ["list", "tiers"]])
+def test_help_answers_in_half_a_second(arguments: list[str]) -> None:
+    """Wall clock, so only where the machine is quiet; the import test above guards it everywhere."""
+    command = [sys.executable, "-m", "bench.cli", *arguments]
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.5
+
+
+# -------------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("trian", ["No such command", "train"]),
+        ("all --what", ["No such option"]),
+        ("train", ["Missing argument"]),
+        ("train flow-machine", ["unknown recipe 'flow-machine'", "did you mean 'flow-matching'?"]),
+        ("train gan --dataset digit", ["unknown data set 'digit'", "did you mean 'digits'?"]),
+        ("train gan --tier quik", ["unknown tier 'quik'", "did you mean 'quick'?"]),
+        ("train gan --tier nowhere.toml:x", ["can not read tiers"]),
+        ("train gan --match flop", ["unknown match 'flop'", "did you mean 'flops'?"]),
+        ("train flow-matching --set lr=fast --out {tmp}", ["--set lr=fast", "'lr' must be a number"]),
+        ("train flow-matching --set learning=1 --out {tmp}", ["learning"]),
+        ("train flow-matching --set lr --out {tmp}", ["key=value"]),
+        ("train flow-matching --device tpu --out {tmp}", ["unknown device 'tpu'"]),
+        ("train flow-matching --dataset ring8 --out {tmp}/file/runs", ["can not write to", "choose another"]),
+        ("train flow-matching --out /proc/runs", ["can not write to /proc/runs"]),
+        ("train ddpm --dataset folder:{tmp}/none --out {tmp}", ["none"]),
+        ("all --recipes gan,vea", ["unknown recipe 'vea'", "did you mean 'vae'?"]),
+        ("all --jobs many", ["--jobs many"]),
+        ("all --seeds 0", ["--seeds"]),
+        ("all --dataset digist", ["did you mean 'digits'?"]),
+        ("all --out {tmp}/file", ["can not write to"]),
+        ("sample gan --out {tmp}", ["no run of gan on digits", "bench train gan --dataset digits"]),
+        ("sample gna --out {tmp}", ["did you mean 'gan'?"]),
+        ("sample {tmp}", ["not the folder of a run"]),
+        ("sample {tmp}/no/such", ["there is no run"]),
+        ("sample gan --to x.gif --out {tmp}", [".png or .npz"]),
+        ("sample gan --to {tmp}/file/grid.png", ["can not write to"]),
+        ("time flow-matching --steps 1,two --out {tmp}", ["--steps 1,two"]),
+        ("evaluate {tmp}/none.npz", ["there is no run"]),
+        ("evaluate {tmp}/file --dataset digits", ["can not read"]),
+        ("report {tmp}/none", ["there is no folder"]),
+        ("report {tmp} --formats pdf", ["unknown format 'pdf'"]),
+        ("report {tmp}", ["no results in"]),
+        ("list recipies", ["did you mean 'recipes'?"]),
+        ("data mnits", ["did you mean 'mnist'?"]),
+        ("data mnist --from {tmp}/none", ["does not exist"]),
+        ("data mnist --from {tmp}/file", ["mnist"]),
+    ],
+)
+def test_one_line_and_exit_2(arguments: str, words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not what you think")
+    result = bench(*arguments.format(tmp=tmp_path).split())
+    refused(result, *words)
+    left = {p.name for p in tmp_path.rglob("*")} - {"file"}
+    assert not left, f"half-written: {left}"
+
+
+# ------------------------------------------------------------------------------------------------------------ lists
+
+
+@pytest.mark.parametrize("what", cli.KINDS)
+def test_lists(what: str, tmp_path: Path) -> None:
+    text = bench("list", what, "--out", tmp_path)
+    assert text.exit_code == 0
+    assert text.stdout.strip()
+    assert "\x1b" not in text.stdout
+    rows = json.loads(bench("list", what, "--json", "--out", tmp_path).stdout)
+    assert isinstance(rows, list)
+    assert rows or what == "runs"
+
+
+def test_what_a_user_wrote_is_never_markup(tmp_path: Path) -> None:
+    folder = tmp_path / "digits" / "[red]bold[" / "0-1"
+    folder.mkdir(parents=True)
+    values = {"recipe": "[link=x]y[/link]", "dataset": "[/]", "tier": "t", "seed": 0, "status": "ok"}
+    (folder / "run.json").write_text(json.dumps({**values, "steps": 1, "planned_steps": 1, "seconds": 1.0}))
+    shown = bench("list", "runs", "--out", tmp_path)
+    assert shown.exit_code == 0
+    assert "[link=x]y[/link]" in shown.stdout
+    (folder / "run.json").write_text("{")
+    assert "damaged" in bench("list", "runs", "--out", tmp_path).stdout
+
+
+# ------------------------------------------------------------------------------------------------------------ a suite
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tier of its own and an installed package that adds a recipe."""
+    root = tmp_path_factory.mktemp("world")
+    (root / "mine.toml").write_text(TIERS.split("[long]")[0])
+    site = root / "site"
+    info = site / "eighth-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / "eighth_model.py").write_text(textwrap.dedent(PLUGIN))
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: eighth\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[paradigms.recipes]\neighth = eighth_model\n")
+    return root
+
+
+def run(world: Path, *arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bench.cli", *map(str, arguments)],
+        env=_environment(world),
+        cwd=world,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def _environment(world: Path) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(world / "site")]), "NO_COLOR": "1"}
+
+
+SUITE = ("all", "--dataset", "digits", "--tier", "mine.toml:tiny", "--recipes", "flow-matching,vae,eighth")
+
+
+@pytest.fixture(scope="module")
+def first(world: Path) -> subprocess.CompletedProcess[str]:
+    done = run(world, *SUITE)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_all_trains_scores_times_and_reports(first: subprocess.CompletedProcess[str], world: Path) -> None:
+    assert "6 runs to train, 6 to evaluate" in first.stderr
+    assert "\x1b" not in first.stdout + first.stderr
+    assert "6 runs trained and 6 evaluated" in first.stdout
+    for name in ("flow-matching", "vae", "eighth", "floor", "uniform noise", "bits/dim"):
+        assert name in first.stdout
+    page = world / "runs" / "report" / "digits-tiny" / "report.html"
+    assert f"report: {page.relative_to(world)}" in first.stdout
+    assert page.stat().st_size > 10_000
+
+
+def test_an_eighth_paradigm_from_outside(first: subprocess.CompletedProcess[str], world: Path) -> None:
+    """Trained, evaluated, timed and in the report, with no file of this repository touched."""
+    folders = sorted((world / "runs" / "digits" / "eighth").glob("*-*/run.json"))
+    assert [json.loads(f.read_text())["status"] for f in folders] == ["ok", "ok"]
+    rows = [json.loads(line) for line in (folders[0].parent / "results.jsonl").read_text().splitlines()]
+    assert {"fd", "bits_per_dim", "coverage"} <= {row["metric"] for row in rows}
+    fd = next(row for row in rows if row["metric"] == "fd")
+    assert fd["paradigm"] == "Independent normals"
+    assert fd["calls"] == 1
+    timed = [json.loads(line) for line in (folders[0].parent / "timing" / "results.jsonl").read_text().splitlines()]
+    assert {"latency", "throughput"} <= {row["metric"] for row in timed}
+    assert "eighth" in (world / "runs" / "report" / "digits-tiny" / "report.html").read_text()
+    listed = json.loads(run(world, "list", "recipes", "--json").stdout)
+    assert "eighth" in {row["recipe"] for row in listed}
+
+
+def test_a_second_time_nothing_is_trained(first: subprocess.CompletedProcess[str], world: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (world / "runs").rglob("*") if path.is_file()}
+    again = run(world, *SUITE, "--json")
+    assert again.returncode == 0, again.stderr
+    found = json.loads(again.stdout)
+    assert again.stderr == ""
+    assert (found["trained"], found["evaluated"], found["failures"]) == (0, 0, [])
+    recipes = {row["recipe"]: row for row in found["table"]}
+    assert {"flow-matching", "vae", "eighth"} <= set(recipes)
+    after = {path: path.stat().st_mtime_ns for path in (world / "runs").rglob("*") if path.is_file()}
+    assert after == before, "files were written"
+
+
+def test_results_do_not_depend_on_the_number_of_jobs(first: subprocess.CompletedProcess[str], world: Path) -> None:
+    """One worker against two: the same rows but for what a clock measured."""
+    alone = run(world, *SUITE, "--jobs", "1", "--out", "alone", "--no-timing")
+    assert alone.returncode == 0, alone.stderr
+
+    def rows(out: str) -> dict[str, list[dict]]:
+        found = {}
+        for path in sorted((world / out).glob("digits/*/*/results.jsonl")):
+            clocked = ("seconds", "seconds_total", "contended")
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            found[str(path.relative_to(world / out))] = [
+                {k: v for k, v in line.items() if k not in clocked} for line in lines
+            ]
+        return found
+
+    assert rows("alone") == rows("runs")
+
+
+def test_a_corrupt_run_is_refused(first: subprocess.CompletedProcess[str], world: Path) -> None:
+    shutil.copytree(world / "runs", world / "corrupt")
+    weights = next((world / "corrupt" / "digits" / "vae").glob("0-*")) / "weights.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    for arguments in (
+        [*SUITE, "--out", "corrupt"],
+        ["sample", weights.parent],
+        ["evaluate", weights.parent, "--tier", "smoke"],
+    ):
+        done = run(world, *arguments)
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert done.stderr.startswith("error: ")
+        assert "damaged" in done.stderr
+        assert str(weights.name) in done.stderr
+
+
+def test_sample_evaluate_time_report(
+    first: subprocess.CompletedProcess[str], world: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(world)
+    grid = bench("sample", "flow-matching", "-n", 9, "--sampler", "euler", "--steps", 2, "--to", tmp_path / "g.png")
+    assert grid.exit_code == 0, grid.output
+    assert "euler-2, 2 network calls each" in grid.stdout
+    assert Image.open(tmp_path / "g.png").width > 300
+    assert bench("sample", "vae", "-n", 700, "--to", tmp_path / "new" / "v.npz").exit_code == 0
+    with np.load(tmp_path / "new" / "v.npz") as kept:
+        assert kept["samples"].shape == (700, 1, 8, 8)
+    assert bench("sample", "vae", "-n", 5, "--to", tmp_path / "pngs").exit_code == 0
+    assert len(list((tmp_path / "pngs").glob("*.png"))) == 5
+
+    refused(bench("sample", "vae", "--label", 3), "without labels")
+    refused(bench("sample", "flow-matching", "--guidance", 2), "no guidance")
+    refused(bench("sample", "flow-matching", "--sampler", "hein"), "did you mean 'heun'?")
+    refused(bench("sample", "flow-matching", "--option", "eta=x"), "key=number")
+
+    scored = json.loads(bench("evaluate", tmp_path / "new" / "v.npz", "--json").stdout)
+    run_rows = json.loads(bench("evaluate", "vae", "--tier", "mine.toml:tiny", "--json").stdout)
+    assert {"fd", "kd", "nn_ratio"} <= {row["metric"] for row in scored}
+    assert {row["tier"] for row in run_rows} == {"tiny"}
+    refused(bench("evaluate", "vae"), "--tier mine.toml:tiny")
+    shown = bench("evaluate", tmp_path / "new" / "v.npz")
+    assert shown.exit_code == 0
+    assert "precision" in shown.stdout
+
+    timed = json.loads(
+        bench(
+            "time", "flow-matching", "--sampler", "euler", "--steps", "1,2", "--tier", "mine.toml:tiny", "--json"
+        ).stdout
+    )
+    assert {(row["sampler"], row["steps"]) for row in timed} == {("euler", 1), ("euler", 2)}
+    assert "latency, ms" in bench("time", "vae", "--tier", "mine.toml:tiny").stdout
+
+    written = bench("report", "runs", "--to", tmp_path / "report", "--formats", "csv,md")
+    assert written.exit_code == 0, written.output
+    names = {Path(line).name for line in written.stdout.splitlines()}
+    assert names & {"table.csv", "report.csv"}
+    assert all(Path(line).exists() for line in written.stdout.splitlines())
+
+
+def test_train_conditional_and_draw_a_label(world: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(world)
+    trained = bench(
+        "train", "vae", "--tier", "mine.toml:tiny", "--conditional", "--out", tmp_path, "--set", "batch=32", "--json"
+    )
+    assert trained.exit_code == 0, trained.output
+    info = json.loads(trained.stdout)
+    assert (info["status"], info["conditional"], info["config"]["batch"]) == ("ok", True, 32)
+    to = tmp_path / "threes.npz"
+    assert bench("sample", "vae", "-n", 4, "--label", "3", "--to", to, "--out", tmp_path).exit_code == 0
+    with np.load(to) as kept:
+        assert kept["labels"].tolist() == [3, 3, 3, 3]
+    refused(bench("sample", "vae", "--label", "ten", "--to", to, "--out", tmp_path), "unknown label 'ten'")
+    again = bench("train", "vae", "--tier", "mine.toml:tiny", "--conditional", "--out", tmp_path, "--set", "batch=32")
+    assert "next: bench sample" in again.stdout
+
+
+def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(world: Path) -> None:
+    (world / "slow.toml").write_text(
+        '[slow]\nbase = "smoke"\nseeds = 1\nmatch = "images"\nlikelihood_n = 8\ntiming_seconds = 0.01\n'
+        "vectors = { flops = 1e12, seconds = 30, images = 60_000, params = 20_000 }\n"
+    )
+    arguments = (
+        "all",
+        "--dataset",
+        "ring8",
+        "--tier",
+        "slow.toml:slow",
+        "--recipes",
+        "flow-matching",
+        "--out",
+        "stopped",
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench.cli", *arguments],
+        env=_environment(world),
+        cwd=world,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    folder = world / "stopped" / "ring8" / "flow-matching"
+    end = time.monotonic() + 120
+    while not list(folder.glob("0-*/log.jsonl")):
+        assert time.monotonic() < end
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    time.sleep(0.3)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert f"bench {' '.join(arguments)}" in errors
+    assert list(folder.glob("0-*/state.pt")), "a checkpoint was left"
+    again = run(world, *arguments)
+    assert again.returncode == 0, again.stderr
+    info = json.loads(next(folder.glob("0-*/run.json")).read_text())
+    assert info["status"] == "ok"
+    assert info["resumed"], "it went on, not anew"
+
+
+def test_a_worker_that_dies_is_a_failed_row_and_exit_1(world: Path) -> None:
+    """A recipe that kills its process: the others finish, the failure is in the table, the report and the exit code."""
+    (world / "site" / "deadly_model.py").write_text(
+        textwrap.dedent(PLUGIN)
+        .replace('"eighth"', '"deadly"')
+        .replace("class Eighth", "class Deadly")
+        .replace("Eighth, Config", "Deadly, Config")
+        .replace("        loss = -self", "        import os; os.kill(os.getpid(), 9)\n        loss = -self")
+    )
+    entry = world / "site" / "eighth-1.0.dist-info" / "entry_points.txt"
+    before = entry.read_text()
+    entry.write_text(before + "deadly = deadly_model\n")
+    try:
+        done = run(world, *SUITE[:-1], "eighth,deadly", "--out", "deadly", "--seeds", "1", "--json")
+    finally:
+        entry.write_text(before)
+    assert done.returncode == 1, done.stderr
+    found = json.loads(done.stdout)
+    assert any("SIGKILL" in failure["reason"] for failure in found["failures"])
+    rows = {row["recipe"]: row for row in found["table"]}
+    assert "eighth" in rows
+    path = next((world / "deadly" / "digits" / "deadly").glob("0-*")) / "results.jsonl"
+    (row,) = [json.loads(line) for line in path.read_text().splitlines()]
+    assert row["status"] == "failed"
+    assert "SIGKILL" in row["reason"]

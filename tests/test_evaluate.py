@@ -1,0 +1,616 @@
+"""Evaluation and measurement: pools, plans, likelihood rows, baselines, anyone's samples, counts and times."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from bench import evaluate, measure, metrics, overhead, store
+from bench import run as runs
+from bench.progress import Event, Progress
+from bench.store import Row
+from bench.tiers import Budget, Tier
+from paradigms.backbones import Backbone
+from paradigms.contract import (
+    Batch,
+    Card,
+    Data,
+    Estimate,
+    Frozen,
+    Kind,
+    Noise,
+    Paradigm,
+    Plan,
+    Sampler,
+    Space,
+    Update,
+)
+from paradigms.errors import BadInput
+
+QUIET = Progress()
+BUDGET = Budget(flops=2e8, seconds=1.0, images=2_000, params=20_000)
+TIER = Tier(
+    name="tiny",
+    summary="for the tests",
+    match="flops",
+    seeds=1,
+    vectors=BUDGET,
+    small=dataclasses.replace(BUDGET, flops=2e9, params=60_000),
+    images=BUDGET,
+    samples=700,
+    max_calls=4,
+    sweep_seeds=1,
+    likelihood_n=64,
+    likelihood_calls=100,
+    timing_repeats=4,
+    timing_seconds=0.05,
+    timing_seeds=1,
+)
+
+
+class Net(Backbone):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(dim, dim, bias=False)
+        nn.init.eye_(self.layer.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+class Fake(Paradigm):
+    """Passes its noise `steps` times through an identity network; owns a critic that sampling does not need."""
+
+    card = Card(
+        title="Fake",
+        paper="",
+        year=2000,
+        url="",
+        samplers=(
+            Sampler("copy", (1, 2, 4, 8), options={"eta": 0.0}),
+            Sampler("twice", (1, 3), calls=(2, 0)),
+            Sampler("adaptive", (1,), calls=None),
+        ),
+        default=Plan("copy", 2),
+        likelihoods=(
+            Kind("mass", "=", 1),
+            Kind("bound", "≤", 10, (("k", 1),)),
+            Kind("bound", "≤", 90, (("k", 9),)),
+            Kind("bound", "≤", 900, (("k", 90),)),
+        ),
+    )
+
+    def __init__(self, config: Any, space: Space, width: int = 1, parents: Mapping[str, Frozen] | None = None) -> None:
+        super().__init__(config, space, width, parents or {})
+        self.net = Net(space.dim)
+        self.critic = Net(space.dim)
+        self.seen: list[Tensor | None] = []
+
+    def optimizers(self) -> dict[nn.Module, Optimizer]:
+        return {self.net: torch.optim.SGD(self.net.parameters(), lr=0.1)}
+
+    def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
+        yield Update(self.net, self.net(batch.x.flatten(1)).square().mean())
+
+    def prior(self, n: int, noise: Noise) -> Tensor:
+        return noise.uniform(n, *self.space.shape) * 2 - 1
+
+    def sample(
+        self,
+        z: Tensor,
+        plan: Plan,
+        noise: Noise,
+        cond: Tensor | None = None,
+        watch: Callable[[float, Tensor], None] | None = None,
+    ) -> Tensor:
+        self.seen.append(cond)
+        x = z.flatten(1)
+        for _ in range(plan.steps):
+            # As a guided step with both halves in one batch: two evaluations a sample.
+            x = self.net(torch.cat([x, x]))[: len(x)] if plan.sampler == "twice" else self.net(x)
+        return x.view(z.shape) + plan.option("eta", 0.0)
+
+    def log_likelihood(self, x: Tensor, kind: Kind, noise: Noise, cond: Tensor | None = None) -> Estimate:
+        """Uniform over the levels, in nats."""
+        value = torch.full((len(x),), -self.space.dim * math.log(self.space.levels))
+        return Estimate(value, {"prior": value / 2}, {"solver": torch.full((len(x),), 0.5)})
+
+
+DIGITS = Space((1, 8, 8), levels=17)
+
+
+@pytest.fixture(scope="module")
+def fake() -> Fake:
+    return Fake(None, DIGITS).eval()
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def digits_run(out: Path) -> Path:
+    return runs.ensure(runs.plan("flow-matching", "digits", 0, TIER), out, QUIET, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def ring_run(out: Path) -> Path:
+    return runs.ensure(runs.plan("flow-matching", "ring8", 0, TIER), out, QUIET, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def gan_run(out: Path) -> Path:
+    return runs.ensure(runs.plan("gan", "ring8", 0, TIER, conditional=True), out, QUIET, device="cpu")
+
+
+def only(rows: list[Row], **columns: Any) -> Row:
+    found = [row for row in rows if all(getattr(row, k) == v for k, v in columns.items())]
+    assert len(found) == 1, f"{len(found)} rows with {columns}"
+    return found[0]
+
+
+# --------------------------------------------------------------------------------------------------------- sampling
+
+
+def test_sample_i_depends_on_nothing_but_seed_and_i(fake: Fake) -> None:
+    plan = Plan("copy", 1)
+    whole = evaluate.draw(fake, plan, 700, seed=3)
+    before = torch.get_rng_state()
+    part = evaluate.draw(fake, plan, 300, seed=3)
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(whole.x[:300], part.x)
+    assert whole.x.dtype == torch.uint8
+    assert whole.x.shape == (700, 1, 8, 8)
+    assert not torch.equal(whole.x, evaluate.draw(fake, plan, 700, seed=4).x)
+    assert len(whole.x.flatten(1).unique(dim=0)) == 700
+
+
+def test_calls_are_counted_by_what_the_network_was_given(fake: Fake) -> None:
+    assert evaluate.draw(fake, Plan("copy", 3), 300, 0).calls == 3
+    assert evaluate.draw(fake, Plan("twice", 3), 300, 0).calls == 6
+
+
+def test_progress_tells_images(fake: Fake) -> None:
+    events: list[Event] = []
+    work = evaluate.Work(Progress("job", events.append), [300, 700])
+    for name in ("one", "two"):
+        with work.part(name, 300) as tell:
+            evaluate.draw(fake, Plan("copy", 1), 300, 0, tell=tell)
+    assert events[0] == Event("job", "evaluate one", 0, 1000, {"images": 0})
+    assert events[-1] == Event("job", "evaluate two", 1000, 1000, {"images": 300})
+
+
+def test_plans_headline_first_then_the_sweep_within_the_calls() -> None:
+    assert evaluate.plans(Fake.card, 4, sweep=False) == [Plan("copy", 2)]
+    swept = [(p.sampler, p.steps) for p in evaluate.plans(Fake.card, 4, sweep=True)]
+    assert swept == [("copy", 2), ("copy", 1), ("copy", 4), ("twice", 1), ("adaptive", 1)]
+    dear = dataclasses.replace(Fake.card, default=Plan("copy", 8, (("eta", 0.0),)))
+    assert [p.steps for p in evaluate.plans(dear, 1, sweep=True)] == [8, 1, 1], "the headline is drawn at any cost"
+    assert len(evaluate.plans(dear, 8, sweep=True)) == 7, "an option at its default is no other plan"
+
+
+def test_the_dearest_affordable_kind_of_each_name() -> None:
+    assert [(k.name, k.calls) for k in evaluate.affordable(Fake.card, 100)] == [("mass", 1), ("bound", 90)]
+    assert [k.calls for k in evaluate.affordable(Fake.card, 5)] == [1]
+    assert evaluate.affordable(Fake.card, 0) == []
+
+
+# ------------------------------------------------------------------------------------------------------- likelihood
+
+
+def test_uniform_is_log2_of_the_levels(fake: Fake) -> None:
+    found = evaluate.dataset("digits")
+    part = evaluate.subset(found.test, 64, "digits", "likelihood test")
+    rows = evaluate.likelihood(Row(), fake, Kind("mass", "=", 1), part, "test", found)
+    row = only(rows, metric="bits_per_dim")
+    assert row.value == pytest.approx(math.log2(17), abs=1e-6)
+    assert row.error == pytest.approx(0, abs=1e-12)
+    assert (row.n, row.kind, row.relation, row.unit, row.split) == (64, "mass", "=", "bits/dim", "test")
+    assert only(rows, metric="bits_per_dim_solver_error").value == pytest.approx(0.5 / 64 / math.log(2))
+    assert only(rows, metric="term_prior").value == pytest.approx(-32 * math.log(17), rel=1e-6)
+
+
+def test_the_true_density_has_no_divergence() -> None:
+    found = evaluate.dataset("ring8")
+    assert found.density is not None
+    log_prob, entropy = found.density.log_prob, found.density.entropy
+    assert log_prob is not None
+    assert entropy is not None
+
+    class Truth(Fake):
+        def log_likelihood(self, x: Tensor, kind: Kind, noise: Noise, cond: Tensor | None = None) -> Estimate:
+            return Estimate(log_prob(x))
+
+    model = Truth(None, Space((2,))).eval()
+    rows = evaluate.likelihood(Row(), model, Kind("exact", "=", 1), found.test, "test", found)
+    nll, kl = only(rows, metric="nll"), only(rows, metric="kl")
+    assert nll.value is not None
+    assert nll.error is not None
+    assert abs(nll.value - entropy) < 4 * nll.error
+    assert kl.value == pytest.approx(0, abs=1e-6)
+    assert nll.unit == "nats"
+
+
+def test_a_likelihood_that_is_not_finite_says_how_often(fake: Fake) -> None:
+    class Broken(Fake):
+        def log_likelihood(self, x: Tensor, kind: Kind, noise: Noise, cond: Tensor | None = None) -> Estimate:
+            value = super().log_likelihood(x, kind, noise).value
+            value[0] = -math.inf
+            return Estimate(value)
+
+    found = evaluate.dataset("digits")
+    part = evaluate.subset(found.test, 40, "digits", "x")
+    rows = evaluate.likelihood(Row(), Broken(None, DIGITS), Kind("mass", "=", 1), part, "test", found)
+    assert only(rows, metric="bits_per_dim").reason == "1 of 40 examples have no finite likelihood"
+
+
+# ---------------------------------------------------------------------------------------------------------- quality
+
+
+def test_real_images_score_near_the_floor_and_their_labels_are_read() -> None:
+    ref = evaluate.reference("digits")
+    train = ref.dataset.train
+    rows = evaluate.quality(Row(), train.x[:700], train.y[:700], ref)  # type: ignore[index]
+    classifier = ref.spaces[0].id
+    good = only(rows, metric="fd", split="test", features=classifier).value
+    assert good is not None
+    assert only(rows, metric="label_accuracy").value > 0.97  # type: ignore[operator]
+    assert only(rows, metric="nn_ratio").value == 0, "copies of training images"
+    noise = torch.randint(17, (700, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    bad = only(evaluate.quality(Row(), noise, None, ref), metric="fd", split="test", features=classifier).value
+    assert bad is not None
+    assert bad > 20 * good
+    assert {row.split for row in rows if row.metric == "fd"} == {"test", "train"}
+    assert all(row.n == 700 for row in rows)
+
+
+def test_too_few_samples_cost_the_frechet_distance_only() -> None:
+    ref = evaluate.reference("digits")
+    rows = evaluate.quality(Row(), ref.dataset.train.x[:50], None, ref)
+    for row in rows:
+        if row.metric == "fd":
+            assert row.value is not None
+            assert math.isnan(row.value)
+            assert "too few" in row.reason
+        else:
+            assert row.value is not None
+            assert math.isfinite(row.value)
+    assert {"fd", "kd", "precision", "nn_ratio"} <= {row.metric for row in rows}
+
+
+def test_the_reference_is_balanced_and_fixed() -> None:
+    ref = evaluate.reference("digits")
+    assert len(ref.real["test"]) == len(ref.real["train"]) == 898
+    again = evaluate.subset(ref.dataset.train, 898, "digits", "train")
+    assert torch.equal(again.x, ref.real["train"])
+    assert not torch.equal(evaluate.subset(ref.dataset.train, 100, "digits", "a").x, ref.dataset.train.x[:100])
+
+
+# -------------------------------------------------------------------------------------------------------- baselines
+
+
+def test_baselines_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = evaluate.baselines("digits", TIER, tmp_path, QUIET)
+    space = evaluate.reference("digits").spaces[0].id
+    fd = {row.recipe: row.value for row in rows if (row.metric, row.split, row.features) == ("fd", "test", space)}
+    assert fd["real-train"] < fd["gaussian"] / 5 < fd["uniform"] / 5  # type: ignore[operator]
+    bits = {(r.recipe, r.split): r for r in rows if r.metric == "bits_per_dim"}
+    assert bits["uniform", "test"].value == pytest.approx(math.log2(17))
+    assert bits["pixel-histograms", "test"].value < math.log2(17)  # type: ignore[operator]
+    assert bits["gaussian", "test"].relation == "≤"
+    assert only(rows, recipe="real-train", metric="nn_ratio").value == pytest.approx(1, abs=0.05)
+    assert {row.status for row in rows} == {"baseline"}
+    assert Image.open(tmp_path / "grid.png").width >= 500
+    store.verify(tmp_path)
+
+    monkeypatch.setattr(evaluate, "quality", None)  # a second time nothing is computed
+    assert evaluate.has_baselines("digits", TIER, tmp_path)
+    assert len(evaluate.baselines("digits", TIER, tmp_path, QUIET)) == len(rows)
+    assert not evaluate.has_baselines("digits", dataclasses.replace(TIER, samples=600), tmp_path)
+
+
+def test_baselines_of_vectors(tmp_path: Path) -> None:
+    rows = evaluate.baselines("ring8", TIER, tmp_path, QUIET)
+    density = evaluate.dataset("ring8").density
+    assert density is not None
+    assert only(rows, metric="entropy").value == density.entropy
+    assert only(rows, metric="kl", recipe="gaussian").value > 0.5  # type: ignore[operator]
+    w2 = {row.recipe: row.value for row in rows if row.metric == "w2"}
+    assert w2["real-train"] < w2["gaussian"]  # type: ignore[operator]
+
+
+def test_gaussian_density_agrees_with_torch() -> None:
+    x = torch.randn(500, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) @ torch.randn(
+        5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2)
+    )
+    fitted = evaluate.fit_density(x, 0)
+    torch_normal = torch.distributions.MultivariateNormal(fitted.mean, fitted.factor @ fitted.factor.T)
+    assert torch.allclose(fitted.log_prob(x), torch_normal.log_prob(x), atol=1e-9)
+    drawn = evaluate.fit_pixels(x).sample(100_000, Noise("test"))
+    assert torch.allclose(torch.cov(drawn.T), torch.cov(x.T), atol=0.15)
+
+
+def test_histograms_are_a_distribution() -> None:
+    x = torch.randint(17, (50, 1, 2, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    masses = evaluate._log_histograms(x, 17).exp()
+    assert masses.shape == (17, 4)
+    assert torch.allclose(masses.sum(0), torch.ones(4, dtype=torch.float64))
+
+
+# ------------------------------------------------------------------------------------------------------------- runs
+
+
+def test_a_run_is_scored_once(digits_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = evaluate.evaluate(digits_run, TIER, QUIET)
+    assert {row.status for row in rows} == {"ok"}
+    card = type(runs.load(digits_run)[0]).card  # type: ignore[attr-defined]
+    headline = {(r.sampler, r.steps) for r in rows if r.headline and r.sampler}
+    assert headline == {(card.default.sampler, card.default.steps)}
+    assert len({(r.sampler, r.steps) for r in rows if r.sampler}) == len(evaluate.plans(card, 4, sweep=True))
+    for row in rows:
+        if row.metric == "fd":
+            claimed = card.sampler(row.sampler).calls_at(row.steps)
+            assert row.n == 700
+            assert row.n_ref == 898
+            assert "@" in row.features
+            assert claimed is None or row.calls == claimed
+    assert {row.split for row in rows if row.metric == "bits_per_dim"} == {"test", "train"}
+    assert all(row.params_sampling == row.params_trained for row in rows)
+    assert {"grid.png", "samples.npz", "results.jsonl"} <= set(store.manifest(digits_run))
+    with np.load(digits_run / "samples.npz") as kept:
+        assert kept["samples"].shape == (64, 1, 8, 8)
+
+    assert evaluate.is_evaluated(digits_run, TIER)
+    monkeypatch.setattr(evaluate, "draw", None)
+    again = evaluate.evaluate(digits_run, TIER, QUIET)
+    assert [r.value for r in again if r.value is not None] == [r.value for r in rows if not math.isnan(r.value)]  # type: ignore[arg-type]
+    assert not evaluate.is_evaluated(digits_run, dataclasses.replace(TIER, max_calls=3))
+    assert not evaluate.is_evaluated(digits_run, dataclasses.replace(TIER, likelihood_n=65))
+
+
+def test_rows_do_not_depend_on_what_was_evaluated_before(ring_run: Path, gan_run: Path) -> None:
+    first = evaluate.evaluate(ring_run, TIER, QUIET, force=True)
+    evaluate.evaluate(gan_run, TIER, QUIET, force=True)
+    assert evaluate.evaluate(ring_run, TIER, QUIET, force=True) == first
+
+
+def test_a_part_that_fails_is_a_row_and_never_a_cache_hit(ring_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("of the metric")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics, "vector_quality", broken)
+        rows = evaluate.evaluate(ring_run, TIER, QUIET, force=True)
+    failed = [row for row in rows if row.status == "failed"]
+    assert {row.reason for row in failed} == {"ZeroDivisionError: of the metric"}
+    assert any(row.metric == "nll" and row.status == "ok" for row in rows)
+    assert not evaluate.is_evaluated(ring_run, TIER)
+    assert {row.status for row in evaluate.evaluate(ring_run, TIER, QUIET)} == {"ok"}
+
+
+def test_samples_that_are_not_finite_are_divergence(ring_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, info = runs.load(ring_run)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.fill_(math.nan)
+    monkeypatch.setattr(runs, "load", lambda *_, **__: (model, info))
+    rows = evaluate.evaluate(ring_run, TIER, QUIET, force=True)
+    assert {row.reason for row in rows if row.metric == "w2"} >= {"heun-16 drew samples that are not finite"}
+    assert "diverged" in {row.status for row in rows}
+    (ring_run / "results.jsonl").unlink()
+
+
+def test_no_likelihood_says_why_and_a_critic_does_not_sample(gan_run: Path) -> None:
+    rows = evaluate.evaluate(gan_run, TIER, QUIET)
+    row = only(rows, metric="nll")
+    assert row.status == "ok"
+    assert row.value is None or math.isnan(row.value)
+    assert row.reason
+    assert row.params_sampling is not None
+    assert row.params_trained is not None
+    assert 0 < row.params_sampling < row.params_trained
+    with np.load(gan_run / "samples.npz") as kept:
+        assert set(kept) == {"samples", "labels"}
+
+
+def test_a_damaged_run_is_refused(digits_run: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "digits" / "flow-matching" / "copy"
+    shutil.copytree(digits_run, copy)
+    data = bytearray((copy / "weights.safetensors").read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / "weights.safetensors").write_bytes(data)
+    with pytest.raises(BadInput, match="damaged"):
+        evaluate.evaluate(copy, TIER, QUIET)
+    with pytest.raises(BadInput, match=r"run\.json"):
+        evaluate.evaluate(tmp_path, TIER, QUIET)
+
+
+# -------------------------------------------------------------------------------------------------- samples on disk
+
+
+@pytest.fixture
+def pool() -> evaluate.Pool:
+    x = torch.randint(17, (12, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return evaluate.Pool(Plan("copy"), x, None, 1)
+
+
+@pytest.mark.parametrize("name", ["x.npz", "folder"])
+def test_samples_come_back_as_they_were(pool: evaluate.Pool, tmp_path: Path, name: str) -> None:
+    to = tmp_path / name
+    evaluate.write_samples(pool, DIGITS, to)
+    assert torch.equal(evaluate.read_samples(to, DIGITS), pool.x)
+
+
+def test_arrays_in_every_form(pool: evaluate.Pool, tmp_path: Path) -> None:
+    k = pool.x.numpy()
+    forms = {"first": k, "flat": k[:, 0], "last": np.moveaxis(k, 1, -1), "wide": k.astype(np.int64)}
+    forms["float"] = DIGITS.encode(pool.x).numpy()
+    forms["double"] = forms["float"].astype(np.float64)
+    for name, array in forms.items():
+        np.save(tmp_path / f"{name}.npy", array)
+        assert torch.equal(evaluate.read_samples(tmp_path / f"{name}.npy", DIGITS), pool.x), name
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.zeros((5, 1, 9, 9), np.uint8), "shape"),
+        (np.zeros((0, 1, 8, 8), np.uint8), "shape"),
+        (np.full((5, 1, 8, 8), 17, np.uint8), "levels 0 to 16"),
+        (np.full((5, 1, 8, 8), -1), "levels 0 to 16"),
+        (np.full((5, 1, 8, 8), 0.5), r"\[-1, 1\]"),
+        (np.full((5, 1, 8, 8), np.nan), "not finite"),
+        (np.array(["a", "b"]), "integers or floats"),
+        (np.array([{}, {}], dtype=object), "can not read"),
+    ],
+)
+def test_arrays_that_are_refused(array: np.ndarray, words: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", array, allow_pickle=True)
+    with pytest.raises(BadInput, match=words):
+        evaluate.read_samples(tmp_path / "x.npy", DIGITS)
+
+
+def test_files_that_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.npz").write_bytes(b"PK\x03\x04 and no more")
+    Image.new("L", (9, 8)).save(tmp_path / "x.png")
+    for path, words in (
+        (tmp_path / "none.npz", "does not exist"),
+        (tmp_path / "x.npz", "can not read"),
+        (tmp_path, "9×8 pixels"),
+    ):
+        with pytest.raises(BadInput, match=words):
+            evaluate.read_samples(path, DIGITS)
+    (tmp_path / "x.png").write_bytes(b"no picture")
+    with pytest.raises(BadInput, match="can not read"):
+        evaluate.read_samples(tmp_path, DIGITS)
+
+
+def test_anyones_samples_get_the_same_rows(pool: evaluate.Pool, tmp_path: Path) -> None:
+    train = evaluate.dataset("digits").train.x[:700]
+    np.save(tmp_path / "mine.npy", train.numpy())
+    rows = evaluate.score(tmp_path / "mine.npy", "digits", QUIET)
+    direct = evaluate.quality(Row(), train, None, evaluate.reference("digits"))
+    assert [(r.metric, r.value) for r in rows] == [(r.metric, r.value) for r in direct]
+    assert {row.recipe for row in rows} == {"mine"}
+
+
+def test_grid_shows_each_image_in_its_place() -> None:
+    x = torch.zeros(10, 1, 8, 8, dtype=torch.uint8)
+    x[9] = 16
+    with Image.open(io.BytesIO(evaluate.grid_png(x, DIGITS, columns=4, size=350))) as image:
+        assert image.size == (35 * 10, 26 * 10)
+        assert image.getpixel((15, 15)) == (0, 0, 0)
+        assert image.getpixel((9 * 10 + 15, 18 * 10 + 15)) == (255, 255, 255)
+    colour = Space((3, 4, 4), levels=256)
+    with Image.open(io.BytesIO(evaluate.grid_png(torch.full((1, 3, 4, 4), 7, dtype=torch.uint8), colour, 1, 4))) as one:
+        assert one.getpixel((0, 0)) == (7, 7, 7)
+    with Image.open(io.BytesIO(evaluate.grid_png(torch.zeros(5, 2), Space((2,)), size=100))) as dots:
+        assert dots.size == (100, 100)
+
+
+# --------------------------------------------------------------------------------------------------------- measures
+
+
+def test_counts_of_a_known_network(fake: Fake) -> None:
+    plan = Plan("copy", 3)
+    assert measure.flops_per_sample(fake, plan) == 3 * 2 * 64 * 64
+    assert measure.params_sampling(fake, plan) == 64 * 64, "the critic is not needed"
+    held = measure.peak_bytes(fake, plan, 1000)
+    weights, one = 4 * 64 * 64, 4 * 64 * 1000
+    assert weights + 2 * one <= held <= weights + 5 * one
+
+
+def test_settings_stop_at_repeats_or_seconds(fake: Fake) -> None:
+    many = measure.Setting(fake, Plan("copy", 1), 1, 5, 100.0)
+    short = measure.Setting(fake, Plan("copy", 1), 1, 10**9, 0.002)
+    measure.measure([many, short], torch.device("cpu"), QUIET)
+    assert len(many.times) == 5
+    assert sum(short.times) >= 0.002
+    assert all(t > 0 for t in (*many.times, *short.times))
+
+
+def test_watch_sees_that_we_did_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = {"wall": 0.0, "mine": 0.0, "machine": 0.0}
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: clock["wall"])
+    monkeypatch.setattr(measure.time, "process_time", lambda: clock["mine"])
+    monkeypatch.setattr(measure, "_machine_seconds", lambda: clock["machine"])
+    for mine, machine, contended in ((1.0, 1.1, False), (0.5, 0.6, True), (1.0, 2.0, True)):
+        clock.update(wall=0.0, mine=0.0, machine=0.0)
+        watch = measure.Watch()
+        clock.update(wall=1.0, mine=mine, machine=machine)
+        assert watch.contended(torch.device("cpu")) is contended
+
+
+def test_times_of_runs(ring_run: Path, gan_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subjects = [
+        measure.Subject(ring_run, (Plan("heun", 16),), (Plan("euler", 1),)),
+        measure.Subject(gan_run, (Plan("generator", 1),)),
+    ]
+    threads = torch.get_num_threads()
+    rows = measure.time_runs(subjects, TIER, QUIET)
+    assert torch.get_num_threads() == threads
+    fast, slow = (only(rows, recipe=r, metric="latency", headline=True).value for r in ("gan", "flow-matching"))
+    assert fast is not None
+    assert slow is not None
+    assert 0 < fast < slow
+    swept = only(rows, metric="latency", sampler="euler")
+    assert (swept.headline, swept.threads, swept.unit, swept.steps) == (False, 1, "s", 1)
+    for metric in ("throughput", "throughput_batch", "peak_memory"):
+        assert only(rows, recipe="gan", metric=metric).value > 0  # type: ignore[operator]
+    assert store.load_rows(ring_run / measure.TIMING)
+    assert measure.is_timed(subjects, TIER)
+    assert not measure.is_timed(subjects, dataclasses.replace(TIER, timing_repeats=5))
+    monkeypatch.setattr(measure, "measure", None)
+    assert len(measure.time_runs(subjects, TIER, QUIET)) == len(rows)
+
+
+def test_overhead_is_what_is_not_the_network(fake: Fake) -> None:
+    found = overhead.overhead(fake, Plan("copy", 4), batch=8, rounds=3)
+    assert found.calls == 4
+    assert found.sampling > 0
+    assert found.bare > 0
+    made = overhead.Overhead(Plan("x"), 1, calls=10, sampling=1.1, bare=1.0)
+    assert made.fraction == pytest.approx(0.1)
+    assert made.per_call == pytest.approx(0.01)
+
+
+def test_overhead_from_the_command_line(ring_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert overhead.main([str(ring_run), "--batch", "1", "--rounds", "2"]) == 0
+    assert "heun-16 batch 1: 32 calls" in capsys.readouterr().out
+    assert overhead.main(["nowhere"]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_data_in_another_version_is_refused(ring_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = dataclasses.replace(evaluate.dataset("ring8"), checksum="0")
+    monkeypatch.setattr(evaluate, "dataset", lambda name: changed)
+    with pytest.raises(BadInput, match="another version"):
+        evaluate.evaluate(ring_run, TIER, QUIET)
+
+
+def test_labels_follow_the_training_split() -> None:
+    found = evaluate.dataset("digits")
+    told = Fake(None, dataclasses.replace(DIGITS, classes=10))
+    labels = evaluate.pool_labels(told, found.train, 5000, 0)
+    assert labels is not None
+    assert found.train.y is not None
+    wanted = torch.bincount(found.train.y, minlength=10) / len(found.train)
+    assert torch.allclose(torch.bincount(labels, minlength=10) / 5000, wanted, atol=0.03)
+    assert evaluate.pool_labels(Fake(None, DIGITS), found.train, 10, 0) is None
+    evaluate.draw(told, Plan("copy", 1), 300, 0, labels)
+    assert torch.equal(torch.cat([c for c in told.seen if c is not None]), labels[:300])
+    assert isinstance(found.train, Data)

@@ -1,0 +1,553 @@
+"""Reports: statistics, what may be ranked, escaping, offline and byte-stable files, and frames with nothing in them."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import html.parser
+import io
+import json
+import math
+import random
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from scipy import stats as scipy_stats
+
+import reports
+from reports import figures, page, stats, tables, verdict, words
+from reports.sections import Section, sections
+
+EVIL = "<script>alert('x')</script>\"'&|`*_[a](b)\\%$#~^{}=1\x1b[31m\u202e"
+SCORES = {"alpha": 2.0, "beta": 2.02, "gamma": 6.0}
+BUDGET = {"flops": 1e12, "seconds": 36.0, "images": 32_000, "params": 280_000}
+SPACE = "digits@9f3c1a2b4d5e"
+
+
+def png(size: int = 72, seed: int = 0) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, format="PNG")
+    return out.getvalue()
+
+
+def made(
+    root: Path,
+    scores: dict[str, float] | None = None,
+    seeds: int = 3,
+    dataset: str = "digits",
+    tier: str = "quick",
+    spread: float = 0.02,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows and run records of a small suite: an image set, one sampler swept on the first seed, two baselines."""
+    scores = SCORES if scores is None else scores
+    rows: list[dict[str, Any]] = []
+    runs: list[dict[str, Any]] = []
+    for i, (recipe, score) in enumerate(scores.items()):
+        for seed in range(seeds):
+            run = f"{seed}-{hashlib.sha256(f'{recipe}{dataset}{tier}'.encode()).hexdigest()[:10]}"
+            folder = root / f"{dataset}-{tier}-{i}" / run
+            folder.mkdir(parents=True, exist_ok=True)
+            log = [
+                {"step": k, "images": 64 * k, "seconds": 0.1 * k, "loss": 1 / k, "grad_norm": 0.5, "lr": 1e-3}
+                for k in range(1, 30)
+            ]
+            text = "\n".join(json.dumps(line) for line in log)
+            (folder / "log.jsonl").write_text(f'{text}\n{{"step": 30, "lo')
+            (folder / "grid.png").write_bytes(png(seed=seed))
+            base: dict[str, Any] = {
+                "schema": 1, "run": run, "status": "ok", "reason": "", "recipe": recipe, "paradigm": recipe,
+                "tier": tier, "dataset": dataset, "seed": seed, "conditional": False, "weights": "ema",
+                "fraction": 1.0, "images": 32_000, "flops": 1e12, "seconds": 30.0, "cost_total": 1e12,
+                "seconds_total": 30.0, "params_trained": 283_000, "params_sampling": 283_000, "device": "a CPU",
+                "threads": 1, "dtype": "float32", "contended": False, "code": "ab12cd34ef56",
+            }  # fmt: skip
+            runs.append(
+                {
+                    "id": run,
+                    "where": f"{dataset}/{recipe}/{run}",
+                    "recipe": recipe,
+                    "dataset": dataset,
+                    "seed": seed,
+                    "tier": tier,
+                    "match": "flops",
+                    "budget": BUDGET,
+                    "share": 1.0,
+                    "checksum": "9f" * 32,
+                    "config": {"lr": 1e-3},
+                    "conditional": False,
+                    "status": "ok",
+                    "bound": "flops",
+                    "seconds": 30.0,
+                    "device_name": "a CPU",
+                    "torch": "2.13.0",
+                    "python": "3.11",
+                    "folder": folder,
+                }
+            )
+            for steps in (10, 1, 100) if seed == 0 else (10,):
+                plan = base | {"sampler": "heun", "steps": steps, "options": "", "headline": steps == 10}
+                plan |= {"calls": 2.0 * steps, "n": 898, "n_ref": 898, "draw": 0}
+                value = score * (1 + spread * math.sin(seed + i)) * (1 + 2 / steps)
+                for split in ("test", "train"):
+                    rows.append(plan | {"metric": "fd", "value": value, "split": split, "features": SPACE})
+                rows.append(plan | {"metric": "coverage", "value": 1 / value, "split": "test", "features": SPACE})
+                if seed == 0:
+                    rows.append(plan | {"metric": "latency", "value": 1e-3 * steps, "unit": "s"})
+            kind = {"kind": "elbo" if i == 0 else "pf-ode", "relation": "≤" if i == 0 else "≈", "headline": True}
+            for split in ("test", "train"):
+                bits = 2.0 + i + 0.001 * seed
+                rows.append(base | kind | {"metric": "bits_per_dim", "value": bits, "split": split, "n": 256})
+    for recipe, score in (("real-train", 0.42), ("gaussian", 9.82)):
+        row = {"status": "baseline", "recipe": recipe, "dataset": dataset, "tier": tier, "split": "test", "n": 898}
+        rows.append(row | {"metric": "fd", "value": score, "features": SPACE, "n_ref": 898})
+    return rows, runs
+
+
+def one(rows: Sequence[dict[str, Any]], runs: Sequence[dict[str, Any]] = ()) -> Section:
+    (section,) = sections(pd.DataFrame(rows), runs)
+    return section
+
+
+class Page(html.parser.HTMLParser):
+    """What a browser would find: tags, attributes and the text of each."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+# ------------------------------------------------------------------------------------------------------ statistics
+
+
+def test_interval_is_students_t() -> None:
+    x = [2.0, 2.3, 2.9]
+    summary = stats.summarise(x)
+    expected = scipy_stats.t.interval(0.95, 2, np.mean(x), scipy_stats.sem(x))
+    assert summary is not None
+    assert (summary.low, summary.high) == pytest.approx(expected)
+    alone = stats.summarise([2.0, math.nan])
+    assert alone is not None
+    assert alone.half is None
+    assert stats.summarise([math.nan]) is None
+
+
+def test_welch_and_holm_agree_with_references() -> None:
+    a, b = [2.0, 2.3, 2.9], [4.0, 4.1, 4.6, 3.9]
+    difference, low, high, p = stats.welch(a, b)
+    reference = scipy_stats.ttest_ind(a, b, equal_var=False)
+    interval = reference.confidence_interval(0.95)
+    assert p == pytest.approx(reference.pvalue)
+    assert (low, high) == pytest.approx((interval.low, interval.high))
+    assert difference == pytest.approx(np.mean(a) - np.mean(b))
+    # Holm (1979): sorted p times the number of tests left, made monotone.
+    assert stats.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert stats.holm([]) == []
+
+
+def test_ranks_count_the_significantly_better() -> None:
+    groups = {"a": [1.0, 1.01, 0.99], "b": [1.02, 1.0, 0.98], "c": [5.0, 5.01, 4.99], "once": [0.1]}
+    ranks, pairs = stats.compare(groups)
+    assert ranks == {"a": 1, "b": 1, "c": 3}
+    assert len(pairs) == 3
+    assert stats.compare(groups, lower_is_better=False)[0] == {"a": 2, "b": 2, "c": 1}
+    # Equal to the last bit on both sides: nothing to test against, so nothing is claimed.
+    assert stats.compare({"x": [8.0, 8.0], "y": [7.0, 7.0]})[0] == {"x": 1, "y": 1}
+
+
+def test_numbers_are_written_as_people_read_them() -> None:
+    def said(mean: float, half: float | None) -> str:
+        return " ".join(words.with_interval(stats.Summary(mean, half, 3))).strip()
+
+    assert said(2.0812, 0.19) == "2.08 ± 0.19"
+    assert said(2.0812, 0.043) == "2.08 ± 0.04"
+    assert said(2.0812, 0.0349) == "2.081 ± 0.035"
+    assert said(1234.5, 12.3) == "1,234 ± 12"
+    assert said(-0.5, 0.2) == "−0.50 ± 0.20"
+    assert said(2.0812, None) == "2.08"
+    assert words.number(0.00001234) == "1.23e−5"
+    assert words.si(1.1e12, "FLOP") == "1.10 TFLOP"
+    assert words.seconds(0.0031) == "3.10 ms"
+    assert words.seconds(600) == "10.0 min"
+
+
+# --------------------------------------------------------------------------------------------- what may be ranked
+
+
+def test_one_seed_has_no_interval_no_rank_and_nothing_bold(tmp_path: Path) -> None:
+    section = one(*made(tmp_path, seeds=1))
+    table = tables.headline(section)
+    assert "Rank" not in [c.title for c in table.columns]
+    assert not any(c.bold or "±" in c.plain for line in table.lines for c in line.cells)
+    assert "one training seed" in verdict.plain_text(verdict.verdict(section)).lower()
+
+
+def test_ties_and_losers_are_told_apart(tmp_path: Path) -> None:
+    section = one(*made(tmp_path))
+    said = verdict.plain_text(verdict.verdict(section))
+    assert "alpha has the lowest mean FD-digits" in said
+    assert "can not be told apart from beta" in said
+    assert "Significantly worse is gamma" in said
+    bold = {line.name: line.cells[1].bold for line in tables.headline(section).lines if line.kind == "recipe"}
+    assert bold == {"alpha": True, "beta": True, "gamma": False}
+
+
+def test_over_budget_is_marked_never_bold_never_ranked(tmp_path: Path) -> None:
+    rows, runs = made(tmp_path)
+    for row in rows:
+        if row["recipe"] == "alpha":
+            row["cost_total"] = 2e12
+    section = one(rows, runs)
+    line = next(line for line in tables.headline(section).lines if line.name == "alpha")
+    assert not any(c.bold for c in line.cells)
+    assert "2.0× budget" in [c.sub for c in line.cells]
+    ranking = section.rank("fd", "test", SPACE)
+    assert "2.0×" in ranking.unranked["alpha"]
+    assert set(ranking.ranks) == {"beta", "gamma"}
+    assert "alpha had 2.0× the budget" in verdict.plain_text(verdict.verdict(section))
+
+
+@pytest.mark.parametrize(("column", "value"), [("n", 500), ("n_ref", 100), ("weights", "raw"), ("conditional", True)])
+def test_rows_with_other_provenance_are_not_ranked(tmp_path: Path, column: str, value: object) -> None:
+    rows, _ = made(tmp_path)
+    for row in rows:
+        if row["recipe"] == "gamma":
+            row[column] = value
+    section = one(rows)
+    (odd,) = [e.name for e in section.entries if e.recipe == "gamma"]
+    ranking = section.rank("fd", "test", SPACE)
+    assert set(ranking.ranks) == {"alpha", "beta"}
+    assert "differs" in ranking.unranked[odd]
+
+
+def test_likelihoods_are_ranked_only_within_a_kind(tmp_path: Path) -> None:
+    section = one(*made(tmp_path))
+    rankings = section.rank_likelihood(tables.chosen_likelihoods(section))
+    assert {kind: set(r.ranks) for kind, r in rankings.items()} == {"≤ elbo": {"alpha"}, "≈ pf-ode": {"beta", "gamma"}}
+    held_out = {line.name: line.cells[1] for line in tables.likelihood(section).lines}
+    assert held_out["beta"].bold
+    assert not held_out["alpha"].bold  # the lowest number, but alone in its kind
+    assert held_out["alpha"].text.startswith("≤ ")
+
+
+def test_different_settings_are_never_averaged(tmp_path: Path) -> None:
+    rows, runs = made(tmp_path, {"alpha": 2.0})
+    more, again = made(tmp_path / "b", {"alpha": 4.0}, tier="quick")
+    for item, record in ((m, r) for r in again for m in more if m.get("run") == r["id"]):
+        item["run"] = f"{record['seed']}-other"
+    for record in again:
+        record["id"] = f"{record['seed']}-other"
+        record["folder"] = record["folder"].rename(record["folder"].with_name(record["id"]))
+        record["config"] = {"lr": 2e-3}
+    section = one([*rows, *more], [*runs, *again])
+    assert [e.name for e in section.entries] == ["alpha (lr=0.001)", "alpha (lr=0.002)"]
+    assert ("--set lr=0.002") in dict(verdict.commands(section))["alpha (lr=0.002)"]
+
+
+def test_draws_are_averaged_within_a_seed_and_their_spread_is_shown_apart(tmp_path: Path) -> None:
+    rows, runs = made(tmp_path)
+    more = [r | {"draw": 1, "value": r["value"] + 0.5} for r in rows if r["metric"] == "fd" and r.get("run")]
+    section = one([*rows, *more], runs)
+    entry = next(e for e in section.entries if e.name == "alpha")
+    assert len(entry.per_seed("fd", "test", SPACE)) == 3
+    assert tables.sampling_spread(entry, "fd", SPACE) == pytest.approx(0.5 / math.sqrt(2))
+
+
+def test_failed_runs_stay_visible(tmp_path: Path) -> None:
+    rows, runs = made(tmp_path)
+    lost = next(r["run"] for r in rows if r["recipe"] == "beta" and r["seed"] == 1)
+    rows = [r for r in rows if r.get("run") != lost]
+    rows.append({"run": lost, "status": "diverged", "reason": "step 3: loss is nan", "recipe": "beta", "seed": 1,
+                 "dataset": "digits", "tier": "quick", "metric": "", "fraction": 0.1})  # fmt: skip
+    rows.append({"run": "0-z", "status": "failed", "reason": "out of memory", "recipe": "delta", "seed": 0,
+                 "dataset": "digits", "tier": "quick", "metric": ""})  # fmt: skip
+    section = one(rows, runs)
+    table = tables.headline(section)
+    seeds = {line.name: line.cells[-1].plain for line in table.lines if line.kind != "baseline"}
+    assert seeds == {"alpha": "3", "beta": "2 of 3 †", "gamma": "3", "delta": "0 of 1 †"}
+    assert next(line for line in table.lines if line.name == "delta").kind == "failed"
+    assert any("step 3: loss is nan" in note for note in table.notes)
+    failed = tables.failed(section)
+    assert failed is not None
+    assert [line.name for line in failed.lines] == ["beta", "delta"]
+    assert "2 runs did not finish" in verdict.plain_text(verdict.verdict(section))
+
+
+def test_a_missing_metric_says_why(tmp_path: Path) -> None:
+    rows, runs = made(tmp_path)
+    rows = [r for r in rows if not (r["recipe"] == "gamma" and r["metric"] == "bits_per_dim")]
+    gone = next(r for r in rows if r["recipe"] == "gamma")
+    rows.append(gone | {"metric": "bits_per_dim", "value": None, "reason": "no tractable density", "split": "test"})
+    table = tables.headline(one(rows, runs))
+    column = next(i for i, c in enumerate(table.columns) if c.key == "bits_per_dim")
+    cell = next(line.cells[column] for line in table.lines if line.name == "gamma")
+    assert cell.text == "n/a"
+    assert cell.note == "gamma: no tractable density"
+    assert any("no tractable density" in note for note in table.notes)
+
+
+def test_frontier() -> None:
+    assert figures.frontier([(4, 1.0), (1, 5.0), (2, 6.0), (3, 1.0), (8, 0.5)]) == [(1, 5.0), (3, 1.0), (8, 0.5)]
+
+
+def test_markers_and_colours_tell_many_recipes_apart() -> None:
+    seen = {(figures.colour(i), figures.marker(i)) for i in range(50)}
+    assert len(seen) == 50
+    assert len(figures.MARKERS) == len(figures.SHAPES)
+
+
+# -------------------------------------------------------------------------------------------------------- the files
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame, list[dict[str, Any]]]:
+    """A report in which every string is an attack."""
+    root = tmp_path_factory.mktemp("hostile")
+    rows, runs = made(root, {EVIL: 2.0, "=cmd|' /C calc'!A0": 3.0}, seeds=2)
+    for row in rows:
+        row["dataset"] = "digits" + EVIL
+        row["features"] = row.get("features", "") and EVIL + "@1234"
+        row |= {"device": EVIL, "code": EVIL, "options": EVIL if row.get("sampler") else ""}
+        if row["metric"] == "bits_per_dim":
+            row["kind"] = EVIL
+    for record in runs:
+        record |= {"dataset": "digits" + EVIL, "config": {EVIL: EVIL}, "device_name": EVIL, "platform": EVIL}
+    rows.append(rows[0] | {"run": EVIL, "status": "failed", "reason": EVIL, "metric": "", "seed": 7})
+    frame = pd.DataFrame(rows)
+    reports.render(frame, runs, png(), root / "out")
+    return root / "out", frame, runs
+
+
+def test_nothing_in_the_page_runs_or_asks_the_network(hostile: tuple[Path, Any, Any]) -> None:
+    text = (hostile[0] / "report.html").read_text(encoding="utf-8")
+    seen = Page(text)
+    scripts = re.findall(r"<script>(.*?)</script>", text, flags=re.S)
+    assert len(scripts) == 1
+    assert sum(tag == "script" for tag, _ in seen.tags) == 1
+    policy = next(a["content"] for t, a in seen.tags if t == "meta" and "http-equiv" in a)
+    assert policy is not None
+    digest = hashlib.sha256(scripts[0].encode()).digest()
+    assert f"script-src 'sha256-{base64.b64encode(digest).decode()}'" in policy
+    assert "default-src 'none'" in policy
+    for tag, attributes in seen.tags:
+        assert not [name for name in attributes if name.startswith("on")], tag
+        for name in ("src", "href", "xlink:href", "action", "data"):
+            address = attributes.get(name) or "#"
+            assert address.startswith(("#", "data:")), (tag, address)
+    assert "url(http" not in text
+    assert "@import" not in text
+    assert "<script>alert" not in text
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert len(text.encode()) < 5_000_000
+    assert len(scripts[0].encode()) <= 10_000
+    assert all(a.get("alt") for t, a in seen.tags if t == "img")
+    assert all(a.get("aria-label") or a.get("aria-hidden") for t, a in seen.tags if t == "svg")
+    ids = [a["id"] for _, a in seen.tags if "id" in a]
+    assert len(ids) == len(set(ids))
+
+
+def test_tags_balance(hostile: tuple[Path, Any, Any]) -> None:
+    text = (hostile[0] / "report.html").read_text(encoding="utf-8")
+    for tag in ("table", "tr", "td", "svg", "figure", "section", "details", "ul", "li", "dl", "p", "h3"):
+        assert len(re.findall(rf"<{tag}[\s>]", text)) == text.count(f"</{tag}>"), tag
+
+
+def test_markdown_tables_keep_their_shape(hostile: tuple[Path, Any, Any]) -> None:
+    text = (hostile[0] / "report.md").read_text(encoding="utf-8")
+    outside = re.sub(r"(`+) ?.*?\1", "", text)
+    assert "<script>" not in outside
+    rows = re.findall(r"(?m)^\|.*\|$", text)
+    widths = [len(re.findall(r"(?<!\\)\|", row)) for row in rows]
+    heads = [i for i, row in enumerate(rows) if i + 1 < len(rows) and set(rows[i + 1]) <= set("|-: ")]
+    assert len(heads) >= 5
+    for start, end in zip(heads, [*heads[1:], len(rows)]):
+        assert len(set(widths[start:end])) == 1
+
+
+def test_latex_is_escaped_and_balanced(hostile: tuple[Path, Any, Any]) -> None:
+    text = (hostile[0] / "table.tex").read_text(encoding="utf-8")
+    body = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
+    bare = re.sub(r"\\[\\&%$#_{}]", "", body)
+    assert bare.count("{") == bare.count("}")
+    assert bare.count("$") % 2 == 0
+    assert "#" not in bare
+    assert body.count(r"\toprule") == body.count(r"\bottomrule") == body.count(r"\begin{table}") >= 4
+    for table in re.findall(r"\\begin\{tabular\}\{@\{\}(l[rl]+)@\{\}\}(.*?)\\end\{tabular\}", text, flags=re.S):
+        for row in re.findall(r"(?m)^(.*) \\\\$", table[1]):
+            assert len(re.findall(r"(?<!\\)&", row)) == len(table[0]) - 1
+    assert all(ord(c) < 256 for c in text)
+
+
+def test_csv_holds_every_row_and_no_formula(hostile: tuple[Path, Any, Any]) -> None:
+    out, frame, _ = hostile
+    rows = list(csv.reader(io.StringIO((out / "report.csv").read_text(encoding="utf-8"))))
+    assert len(rows) == len(frame) + 1
+    assert rows[0] == list(frame.columns)
+    for name in ("report.csv", "table.csv"):
+        cells = [c for row in csv.reader(io.StringIO((out / name).read_text(encoding="utf-8"))) for c in row]
+        assert not [c for c in cells if c[:1] in ("=", "@", "+") or (c[:1] == "-" and not _is_number(c))]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def test_same_inputs_same_bytes_in_any_order(tmp_path: Path) -> None:
+    rows, runs = made(tmp_path, {"alpha": 2.0, "beta": 3.0}, seeds=2)
+    shuffled, backwards = list(rows), list(reversed(runs))
+    random.Random(1).shuffle(shuffled)
+    first = reports.render(pd.DataFrame(rows), runs, png(), tmp_path / "a")
+    second = reports.render(pd.DataFrame(shuffled), backwards, png(), tmp_path / "b")
+    assert [p.name for p in first] == [p.name for p in second]
+    assert {p.suffix for p in first} == {".html", ".md", ".tex", ".csv", ".svg", ".pdf"}
+    for a, b in zip(first, second):
+        if a.name != "report.csv":  # keeps the rows' own order
+            assert a.read_bytes() == b.read_bytes(), a.name
+    assert not [p for p in (tmp_path / "a").rglob("*") if p.name.startswith(".")]
+
+
+def test_user_settings_of_matplotlib_change_nothing(tmp_path: Path) -> None:
+    import matplotlib
+
+    section = one(*made(tmp_path, {"alpha": 2.0}, seeds=1))
+    plain = figures.quality_dots(section)
+    with matplotlib.rc_context({"axes.grid": False, "font.size": 20, "svg.fonttype": "path"}):
+        assert figures.quality_dots(section) == plain
+        assert matplotlib.rcParams["font.size"] == 20
+
+
+def test_inline_figures_keep_their_tick_labels(tmp_path: Path) -> None:
+    section = one(*made(tmp_path, {"alpha": 0.0712, "beta": 0.0723}, seeds=2, spread=0.001))
+    picture = figures.quality_dots(section)
+    assert picture is not None
+    ticks = re.findall(r"<text[^>]*>([^<]*)</text>", picture.inline)
+    assert ticks == re.findall(r"<text[^>]*>([^<]*)</text>", picture.svg.decode())
+    assert "var(--ink)" in picture.inline
+    assert figures.INK not in picture.inline
+    assert "<title>alpha: FD-digits" in picture.inline
+
+
+def test_nothing_finished_is_said_in_words(tmp_path: Path) -> None:
+    rows = [{"run": "0-a", "status": "failed", "reason": "boom", "recipe": "alpha", "dataset": "digits", "metric": ""}]
+    reports.render(pd.DataFrame(rows), [], None, tmp_path / "failed")
+    text = Page((tmp_path / "failed" / "report.html").read_text(encoding="utf-8")).text
+    assert "No run on digits has finished yet: 1 run failed" in text
+    assert "boom" in text
+    reports.render(pd.DataFrame(), [], None, tmp_path / "empty")
+    assert "no results yet" in (tmp_path / "empty" / "report.html").read_text(encoding="utf-8")
+    training = made(tmp_path, {"alpha": 1.0}, seeds=1)[1][0] | {"status": "training"}
+    reports.render(pd.DataFrame(), [training], None, tmp_path / "training")
+    text = Page((tmp_path / "training" / "report.html").read_text(encoding="utf-8")).text
+    assert "No run on digits has finished yet: 1 run without results" in text
+
+
+def test_any_metric_may_be_missing(tmp_path: Path) -> None:
+    rows, runs = made(tmp_path, {"alpha": 2.0, "beta": 3.0}, seeds=2)
+    for metric in sorted({r["metric"] for r in rows}):
+        fewer = [r for r in rows if r["metric"] != metric]
+        found = sections(pd.DataFrame(fewer), runs)
+        assert page._markdown([page._page(s, False, False, None) for s in found])
+    bare = [{"recipe": "alpha", "dataset": "digits", "metric": "fd", "value": 2.0}]
+    assert len(reports.comparison(pd.DataFrame(bare))) == 1
+
+
+def test_two_data_sets_and_a_toy(tmp_path: Path) -> None:
+    rows, runs = made(tmp_path, {"alpha": 2.0}, seeds=1)
+    toy: dict[str, Any] = {
+        "run": "0-t",
+        "status": "ok",
+        "recipe": "alpha",
+        "dataset": "ring8",
+        "tier": "quick",
+        "seed": 0,
+    }
+    drawn = toy | {"split": "test", "sampler": "heun", "steps": 10, "headline": True, "calls": 20}
+    rows += [
+        drawn | {"metric": "w2", "value": 0.2},
+        drawn | {"metric": "modes", "value": 8.0, "unit": "of 8"},
+        toy | {"metric": "nll", "value": 2.5, "split": "test", "kind": "exact", "relation": "="},
+        {"status": "baseline", "recipe": "real-train", "dataset": "ring8", "metric": "entropy", "value": 1.8},
+    ]
+    frame = pd.DataFrame(rows)
+    reports.render(frame, runs, {"digits": png()}, tmp_path / "out", ["html", "md"])
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "## digits" in text
+    assert "## ring8" in text
+    assert "8 of 8" in text
+    toy_section = next(s for s in sections(frame, runs) if s.dataset == "ring8")
+    assert toy_section.quality == ("w2", "")
+    (line,) = [line for line in tables.likelihood(toy_section).lines if line.kind == "recipe"]
+    assert line.cells[3].text == "0.700"  # above entropy
+    table = reports.comparison(frame, runs)
+    assert list(table["dataset"].unique()) == ["digits", "ring8"]
+    display = table[table.attrs["display"]]
+    assert display.map(lambda v: isinstance(v, str)).all(axis=None)
+
+
+def test_grids_are_embedded_captioned_and_kept_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, runs = made(tmp_path, {"alpha": 2.0, "beta": 3.0}, seeds=2)
+    (runs[-1]["folder"] / "grid.png").write_bytes(b"not a picture")
+    section = one(rows, runs)
+    first, more = page._tiles(section, png())
+    assert [t.name for t in first] == ["real data", "alpha", "beta"]
+    assert first[1].caption == "heun-10, seed 0, uncurated"
+    assert [t.name for t in more] == ["alpha"]
+    page._embed(first)
+    assert all(t.data.startswith("data:image/png;base64,") for t in first)
+    monkeypatch.setattr(page, "IMAGE_BYTES", 6_000)
+    small = [replace(t, data="") for t in first]
+    page._embed(small)
+    assert all(t.data.startswith("data:image/webp;base64,") for t in small)
+    assert sum(len(t.data) for t in small) < 6_000 * 4 / 3 + 200
+    assert "compressed" in small[1].caption
+
+
+def test_logs_are_read_tolerantly(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1, "loss": 2.0, "note": "x"}\nrubbish\n[1]\n{"step": 2, "loss": 1.0}\n{"step": 3, "lo')
+    log = figures.read_log(path)
+    assert list(log["step"]) == [1, 2]
+    assert "note" not in log
+    assert figures.read_log(tmp_path / "none").empty
+
+
+def test_bad_format_and_unwritable_place(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown report format 'pdf'; known: html"):
+        reports.render(pd.DataFrame(), [], None, tmp_path, ["pdf"])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        reports.render(pd.DataFrame(), [], None, tmp_path / "file" / "out", ["csv"])
+
+
+def test_reports_need_neither_torch_nor_the_suite() -> None:
+    code = (
+        "import sys, reports.page, reports.figures\n"
+        "bad = {'torch', 'bench', 'paradigms'} & {m.split('.')[0] for m in sys.modules}\n"
+        "sys.exit(str(bad) if bad else 0)"
+    )
+    root = Path(reports.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
