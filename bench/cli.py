@@ -563,15 +563,15 @@ def report(
             raise unknown("format", name, FORMATS)
     if not runs.is_dir():
         raise BadInput(f"there is no folder {runs}; run `bench all` first, or name the folder that holds the runs")
+    run_folders = sorted(path.parent for path in runs.rglob("run.json"))
+    folders = sorted(path.parent for path in runs.rglob("results.jsonl"))
+    if not folders:
+        raise BadInput(f"no results in {runs}; run `bench all` or `bench evaluate` first")
     target = to or runs / "report"
     _writable_folder(target)
 
-    from bench import store, suite
+    from bench import suite
 
-    run_folders = sorted(path.parent for path in runs.rglob("run.json"))
-    folders = sorted(path.parent for path in runs.rglob(store.RESULTS))
-    if not folders:
-        raise BadInput(f"no results in {runs}; run `bench all` or `bench evaluate` first")
     written = suite.report(folders, run_folders, target, wanted, real=_real_grids(folders))
     for path in written:
         print(path)

@@ -210,6 +210,12 @@ def test_ties_and_losers_are_told_apart(tmp_path: Path) -> None:
     assert bold == {"alpha": True, "beta": True, "gamma": False}
 
 
+def test_a_recipe_no_better_than_the_gaussian_is_named(tmp_path: Path) -> None:
+    said = verdict.plain_text(verdict.verdict(one(*made(tmp_path, {"alpha": 2.0, "beta": 15.0}))))
+    assert "against 0.420 for real training data (the floor) and 9.82 for a Gaussian" in said
+    assert "No better than that Gaussian: beta." in said
+
+
 def test_over_budget_is_marked_never_bold_never_ranked(tmp_path: Path) -> None:
     rows, runs = made(tmp_path)
     for row in rows:

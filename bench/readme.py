@@ -1,0 +1,43 @@
+"""Keeps the generated parts of README.md true: `python -m bench.readme [RUNS/report/report.md]`.
+
+The table of columns comes from `bench.store.Row`, the results from the report of a suite.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from bench.store import columns, write_atomic
+
+
+def column_table() -> str:
+    """The columns of a row as a Markdown table."""
+    lines = ["| column | meaning |", "|---|---|"]
+    lines += [f"| `{name}` | {meaning.replace('|', chr(92) + '|')} |" for name, _, meaning in columns()]
+    return "\n".join(lines)
+
+
+def replace_part(text: str, part: str, content: str) -> str:
+    """The text with what stands between <!-- part --> and <!-- /part --> replaced."""
+    found = re.compile(rf"(<!-- {part} -->\n).*?(<!-- /{part} -->)", re.DOTALL)
+    if not found.search(text):
+        raise ValueError(f"README.md has no part '{part}'")
+    return found.sub(lambda m: f"{m[1]}{content.strip()}\n{m[2]}", text)
+
+
+def headline(report: str) -> str:
+    """The first table of a report in Markdown."""
+    table = re.search(r"(?:^\|.*\n)+", report, re.MULTILINE)
+    if table is None:
+        raise ValueError("the report has no table")
+    return table[0]
+
+
+if __name__ == "__main__":
+    readme = Path(__file__).parents[1] / "README.md"
+    text = replace_part(readme.read_text(), "columns", column_table())
+    if len(sys.argv) > 1:
+        text = replace_part(text, "results", headline(Path(sys.argv[1]).read_text()))
+    write_atomic(readme, text.encode())

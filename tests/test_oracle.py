@@ -1,0 +1,616 @@
+"""Perfect networks: the closed-form answer for a Gaussian or a mixture plugged in where a trained network would stand.
+
+Then everything else a paradigm does is known: its samples' law, the order of its solvers, its likelihood.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from conftest import Exact, Mixture, build
+from torch import Tensor, nn
+
+from paradigms import catalogue
+from paradigms.backbones import Backbone
+from paradigms.contract import Batch, Kind, Noise, Plan, Space
+from paradigms.maths.likelihood import normal_log_prob
+
+PLANE = Space((2,))
+DDPM, SDE, FLOW = "ddpm", "score-sde", "flow-matching"
+
+
+def perfect(name: str, data: Mixture):
+    """A model of the plane whose network is exact, in float64."""
+    model = build(name, PLANE).double().eval()
+    if name == FLOW:
+        model.net = Exact(data, lambda t: (1 - t, t), lambda x0, eps, a, s: eps - x0)
+    elif name == SDE:
+
+        def circle(turn: Tensor) -> tuple[Tensor, Tensor]:
+            return torch.cos(turn * math.pi / 2), torch.sin(turn * math.pi / 2)
+
+        model.net = Exact(data, circle, lambda x0, eps, a, s: a * eps - s * x0)
+    else:
+
+        def chain(t: Tensor) -> tuple[Tensor, Tensor]:
+            index = (t * model.config.T).round().long()
+            return model.alpha[index], model.sigma[index]
+
+        model.net = Exact(data, chain, lambda x0, eps, a, s: eps)
+    return model
+
+
+def prior(n: int, seed: int = 0) -> Tensor:
+    return Noise("prior", seed).normal(n, 2).double()
+
+
+def ends(model) -> tuple[float, float, float, float]:
+    """(alpha, sigma) where sampling starts, and where its last network call is made."""
+    if model.card.title.startswith("Flow"):
+        return 0.0, 1.0, 1.0, 0.0
+    if hasattr(model, "angle_min"):
+        return *(f(model.angle_max) for f in (math.cos, math.sin)), *(f(model.angle_min) for f in (math.cos, math.sin))
+    return float(model.alpha[-1]), float(model.sigma[-1]), 1.0, 0.0
+
+
+def transported(data: Mixture, model, z: Tensor) -> Tensor:
+    """Where the probability-flow ODE of one Gaussian carries z: each coordinate keeps its standardised value."""
+    a, s, a0, s0 = ends(model)
+    mean, var = data.means[0], data.stds[0].square()
+    w = (z - a * mean) / (a**2 * var + s**2).sqrt()
+    x = a0 * mean + (a0**2 * var + s0**2).sqrt() * w
+    if s0:  # the last step is the denoised mean
+        x = data.posterior(x, torch.tensor([a0]).double(), torch.tensor([s0]).double())[0]
+    return x
+
+
+# -------------------------------------------------------------------------------------------------------- samplers
+
+
+DETERMINISTIC = [
+    (name, s.name, s.order)
+    for name in (FLOW, SDE, DDPM)
+    for s in catalogue.get(name).paradigm.card.samplers
+    if not s.stochastic and s.calls is not None
+]
+
+
+@pytest.mark.parametrize(("name", "sampler", "order"), DETERMINISTIC)
+def test_samplers_have_the_order_they_claim(name, sampler, order, gaussian):
+    model, z = perfect(name, gaussian), prior(64)
+    truth = transported(gaussian, model, z)
+    counts = (50, 100, 200) if name == DDPM else (64, 128, 256)
+    with torch.no_grad():
+        errors = [float((model.sample(z, Plan(sampler, n), Noise(0)) - truth).norm(dim=1).mean()) for n in counts]
+    slopes = [math.log2(a / b) for a, b in zip(errors, errors[1:])]
+    assert errors[-1] < 0.02
+    assert slopes == pytest.approx([order] * 2, abs=0.25), errors
+
+
+def test_adaptive_sampling_arrives(gaussian):
+    model, z = perfect(FLOW, gaussian), prior(64)
+    truth = transported(gaussian, model, z)
+    with torch.no_grad():
+        for tolerance in (1e-3, 1e-6):
+            plan = Plan("dopri5", 1, (("rtol", tolerance), ("atol", tolerance)))
+            assert (model.sample(z, plan, Noise(0)) - truth).abs().max() < 10 * tolerance
+
+
+PLANS = [
+    (FLOW, Plan("euler", 200)),
+    (FLOW, Plan("heun", 32)),
+    (FLOW, Plan("dopri5")),
+    (SDE, Plan("reverse-sde", 500)),
+    (SDE, Plan("pf-euler", 200)),
+    (SDE, Plan("pf-heun", 32)),
+    (DDPM, Plan("ancestral", 500)),
+    (DDPM, Plan("ddim", 200)),
+    (DDPM, Plan("ddim", 500, (("eta", 0.5),))),
+]
+
+
+@pytest.mark.parametrize(("name", "plan"), PLANS, ids=[f"{n}-{p}" for n, p in PLANS])
+def test_samples_of_a_mixture_have_its_moments(name, plan, mixture):
+    """Mean, covariance and the share of each component, within four standard errors and a small bias of the solver."""
+    model, n = perfect(name, mixture), 4000
+    with torch.no_grad():
+        x = model.sample(prior(n), plan, Noise("draws"))
+    scale = mixture.cov.diag().sqrt()
+    assert ((x.mean(0) - mixture.mean).abs() / scale < 4 / math.sqrt(n) + 0.01).all()
+    assert ((x.T.cov() - mixture.cov).abs() / torch.outer(scale, scale) < 4 * math.sqrt(2 / n) + 0.02).all()
+    near = torch.cdist(x, mixture.means).argmin(1)
+    truth = torch.cdist(mixture.sample(20_000, seed=1), mixture.means).argmin(1).double().mean()
+    assert abs(float(near.double().mean() - truth)) < 4 * math.sqrt(0.25 / n)
+    # Not only the moments: the mean log density is minus the entropy.
+    entropy = mixture.log_prob(mixture.sample(20_000, seed=2))
+    assert abs(float(mixture.log_prob(x).mean() - entropy.mean())) < 4 * float(entropy.std()) / math.sqrt(n) + 0.05
+
+
+def test_the_reverse_sde_converges(gaussian):
+    """More steps, less bias: the spread comes closer to the data's (Euler-Maruyama has weak order 1)."""
+    model, z = perfect(SDE, gaussian), prior(20_000)
+    with torch.no_grad():
+        gaps = [
+            float((model.sample(z, Plan("reverse-sde", n), Noise("w", n)).std(0) / gaussian.stds[0] - 1).abs().max())
+            for n in (25, 200)
+        ]
+    assert gaps[1] < 0.03
+    assert gaps[1] < gaps[0] / 2
+
+
+# ------------------------------------------------------------------------------------------------------------- DDPM
+
+
+@pytest.mark.parametrize("space", [PLANE, Space((1, 8, 8), 0, 17)], ids=["vectors", "levels"])
+def test_ddim_with_full_noise_is_the_ancestral_chain(space):
+    model = build(DDPM, space).eval()
+    z = model.prior(3, Noise("z"))
+    with torch.no_grad():
+        ancestral = model.sample(z, Plan("ancestral", 20), Noise("w"))
+        ddim = model.sample(z, Plan("ddim", 20, (("eta", 1.0),)), Noise("w"))
+    assert torch.equal(ancestral, ddim)
+
+
+def test_ancestral_steps_are_the_forward_posterior(mixture):
+    """The same chain written from Ho et al., eq. 6-7 between any two times, with the same draws."""
+    model, z, steps = perfect(DDPM, mixture), prior(50), 25
+    noise, x = Noise("w"), z
+    times = torch.linspace(1000, 0, steps + 1).round().long()
+    for t, s in zip(times, times[1:]):
+        a_t, s_t, a_s, s_s = model.alpha[t], model.sigma[t], model.alpha[s], model.sigma[s]
+        ratio = a_t / a_s
+        beta = s_t**2 - ratio**2 * s_s**2  # the variance of q(x_t | x_s)
+        x0, _ = mixture.posterior(x, a_t[None], s_t[None])
+        mean = ratio * s_s**2 / s_t**2 * x + a_s * beta / s_t**2 * x0
+        x = mean if s == 0 else mean + (beta * s_s**2 / s_t**2).sqrt() * noise.normal(50, 2)
+    with torch.no_grad():
+        ours = model.sample(z, Plan("ancestral", steps), Noise("w"))
+    torch.testing.assert_close(ours, x, rtol=1e-6, atol=1e-6)
+
+
+def test_ddim_is_eulers_method_in_rescaled_coordinates(mixture):
+    """d(x / alpha) = eps d(sigma / alpha) (Song et al. 2021, section 4.3)."""
+    model, z, steps = perfect(DDPM, mixture), prior(50), 25
+    times = torch.linspace(1000, 0, steps + 1).round().long()
+    y = z / model.alpha[times[0]]
+    for t, s in zip(times, times[1:]):
+        a, sigma = model.alpha[t], model.sigma[t]
+        _, eps = mixture.posterior(a * y, a[None], sigma[None])
+        y = y + (model.sigma[s] / model.alpha[s] - sigma / a) * eps
+    with torch.no_grad():
+        ours = model.sample(z, Plan("ddim", steps), Noise("w"))
+    torch.testing.assert_close(ours, y, rtol=1e-6, atol=1e-6)
+
+
+def bound_terms(model, data: Mixture, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """L_T, sum of L_{t-1} and E log p(x | x_1) of one Gaussian in closed form, (B,) each."""
+    alpha, sigma = model.alpha.double()[:, None, None], model.sigma.double()[:, None, None]
+    off, var = x - data.means[0], data.stds[0].square()
+    total = alpha**2 * var + sigma**2
+    # E_eps (x - x0hat)^2: the bias and the variance of the posterior mean at x_t = alpha x + sigma eps.
+    error = ((sigma**2 * off) ** 2 + (alpha * var * sigma) ** 2) / total**2
+    snr = (alpha / sigma).square()
+    steps = (0.5 * (snr[1:-1] - snr[2:]) * error[2:]).sum((0, 2))
+    a, s = float(model.alpha[-1]), float(model.sigma[-1])
+    last = torch.distributions.kl_divergence(
+        torch.distributions.Normal(a * x, torch.full_like(x, s)), torch.distributions.Normal(0.0, 1.0)
+    ).sum(1)
+    decoder = (-0.5 * math.log(2 * math.pi) - sigma[1].log() - 0.5 * error[1] / sigma[1] ** 2).sum(1)
+    return last, steps, decoder
+
+
+def test_variational_bound_term_by_term(gaussian):
+    model, draws = perfect(DDPM, gaussian), 1500
+    points = torch.tensor([[0.6, -0.3], [1.7, 0.2]], dtype=torch.float64)
+    x = points.repeat_interleave(draws, 0)
+    with torch.no_grad():
+        every = model.log_likelihood(x, Kind("vlb", "≤", 1000, (("terms", 1000),)), Noise("l"))
+        some = model.log_likelihood(x, Kind("vlb", "≤", 51, (("terms", 50),)), Noise("m"))
+    last, steps, decoder = bound_terms(model, gaussian, points)
+
+    def check(values: Tensor, truth: Tensor) -> None:
+        values = values.view(2, draws)
+        error = values.std(1) / math.sqrt(draws)
+        assert ((values.mean(1) - truth).abs() < 4 * error + 1e-6).all()
+        assert (error < 0.1 * truth.abs() + 0.02).all(), "too noisy to say"
+
+    for estimate in (every, some):
+        torch.testing.assert_close(estimate.terms["prior"].view(2, draws)[:, 0], last, rtol=1e-5, atol=1e-7)
+        check(estimate.terms["steps"], steps)
+        check(-estimate.terms["decoder"], decoder)
+        check(estimate.value, decoder - steps - last)
+
+
+def test_variational_bound_lies_above_the_entropy(gaussian):
+    """In closed form over the data's law: never better than the truth, and within 5 % of a nat with T = 1000."""
+    model, x = perfect(DDPM, gaussian), gaussian.sample(20_000)
+    last, steps, decoder = bound_terms(model, gaussian, x)
+    gap = (last + steps - decoder) + gaussian.log_prob(x)
+    assert 0 < gap.mean() < 0.05
+    with torch.no_grad():
+        value = model.log_likelihood(x[:4000], Kind("vlb", "≤", 201, (("terms", 200),)), Noise("l")).value
+    slack = -value + gaussian.log_prob(x[:4000])
+    error = float(slack.std()) / math.sqrt(4000)
+    assert -4 * error < float(slack.mean()) < 0.05 + 4 * error
+
+
+def test_the_bound_of_a_worse_network_is_worse(gaussian):
+    good, x = perfect(DDPM, gaussian), gaussian.sample(500)
+    bad = perfect(DDPM, Mixture([1.0], [[0.2, 0.1]], [[0.5, 0.5]]))
+    kind = Kind("vlb", "≤", 51, (("terms", 50),))
+    with torch.no_grad():
+        assert (good.log_likelihood(x, kind, Noise(0)).value - bad.log_likelihood(x, kind, Noise(0)).value).mean() > 0.3
+
+
+# --------------------------------------------------------------------------------------------------- ODE likelihood
+
+
+@pytest.mark.parametrize("name", [FLOW, SDE])
+@pytest.mark.parametrize("law", ["gaussian", "mixture"])
+def test_ode_likelihood_is_the_density(name, law, request):
+    """Exact trace, RK4, at most 100 calls: within 1e-4 nats of the closed form in the mean, 1e-3 at the worst point."""
+    data = request.getfixturevalue(law)
+    model, x = perfect(name, data), data.sample(300)
+    estimate = model.log_likelihood(x, Kind("ode", "≈", 96, (("steps", 16), ("probes", 0))), Noise(0))
+    _, _, a, s = ends(model)
+    gap = estimate.value - data.log_prob(x, a, s)
+    assert abs(float(gap.mean())) < 1e-4
+    assert gap.abs().max() < 2e-2
+
+
+@pytest.mark.parametrize("name", [FLOW, SDE])
+def test_ode_likelihood_with_probes_agrees(name, mixture):
+    """Hutchinson's estimate is unbiased and says its own error."""
+    model, x = perfect(name, mixture), mixture.sample(400).float()
+    estimate = model.log_likelihood(x, Kind("ode", "≈", 60, (("steps", 10), ("probes", 8))), Noise(0))
+    _, _, a, s = ends(model)
+    gap = estimate.value - mixture.log_prob(x.double(), a, s)
+    assert abs(float(gap.mean())) < 4 * float(gap.std()) / math.sqrt(400) + 2e-3
+    said = float(estimate.errors["probe"].square().mean().sqrt())
+    assert float(gap.std()) == pytest.approx(said, rel=0.5)
+
+
+# ------------------------------------------------------------------------------------------------------ consistency
+
+
+class ExactJump(Backbone):
+    """F of f(x, t) = x - t F, where f carries x to the end of its ODE path; one Gaussian, linear path."""
+
+    def __init__(self, data: Mixture, stretch: float = 1.0) -> None:
+        super().__init__()
+        self.data, self.stretch = data, stretch
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        t = t.double()[:, None]
+        mean, std = self.data.means[0], self.data.stds[0] * self.stretch
+        spread = ((1 - t).square() * self.data.stds[0].square() + t.square()).sqrt()
+        end = mean + std * (x.double() - (1 - t) * mean) / spread
+        return ((x.double() - end) / t.clamp_min(1e-12)).to(x.dtype)
+
+
+def perfect_jump(data: Mixture, times: int, stretch: float = 1.0):
+    recipe = catalogue.get("consistency")
+    model = build(recipe, PLANE, config=replace(recipe.config, steps_start=times, steps_end=times)).eval()
+    model.teacher.model.net = Exact(data, lambda t: (1 - t, t), lambda x0, eps, a, s: eps - x0)
+    model.net = model.target = ExactJump(data, stretch)
+    return model
+
+
+def test_the_closed_form_map_minimises_the_consistency_loss(gaussian):
+    """Up to the teacher's Heun step, of third order: doubling the times divides the squared gap by 2^6."""
+    batch = Batch(gaussian.sample(2000).float())
+
+    def gap(times: int, stretch: float = 1.0) -> float:
+        (update,) = perfect_jump(gaussian, times, stretch).updates(batch, 0.5, Noise("c"))
+        assert float(update.terms["times"]) == times
+        assert update.loss >= 0
+        return float(update.terms["gap"].detach())
+
+    gaps = [gap(n) for n in (4, 8, 16, 32)]
+    assert gaps[0] < 0.03
+    ratios = [a / b for a, b in zip(gaps, gaps[1:])]
+    assert all(r > 12 for r in ratios[1:]), gaps
+    # A map that ends elsewhere and is not the identity at t = 0 is told so.
+    assert gap(32, stretch=1.3) > 100 * gaps[-1]
+
+
+def test_the_consistency_map_is_the_identity_on_data():
+    model = build("consistency", Space((1, 8, 8), 0, 17))
+    x = torch.randn(5, 1, 8, 8)
+    assert torch.equal(model.f(model.net, x, torch.zeros(5), None), x)
+    assert not torch.equal(model.f(model.net, x, torch.full((5,), 0.1), None), x)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_the_closed_form_map_samples_the_gaussian(steps, gaussian):
+    model, n = perfect_jump(gaussian, 8), 20_000
+    z = prior(n)
+    with torch.no_grad():
+        x = model.sample(z, Plan("multistep", steps), Noise("again"))
+    if steps == 1:
+        torch.testing.assert_close(x, gaussian.means[0] + gaussian.stds[0] * z)
+    assert ((x.mean(0) - gaussian.mean).abs() / gaussian.stds[0] < 4 / math.sqrt(n)).all()
+    assert (x.std(0) / gaussian.stds[0] - 1).abs().max() < 4 / math.sqrt(2 * n)
+
+
+def test_the_target_is_an_average_and_the_times_double():
+    recipe = catalogue.get("consistency")
+    model = build(recipe, PLANE)
+    with torch.no_grad():
+        for p in model.net.parameters():
+            p.fill_(1.0)
+        for p in model.target.parameters():
+            p.zero_()
+    model.move_target()
+    model.move_target()
+    decay = recipe.config.decay
+    assert all(torch.allclose(p, torch.full_like(p, 1 - decay**2)) for p in model.target.parameters())
+    x = torch.randn(8, 2)
+    seen = [
+        int(next(model.updates(Batch(x), k / 40, Noise(k))).terms["times"]) for k in range(41)
+    ]  # fmt: skip
+    start, end = recipe.config.steps_start, recipe.config.steps_end
+    assert (seen[0], seen[-1]) == (start, end)
+    assert all(b in (a, 2 * a) for a, b in zip(seen, seen[1:]))
+
+
+# -------------------------------------------------------------------------------------------------------------- VAE
+
+
+@dataclass
+class Linear:
+    """A linear-Gaussian decoder x = W z + b + s eps with orthogonal columns: probabilistic PCA."""
+
+    w: Tensor
+    b: Tensor
+    std: Tensor
+
+    @property
+    def posterior_var(self) -> Tensor:
+        return 1 / (1 + (self.w.square() / self.std.square()[:, None]).sum(0))
+
+    def posterior_mean(self, x: Tensor) -> Tensor:
+        return ((x - self.b) / self.std.square()) @ self.w * self.posterior_var
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        cov = self.w @ self.w.T + torch.diag(self.std.square())
+        return torch.distributions.MultivariateNormal(self.b, cov).log_prob(x)
+
+
+class LinearDecoder(Backbone):
+    def __init__(self, law: Linear) -> None:
+        super().__init__()
+        self.law = law
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        mean = z @ self.law.w.T + self.law.b
+        return torch.cat([mean, (self.law.std.log() + 2).expand_as(mean)], dim=1)
+
+
+class LinearEncoder(Backbone):
+    """The exact posterior, or one that is off by `shift` in its mean and `stretch` in its spread."""
+
+    def __init__(self, law: Linear, shift: float, stretch: float) -> None:
+        super().__init__()
+        self.law, self.shift, self.stretch = law, shift, stretch
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        mean = self.law.posterior_mean(x) + self.shift
+        return torch.cat([mean, (self.law.posterior_var.sqrt() * self.stretch).log().expand_as(mean)], dim=1)
+
+
+def linear_vae(shift: float = 0.0, stretch: float = 1.0):
+    recipe, space = catalogue.get("vae"), Space((3,))
+    model = build(recipe, space, config=replace(recipe.config, latent=2)).double().eval()
+    q, _ = torch.linalg.qr(torch.randn(3, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    law = Linear(
+        q * torch.tensor([1.5, 0.6]).double(), torch.tensor([0.3, -1.0, 0.5]).double(), torch.full((3,), 0.4).double()
+    )
+    model.coder.decoder, model.coder.encoder = LinearDecoder(law), LinearEncoder(law, shift, stretch)
+    generator = torch.Generator().manual_seed(1)
+    z = torch.randn(400, 2, generator=generator, dtype=torch.float64)
+    x = z @ law.w.T + law.b + law.std * torch.randn(400, 3, generator=generator, dtype=torch.float64)
+    return model, law, x
+
+
+def test_with_the_exact_posterior_every_bound_is_tight():
+    model, law, x = linear_vae()
+    truth = law.log_prob(x)
+    # Each importance weight is p(x) itself, whatever was drawn.
+    for k in (1, 5):
+        value = model.log_likelihood(x, Kind("iwae", "≤", k + 1, (("K", k),)), Noise("l", k)).value
+        torch.testing.assert_close(value, truth, rtol=0, atol=1e-6)
+    elbo = model.log_likelihood(x, Kind("elbo", "≤", 2), Noise("l")).value
+    gap = elbo - truth
+    assert abs(float(gap.mean())) < 4 * float(gap.std()) / math.sqrt(len(x))
+
+
+def test_bounds_stand_in_their_order():
+    """ELBO <= IWAE-1 in the mean ... <= IWAE-K <= log p(x), and the ELBO's gap is KL(q || posterior)."""
+    shift, stretch = 0.3, 1.4
+    model, law, x = linear_vae(shift, stretch)
+    truth = law.log_prob(x)
+    var = law.posterior_var
+    gap = torch.distributions.kl_divergence(
+        torch.distributions.Normal(torch.full((2,), shift).double(), var.sqrt() * stretch),
+        torch.distributions.Normal(torch.zeros(2).double(), var.sqrt()),
+    ).sum()
+    elbo = torch.stack([model.log_likelihood(x, Kind("elbo", "≤", 2), Noise("l", i)).value for i in range(50)])
+    below = truth.mean() - elbo.mean()
+    assert float(below) == pytest.approx(float(gap), abs=4 * float((truth - elbo).std()) / math.sqrt(elbo.numel()))
+    values = {k: model.log_likelihood(x, Kind("iwae", "≤", k + 1, (("K", k),)), Noise("k")).value for k in (1, 8, 64, 512)}
+    means = [float(elbo.mean()), *(float(values[k].mean()) for k in (8, 64, 512)), float(truth.mean())]
+    assert means == sorted(means)
+    assert float((values[512] - truth).abs().mean()) < 0.05
+
+
+def test_more_importance_samples_are_the_same_draws_regrouped():
+    """IWAE-64 is the log mean of the 64 weights that 64 single draws give; larger groups are tighter (Jensen)."""
+    model, law, x = linear_vae(0.3, 1.4)
+    one = Kind("iwae", "≤", 2, (("K", 1),))
+
+    def single(k: int) -> Tensor:
+        noise = Noise("g")
+        for _ in range(k):
+            noise.normal(1, 2)
+        return model.log_likelihood(x, one, noise).value
+
+    weights = torch.stack([single(k) for k in range(64)])
+    whole = model.log_likelihood(x, Kind("iwae", "≤", 65, (("K", 64),)), Noise("g")).value
+    torch.testing.assert_close(whole, weights.logsumexp(0) - math.log(64))
+    grouped = [(weights.view(-1, k, len(x)).logsumexp(1) - math.log(k)).mean(0) for k in (1, 2, 8, 64)]
+    assert all((b >= a - 1e-9).all() for a, b in zip(grouped, grouped[1:]))
+
+
+def test_the_training_loss_is_the_negative_elbo_per_dimension():
+    model, _, x = linear_vae(0.3, 1.4)
+    (update,) = model.updates(Batch(x), 0.9, Noise("same"))
+    elbo = model.log_likelihood(x, Kind("elbo", "≤", 2), Noise("same"))
+    assert float(update.loss) == pytest.approx(-float(elbo.value.mean()) / 3, rel=1e-6)
+    q = torch.distributions.Normal(*(f for f in (model.coder.encode(x, None)[0], model.coder.encode(x, None)[1].exp())))
+    kl = torch.distributions.kl_divergence(q, torch.distributions.Normal(torch.zeros(()).double(), torch.ones(()).double()))
+    torch.testing.assert_close(elbo.terms["kl"], kl.sum(1))
+    (start,) = model.updates(Batch(x), 0.0, Noise("same"))  # the KL is silent at first
+    assert float(start.loss) == pytest.approx(float(start.terms["reconstruction"]) / 3)
+
+
+def test_vae_samples_have_the_decoders_law():
+    model, law, _ = linear_vae()
+    n = 40_000
+    z = Noise("z").normal(n, 2).double()
+    x = model.sample(z, Plan("sample"), Noise("x"))
+    cov = law.w @ law.w.T + torch.diag(law.std.square())
+    assert (x.mean(0) - law.b).abs().max() < 0.03
+    assert (x.T.cov() - cov).abs().max() < 0.06
+    torch.testing.assert_close(model.sample(z, Plan("mean"), Noise("x")), z @ law.w.T + law.b)
+
+
+def test_vae_on_levels_samples_the_masses_it_scores():
+    """The share of each level among samples is the discretised logistic's mass."""
+    from paradigms.maths.likelihood import discretised_logistic
+
+    space, recipe = Space((1, 4, 4), 0, 17), catalogue.get("vae")
+    model = build(recipe, space).eval()
+
+    class Constant(Backbone):
+        def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+            return torch.cat([torch.full((len(z), 1, 4, 4), 0.5), torch.full((len(z), 1, 4, 4), 0.3)], dim=1)
+
+    model.coder.decoder = Constant()
+    n = 5000
+    x = space.decode(model.sample(model.prior(n, Noise("z")), Plan("sample"), Noise("x")))
+    share = torch.bincount(x.flatten().long(), minlength=17) / x.numel()
+    centres = space.encode(torch.arange(17))
+    mass = discretised_logistic(centres, torch.tensor(0.5), torch.tensor(0.3 - 2), 17).exp()
+    assert (share - mass).abs().max() < 4 * math.sqrt(0.25 / x.numel())
+
+
+# -------------------------------------------------------------------------------------------------------------- GAN
+
+
+class Quadratic(Backbone):
+    """D(x) = x^T A x / 2 + b x + c, whose gradient is A x + b for symmetric A."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor([[1.0, 0.4], [0.4, -2.0]]))
+        self.b = nn.Parameter(torch.tensor([0.3, -0.7]))
+        self.c = nn.Parameter(torch.tensor(5.0))
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return (0.5 * ((x @ self.a) * x).sum(1) + x @ self.b + self.c)[:, None]
+
+    def penalty(self, x: Tensor) -> Tensor:
+        return (x @ self.a + self.b).square().sum(1).mean()
+
+
+def quadratic_gan():
+    model = build("gan", PLANE)
+    model.critic = Quadratic()
+    return model
+
+
+def test_gan_critic_loss_is_pairing_plus_both_penalties():
+    model, x, progress = quadratic_gan(), torch.randn(32, 2), 0.4
+    seen = []
+    model.generator.register_forward_hook(lambda m, args, out: seen.append(out.detach()))
+    update = next(model.updates(Batch(x), progress, Noise(0)))
+    assert update.module is model.critic
+    (fake,) = seen
+    assert fake.std() > 0
+    assert not torch.equal(fake[0], fake[1])
+    r1, r2 = model.critic.penalty(x), model.critic.penalty(fake)
+    torch.testing.assert_close(update.terms["r1"], r1)
+    torch.testing.assert_close(update.terms["r2"], r2)
+    difference = model.critic(x) - model.critic(fake)
+    pairing = torch.log1p(torch.exp(-difference)).mean()
+    torch.testing.assert_close(update.terms["critic"], pairing)
+    config = model.config
+    gamma = config.gamma_end * (config.gamma / config.gamma_end) ** (0.5 * (1 + math.cos(math.pi * progress)))
+    torch.testing.assert_close(update.loss, pairing + gamma / 2 * (r1 + r2))
+    # The penalties train the critic: their gradients, by double backward, equal those of the closed form.
+    ours = torch.autograd.grad(update.loss, [model.critic.a, model.critic.b], retain_graph=True)
+    truth = torch.autograd.grad(pairing + gamma / 2 * (r1 + r2), [model.critic.a, model.critic.b])
+    torch.testing.assert_close(ours[0] + ours[0].T, truth[0] + truth[0].T)  # A is only known up to its symmetric part
+    torch.testing.assert_close(ours[1], truth[1])
+
+
+def test_gan_critic_sees_fakes_detached_and_the_generator_the_stepped_critic():
+    model, x = quadratic_gan(), torch.randn(32, 2)
+    updates = model.updates(Batch(x), 0.4, Noise(0))
+    update = next(updates)
+    update.loss.backward()
+    assert all(p.grad is None for p in model.generator.parameters())
+    assert model.critic.a.grad is not None
+    with torch.no_grad():
+        model.critic.b.add_(torch.tensor([2.0, -1.0]))  # the critic's step
+    model.zero_grad(set_to_none=True)
+    seen = []
+    model.generator.register_forward_hook(lambda m, args, out: seen.append(out.detach()))
+    update = next(updates)
+    assert update.module is model.generator
+    difference = model.critic(seen[0]) - model.critic(x)
+    torch.testing.assert_close(update.loss, torch.log1p(torch.exp(-difference)).mean())
+    update.loss.backward(inputs=list(model.generator.parameters()))
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in model.generator.parameters())
+    assert next(updates, None) is None
+
+
+def test_gan_losses_do_not_see_a_common_shift():
+    model, x = quadratic_gan(), torch.randn(32, 2)
+    first = [u.loss.item() for u in model.updates(Batch(x), 0.4, Noise(0))]
+    with torch.no_grad():
+        model.critic.c.add_(10)
+    assert [u.loss.item() for u in model.updates(Batch(x), 0.4, Noise(0))] == pytest.approx(first, rel=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------- training targets
+
+
+@pytest.mark.parametrize("name", [FLOW, SDE, DDPM])
+def test_the_loss_is_least_at_the_exact_network(name, mixture):
+    """The regression target is the one whose mean the sampler wants: any other network does worse on average."""
+    model, batch = perfect(name, mixture).float(), Batch(mixture.sample(4000).float())
+
+    def loss(scale: float, shift: float) -> float:
+        exact = perfect(name, mixture).net
+
+        class Bent(Backbone):
+            def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+                return scale * exact(x, t) + shift
+
+        model.net = Bent()
+        return sum(float(next(model.updates(batch, 0.5, Noise(k))).loss) for k in range(4)) / 4
+
+    best = loss(1.0, 0.0)
+    assert all(loss(*bent) > best + 5e-4 for bent in ((1.1, 0.0), (0.9, 0.0), (1.0, 0.1), (1.0, -0.1)))
+
+
+def test_normal_helper_agrees():
+    """The closed forms above lean on it."""
+    data = Mixture([1.0], [[0.2, 0.4]], [[0.5, 2.0]])
+    x = data.sample(5)
+    torch.testing.assert_close(normal_log_prob(x, data.means[0], data.stds[0].log()).sum(1), data.log_prob(x))

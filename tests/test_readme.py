@@ -1,0 +1,43 @@
+"""What the README says is what the code does: its generated parts, its commands, its links."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from typer.main import get_command
+
+from bench import readme
+from bench.cli import app
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text()
+
+
+def test_the_table_of_columns_is_the_row_schema():
+    assert readme.replace_part(TEXT, "columns", readme.column_table()) == TEXT
+
+
+def test_every_verb_and_option_it_shows_exists():
+    command = get_command(app)
+    block = re.search(r"```\n(bench all.*?)```", TEXT, re.DOTALL)
+    assert block
+    shown = [line for line in block[1].splitlines() if line.startswith("bench ")]
+    assert {line.split()[1] for line in shown} == set(command.commands)
+    for line in shown:
+        verb = command.commands[line.split()[1]]
+        options = {o for p in verb.params for o in p.opts}
+        assert {word for word in re.findall(r"--\w+", line)} <= options, line
+
+
+def test_its_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
+        assert "://" in target or (ROOT / target).exists(), target
+
+
+def test_the_two_commands_are_the_ones_that_ci_runs():
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert "pip install -c constraints.txt -e . && bench all" in TEXT
+    assert "pip install -c constraints.txt -e '.[test]' && pytest" in TEXT
+    assert "-c constraints.txt -e '.[test]'" in ci
+    assert re.search(r"^pytest$", ci, re.MULTILINE)
