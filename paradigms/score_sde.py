@@ -10,8 +10,8 @@ Objective.  Denoising score matching (Vincent 2011; Song et al. 2021, eq. 7) wit
             the angle arctan(sigma / alpha) is uniform: every noise level is visited alike.
 
 Sampling.   Reverse SDE (Anderson 1982):   dx = [-beta/2 x - beta score] dt + sqrt(beta) dw, by Euler-Maruyama;
-            probability-flow ODE (eq. 13): dx = [-beta/2 x - beta/2 score] dt, by Euler or Heun;
-            both from t = 1 to t_min, followed by the denoised mean x0(x_t), on times with equally spaced angles.
+            probability-flow ODE (eq. 13): dx = [-beta/2 x - beta/2 score] dt, which in the angle is dx = F dangle, by Euler
+            or Heun; both from t = 1 to t_min, followed by the denoised mean x0(x_t), on times with equally spaced angles.
 
 Likelihood. The probability-flow ODE from t_min to 1 and the instantaneous change of variables (eq. 39).
 
@@ -23,7 +23,8 @@ References
 Where this differs from the paper
     - v-prediction and uniform angles instead of eps-prediction and uniform t: with beta from 0.1 to 20 half of uniform t
       lies at a signal-to-noise ratio below 0.1, where there is little to learn.
-    - The network is told the angle, which resolves small noise as t does not.
+    - The network is told the angle, which resolves small noise as t does not. The probability-flow ODE is solved in it,
+      where it is smooth: with an exact network Heun errs a third to a fifth as much as in t at the same calls.
     - It is trained on uniformly dequantised pixels, whose density is what its likelihood measures.
     - t_min is where the noise is a fixed fraction of a bin of the data, not 1e-5.
 """
@@ -136,9 +137,9 @@ class ScoreSDE(Paradigm):
     def prior(self, n: int, noise: Noise) -> Tensor:
         return noise.normal(n, *self.space.shape)
 
-    def times(self, steps: int) -> Tensor:
-        """steps + 1 times from 1 to t_min with equally spaced angles."""
-        return self.time(grid(self.angle_max, self.angle_min, steps))
+    def flow(self, x: Tensor, angle: Tensor, cond: Tensor | None = None) -> Tensor:
+        """dx/dangle of the probability-flow ODE, which is F: alpha and sigma turn into -sigma and alpha. angle (B,)."""
+        return self.net(x, angle * (2 / math.pi), cond)
 
     def sample(
         self,
@@ -148,10 +149,8 @@ class ScoreSDE(Paradigm):
         cond: Tensor | None = None,
         watch: Callable[[float, Tensor], None] | None = None,
     ) -> Tensor:
-        times = self.times(plan.steps)
-
-        def flow(x: Tensor, t: Tensor) -> Tensor:
-            return self.velocity(x, t, cond)
+        def flow(x: Tensor, angle: Tensor) -> Tensor:
+            return self.flow(x, angle, cond)
 
         def reverse_sde_step(_: object, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
             """Euler-Maruyama: drift -beta/2 x - beta score, diffusion sqrt(beta), over s - t < 0."""
@@ -159,14 +158,22 @@ class ScoreSDE(Paradigm):
             drift = -beta / 2 * x + beta * self.eps(x, t, cond) / expand(self.path.sigma(t), x)
             return x + h * drift + torch.sqrt(-h * beta) * noise.normal(*x.shape)
 
-        step = {"reverse-sde": reverse_sde_step, "pf-euler": euler_step, "pf-heun": heun_step}[plan.sampler]
-        x = solve(flow, z, times, step, watch)
-        t = times[-1:].to(x.device, x.dtype).expand(len(x))
-        return self.path.x0_of_eps(x, self.eps(x, t, cond), t)
+        def watch_angle(angle: float, x: Tensor) -> None:
+            if watch:
+                watch(float(self.time(torch.tensor(angle, dtype=torch.float64))), x)
+
+        angles = grid(self.angle_max, self.angle_min, plan.steps)
+        if plan.sampler == "reverse-sde":
+            x = solve(flow, z, self.time(angles), reverse_sde_step, watch)
+        else:
+            step = {"pf-euler": euler_step, "pf-heun": heun_step}[plan.sampler]
+            x = solve(flow, z, angles, step, watch and watch_angle)
+        last = x.new_full((len(x),), self.angle_min)
+        return math.cos(self.angle_min) * x - math.sin(self.angle_min) * flow(x, last)
 
     def log_likelihood(self, x: Tensor, kind: Kind, noise: Noise, cond: Tensor | None = None) -> Estimate:
         return ode_likelihood(
-            lambda h, t: self.velocity(h, t, cond),
+            lambda h, angle: self.flow(h, angle, cond),
             x,
             self.space,
             start=self.angle_min,
@@ -175,7 +182,6 @@ class ScoreSDE(Paradigm):
             m=int(kind.option("probes", 1)),
             prior_log_prob=standard_normal_log_prob,
             noise=noise,
-            times=self.time,
         )
 
 

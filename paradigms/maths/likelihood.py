@@ -101,13 +101,12 @@ def ode_log_prob(
     steps: int,
     prior_log_prob: Callable[[Tensor], Tensor],
     probes: Tensor | None,
-    times: Callable[[Tensor], Tensor] = lambda u: u,
 ) -> tuple[Tensor, Tensor]:
     """log p(x) of the ODE dx/dt = field(x, t) that carries data at `start` to the prior at `stop`.
 
     log p(x_start) = log prior(x_stop) + int_start^stop div field dt (Chen et al. 2018), by RK4 on `steps` steps; state
     and divergence are carried together. `probes` (m, B, ...) are held fixed over the whole solve; None is the exact
-    trace. `times` maps the uniform grid on [start, stop] to the grid used. Returns ((m, B) values, (B,) x_stop).
+    trace. Returns ((m, B) values, (B, ...) x_stop).
     """
     m = 1 if probes is None else len(probes)
     b, d = len(x), x[0].numel()
@@ -120,7 +119,7 @@ def ode_log_prob(
         return torch.cat([out.detach().flatten(1), div.detach().T], dim=1)
 
     state = torch.cat([x.flatten(1), x.new_zeros(b, m)], dim=1)
-    state = solve(joint, state, times(grid(start, stop, steps)), rk4_step)
+    state = solve(joint, state, grid(start, stop, steps), rk4_step)
     z = state[:, :d].reshape(x.shape)
     return prior_log_prob(z) + state[:, d:].T, z
 
@@ -135,7 +134,6 @@ def ode_likelihood(
     m: int,
     prior_log_prob: Callable[[Tensor], Tensor],
     noise: Noise,
-    times: Callable[[Tensor], Tensor] = lambda u: u,
 ) -> Estimate:
     """Probability-flow likelihood of bin-centred (or real) x (B, ...) with its errors; m = 0 probes: the exact trace.
 
@@ -144,8 +142,8 @@ def ode_likelihood(
     """
     y = dequantise(x, space.levels, noise)
     probes = None if m == 0 else torch.stack([noise.rademacher(*x.shape) for _ in range(m)])
-    fine, _ = ode_log_prob(field, y, start, stop, steps, prior_log_prob, probes, times)
-    coarse, _ = ode_log_prob(field, y, start, stop, max(1, steps // 2), prior_log_prob, probes, times)
+    fine, _ = ode_log_prob(field, y, start, stop, steps, prior_log_prob, probes)
+    coarse, _ = ode_log_prob(field, y, start, stop, max(1, steps // 2), prior_log_prob, probes)
     errors = {"solver": (fine - coarse).mean(0).abs()}
     if m > 1:
         errors["probe"] = fine.std(0) / math.sqrt(m)
