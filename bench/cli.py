@@ -465,7 +465,7 @@ def evaluate(
         else:
             info = runs.read_info(folder)
             rows = scores.evaluate(
-                folder, _tier_of(info.tier, tier), progress, runs.device_of(device).type, force=force
+                folder, _tier_of(info.tier, tier), progress, str(runs.device_of(device)), force=force
             )
     if as_json:
         _print_json([_finite_row(row) for row in rows])

@@ -246,7 +246,7 @@ class Plain:
         if now - self._last < self.every:
             return
         self._last = now
-        running = "; ".join(f"{e.job} {e.stage} {e.done}/{e.total}{_facts(e)}" for e in self.meter.latest.values())
+        running = "; ".join(f"{_title(e)} {e.done}/{e.total}{_facts(e)}" for e in self.meter.latest.values())
         if self._single and running:
             rate = self.meter.images_per_second
             eta = self.meter.eta
@@ -301,7 +301,7 @@ class Bars:
             note += f", about {duration(self.meter.eta)} to go"
         self._bars.update(
             self._tasks[event.job],
-            description=f"{event.job} · {event.stage}" if event.stage not in event.job else event.job,
+            description=_title(event),
             completed=event.done,
             total=event.total or None,
             note=note.strip(),
@@ -324,6 +324,14 @@ class Bars:
 
     def say(self, text: str) -> None:
         self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _title(event: Event) -> str:
+    """Job and stage without saying anything twice: "train gan seed 0", "evaluate gan seed 0: ddim-50"."""
+    verb, _, rest = event.stage.partition(" ")
+    if event.stage in event.job:
+        return event.job
+    return f"{event.job}: {rest if rest and event.job.startswith(verb) else event.stage}"
 
 
 def _facts(event: Event) -> str:

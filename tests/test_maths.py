@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -381,7 +382,7 @@ def test_rows_do_not_depend_on_how_they_are_cut(kind, rest):
     for cuts in ([0, 1, n], [0, n // 2, n // 2 + 3, n], [0, n - 1, n]):
         for k in range(2):
             parts = []
-            for a, b in zip(cuts, cuts[1:]):
+            for a, b in pairwise(cuts):
                 chunk = noise.rows(a)
                 drawn = [draw(chunk, b - a, *rest) for _ in range(2)]
                 parts.append(drawn[k])

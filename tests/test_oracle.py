@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from conftest import Exact, Mixture, build
 from torch import Tensor, nn
 
 from paradigms import catalogue
-from paradigms.backbones import Backbone
+from paradigms.backbones import Backbone, count_calls
 from paradigms.contract import Batch, Kind, Noise, Plan, Space
 from paradigms.maths.likelihood import normal_log_prob
 
@@ -85,7 +86,7 @@ def test_samplers_have_the_order_they_claim(name, sampler, order, gaussian):
     counts = (50, 100, 200) if name == DDPM else (64, 128, 256)
     with torch.no_grad():
         errors = [float((model.sample(z, Plan(sampler, n), Noise(0)) - truth).norm(dim=1).mean()) for n in counts]
-    slopes = [math.log2(a / b) for a, b in zip(errors, errors[1:])]
+    slopes = [math.log2(a / b) for a, b in pairwise(errors)]
     assert errors[-1] < 0.02
     assert slopes == pytest.approx([order] * 2, abs=0.25), errors
 
@@ -96,7 +97,9 @@ def test_adaptive_sampling_arrives(gaussian):
     with torch.no_grad():
         for tolerance in (1e-3, 1e-6):
             plan = Plan("dopri5", 1, (("rtol", tolerance), ("atol", tolerance)))
-            assert (model.sample(z, plan, Noise(0)) - truth).abs().max() < 10 * tolerance
+            error = (model.sample(z, plan, Noise(0)) - truth).abs()
+            assert error.mean() < 3 * tolerance
+            assert error.max() < 100 * tolerance
 
 
 PLANS = [
@@ -159,7 +162,7 @@ def test_ancestral_steps_are_the_forward_posterior(mixture):
     model, z, steps = perfect(DDPM, mixture), prior(50), 25
     noise, x = Noise("w"), z
     times = torch.linspace(1000, 0, steps + 1).round().long()
-    for t, s in zip(times, times[1:]):
+    for t, s in pairwise(times):
         a_t, s_t, a_s, s_s = model.alpha[t], model.sigma[t], model.alpha[s], model.sigma[s]
         ratio = a_t / a_s
         beta = s_t**2 - ratio**2 * s_s**2  # the variance of q(x_t | x_s)
@@ -168,7 +171,7 @@ def test_ancestral_steps_are_the_forward_posterior(mixture):
         x = mean if s == 0 else mean + (beta * s_s**2 / s_t**2).sqrt() * noise.normal(50, 2)
     with torch.no_grad():
         ours = model.sample(z, Plan("ancestral", steps), Noise("w"))
-    torch.testing.assert_close(ours, x, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(ours, x, rtol=0, atol=2e-5)  # alpha and sigma are kept in float32
 
 
 def test_ddim_is_eulers_method_in_rescaled_coordinates(mixture):
@@ -176,13 +179,13 @@ def test_ddim_is_eulers_method_in_rescaled_coordinates(mixture):
     model, z, steps = perfect(DDPM, mixture), prior(50), 25
     times = torch.linspace(1000, 0, steps + 1).round().long()
     y = z / model.alpha[times[0]]
-    for t, s in zip(times, times[1:]):
+    for t, s in pairwise(times):
         a, sigma = model.alpha[t], model.sigma[t]
         _, eps = mixture.posterior(a * y, a[None], sigma[None])
         y = y + (model.sigma[s] / model.alpha[s] - sigma / a) * eps
     with torch.no_grad():
         ours = model.sample(z, Plan("ddim", steps), Noise("w"))
-    torch.testing.assert_close(ours, y, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(ours, y, rtol=0, atol=1e-6)
 
 
 def bound_terms(model, data: Mixture, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -225,16 +228,20 @@ def test_variational_bound_term_by_term(gaussian):
 
 
 def test_variational_bound_lies_above_the_entropy(gaussian):
-    """In closed form over the data's law: never better than the truth, and within 5 % of a nat with T = 1000."""
-    model, x = perfect(DDPM, gaussian), gaussian.sample(20_000)
-    last, steps, decoder = bound_terms(model, gaussian, x)
-    gap = (last + steps - decoder) + gaussian.log_prob(x)
-    assert 0 < gap.mean() < 0.05
+    """Never better than the truth, within a tenth of a nat at T = 1000, and twice as near with twice the steps."""
+    recipe, x = catalogue.get(DDPM), gaussian.sample(4000)
+
+    def gap(T: int) -> float:
+        last, steps, decoder = bound_terms(build(DDPM, PLANE, config=replace(recipe.config, T=T)), gaussian, x)
+        return float((last + steps - decoder + gaussian.log_prob(x)).mean())
+
+    assert 0 < gap(1000) < 0.1
+    assert gap(1000) / gap(2000) == pytest.approx(2, abs=0.1)
+    model, some = perfect(DDPM, gaussian), x[:1000]
     with torch.no_grad():
-        value = model.log_likelihood(x[:4000], Kind("vlb", "≤", 201, (("terms", 200),)), Noise("l")).value
-    slack = -value + gaussian.log_prob(x[:4000])
-    error = float(slack.std()) / math.sqrt(4000)
-    assert -4 * error < float(slack.mean()) < 0.05 + 4 * error
+        value = model.log_likelihood(some, Kind("vlb", "≤", 201, (("terms", 200),)), Noise("l")).value
+    slack = gaussian.log_prob(some) - value
+    assert float(slack.mean()) == pytest.approx(gap(1000), abs=4 * float(slack.std()) / math.sqrt(len(some)))
 
 
 def test_the_bound_of_a_worse_network_is_worse(gaussian):
@@ -251,14 +258,24 @@ def test_the_bound_of_a_worse_network_is_worse(gaussian):
 @pytest.mark.parametrize("name", [FLOW, SDE])
 @pytest.mark.parametrize("law", ["gaussian", "mixture"])
 def test_ode_likelihood_is_the_density(name, law, request):
-    """Exact trace, RK4, at most 100 calls: within 1e-4 nats of the closed form in the mean, 1e-3 at the worst point."""
+    """Exact trace, RK4, at most 100 calls: within 1e-4 nats of the closed form in the mean.
+
+    Point by point a score SDE differs by what N(0, I) differs from the law at t = 1.
+    """
     data = request.getfixturevalue(law)
-    model, x = perfect(name, data), data.sample(300)
-    estimate = model.log_likelihood(x, Kind("ode", "≈", 96, (("steps", 16), ("probes", 0))), Noise(0))
-    _, _, a, s = ends(model)
+    model, x = perfect(name, data), data.sample(3000)
+    with count_calls() as count:
+        estimate = model.log_likelihood(x, Kind("ode", "≈", 96, (("steps", 16), ("probes", 0))), Noise(0))
+    assert count.calls <= 100
+    a1, s1, a, s = ends(model)
     gap = estimate.value - data.log_prob(x, a, s)
+    if law == "gaussian" and name == SDE:  # there the end point is known, and with it that difference
+        z = (x - a * data.means[0]) * ((a1 * data.stds[0]) ** 2 + s1**2).sqrt()
+        z = z / ((a * data.stds[0]) ** 2 + s**2).sqrt() + a1 * data.means[0]
+        gap = gap - (normal_log_prob(z).sum(1) - data.log_prob(z, a1, s1))
+        assert gap.abs().max() < 1e-3
     assert abs(float(gap.mean())) < 1e-4
-    assert gap.abs().max() < 2e-2
+    assert (gap.abs() <= 10 * estimate.errors["solver"] + 0.05).all()
 
 
 @pytest.mark.parametrize("name", [FLOW, SDE])
@@ -311,7 +328,7 @@ def test_the_closed_form_map_minimises_the_consistency_loss(gaussian):
 
     gaps = [gap(n) for n in (4, 8, 16, 32)]
     assert gaps[0] < 0.03
-    ratios = [a / b for a, b in zip(gaps, gaps[1:])]
+    ratios = [a / b for a, b in pairwise(gaps)]
     assert all(r > 12 for r in ratios[1:]), gaps
     # A map that ends elsewhere and is not the identity at t = 0 is told so.
     assert gap(32, stretch=1.3) > 100 * gaps[-1]
@@ -354,7 +371,7 @@ def test_the_target_is_an_average_and_the_times_double():
     ]  # fmt: skip
     start, end = recipe.config.steps_start, recipe.config.steps_end
     assert (seen[0], seen[-1]) == (start, end)
-    assert all(b in (a, 2 * a) for a, b in zip(seen, seen[1:]))
+    assert all(b in (a, 2 * a) for a, b in pairwise(seen))
 
 
 # -------------------------------------------------------------------------------------------------------------- VAE
@@ -441,15 +458,19 @@ def test_bounds_stand_in_their_order():
     elbo = torch.stack([model.log_likelihood(x, Kind("elbo", "≤", 2), Noise("l", i)).value for i in range(50)])
     below = truth.mean() - elbo.mean()
     assert float(below) == pytest.approx(float(gap), abs=4 * float((truth - elbo).std()) / math.sqrt(elbo.numel()))
-    values = {k: model.log_likelihood(x, Kind("iwae", "≤", k + 1, (("K", k),)), Noise("k")).value for k in (1, 8, 64, 512)}
-    means = [float(elbo.mean()), *(float(values[k].mean()) for k in (8, 64, 512)), float(truth.mean())]
-    assert means == sorted(means)
-    assert float((values[512] - truth).abs().mean()) < 0.05
+    values = [elbo[0]]
+    for k in (8, 64, 512):
+        values.append(model.log_likelihood(x, Kind("iwae", "≤", k + 1, (("K", k),)), Noise("k", k)).value)
+    for looser, tighter in pairwise([*values, truth]):
+        gain = tighter - looser
+        assert float(gain.mean()) > -4 * float(gain.std()) / math.sqrt(len(x))
+    assert float((values[1] - values[0]).mean()) > 0.3
+    assert float((values[3] - truth).abs().mean()) < 0.05
 
 
 def test_more_importance_samples_are_the_same_draws_regrouped():
     """IWAE-64 is the log mean of the 64 weights that 64 single draws give; larger groups are tighter (Jensen)."""
-    model, law, x = linear_vae(0.3, 1.4)
+    model, _, x = linear_vae(0.3, 1.4)
     one = Kind("iwae", "≤", 2, (("K", 1),))
 
     def single(k: int) -> Tensor:
@@ -462,7 +483,7 @@ def test_more_importance_samples_are_the_same_draws_regrouped():
     whole = model.log_likelihood(x, Kind("iwae", "≤", 65, (("K", 64),)), Noise("g")).value
     torch.testing.assert_close(whole, weights.logsumexp(0) - math.log(64))
     grouped = [(weights.view(-1, k, len(x)).logsumexp(1) - math.log(k)).mean(0) for k in (1, 2, 8, 64)]
-    assert all((b >= a - 1e-9).all() for a, b in zip(grouped, grouped[1:]))
+    assert all((b >= a - 1e-9).all() for a, b in pairwise(grouped))
 
 
 def test_the_training_loss_is_the_negative_elbo_per_dimension():
@@ -470,8 +491,9 @@ def test_the_training_loss_is_the_negative_elbo_per_dimension():
     (update,) = model.updates(Batch(x), 0.9, Noise("same"))
     elbo = model.log_likelihood(x, Kind("elbo", "≤", 2), Noise("same"))
     assert float(update.loss) == pytest.approx(-float(elbo.value.mean()) / 3, rel=1e-6)
-    q = torch.distributions.Normal(*(f for f in (model.coder.encode(x, None)[0], model.coder.encode(x, None)[1].exp())))
-    kl = torch.distributions.kl_divergence(q, torch.distributions.Normal(torch.zeros(()).double(), torch.ones(()).double()))
+    mean, log_sd = model.coder.encode(x, None)
+    q, p = torch.distributions.Normal(mean, log_sd.exp()), torch.distributions.Normal(torch.zeros_like(mean), 1.0)
+    kl = torch.distributions.kl_divergence(q, p)
     torch.testing.assert_close(elbo.terms["kl"], kl.sum(1))
     (start,) = model.updates(Batch(x), 0.0, Noise("same"))  # the KL is silent at first
     assert float(start.loss) == pytest.approx(float(start.terms["reconstruction"]) / 3)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.progress import Event, Meter, Plain, Progress, Silent, duration, graceful_stop
+from bench.progress import Event, Meter, Plain, Progress, Silent, display, duration, graceful_stop
 from bench.schedule import Job, Outcome, cores, critical_paths, perform
 from paradigms.errors import BadInput
 
@@ -203,9 +203,44 @@ def test_plain_lines_are_few_and_carry_no_control_codes() -> None:
     lines = stream.getvalue().splitlines()
     assert 2 <= len(lines) <= 12
     assert "\x1b" not in stream.getvalue()
-    assert "a train" in lines[0]
+    assert "a: train" in lines[0]
     assert "loss 1.25" in lines[0]
     assert lines[-1] == "failed: a: it broke [red]not markup[/red]"
+
+
+@pytest.mark.parametrize(
+    ("job", "stage", "words"),
+    [
+        ("train gan seed 0", "train gan", "train gan seed 0"),
+        ("evaluate gan seed 0", "evaluate ddim-50", "evaluate gan seed 0: ddim-50"),
+        ("train gan seed 0", "plan gan", "train gan seed 0: plan gan"),
+        ("time sampling", "time", "time sampling"),
+    ],
+)
+def test_titles_say_nothing_twice(job: str, stage: str, words: str) -> None:
+    stream = io.StringIO()
+    plain = Plain({job: 1.0, "other": 1.0}, stream, every=0.0)
+    plain.event(Event(job, stage, 1, 2))
+    assert f"| {words} 1/2" in stream.getvalue()
+
+
+def test_bars_on_a_terminal() -> None:
+    """Drawn with control codes; what stays is the lines that were said, as they were said."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    bars = display({"train gan": 1.0, "train [b]x": 1.0}, stream)
+    with bars:
+        bars.started("train gan")
+        bars.event(Event("train gan", "train gan", 3, 4, {"images": 10, "loss": 0.25}))
+        bars.event(Event("train [b]x", "plan", 0, 0))
+        bars.tick()
+        bars.finished("train gan", 1.0, "it broke [/red]")
+        bars.finished("train [b]x", 1.0)
+    assert "failed: train gan: it broke [/red]" in stream.getvalue()
 
 
 def test_meter_weights_by_cost_and_ignores_cache_hits(monkeypatch: pytest.MonkeyPatch) -> None:
