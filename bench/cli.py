@@ -954,9 +954,13 @@ def _comparison(result: Any) -> None:
 
     frame = result.comparison()
     for (dataset, tier), part in frame.groupby(["dataset", "tier"], sort=False):
-        shown = [c for c in frame.attrs["display"] if c not in ("dataset", "tier") and part[c].astype(bool).any()]
-        rows = part[shown].astype(str).to_numpy().tolist()
+        columns = [c for c in frame.attrs["display"] if c not in ("dataset", "tier") and part[c].astype(bool).any()]
+        texts = {c: part[c].astype(str).tolist() for c in columns}
+        shown = _fitting(texts, _console().width)
+        rows = [list(row) for row in zip(*(texts[c] for c in shown))]
         _table(shown, rows, f"{dataset}, tier {tier}: mean ± 95 % t-interval over seeds", shown[2:])
+        if hidden := [c for c in columns if c not in shown]:
+            print(f"for want of width not shown, but in the report: {', '.join(hidden)}")
     for job, reason in result.failures:
         print(f"failed: {job}: {reason}")
     for name, reason in result.skipped.items():
@@ -964,6 +968,21 @@ def _comparison(result: Any) -> None:
     for path in result.report[:1]:
         print(f"report: {path}")
     print(f"{result.trained} runs trained and {result.evaluated} evaluated in {duration(result.seconds)}")
+
+
+# What a narrow terminal can do without, the first to go first; the report has it all.
+_DISPENSABLE = ("Seeds", "Params", "Throughput", "Rank", "Time", "FD-random", "plan", "Training", "Latency")
+
+
+def _fitting(texts: Mapping[str, Sequence[str]], width: int) -> list[str]:
+    """The columns of a table that fit into so many characters."""
+    widths = {name: 3 + max(map(len, (name, *column))) for name, column in texts.items()}
+    for dispensable in _DISPENSABLE:
+        if sum(widths.values()) <= width:
+            break
+        for name in [n for n in widths if n.startswith(dispensable)]:
+            del widths[name]
+    return list(widths)
 
 
 def _rows(rows: Sequence[Row]) -> None:

@@ -103,7 +103,7 @@ class Consistency(Paradigm):
         t, s = i / n, (i - 1) / n
         x_t = self.path.perturb(x, noise.normal(*x.shape), t)
         with torch.no_grad():
-            x_s = heun_step(lambda h, u: self.teacher.model.velocity(h, u, y), x_t, t, s)
+            x_s = heun_step(lambda h, u: self.teacher.model.velocity(h, u, y), x_t, t, s, expand(s - t, x))
             goal = self.f(self.target, x_s, s, y)
         c = self.config.huber * math.sqrt(self.space.dim)
         error = (self.f(self.net, x_t, t, y) - goal).square().flatten(1).sum(1)

@@ -26,7 +26,8 @@ Where this differs from the papers
     - The schedule is Nichol & Dhariwal's cosine one with its offset stated as what it is for: the first step's noise is
       a fixed fraction of the data's bin width (they chose s = 0.008 from the width of a byte). Noise far below a bin
       teaches nothing about the data and costs bits in the bound.
-    - x0(x_t) is clipped to [-1, 1] in sampling on data with levels (as in Ho et al.'s code); never in the bound.
+    - x0(x_t) is clipped in sampling to where the data reach: [-1, 1] on data with levels (as in Ho et al.'s code), the
+      largest training value on vectors. At t = T an error of eps counts sigma / alpha = 200 times. Never in the bound.
     - The last step of the chain returns the mean, as in Ho et al.'s code.
 """
 
@@ -35,6 +36,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +46,7 @@ from paradigms.backbones.build import denoiser
 from paradigms.contract import (
     Batch,
     Card,
+    Data,
     Estimate,
     Frozen,
     Kind,
@@ -99,6 +102,7 @@ class DDPM(Paradigm):
 
     alpha: Tensor
     sigma: Tensor
+    reach: Tensor
 
     def __init__(self, config: Config, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
         super().__init__(config, space, width, parents)
@@ -109,6 +113,15 @@ class DDPM(Paradigm):
         # Index 0 is the data itself.
         self.register_buffer("alpha", torch.cat([torch.ones(1), angle.cos()]).float(), persistent=False)
         self.register_buffer("sigma", torch.cat([torch.zeros(1), angle.sin()]).float(), persistent=False)
+
+        # The largest |x| of the data, which on vectors is learned in `prepare`.
+        reach = torch.tensor(1.0 if space.levels else math.inf)
+        self.register_buffer("reach", reach, persistent=not space.levels)
+
+    def prepare(self, data: Data, noise: Noise) -> Data:
+        if not self.space.levels:
+            self.reach.copy_(data.x.abs().amax())
+        return data
 
     def optimizers(self) -> dict[nn.Module, Optimizer]:
         return {self.net: adamw(self.net, self.config.lr, weight_decay=self.config.weight_decay)}
@@ -146,15 +159,16 @@ class DDPM(Paradigm):
                                                    self.alpha[times[1:]], self.sigma[times[1:]]))  # fmt: skip
         c = eta * s_s / s_t * (1 - (a_t / a_s).square()).sqrt()
         steps = torch.stack([a_t, s_t, a_s, (s_s.square() - c.square()).clamp_min(0).sqrt(), c], dim=1).tolist()
+        reach = float(self.reach)
         x = z
         if watch:
             watch(1.0, x)
         for i, (at, st, a, d, c_i) in enumerate(steps):
             eps = self.eps(x, rows[i], cond)
             x0 = (x - st * eps) / at
-            if self.space.levels:
+            if math.isfinite(reach):
                 # Clipping moves x0, so the noise that goes with it is recomputed from x_t.
-                x0 = x0.clamp_(-1, 1)
+                x0 = x0.clamp_(-reach, reach)
                 eps = (x - at * x0) / st
             x = a * x0 + d * eps
             if c_i > 0:
@@ -182,7 +196,7 @@ class DDPM(Paradigm):
         edges = torch.linspace(2, T + 1, m + 1, dtype=torch.float64).round().long().tolist()
         snr = (self.alpha.double() / self.sigma.double()).square()
         steps = []
-        for lo, hi in zip(edges, edges[1:]):
+        for lo, hi in pairwise(edges):
             t = lo + (noise.uniform(b) * (hi - lo)).long().clamp_max(hi - lo - 1)
             x_t = expand(self.alpha[t], x) * x + expand(self.sigma[t], x) * noise.normal(*x.shape)
             error = (x - self.x0(x_t, self.eps(x_t, t, cond), t)).square().flatten(1).sum(1)
@@ -191,4 +205,6 @@ class DDPM(Paradigm):
         return Estimate(decoder - chain - prior, terms={"prior": prior, "steps": chain, "decoder": -decoder})
 
 
-RECIPES = (Recipe("ddpm", DDPM, Config(), "noise prediction on a cosine schedule, T = 1000; ancestral and DDIM sampling"),)
+RECIPES = (
+    Recipe("ddpm", DDPM, Config(), "noise prediction on a cosine schedule, T = 1000; ancestral and DDIM sampling"),
+)

@@ -73,7 +73,9 @@ class FlowMatching(Paradigm):
         samplers=(
             Sampler("euler", (1, 2, 4, 8, 16, 32, 64), calls=(1, 0), order=1),
             Sampler("heun", (1, 2, 4, 8, 16, 32), calls=(2, 0), order=2),
-            Sampler("dopri5", (1,), calls=None, order=5, options={"rtol": 1e-3, "atol": 1e-3}, note="steps are adaptive"),
+            Sampler(
+                "dopri5", (1,), calls=None, order=5, options={"rtol": 1e-3, "atol": 1e-3}, note="steps are adaptive"
+            ),
         ),
         default=Plan("heun", 16),
         likelihoods=(

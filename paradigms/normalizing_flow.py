@@ -104,7 +104,9 @@ class Mixing(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         # Drawn from a private generator: two recipes that differ elsewhere start from the same rotation.
-        rotation, _ = torch.linalg.qr(torch.randn(channels, channels, generator=torch.Generator().manual_seed(channels)))
+        rotation, _ = torch.linalg.qr(
+            torch.randn(channels, channels, generator=torch.Generator().manual_seed(channels))
+        )
         p, lower, upper = torch.linalg.lu(rotation)
         self.register_buffer("p", p)
         self.register_buffer("sign", upper.diagonal().sign())
@@ -228,7 +230,7 @@ class Flow(Backbone):
         for i, (level, shape) in enumerate(zip(self.levels, self.shapes)):
             if len(shape) == 3:
                 x = F.pixel_unshuffle(x, 2)
-            for step in level:
+            for step in level:  # type: ignore[attr-defined]
                 if initialise and isinstance(step, ActNorm):
                     step.initialise(x)
                 x, d = step(x, emb)
@@ -249,7 +251,7 @@ class Flow(Backbone):
         for i in reversed(range(len(self.levels))):
             if i < len(self.levels) - 1:
                 x = torch.cat([parts[i], x], dim=1)
-            for step in reversed(list(self.levels[i])):
+            for step in reversed(list(self.levels[i])):  # type: ignore[call-overload]
                 x = step.inverse(x, emb)
             if len(self.shapes[i]) == 3:
                 x = F.pixel_shuffle(x, 2)

@@ -9,9 +9,11 @@ Objective.  Denoising score matching (Vincent 2011; Song et al. 2021, eq. 7) wit
             Here lambda = sigma^2 / alpha^2, which is || F - v ||^2 with v = alpha eps - sigma x, and t is drawn so that
             the angle arctan(sigma / alpha) is uniform: every noise level is visited alike.
 
-Sampling.   Reverse SDE (Anderson 1982):   dx = [-beta/2 x - beta score] dt + sqrt(beta) dw, by Euler-Maruyama;
-            probability-flow ODE (eq. 13): dx = [-beta/2 x - beta/2 score] dt, which in the angle is dx = F dangle, by Euler
-            or Heun; both from t = 1 to t_min, followed by the denoised mean x0(x_t), on times with equally spaced angles.
+Sampling.   With phi = arctan(sigma / alpha) as the time (dphi = beta/2 alpha/sigma dt) the two reverse equations are short:
+                probability-flow ODE (eq. 13):   dx = F dphi,
+                reverse SDE (Anderson 1982):     dx = (tan(phi) x + 2 F) dphi + sqrt(2 tan(phi)) dw.
+            Both are solved from t = 1 to t_min on equal steps of phi, the ODE by Euler or Heun and the SDE by
+            Euler-Maruyama, and end with the denoised mean x0 = cos(phi) x - sin(phi) F.
 
 Likelihood. The probability-flow ODE from t_min to 1 and the instantaneous change of variables (eq. 39).
 
@@ -56,7 +58,7 @@ from paradigms.contract import (
 )
 from paradigms.maths.likelihood import dequantise, ode_likelihood, standard_normal_log_prob
 from paradigms.maths.paths import VPPath, expand
-from paradigms.maths.solvers import euler_step, grid, heun_step, solve
+from paradigms.maths.solvers import Field, euler_step, grid, heun_step, solve
 from paradigms.optim import adamw, cosine
 
 
@@ -113,11 +115,10 @@ class ScoreSDE(Paradigm):
         """t with sigma(t) / alpha(t) = tan(angle)."""
         return self.path.time_of_log_snr(-2 * torch.log(torch.tan(angle)))
 
-    def eps(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """The predicted noise sigma x_t + alpha F; the score is -eps / sigma. t (B,)."""
+    def score(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """grad log p_t(x_t) = -eps / sigma with eps = sigma x_t + alpha F; t (B,) in (0, 1]."""
         alpha, sigma = self.path.alpha(t), self.path.sigma(t)
-        angle = torch.atan2(sigma, alpha) * (2 / math.pi)
-        return expand(sigma, x_t) * x_t + expand(alpha, x_t) * self.net(x_t, angle, y)
+        return -(x_t + expand(alpha / sigma, x_t) * self.flow(x_t, torch.atan2(sigma, alpha), y))
 
     def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
         x, y = dequantise(batch.x, self.space.levels, noise), batch.y
@@ -125,21 +126,21 @@ class ScoreSDE(Paradigm):
         angle = self.angle_min + u * (self.angle_max - self.angle_min)
         alpha, sigma = expand(angle.cos(), x), expand(angle.sin(), x)
         v = alpha * eps - sigma * x
-        loss = (self.net(alpha * x + sigma * eps, angle * (2 / math.pi), y) - v).square().mean()
+        loss = (self.flow(alpha * x + sigma * eps, angle, y) - v).square().mean()
         yield Update(self.net, loss, {"loss": loss}, {"lr": self.config.lr * cosine(progress)}, clip=self.config.clip)
 
     def velocity(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        """The probability-flow drift -beta/2 (x + score); score = -eps / sigma = -x - alpha/sigma F leaves F alone."""
+        """The probability-flow drift -beta/2 (x + score) = beta/2 alpha/sigma F; t (B,) in (0, 1]."""
         alpha, sigma = self.path.alpha(t), self.path.sigma(t)
-        angle = torch.atan2(sigma, alpha) * (2 / math.pi)
-        return expand(self.path.beta(t) / 2 * alpha / sigma, x) * self.net(x, angle, cond)
+        angle = torch.atan2(sigma, alpha)
+        return expand(self.path.beta(t) / 2 * alpha / sigma, x) * self.flow(x, angle, cond)
+
+    def flow(self, x: Tensor, angle: Tensor, cond: Tensor | None = None) -> Tensor:
+        """F: the probability-flow drift dx/dphi at an angle (B,)."""
+        return self.net(x, angle * (2 / math.pi), cond)
 
     def prior(self, n: int, noise: Noise) -> Tensor:
         return noise.normal(n, *self.space.shape)
-
-    def flow(self, x: Tensor, angle: Tensor, cond: Tensor | None = None) -> Tensor:
-        """dx/dangle of the probability-flow ODE, which is F: alpha and sigma turn into -sigma and alpha. angle (B,)."""
-        return self.net(x, angle * (2 / math.pi), cond)
 
     def sample(
         self,
@@ -152,24 +153,16 @@ class ScoreSDE(Paradigm):
         def flow(x: Tensor, angle: Tensor) -> Tensor:
             return self.flow(x, angle, cond)
 
-        def reverse_sde_step(_: object, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-            """Euler-Maruyama: drift -beta/2 x - beta score, diffusion sqrt(beta), over s - t < 0."""
-            beta, h = expand(self.path.beta(t), x), expand(s - t, x)
-            drift = -beta / 2 * x + beta * self.eps(x, t, cond) / expand(self.path.sigma(t), x)
-            return x + h * drift + torch.sqrt(-h * beta) * noise.normal(*x.shape)
+        def reverse_sde_step(f: Field, x: Tensor, t: Tensor, s: Tensor, h: float) -> Tensor:
+            """Euler-Maruyama from angle t to s = t + h < t."""
+            tan = expand(torch.tan(t), x)
+            return x + h * (tan * x + 2 * f(x, t)) + torch.sqrt(-2 * h * tan) * noise.normal(*x.shape)
 
-        def watch_angle(angle: float, x: Tensor) -> None:
-            if watch:
-                watch(float(self.time(torch.tensor(angle, dtype=torch.float64))), x)
-
+        step = {"reverse-sde": reverse_sde_step, "pf-euler": euler_step, "pf-heun": heun_step}[plan.sampler]
         angles = grid(self.angle_max, self.angle_min, plan.steps)
-        if plan.sampler == "reverse-sde":
-            x = solve(flow, z, self.time(angles), reverse_sde_step, watch)
-        else:
-            step = {"pf-euler": euler_step, "pf-heun": heun_step}[plan.sampler]
-            x = solve(flow, z, angles, step, watch and watch_angle)
+        x = solve(flow, z, angles, step, watch and (lambda angle, x: watch(float(self.time(torch.tensor(angle))), x)))
         last = x.new_full((len(x),), self.angle_min)
-        return math.cos(self.angle_min) * x - math.sin(self.angle_min) * flow(x, last)
+        return math.cos(self.angle_min) * x - math.sin(self.angle_min) * self.flow(x, last, cond)
 
     def log_likelihood(self, x: Tensor, kind: Kind, noise: Noise, cond: Tensor | None = None) -> Estimate:
         return ode_likelihood(
@@ -186,5 +179,7 @@ class ScoreSDE(Paradigm):
 
 
 RECIPES = (
-    Recipe("score-sde", ScoreSDE, Config(), "score matching along the VP SDE; reverse SDE and probability-flow sampling"),
+    Recipe(
+        "score-sde", ScoreSDE, Config(), "score matching along the VP SDE; reverse SDE and probability-flow sampling"
+    ),
 )

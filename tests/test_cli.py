@@ -259,6 +259,13 @@ def test_what_a_user_wrote_is_never_markup(tmp_path: Path) -> None:
     assert "damaged" in bench("list", "runs", "--out", tmp_path).stdout
 
 
+def test_a_narrow_terminal_gets_fewer_columns_not_broken_ones() -> None:
+    texts = {"recipe": ["flow-matching"], "FD-digits ↓": ["1.09 ± 0.02"], "Params": ["285 k"], "Seeds": ["3"]}
+    assert cli._fitting(texts, 200) == list(texts)
+    assert cli._fitting(texts, 40) == ["recipe", "FD-digits ↓", "Params"]
+    assert cli._fitting(texts, 10) == ["recipe", "FD-digits ↓"], "what the command is about stays"
+
+
 # ------------------------------------------------------------------------------------------------------------ a suite
 
 
@@ -445,7 +452,7 @@ def test_train_conditional_and_draw_a_label(world: Path, monkeypatch: pytest.Mon
 def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(world: Path) -> None:
     (world / "slow.toml").write_text(
         '[slow]\nbase = "smoke"\nseeds = 1\nmatch = "images"\nlikelihood_calls = 0\ntiming_seconds = 0.01\n'
-        "vectors = { flops = 1e12, seconds = 90, images = 200_000, params = 20_000 }\n"
+        "vectors = { flops = 1e12, seconds = 90, images = 100_000, params = 20_000 }\n"
     )
     arguments = (
         "all",

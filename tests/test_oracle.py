@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from paradigms import catalogue
 from paradigms.backbones import Backbone, count_calls
-from paradigms.contract import Batch, Kind, Noise, Plan, Space
+from paradigms.contract import Batch, Data, Kind, Noise, Plan, Space
 from paradigms.maths.likelihood import normal_log_prob
 
 PLANE = Space((2,))
@@ -242,6 +242,38 @@ def test_variational_bound_lies_above_the_entropy(gaussian):
         value = model.log_likelihood(some, Kind("vlb", "≤", 201, (("terms", 200),)), Noise("l")).value
     slack = gaussian.log_prob(some) - value
     assert float(slack.mean()) == pytest.approx(gap(1000), abs=4 * float(slack.std()) / math.sqrt(len(some)))
+
+
+def test_the_bound_visits_every_step_and_strata_cover_the_chain():
+    model, x, seen = build(DDPM, PLANE).eval(), torch.randn(500, 2), []
+    eps = model.eps
+    model.eps = lambda x_t, t, y=None: seen.append(t) or eps(x_t, t, y)
+    with torch.no_grad():
+        model.log_likelihood(x, Kind("vlb", "≤", 1000, (("terms", 1000),)), Noise(0))
+        assert sorted(int(t[0]) for t in seen) == list(range(1, 1001))
+        assert all((t == t[0]).all() for t in seen)
+        seen.clear()
+        model.log_likelihood(x, Kind("vlb", "≤", 6, (("terms", 5),)), Noise(0))
+    decoder, *strata = seen
+    assert (decoder == 1).all()
+    assert (int(strata[0].min()), int(strata[-1].max())) == (2, 1000)
+    for lower, upper in pairwise(strata):  # each stratum ends where the next begins
+        assert lower.max() < upper.min() <= lower.max() + 5
+    assert all(len(t.unique()) > 150 for t in strata)
+
+
+def test_ddpm_samples_stay_where_the_data_are(gaussian):
+    """An untrained network's errors are multiplied by sigma / alpha = 200 at t = T unless x0 is clipped."""
+    model, x = build(DDPM, PLANE).eval(), gaussian.sample(500).float()
+    z = model.prior(200, Noise("z"))
+    with torch.no_grad():
+        assert model.sample(z, Plan("ddim", 20), Noise(0)).abs().max() > 20
+        assert model.prepare(Data(x, None, PLANE), Noise(0)).x is x
+        for plan in (Plan("ddim", 20), Plan("ancestral", 20)):
+            assert model.sample(z, plan, Noise(0)).abs().max() <= x.abs().max()
+    kept = build(DDPM, PLANE, seed=1)
+    kept.load_state_dict(model.state_dict())
+    assert float(kept.reach) == float(x.abs().max())
 
 
 def test_the_bound_of_a_worse_network_is_worse(gaussian):

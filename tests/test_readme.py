@@ -27,7 +27,7 @@ def test_every_verb_and_option_it_shows_exists():
     for line in shown:
         verb = command.commands[line.split()[1]]
         options = {o for p in verb.params for o in p.opts}
-        assert {word for word in re.findall(r"--\w+", line)} <= options, line
+        assert set(re.findall(r"--\w+", line)) <= options, line
 
 
 def test_its_links_lead_somewhere():

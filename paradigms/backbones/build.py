@@ -80,7 +80,13 @@ class VectorDecoder(Backbone):
 
 
 def encoder(
-    space: Space, dout: int, width: int, dropout: float = 0.0, backbone: str = "auto", plain: bool = False, depth: int = 1
+    space: Space,
+    dout: int,
+    width: int,
+    dropout: float = 0.0,
+    backbone: str = "auto",
+    plain: bool = False,
+    depth: int = 1,
 ) -> Backbone:
     """(x (B, *shape), y) -> (B, dout). plain: no normalisation, labels by projection, as a critic wants."""
     if not convolutional(space, backbone):

@@ -17,6 +17,8 @@ class Embedding(nn.Module):
     owned for them. Label `classes` is the null label of classifier-free guidance.
     """
 
+    cycles: Tensor
+
     def __init__(self, dim: int, classes: int = 0, timed: bool = True, frequencies: int = 16) -> None:
         super().__init__()
         self.dim = dim

@@ -96,7 +96,7 @@ class Encoder(Backbone):
         for level, row in enumerate(self.blocks):
             if level:
                 h = self.pools[level - 1](h)
-            for block in row:
+            for block in row:  # type: ignore[attr-defined]
                 h = block(h, emb)
         h = (F.leaky_relu(h, 0.2) if self.plain else F.silu(self.norm(h))).flatten(1)
         out = self.head(h)
@@ -128,7 +128,9 @@ class Decoder(Backbone):
         emb = 4 * width if classes and not plain else 0
         self.heights, self.widths = sizes(h // patch, len(mults)), sizes(w // patch, len(mults))
         self.top = width * mults[-1]
-        self.stem = nn.Linear(din + (4 * width if classes and plain else 0), self.top * self.heights[-1] * self.widths[-1])
+        self.stem = nn.Linear(
+            din + (4 * width if classes and plain else 0), self.top * self.heights[-1] * self.widths[-1]
+        )
         self.blocks, self.unpools = nn.ModuleList(), nn.ModuleList()
         total = depth * len(mults)
         cin = self.top
@@ -150,7 +152,7 @@ class Decoder(Backbone):
             z = torch.cat([z, emb], dim=1)
         h = self.stem(z).view(len(z), self.top, self.heights[-1], self.widths[-1])
         for i, row in enumerate(self.blocks):
-            for block in row:
+            for block in row:  # type: ignore[attr-defined]
                 h = block(h, emb)
             if i < len(self.unpools):
                 level = len(self.blocks) - 2 - i

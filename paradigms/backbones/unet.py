@@ -72,7 +72,7 @@ class UNet(Backbone):
         h = self.stem(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)
         skips = [h]
         for level, blocks in enumerate(self.down):
-            for stage in blocks:
+            for stage in blocks:  # type: ignore[attr-defined]
                 h = self._run(stage, h, emb)
                 skips.append(h)
             if level < len(self.pool):
@@ -80,7 +80,7 @@ class UNet(Backbone):
                 skips.append(h)
         h = self.middle(h, emb)
         for level, blocks in enumerate(self.up):
-            for stage in blocks:
+            for stage in blocks:  # type: ignore[attr-defined]
                 h = self._run(stage, torch.cat([h, skips.pop()], dim=1), emb)
             if level < len(self.unpool):
                 size = skips[-1].shape[-2:]
