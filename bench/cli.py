@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from bench.progress import Display
     from bench.store import Row
     from bench.tiers import Tier
-    from paradigms.contract import Card, Plan
+    from paradigms.contract import Card, Plan, Space
 
 __all__ = ["app"]
 
@@ -246,6 +246,14 @@ def all_(
 # --------------------------------------------------------------------------------------------------- train, sample
 
 
+def _threads(space: Space) -> int:
+    """The default of `bench train`: small networks gain nothing from a second thread, and so have the bits of a suite."""
+    from bench.schedule import cores
+    from bench.tiers import SMALL_IMAGE
+
+    return cores() if space.is_image and max(space.shape[1:]) > SMALL_IMAGE else 1
+
+
 @app.command()
 def train(
     recipe: Annotated[str, typer.Argument(help="See `bench list recipes`.", autocompletion=_complete_recipe)],
@@ -256,7 +264,10 @@ def train(
     match: MatchOption = None,
     conditional: ConditionalOption = False,
     device: DeviceOption = "auto",
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; every core by default.")] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", min=1, help="CPU threads; by default every core above 16 pixels, else one."),
+    ] = None,
     out: OutOption = Path("runs"),
     as_json: JsonOption = False,
 ) -> None:
@@ -275,14 +286,13 @@ def train(
 
     from bench import run as runs
     from bench.progress import Progress, graceful_stop
-    from bench.schedule import cores
 
     planned = runs.plan(recipe, dataset, seed, chosen, settings or (), conditional=conditional)
     where = runs.device_of(device)
     name = f"train {recipe} seed {seed}"
     with _display_of(as_json)({name: 1.0}) as display, graceful_stop() as stopping:
         progress = Progress(name, display.event, stopping)
-        folder = runs.ensure(planned, out, progress, device=where, threads=threads or cores())
+        folder = runs.ensure(planned, out, progress, device=where, threads=threads or _threads(planned.space))
     info = runs.read_info(folder)
     if as_json:
         _print_json({"folder": str(folder), **dataclasses.asdict(info)})
@@ -637,7 +647,7 @@ def _list_recipes() -> list[dict[str, Any]]:
             {
                 "recipe": name,
                 "paradigm": card.title if card else recipe.paradigm.__name__,
-                "year": card.year if card else None,
+                "year": str(card.year) if card else None,
                 "needs": needs,
                 "likelihood": ", ".join(dict.fromkeys(k.name for k in card.likelihoods)) if card else "",
                 "summary": recipe.summary,
