@@ -86,6 +86,8 @@ class Consistency(Paradigm):
         super().__init__(config, space, width, parents)
         self.path = LinearPath()
         self.teacher = parents["teacher"]
+        if self.teacher.model.path != self.path:
+            raise ValueError(f"the teacher's path is {self.teacher.model.path}; this map is written for {self.path}")
         self.net = copy.deepcopy(self.teacher.model.net).requires_grad_(True)
         self.target = copy.deepcopy(self.net).requires_grad_(False)
 

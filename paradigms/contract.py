@@ -15,11 +15,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+if TYPE_CHECKING:
+    from paradigms.maths.paths import GaussianPath
 
 __all__ = [
     "Batch",
@@ -360,7 +363,11 @@ class Paradigm(Trainable):
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """What a distilled model needs of its teacher: the probability-flow velocity u(x_t, t) = dx_t/dt."""
+    """What a distilled model needs of its teacher: the probability-flow velocity u(x_t, t) = dx_t/dt along its path,
+    and the network behind it, to start from."""
+
+    path: GaussianPath
+    net: nn.Module
 
     def velocity(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor: ...
 
@@ -394,4 +401,8 @@ class Recipe:
     share: float = 1.0
 
     def build(self, space: Space, width: int, parents: Mapping[str, Frozen], config: Any = None) -> Trainable:
+        """The model. Raises TypeError when a parent can not do what the need asks of it."""
+        for role, need in self.needs.items():
+            if not isinstance(parents[role].model, need.provides):
+                raise TypeError(f"{self.name}: its {role} '{need.recipe}' is not a {need.provides.__name__}")
         return self.paradigm(self.config if config is None else config, space, width, parents)

@@ -58,6 +58,7 @@ from paradigms.contract import (
     Space,
     Update,
 )
+from paradigms.errors import BadInput
 from paradigms.maths.likelihood import discretised_normal, normal_log_prob
 from paradigms.maths.paths import expand
 from paradigms.optim import adamw, cosine
@@ -151,6 +152,8 @@ class DDPM(Paradigm):
         cond: Tensor | None = None,
         watch: Callable[[float, Tensor], None] | None = None,
     ) -> Tensor:
+        if plan.steps > self.config.T:
+            raise BadInput(f"{plan} asks for more steps than the chain has; T = {self.config.T}")
         eta = 1.0 if plan.sampler == "ancestral" else plan.option("eta", 0.0)
         times = torch.linspace(self.config.T, 0, plan.steps + 1).round().long().to(z.device)
         rows = times[:, None].expand(-1, len(z)).contiguous()

@@ -62,7 +62,8 @@ from paradigms.optim import adamw, cosine
 class Config:
     """steps: couplings a level. blocks: residual blocks in a coupling's network. bound: c of the scale's bound.
 
-    batch, lr, dropout, weight_decay, clip: training; dropout and weight decay are what keeps a flow from memorising.
+    batch, lr, dropout (images only), weight_decay, clip: training; dropout and weight decay are what keeps a flow from
+    memorising a small set of images.
     """
 
     steps: int = 8
@@ -177,9 +178,9 @@ class Coupling(nn.Module):
 class VectorConditioner(nn.Module):
     """The network of a vector coupling: the suite's MLP, with the label's embedding as one more input."""
 
-    def __init__(self, cin: int, cout: int, width: int, emb: int, dropout: float) -> None:
+    def __init__(self, cin: int, cout: int, width: int, emb: int) -> None:
         super().__init__()
-        self.net = MLP(cin + emb, cout, width, depth=2, timed=False, dropout=dropout)
+        self.net = MLP(cin + emb, cout, width, depth=2, timed=False)
 
     def forward(self, x: Tensor, emb: Tensor | None) -> Tensor:
         return self.net(x if emb is None else torch.cat([x, emb], dim=1))
@@ -205,7 +206,7 @@ class Flow(Backbone):
                 if space.is_image:
                     net = Conditioner(kept, cout, width, config.blocks, emb, config.dropout)
                 else:
-                    net = VectorConditioner(kept, cout, width, emb, config.dropout)
+                    net = VectorConditioner(kept, cout, width, emb)
                 steps += [ActNorm(channels), Mixing(channels), Coupling(net, kept, config.bound)]
             return nn.ModuleList(steps)
 
@@ -221,7 +222,7 @@ class Flow(Backbone):
             c = c - c // 2  # what stays after half is split off
 
     def forward(self, x: Tensor, y: Tensor | None = None, inverse: bool = False) -> tuple[Tensor, Tensor]:
-        emb = self.embed(None, y, len(x))
+        emb = self.embed(None, y)
         return self._inverse(x, emb) if inverse else self._forward(x, emb)
 
     def _forward(self, x: Tensor, emb: Tensor | None, initialise: bool = False) -> tuple[Tensor, Tensor]:
@@ -260,7 +261,7 @@ class Flow(Backbone):
     @torch.no_grad()
     def initialise(self, x: Tensor, y: Tensor | None) -> None:
         """Data-dependent initialisation of every ActNorm, in order, on one batch."""
-        self._forward(x, self.embed(None, y, len(x)), initialise=True)
+        self._forward(x, self.embed(None, y), initialise=True)
 
 
 class NormalizingFlow(Paradigm):

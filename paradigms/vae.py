@@ -55,7 +55,7 @@ from paradigms.optim import adamw, cosine
 class Config:
     """latent: dimensions of z. warm_up: share of training over which the KL's weight rises to 1. beta: its final weight.
 
-    batch, lr, dropout, weight_decay, clip: training. backbone: "auto", "conv" or "mlp".
+    batch, lr, dropout (images only), weight_decay, clip: training. backbone: "auto", "conv" or "mlp".
     """
 
     latent: int = 16
@@ -74,8 +74,9 @@ class Coder(nn.Module):
 
     def __init__(self, config: Config, space: Space, width: int) -> None:
         super().__init__()
-        self.encoder = encoder(space, 2 * config.latent, width, config.dropout, config.backbone)
-        self.decoder = decoder(space, config.latent, 2, width, config.dropout, config.backbone)
+        dropout = config.dropout if space.is_image else 0.0
+        self.encoder = encoder(space, 2 * config.latent, width, dropout, config.backbone)
+        self.decoder = decoder(space, config.latent, 2, width, dropout, config.backbone)
 
     def encode(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
         mu, log_sd = self.encoder(x, y).chunk(2, dim=1)

@@ -508,8 +508,9 @@ def test_embedding_separates_times_and_labels():
     t = torch.tensor([0.0, 1e-3, 0.5, 1.0])
     out = embed(t, torch.zeros(4, dtype=torch.long))
     assert torch.pdist(out).min() > 1e-4
-    assert torch.equal(embed(t, None), embed(t, torch.full((4,), 4))), "no label is the null label"
-    assert Embedding(32, timed=False)(None, None, 4) is None
+    with pytest.raises(ValueError, match="labels"):
+        embed(t)
+    assert Embedding(32, timed=False)(None) is None
     assert not list(Embedding(32, timed=False).parameters())
 
 

@@ -14,7 +14,7 @@ class Embedding(nn.Module):
 
     t is embedded by sines and cosines of `frequencies` octave-spaced frequencies from 1/2 to 16 cycles: high enough
     to resolve t near 0, low enough not to stiffen the ODE. Without a time (`timed=False`) or classes no parameters are
-    owned for them. Label `classes` is the null label of classifier-free guidance.
+    owned for them. Raises ValueError when there are classes and no labels are given.
     """
 
     cycles: Tensor
@@ -25,20 +25,19 @@ class Embedding(nn.Module):
         cycles = torch.logspace(-1, 4, frequencies, base=2.0)
         self.register_buffer("cycles", 2 * math.pi * cycles, persistent=False)
         self.time = nn.Sequential(nn.Linear(2 * frequencies, dim), nn.SiLU(), nn.Linear(dim, dim)) if timed else None
-        self.label = nn.Embedding(classes + 1, dim) if classes else None
+        self.label = nn.Embedding(classes, dim) if classes else None
         if self.label is not None:
             nn.init.normal_(self.label.weight, std=0.02)
 
-    def forward(self, t: Tensor | None, y: Tensor | None = None, n: int = 0) -> Tensor | None:
+    def forward(self, t: Tensor | None, y: Tensor | None = None) -> Tensor | None:
         out = None
         if self.time is not None:
             assert t is not None
             angle = t.to(torch.float32)[:, None] * self.cycles
             out = self.time(torch.cat([angle.sin(), angle.cos()], dim=1))
         if self.label is not None:
-            rows = len(t) if t is not None else n
             if y is None:
-                y = self.label.weight.new_full((rows,), self.label.num_embeddings - 1, dtype=torch.long)
+                raise ValueError("a conditional model needs the labels of its examples")
             label = self.label(y)
             out = label if out is None else out + label
         return None if out is None else F.silu(out)

@@ -52,7 +52,7 @@ class MLP(Backbone):
 
     def forward(self, x: Tensor, t: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         x = x.flatten(1)
-        emb = self.embed(t, y, len(x))
+        emb = self.embed(t, y)
         h = self.stem(x)
         for block in self.blocks:
             h = block(h, emb)

@@ -91,7 +91,7 @@ class Encoder(Backbone):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        emb = self.embed(None, y, len(x)) if self.embed is not None else None
+        emb = self.embed(None, y) if self.embed is not None else None
         h = self.stem(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)
         for level, row in enumerate(self.blocks):
             if level:
@@ -147,7 +147,7 @@ class Decoder(Backbone):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        emb = self.embed(None, y, len(z))
+        emb = self.embed(None, y)
         if self.plain and emb is not None:
             z = torch.cat([z, emb], dim=1)
         h = self.stem(z).view(len(z), self.top, self.heights[-1], self.widths[-1])
