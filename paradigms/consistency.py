@@ -46,11 +46,12 @@ from paradigms.contract import (
     Sampler,
     Space,
     Update,
+    require,
 )
 from paradigms.maths.likelihood import dequantise
 from paradigms.maths.paths import LinearPath, expand
 from paradigms.maths.solvers import heun_step
-from paradigms.optim import adamw, cosine
+from paradigms.optim import adamw, check_training, cosine
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,14 @@ class Config:
     batch: int = 64
     lr: float = 1e-3
     clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_training(self)
+        require(1 <= self.steps_start <= self.steps_end, "steps_start must be from 1 to steps_end")
+        ratio = self.steps_end / self.steps_start
+        require(math.log2(ratio).is_integer(), "steps_end must be steps_start times a power of two")
+        require(0 <= self.decay < 1, "decay must be from 0 to below 1")
+        require(self.huber >= 0, "huber must be at least 0")
 
 
 class Consistency(Paradigm):

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from paradigms.errors import BadInput, unknown
+
 if TYPE_CHECKING:
     from paradigms.maths.paths import GaussianPath
 
@@ -41,6 +43,7 @@ __all__ = [
     "Space",
     "Trainable",
     "Update",
+    "require",
 ]
 
 
@@ -179,6 +182,12 @@ class Noise:
 # ------------------------------------------------------------------------------------------------------- training
 
 
+def require(holds: bool, text: str) -> None:
+    """For a config's __post_init__: raises ValueError with what a setting must be, when it is not."""
+    if not holds:
+        raise ValueError(text)
+
+
 class Update(NamedTuple):
     """One descent step asked for by a paradigm.
 
@@ -272,7 +281,7 @@ class Sampler:
     calls:      (a, b): network calls = a * steps + b. None: adaptive, known only by counting.
     order:      of the numerical method, where it has one.
     stochastic: draws noise beyond the prior.
-    options:    what `Plan.options` may hold, with defaults.
+    options:    what `Plan.options` may hold, with defaults; `ranges` the values each may take, both ends included.
     """
 
     name: str
@@ -281,7 +290,21 @@ class Sampler:
     order: int | None = None
     stochastic: bool = False
     options: Mapping[str, float] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     note: str = ""
+
+    def check(self, plan: Plan) -> None:
+        """Raises BadInput when the plan asks for what this sampler does not have."""
+        if self.steps == (1,) and plan.steps != 1:
+            raise BadInput(f"{self.name} takes no number of steps; leave it out")
+        if not 1 <= plan.steps <= 100_000:
+            raise BadInput(f"{self.name} takes 1 to 100,000 steps, not {plan.steps}")
+        for name, value in plan.options:
+            if name not in self.options:
+                raise unknown(f"option of {self.name}", name, self.options)
+            low, high = self.ranges.get(name, (-math.inf, math.inf))
+            if not low <= value <= high:
+                raise BadInput(f"{self.name} takes {name} from {low:g} to {high:g}, not {value:g}")
 
     def calls_at(self, steps: int) -> int | None:
         return None if self.calls is None else self.calls[0] * steps + self.calls[1]
@@ -291,16 +314,22 @@ class Sampler:
 class Kind:
     """A kind of likelihood a paradigm can compute.
 
-    relation: how the printed negative log-likelihood stands to the model's own: "=" exact, "≤" the true one is at most
-              this (a bound), "≈" an estimate.
-    calls:    network calls per image it spends, so that a tier can choose what it can afford.
+    relation:    how the printed negative log-likelihood stands to the model's own: "=" exact, "≤" the true one is at most
+                 this (a bound), "≈" an estimate.
+    calls:       network calls per image it spends, so that a tier can choose what it can afford.
+    dequantised: a density of continuous data, so on data with levels an exact one still only bounds the mass.
     """
 
     name: str
     relation: str
     calls: int
     options: tuple[tuple[str, float], ...] = ()
+    dequantised: bool = False
     note: str = ""
+
+    def relation_on(self, space: Space) -> str:
+        """The relation on this kind of data."""
+        return "≤" if self.relation == "=" and self.dequantised and space.levels else self.relation
 
     def option(self, name: str, default: float) -> float:
         return dict(self.options).get(name, default)

@@ -15,7 +15,8 @@ Likelihood. -log p(x_0) <= L_T + sum_t L_{t-1} + L_0 (Ho et al., eq. 5). With th
                 L_T     = KL(q(x_T | x_0) || N(0, I)),
                 L_{t-1} = (SNR_{t-1} - SNR_t) / 2 || x_0 - x0(x_t) ||^2,      SNR = alpha^2 / sigma^2,
                 L_0     = -log of the bin's mass under N(x0(x_1), beta_1) (eq. 13).
-            The sum runs over all T terms, or over m strata of t with one term drawn from each, which is unbiased.
+            The sum runs over all terms, of the whole chain or of a respaced one (whose bound is its own, and looser), or
+            over m strata of t with one term drawn from each, which is unbiased.
 
 References
     J. Ho, A. Jain, P. Abbeel. Denoising Diffusion Probabilistic Models. NeurIPS 2020. arXiv:2006.11239
@@ -57,11 +58,12 @@ from paradigms.contract import (
     Sampler,
     Space,
     Update,
+    require,
 )
 from paradigms.errors import BadInput
 from paradigms.maths.likelihood import discretised_normal, normal_log_prob
 from paradigms.maths.paths import expand
-from paradigms.optim import adamw, cosine
+from paradigms.optim import adamw, check_training, cosine
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,12 @@ class Config:
     clip: float = 1.0
     backbone: str = "auto"
 
+    def __post_init__(self) -> None:
+        check_training(self)
+        require(self.T >= 2, "T must be at least 2")
+        require(0 < self.first <= 4, "first must be above 0 and at most 4 bins")
+        require(0 < self.last < 0.5, "last must be above 0 and below 0.5")
+
 
 class DDPM(Paradigm):
     """See the module's text. `net`: (x_t, t/T, y) -> eps."""
@@ -92,12 +100,19 @@ class DDPM(Paradigm):
         url="https://arxiv.org/abs/2006.11239",
         samplers=(
             Sampler("ancestral", (10, 25, 50, 100, 250, 1000), stochastic=True),
-            Sampler("ddim", (2, 4, 8, 16, 32, 50, 100), order=1, options={"eta": 0.0}),
+            Sampler("ddim", (2, 4, 8, 16, 32, 50, 100), order=1, options={"eta": 0.0}, ranges={"eta": (0, 1)}),
         ),
-        default=Plan("ddim", 50),
+        default=Plan("ancestral", 100),
         likelihoods=(
-            Kind("vlb", "≤", 51, (("terms", 50),), "one term from each of 50 strata of t"),
-            Kind("vlb", "≤", 1000, (("terms", 1000),), "all terms"),
+            Kind(
+                "vlb-100",
+                "≤",
+                100,
+                (("steps", 100),),
+                note="all terms of the chain of 100 steps that the default draws",
+            ),
+            Kind("vlb", "≤", 51, (("terms", 50),), note="one term from each of 50 strata of t"),
+            Kind("vlb", "≤", 1000, note="all terms"),
         ),
     )
 
@@ -144,6 +159,12 @@ class DDPM(Paradigm):
     def x0(self, x_t: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         return (x_t - expand(self.sigma[t], x_t) * eps) / expand(self.alpha[t], x_t)
 
+    def chain(self, steps: int) -> Tensor:
+        """T = t_N > ... > t_0 = 0, (steps + 1,) int64: the whole chain, or a respaced one (Nichol & Dhariwal, section 4)."""
+        if steps > self.config.T:
+            raise BadInput(f"{steps} steps are more than the chain has; T = {self.config.T}")
+        return torch.linspace(self.config.T, 0, steps + 1, dtype=torch.float64).round().long()
+
     def sample(
         self,
         z: Tensor,
@@ -152,10 +173,8 @@ class DDPM(Paradigm):
         cond: Tensor | None = None,
         watch: Callable[[float, Tensor], None] | None = None,
     ) -> Tensor:
-        if plan.steps > self.config.T:
-            raise BadInput(f"{plan} asks for more steps than the chain has; T = {self.config.T}")
         eta = 1.0 if plan.sampler == "ancestral" else plan.option("eta", 0.0)
-        times = torch.linspace(self.config.T, 0, plan.steps + 1).round().long().to(z.device)
+        times = self.chain(plan.steps).to(z.device)
         rows = times[:, None].expand(-1, len(z)).contiguous()
         # The coefficients of all steps at once, (steps,), as Python floats: no tensor arithmetic on scalars in the loop.
         a_t, s_t, a_s, s_s = (c.double() for c in (self.alpha[times[:-1]], self.sigma[times[:-1]],
@@ -185,25 +204,29 @@ class DDPM(Paradigm):
         a_T, s_T = self.alpha[T], self.sigma[T]
         prior = 0.5 * ((a_T * x).square() + s_T**2 - 1 - 2 * s_T.log()).flatten(1).sum(1)
 
-        one = torch.ones(b, dtype=torch.long, device=x.device)
-        x_1 = self.alpha[1] * x + self.sigma[1] * noise.normal(*x.shape)
-        mean, std = self.x0(x_1, self.eps(x_1, one, cond), one), self.sigma[1]
+        N = min(int(kind.option("steps", T)), T)
+        times = self.chain(N).flip(0).to(x.device)
+        first = times[1]
+        x_1 = self.alpha[first] * x + self.sigma[first] * noise.normal(*x.shape)
+        one = first.expand(b)
+        mean, std = self.x0(x_1, self.eps(x_1, one, cond), one), self.sigma[first]
         if self.space.levels:
             decoder = discretised_normal(x, mean, std, self.space.levels)
         else:
             decoder = normal_log_prob(x, mean, std.log())
         decoder = decoder.flatten(1).sum(1)
 
-        # t = 2 ... T in m strata; a stratum of n terms counts the drawn one n times.
-        m = min(int(kind.option("terms", 50)), T - 1)
-        edges = torch.linspace(2, T + 1, m + 1, dtype=torch.float64).round().long().tolist()
+        # The steps t_k -> t_{k-1}, k = 2 ... N, in m strata; a stratum of n terms counts the drawn one n times.
+        m = min(int(kind.option("terms", N - 1)), N - 1)
+        edges = torch.linspace(2, N + 1, m + 1, dtype=torch.float64).round().long().tolist()
         snr = (self.alpha.double() / self.sigma.double()).square()
         steps = []
         for lo, hi in pairwise(edges):
-            t = lo + (noise.uniform(b) * (hi - lo)).long().clamp_max(hi - lo - 1)
+            k = lo + (noise.uniform(b) * (hi - lo)).long().clamp_max(hi - lo - 1)
+            t, s = times[k], times[k - 1]
             x_t = expand(self.alpha[t], x) * x + expand(self.sigma[t], x) * noise.normal(*x.shape)
             error = (x - self.x0(x_t, self.eps(x_t, t, cond), t)).square().flatten(1).sum(1)
-            steps.append((hi - lo) * 0.5 * (snr[t - 1] - snr[t]).to(x.dtype) * error)
+            steps.append((hi - lo) * 0.5 * (snr[s] - snr[t]).to(x.dtype) * error)
         chain = torch.stack(steps).sum(0)
         return Estimate(decoder - chain - prior, terms={"prior": prior, "steps": chain, "decoder": -decoder})
 

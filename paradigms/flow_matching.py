@@ -47,7 +47,7 @@ from paradigms.contract import (
 from paradigms.maths.likelihood import dequantise, ode_likelihood, standard_normal_log_prob
 from paradigms.maths.paths import LinearPath
 from paradigms.maths.solvers import dopri5, euler_step, grid, heun_step, solve
-from paradigms.optim import adamw, cosine
+from paradigms.optim import adamw, check_training, cosine
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,13 @@ class Config:
     weight_decay: float = 0.0
     clip: float = 1.0
     backbone: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_training(self)
+
+
+# Below 1e-6 float32 can not meet a tolerance.
+TOLERANCES = {"rtol": (1e-6, 1.0), "atol": (1e-6, 1.0)}
 
 
 class FlowMatching(Paradigm):
@@ -74,13 +81,19 @@ class FlowMatching(Paradigm):
             Sampler("euler", (1, 2, 4, 8, 16, 32, 64), calls=(1, 0), order=1),
             Sampler("heun", (1, 2, 4, 8, 16, 32), calls=(2, 0), order=2),
             Sampler(
-                "dopri5", (1,), calls=None, order=5, options={"rtol": 1e-3, "atol": 1e-3}, note="steps are adaptive"
+                "dopri5",
+                (1,),
+                calls=None,
+                order=5,
+                options={"rtol": 1e-3, "atol": 1e-3},
+                ranges=TOLERANCES,
+                note="steps are adaptive",
             ),
         ),
         default=Plan("heun", 16),
         likelihoods=(
-            Kind("ode", "≈", 60, (("steps", 10), ("probes", 1)), "RK4, Hutchinson (Rademacher)"),
-            Kind("ode", "≈", 300, (("steps", 50), ("probes", 8)), "RK4, Hutchinson (Rademacher)"),
+            Kind("ode", "≈", 60, (("steps", 10), ("probes", 1)), note="RK4, Hutchinson (Rademacher)"),
+            Kind("ode", "≈", 300, (("steps", 50), ("probes", 8)), note="RK4, Hutchinson (Rademacher)"),
         ),
     )
 

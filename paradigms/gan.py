@@ -36,16 +36,16 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from paradigms.backbones.build import decoder, encoder
-from paradigms.contract import Batch, Card, Frozen, Noise, Paradigm, Plan, Recipe, Sampler, Space, Update
-from paradigms.optim import adamw, between, cosine
+from paradigms.contract import Batch, Card, Frozen, Noise, Paradigm, Plan, Recipe, Sampler, Space, Update, require
+from paradigms.optim import adamw, between, check_training, cosine
 
 
 @dataclass(frozen=True)
 class Config:
     """latent: dimensions of z. gamma, gamma_end: weight of the penalties at the start and at the end.
 
-    batch, lr: training; no clipping and no weight decay, which both break the game's balance. backbone: "auto", "conv"
-    or "mlp".
+    batch, lr: training; no clipping and no weight decay, which both break the game's balance. backbone: "auto" or
+    "mlp".
     """
 
     latent: int = 32
@@ -55,6 +55,11 @@ class Config:
     lr: float = 2e-3
     beta2: float = 0.99
     backbone: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_training(self)
+        require(self.gamma > 0 and self.gamma_end > 0, "gamma and gamma_end must be above 0")
+        require(0 <= self.beta2 < 1, "beta2 must be from 0 to below 1")
 
 
 def gradient_penalty(score: Tensor, x: Tensor) -> Tensor:

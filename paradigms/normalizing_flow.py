@@ -53,9 +53,10 @@ from paradigms.contract import (
     Sampler,
     Space,
     Update,
+    require,
 )
 from paradigms.maths.likelihood import dequantise, log_mass, standard_normal_log_prob
-from paradigms.optim import adamw, cosine
+from paradigms.optim import adamw, check_training, cosine
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,12 @@ class Config:
     dropout: float = 0.2
     weight_decay: float = 0.05
     clip: float = 10.0
+
+    def __post_init__(self) -> None:
+        check_training(self)
+        require(self.steps >= 1, "steps must be at least 1")
+        require(self.blocks >= 0, "blocks must be at least 0")
+        require(self.bound > 0, "bound must be above 0")
 
 
 class ActNorm(nn.Module):
@@ -274,10 +281,7 @@ class NormalizingFlow(Paradigm):
         url="https://arxiv.org/abs/1807.03039",
         samplers=(Sampler("inverse", (1,)),),
         default=Plan("inverse"),
-        likelihoods=(
-            Kind("exact", "≤", 1, note="one uniform dequantisation draw"),
-            Kind("exact", "≤", 16, (("draws", 16),), "mean over dequantisation draws"),
-        ),
+        likelihoods=(Kind("exact", "=", 1, dequantised=True, note="on pixels one uniform dequantisation draw"),),
     )
 
     def __init__(self, config: Config, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
@@ -325,10 +329,7 @@ class NormalizingFlow(Paradigm):
         return self.flow(z, cond, inverse=True)[0]
 
     def log_likelihood(self, x: Tensor, kind: Kind, noise: Noise, cond: Tensor | None = None) -> Estimate:
-        k = int(kind.option("draws", 1)) if self.space.levels else 1
-        draws = torch.stack([self.log_density(dequantise(x, self.space.levels, noise), cond) for _ in range(k)])
-        errors = {"dequantisation": draws.std(0) / math.sqrt(k)} if k > 1 else {}
-        return Estimate(log_mass(draws.mean(0), self.space), errors=errors)
+        return Estimate(log_mass(self.log_density(dequantise(x, self.space.levels, noise), cond), self.space))
 
 
 RECIPES = (

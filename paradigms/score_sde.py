@@ -55,11 +55,12 @@ from paradigms.contract import (
     Sampler,
     Space,
     Update,
+    require,
 )
 from paradigms.maths.likelihood import dequantise, ode_likelihood, standard_normal_log_prob
 from paradigms.maths.paths import VPPath, expand
 from paradigms.maths.solvers import Field, euler_step, grid, heun_step, solve
-from paradigms.optim import adamw, cosine
+from paradigms.optim import adamw, check_training, cosine
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,12 @@ class Config:
     clip: float = 1.0
     backbone: str = "auto"
 
+    def __post_init__(self) -> None:
+        check_training(self)
+        require(0 < self.beta_min <= self.beta_max, "beta_min must be above 0 and at most beta_max")
+        require(self.beta_min + self.beta_max >= 8, "beta_min + beta_max must be at least 8, or t = 1 is not noise")
+        require(0 < self.floor <= 1, "floor must be above 0 and at most 1")
+
 
 class ScoreSDE(Paradigm):
     """See the module's text. `net`: (x_t, angle, y) -> F, with the angle in units of a right angle."""
@@ -95,8 +102,8 @@ class ScoreSDE(Paradigm):
         ),
         default=Plan("pf-heun", 16),
         likelihoods=(
-            Kind("ode", "≈", 60, (("steps", 10), ("probes", 1)), "RK4, Hutchinson (Rademacher)"),
-            Kind("ode", "≈", 300, (("steps", 50), ("probes", 8)), "RK4, Hutchinson (Rademacher)"),
+            Kind("ode", "≈", 60, (("steps", 10), ("probes", 1)), note="RK4, Hutchinson (Rademacher)"),
+            Kind("ode", "≈", 300, (("steps", 50), ("probes", 8)), note="RK4, Hutchinson (Rademacher)"),
         ),
     )
 

@@ -46,16 +46,17 @@ from paradigms.contract import (
     Sampler,
     Space,
     Update,
+    require,
 )
 from paradigms.maths.likelihood import discretised_logistic, normal_log_prob
-from paradigms.optim import adamw, cosine
+from paradigms.optim import adamw, check_training, cosine
 
 
 @dataclass(frozen=True)
 class Config:
     """latent: dimensions of z. warm_up: share of training over which the KL's weight rises to 1. beta: its final weight.
 
-    batch, lr, dropout (images only), weight_decay, clip: training. backbone: "auto", "conv" or "mlp".
+    batch, lr, dropout (images only), weight_decay, clip: training. backbone: "auto" or "mlp".
     """
 
     latent: int = 16
@@ -67,6 +68,11 @@ class Config:
     weight_decay: float = 0.01
     clip: float = 10.0
     backbone: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_training(self)
+        require(self.beta >= 0, "beta must be at least 0")
+        require(0 <= self.warm_up <= 1, "warm_up must be from 0 to 1")
 
 
 class Coder(nn.Module):
@@ -150,8 +156,8 @@ class VAE(Paradigm):
         if plan.sampler == "mean":
             return mean
         if self.space.levels:
-            u = noise.uniform(*mean.shape).clamp(1e-5, 1 - 1e-5)
-            return mean + log_scale.exp() * (u.log() - torch.log1p(-u))
+            # The quantile function; the clamp keeps float32's u = 0 finite.
+            return mean + log_scale.exp() * torch.logit(noise.uniform(*mean.shape).clamp_min(1e-7))
         return mean + log_scale.exp() * noise.normal(*mean.shape)
 
     def log_likelihood(self, x: Tensor, kind: Kind, noise: Noise, cond: Tensor | None = None) -> Estimate:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from conftest import build, descend, examples, shake, train_a_little
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from paradigms import catalogue
 from paradigms.backbones import count_calls
 from paradigms.contract import Data, Frozen, Kind, Noise, Paradigm, Plan, Sampler, Space
+from paradigms.errors import BadInput
 
 RECIPES = catalogue.recipes()
 IMAGES, LABELLED = Space((1, 8, 8), 0, 17), Space((1, 8, 8), 10, 17)
@@ -443,3 +446,43 @@ def test_a_parent_must_do_what_the_need_asks():
         recipe.build(VECTORS, 8, {"teacher": Frozen(build("vae", VECTORS))})
     with pytest.raises(ValueError, match="path"):
         recipe.build(VECTORS, 8, {"teacher": Frozen(build("score-sde", VECTORS))})
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("vae", "latent=0"),
+        ("vae", "batch=0"),
+        ("vae", "dropout=1"),
+        ("vae", "warm_up=-1"),
+        ("gan", "lr=-1"),
+        ("gan", "beta2=1"),
+        ("ddpm", "T=1"),
+        ("ddpm", "backbone=conv"),
+        ("score-sde", "floor=20"),
+        ("score-sde", "beta_max=1"),
+        ("consistency", "steps_end=100"),
+        ("consistency", "steps_start=0"),
+        ("normalizing-flow", "bound=0"),
+    ],
+)
+def test_a_config_refuses_what_can_not_be_trained(name, setting):
+    key, _, text = setting.partition("=")
+    value = type(getattr(RECIPES[name].config, key))(float(text) if key != "backbone" else text)
+    with pytest.raises(ValueError, match=key):
+        dataclasses.replace(RECIPES[name].config, **{key: value})
+
+
+def test_a_sampler_refuses_what_it_does_not_have():
+    ddim, generator = RECIPES["ddpm"].paradigm.card.sampler("ddim"), RECIPES["gan"].paradigm.card.samplers[0]
+    ddim.check(Plan("ddim", 50, (("eta", 1.0),)))
+    for plan in (
+        Plan("ddim", 0),
+        Plan("ddim", 10**9),
+        Plan("ddim", 9, (("eta", 5.0),)),
+        Plan("ddim", 9, (("et", 1.0),)),
+    ):
+        with pytest.raises(BadInput):
+            ddim.check(plan)
+    with pytest.raises(BadInput, match="no number of steps"):
+        generator.check(Plan("generator", 5))

@@ -670,3 +670,14 @@ def test_normal_helper_agrees():
     data = Mixture([1.0], [[0.2, 0.4]], [[0.5, 2.0]])
     x = data.sample(5)
     torch.testing.assert_close(normal_log_prob(x, data.means[0], data.stds[0].log()).sum(1), data.log_prob(x))
+
+
+def test_a_respaced_bound_is_looser_than_the_whole_chains(gaussian):
+    """Fewer steps make coarser posteriors: with the exact network the bound only loosens, and stays a bound."""
+    model, x = perfect(DDPM, gaussian), gaussian.sample(4000)
+    gaps = []
+    for steps in (1000, 100, 10):
+        with torch.no_grad():
+            kind = Kind("vlb", "≤", steps, (("steps", steps),))
+            gaps.append(float((gaussian.log_prob(x) - model.log_likelihood(x, kind, Noise("l")).value).mean()))
+    assert 0 < gaps[0] < gaps[1] < gaps[2]

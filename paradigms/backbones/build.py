@@ -11,9 +11,8 @@ from paradigms.backbones.mlp import MLP
 from paradigms.backbones.resnet import Decoder, Encoder
 from paradigms.backbones.unet import UNet
 from paradigms.contract import Space
-from paradigms.errors import unknown
 
-BACKBONES = ("auto", "conv", "mlp")
+BACKBONES = ("auto", "mlp")
 
 
 def levels(space: Space) -> tuple[int, tuple[int, ...]]:
@@ -29,8 +28,6 @@ def levels(space: Space) -> tuple[int, tuple[int, ...]]:
 
 def convolutional(space: Space, backbone: str) -> bool:
     """Whether a space is modelled by convolutions: images, unless the MLP is asked for."""
-    if backbone not in BACKBONES:
-        raise unknown("backbone", backbone, BACKBONES)
     return space.is_image and backbone != "mlp"
 
 
