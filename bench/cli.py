@@ -7,8 +7,10 @@ and exits with 130.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -38,22 +40,44 @@ __all__ = ["app"]
 _ClickException = cast(type[Exception], typer.BadParameter.__mro__[2])
 
 
+# What a terminal of few letters shows in place of these; anything else it lacks is a question mark.
+_PLAIN = {"≤": "<=", "≥": ">=", "≈": "~", "±": "+-", "×": "x", "−": "-", "–": "-", "…": "...", "·": "*", "µ": "u"}
+_PLAIN |= {"↓": "(low)", "↑": "(high)", "●": "*"}
+
+
+def _plainly(error: UnicodeError) -> tuple[str | bytes, int]:
+    """An error handler of codecs: writes what can not be encoded in ASCII."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(_PLAIN.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("bench.plainly", _plainly)
+
+
 class Verbs(TyperGroup):
     """The group of verbs. Turns every way to end into one line and an exit code."""
 
     def main(self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **extra: Any) -> Any:  # type: ignore[override]
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="replace")  # a terminal without ± must not end an hour's work
+                stream.reconfigure(errors="bench.plainly")  # a terminal without ± must not end an hour's work
         self.given = list(sys.argv[1:] if args is None else args)
         try:
             code = super().main(self.given, standalone_mode=False, **extra)
+            sys.stdout.flush()
         except _ClickException as error:
             command = getattr(getattr(error, "ctx", None), "command_path", "bench")
             text = getattr(error, "format_message", error.__str__)()
             code = _fail(f"{text.rstrip('.')} (see {command} --help)")
         except typer.Abort:
             code = 130
+        except OSError as error:
+            # Of a stream, not of a file, which would be named: nobody reads on, or its disk is full.
+            if error.filename is not None or error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EIO):
+                raise
+            code = 1 if error.errno == errno.EPIPE else _fail(f"can not print: {error.strerror}")
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that leaving does not fail again
         code = code if isinstance(code, int) else 0
         if standalone_mode:
             sys.exit(code)
@@ -217,15 +241,17 @@ def all_(
     """
     chosen, count = _tier(tier, match), _jobs(jobs)
     _check_dataset(dataset)
-    if recipes != "all":
-        _check_recipes(recipes.split(","))
+    names = [name.strip() for name in recipes.split(",") if name.strip()]
+    if not names:
+        raise BadInput("--recipes is empty; give recipes separated by commas, or all")
+    _check_recipes([name for name in names if name != "all"])
     _writable_folder(out)
 
     from bench import suite
 
     result = suite.everything(
         dataset,
-        None if recipes == "all" else [name.strip() for name in recipes.split(",")],
+        None if "all" in names else names,
         chosen,
         out,
         _display_of(as_json),
@@ -392,7 +418,9 @@ def _plan(
             raise unknown(f"option of sampler {name}:", key, known.options or ["(it has none)"])
         values[key] = value
     count = steps or (card.default.steps if same else known.steps[-1])
-    return Plan(name, count, tuple(sorted(values.items())))
+    plan = Plan(name, count, tuple(sorted(values.items())))
+    known.check(plan)
+    return plan
 
 
 def _option(text: str) -> tuple[str, float]:
@@ -426,6 +454,8 @@ def _labels(model: Any, info: Any, label: str | None, n: int, seed: int) -> Any:
         index = names.index(label.lower())
     elif label.isascii() and label.isdigit() and int(label) < model.space.classes:
         index = int(label)
+    elif label.lstrip("+-").isdigit():
+        raise BadInput(f"--label {label}: the labels of {info.dataset} are 0 to {model.space.classes - 1}")
     else:
         raise unknown("label", label, found.labels or [f"0 to {model.space.classes - 1}"])
     return torch.full((n,), index)
@@ -460,7 +490,7 @@ def evaluate(
     """
     _check_dataset(dataset)
     target = Path(what)
-    is_samples = target.exists() and not (target / "run.json").exists()
+    is_samples = target.exists() and not (target / "run.json").exists() and not _is_recipe(what)
     folder = target if is_samples else _find_run(what, dataset, out)
 
     from bench import evaluate as scores
@@ -474,9 +504,13 @@ def evaluate(
             rows = scores.score(folder, dataset, progress)
         else:
             info = runs.read_info(folder)
-            rows = scores.evaluate(
-                folder, _tier_of(info.tier, tier), progress, str(runs.device_of(device)), force=force
-            )
+            protocol = _tier_of(info.tier, tier)
+            rows = scores.evaluate(folder, protocol, progress, str(runs.device_of(device)), force=force)
+            n = next((row.n for row in rows if row.headline and row.sampler and row.n), None)
+            if n is not None:
+                progress.update("the floor", 0, 1)
+                kept = folder.resolve().parents[1] / "baselines" / protocol.name
+                rows = rows + scores.floor(info.dataset, n, protocol, kept)
     if as_json:
         _print_json([_finite_row(row) for row in rows])
     else:
@@ -546,9 +580,9 @@ def _counts(text: str | None) -> list[int] | list[None]:
     if text is None:
         return [None]
     counts = [part.strip() for part in text.split(",")]
-    if any(not part.isascii() or not part.isdigit() or int(part) < 1 for part in counts):
+    if any(not part.isascii() or not part.isdigit() or len(part) > 18 or int(part) < 1 for part in counts):
         raise BadInput(f"--steps {text}: write step counts separated by commas, as in --steps 1,2,4")
-    return [int(part) for part in counts]
+    return list(dict.fromkeys(int(part) for part in counts))
 
 
 # --------------------------------------------------------------------------------------------- report, list, data
@@ -571,6 +605,8 @@ def report(
     for name in wanted:
         if name not in FORMATS:
             raise unknown("format", name, FORMATS)
+    if not wanted:
+        raise BadInput(f"--formats is empty; give any of {', '.join(FORMATS)}")
     if not runs.is_dir():
         raise BadInput(f"there is no folder {runs}; run `bench all` first, or name the folder that holds the runs")
     run_folders = sorted(path.parent for path in runs.rglob("run.json"))
@@ -846,7 +882,7 @@ def _find_run(text: str, dataset: str, out: Path) -> Path:
     path = Path(text)
     if (path / "run.json").exists():
         return path
-    if path.is_dir():
+    if path.is_dir() and not _is_recipe(text):
         raise BadInput(f"{path} is not the folder of a run: it has no run.json; see `bench list runs`")
     if os.sep in text:
         raise BadInput(f"there is no run {text}; see `bench list runs`")
@@ -854,8 +890,9 @@ def _find_run(text: str, dataset: str, out: Path) -> Path:
     for found in out.glob("*/*/*/run.json"):
         with contextlib.suppress(OSError, ValueError, TypeError):
             info = json.loads(found.read_text())
-            if info.get("recipe") == text and info.get("dataset") == dataset:
-                candidates.append((info.get("status") == "ok", info.get("finished") or "", str(found.parent)))
+            if isinstance(info, dict) and info.get("recipe") == text and info.get("dataset") == dataset:
+                finished = str(info.get("finished") or "")
+                candidates.append((info.get("status") == "ok", finished, str(found.parent)))
     if not candidates:
         from paradigms.catalogue import names
 
@@ -864,6 +901,13 @@ def _find_run(text: str, dataset: str, out: Path) -> Path:
             raise unknown("run or recipe", text, known)
         raise BadInput(f"no run of {text} on {dataset} in {out}; train one: bench train {text} --dataset {dataset}")
     return Path(max(candidates)[2])
+
+
+def _is_recipe(text: str) -> bool:
+    """Whether a word names a recipe: then it does so beside a file or folder called alike, which is `./word`."""
+    from paradigms.catalogue import names
+
+    return os.sep not in text and text in names()
 
 
 def _load_paradigm(folder: Path, device: Any) -> tuple[Any, Any]:
@@ -882,17 +926,18 @@ def _card(paradigm: type, recipe: str) -> Card:
 
 
 def _writable_folder(path: Path) -> None:
-    """Makes the folder and proves that files can be written there, before any work. Raises BadInput."""
+    """Proves that files can be written into the folder, before any work; leaves none behind. Raises BadInput."""
     missing = [parent for parent in (path, *path.parents) if not parent.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path, prefix=".writable-"):
             pass
     except OSError as error:
-        for parent in missing:  # what was made for nothing
+        raise BadInput(f"can not write to {path}: {error.strerror or error}; choose another folder") from None
+    finally:
+        for parent in missing:  # whoever writes makes them again
             with contextlib.suppress(OSError):
                 parent.rmdir()
-        raise BadInput(f"can not write to {path}: {error.strerror or error}; choose another folder") from None
 
 
 def _writable_target(to: Path) -> None:
@@ -901,6 +946,8 @@ def _writable_target(to: Path) -> None:
         raise BadInput(f"--to {to}: the name must end in .png or .npz, or be a folder")
     if to.suffix and to.is_dir():
         raise BadInput(f"--to {to} is a folder; name a file in it")
+    if not to.suffix and to.is_dir() and any(file.suffix.lower() == ".png" for file in to.iterdir()):
+        raise BadInput(f"--to {to}: there are PNG files in it, which would be mixed with the new ones; name another")
     _writable_folder(to.parent if to.suffix else to)
 
 
@@ -950,12 +997,22 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "
     from rich.markup import escape
     from rich.table import Table
 
+    rows = [list(row) for row in rows]
+    console = _console()
+    # A column holds its longest word, or it can not be read; then a block for each row says the same.
+    words = [max((len(w) for text in column for w in text.split()), default=0) for column in zip(columns, *rows)]
+    if sum(words) + 2 * len(words) > console.width:
+        if title:
+            print(title)
+        for row in rows:
+            print("\n".join(["", *(f"{name}: {text}" for name, text in zip(columns, row, strict=True) if text)]))
+        return
     table = Table(title=escape(title) or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
         table.add_column(escape(name), justify="right" if name in numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(escape(text) for text in row))
-    _console().print(table, soft_wrap=False)
+    console.print(table, soft_wrap=False)
 
 
 def _comparison(result: Any) -> None:
@@ -981,7 +1038,7 @@ def _comparison(result: Any) -> None:
 
 
 # What a narrow terminal can do without, the first to go first; the report has it all.
-_DISPENSABLE = ("Seeds", "Params", "Throughput", "Rank", "Time", "FD-random", "plan", "Training", "Latency")
+_DISPENSABLE = ("Seeds", "Params", "Throughput", "Time", "FD-random", "plan", "Training", "Latency", "Calls", "Rank")
 
 
 def _fitting(texts: Mapping[str, Sequence[str]], width: int) -> list[str]:
@@ -996,9 +1053,12 @@ def _fitting(texts: Mapping[str, Sequence[str]], width: int) -> list[str]:
 
 
 def _rows(rows: Sequence[Row]) -> None:
-    """An evaluation as a table: the headline plan against the test split, likelihoods, and what failed."""
+    """An evaluation as a table: the headline plan beside the floor, likelihoods, and what failed."""
+    floors = {(r.metric, r.split, r.features): r.value for r in rows if r.status == "baseline"}
     shown = []
     for row in rows:
+        if row.status == "baseline":
+            continue
         likelihood = bool(row.kind) or row.metric in ("bits_per_dim", "nll")
         if not (likelihood or row.headline or not row.sampler):
             continue
@@ -1008,8 +1068,14 @@ def _rows(rows: Sequence[Row]) -> None:
         relation = f"{row.relation} " if row.relation not in ("", "=") else ""
         against = f"{row.split} ({row.n_ref:,})" if row.n_ref else row.split
         where = " ".join(x for x in (row.features, row.kind, plan) if x)
-        shown.append([row.metric, relation + value, error, row.unit, against, where, f"{row.n or 0:,}", row.reason])
-    _table(["metric", "value", "error", "unit", "against", "by", "n", "note"], shown, numeric=("value", "error", "n"))
+        real = None if likelihood else floors.get((row.metric, row.split, row.features))
+        floor = "" if real is None or math.isnan(real) else f"{real:.5g}"
+        n = f"{row.n or 0:,}"
+        shown.append([row.metric, relation + value, error, floor, row.unit, against, where, n, row.reason])
+    columns = ["metric", "value", "error", "floor", "unit", "against", "by", "n", "note"]
+    _table(columns, shown, numeric=("value", "error", "floor", "n"))
+    if floors:
+        print("floor: what as many real training images or points score as if they were the samples")
 
 
 def _times(rows: Sequence[Row]) -> None:

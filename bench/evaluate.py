@@ -19,7 +19,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,14 @@ from torch import Tensor
 from bench import measure, metrics
 from bench import run as runs
 from bench.data import Dataset
+from bench.data.folder import read_image
 from bench.features import Features, FeatureSpace, spaces_for
 from bench.progress import Progress
 from bench.store import SCHEMA, Row, load_rows, manifest, results_key, save_rows, write_atomic, write_manifest
 from bench.tiers import Tier
+from paradigms import catalogue
 from paradigms.backbones import count_calls
-from paradigms.contract import Card, Data, Kind, Noise, Paradigm, Plan, Space, seed_of
+from paradigms.contract import Card, Data, Kind, Noise, Paradigm, Plan, Recipe, Space, seed_of
 from paradigms.errors import BadInput
 from paradigms.maths.likelihood import bits_per_dim
 
@@ -45,6 +47,7 @@ __all__ = [
     "baselines",
     "draw",
     "evaluate",
+    "floor",
     "grid_png",
     "has_baselines",
     "is_evaluated",
@@ -57,6 +60,7 @@ __all__ = [
 GRID = "grid.png"
 SAMPLES = "samples.npz"
 REFERENCE = 10_000  # at most so many real examples of either split stand behind a quality number
+REACH = 2.0  # a model's images may leave [-1, 1] a little; what reaches further is on another scale
 KEPT_VECTORS = 2_000  # samples kept for the report's scatter plots
 
 
@@ -151,7 +155,7 @@ def draw(
     return Pool(plan, torch.cat(parts), labels, count.examples / n if count.calls else None)
 
 
-class NotFinite(Exception):
+class NotFinite(BadInput):
     """Samples or likelihoods are not numbers."""
 
 
@@ -313,7 +317,7 @@ def likelihood(
         split=split,
         n=len(value),
         kind=kind.name,
-        relation=kind.relation,
+        relation=kind.relation_on(model.space),
         options=options_text(kind.options),
         calls=count.examples / len(value) if count.calls else 0.0,
         unit=unit,
@@ -384,7 +388,8 @@ def evaluate(
     if found.checksum != info.checksum:
         raise BadInput(f"{folder} was trained on another version of '{info.dataset}'; train it anew")
     sweep = info.seed < tier.sweep_seeds
-    key = _key(folder, tier, sweep, found)
+    recipe = catalogue.get(info.recipe)
+    key = _key(folder, tier, sweep, found, recipe)
     if not force and (kept := _kept(folder, key)) is not None:
         return kept
     ref = reference(info.dataset)
@@ -400,7 +405,7 @@ def evaluate(
     work = Work(progress, [n * _expected_calls(card, plan) for plan in todo])
     work.add([len(part) * max(1, kind.calls) for kind in kinds for part in splits.values()])
 
-    here = runs.environment(runs.device_of(device), torch.get_num_threads())
+    here = runs.environment(runs.device_of(device), torch.get_num_threads(), recipe)
     base = dataclasses.replace(
         runs.base_row(info),
         tier=tier.name,
@@ -408,6 +413,7 @@ def evaluate(
         params_sampling=measure.params_sampling(model, card.default, device),
         device=here["device_name"],
         threads=here["threads"],
+        code=measure.code_of(info.code, here["code"]),
     )
     rows: list[Row] = []
     for plan in todo:
@@ -430,7 +436,7 @@ def evaluate(
     for kind in kinds:
         asked = dataclasses.replace(base, headline=kind == kinds[0])
         for split, part in splits.items():
-            failed = dataclasses.replace(asked, split=split, kind=kind.name, relation=kind.relation)
+            failed = dataclasses.replace(asked, split=split, kind=kind.name, relation=kind.relation_on(model.space))
             metric = "bits_per_dim" if model.space.levels else "nll"
             with work.part(f"{kind.name} {split}", len(part)) as tell, _section(rows, failed, metric):
                 rows += likelihood(asked, model, kind, part, split, found, device, tell)
@@ -443,7 +449,8 @@ def evaluate(
 def is_evaluated(folder: Path, tier: Tier) -> bool:
     """Whether `evaluate` would find the rows of a trained run ready, under this tier and these sources."""
     info = runs.read_info(folder)
-    return _kept(folder, _key(folder, tier, info.seed < tier.sweep_seeds, dataset(info.dataset))) is not None
+    recipe, found = catalogue.get(info.recipe), dataset(info.dataset)
+    return _kept(folder, _key(folder, tier, info.seed < tier.sweep_seeds, found, recipe)) is not None
 
 
 def _no_likelihood(base: Row, card: Card, space: Space, tier: Tier) -> Row:
@@ -488,34 +495,27 @@ def _expected_calls(card: Card, plan: Plan) -> float:
     return 100.0 if calls is None else max(1, calls)
 
 
-@cache
-def code() -> str:
-    """Short sha256 over the sources that make evaluation's numbers."""
-    root = Path(__file__).parent.parent
-    files = [*sorted((root / "paradigms").rglob("*.py"))]
-    files += [root / "bench" / f"{name}.py" for name in ("evaluate", "features", "flops", "measure", "metrics")]
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
+def code(recipe: Recipe | None = None) -> str:
+    """Short sha256 over the sources that make evaluation's numbers, a plugin's own among them."""
+    return measure.sources(("evaluate", "features", "flops", "measure", "metrics"), recipe)
 
 
 def _digest(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def _protocol(found: Dataset, tier: Tier) -> tuple[object, ...]:
+def _protocol(found: Dataset, tier: Tier, recipe: Recipe | None = None) -> tuple[object, ...]:
     """What the numbers of a data set depend on besides the model."""
     spaces = [space.id for space in spaces_for(found.name, found.space)]
     n = min(tier.samples, len(found.test))
-    return SCHEMA, tier.name, n, tier.likelihood_n, spaces, found.checksum, torch.__version__, code()
+    return SCHEMA, tier.name, n, tier.likelihood_n, spaces, found.checksum, torch.__version__, code(recipe)
 
 
-def _key(folder: Path, tier: Tier, sweep: bool, found: Dataset) -> str:
+def _key(folder: Path, tier: Tier, sweep: bool, found: Dataset, recipe: Recipe) -> str:
     """All that a run's rows depend on."""
     weights = sorted((name, f["sha256"]) for name, f in manifest(folder).items() if name.endswith(".safetensors"))
     calls = tier.max_calls if sweep else 0, tier.likelihood_calls
-    return _digest("evaluate", _protocol(found, tier), sweep, calls, weights)
+    return _digest("evaluate", _protocol(found, tier, recipe), sweep, calls, weights)
 
 
 def _baselines_key(found: Dataset, tier: Tier) -> str:
@@ -760,14 +760,35 @@ def _log_histograms(x: Tensor, levels: int) -> Tensor:
 
 
 def score(path: Path, name: str, progress: Progress) -> list[Row]:
-    """The same metrics for anyone's samples: an .npz or .npy file, or a folder of PNGs. Raises BadInput."""
+    """The same metrics for anyone's samples: an .npz or .npy file, or a folder of PNGs. Raises BadInput.
+
+    Rows of the floor ("real-train") follow: as many real images, scored alike.
+    """
     found = dataset(name)
     x = read_samples(Path(path), found.space)
     progress.update("features", 0, len(x), images=0)
     base = dataclasses.replace(_environment(), recipe=Path(path).stem, dataset=name)
     rows = quality(base, x, None, reference(name))
+    if not any(row.value is not None and math.isfinite(row.value) for row in rows):
+        reason = next((row.reason for row in rows if row.reason), "give more samples")
+        raise BadInput(f"{path}: nothing can be measured with {len(x)} sample{'s' * (len(x) != 1)}: {reason}")
     progress.update("features", len(x), len(x), images=len(x))
-    return rows
+    return rows + floor(name, len(x))
+
+
+def floor(name: str, n: int, tier: Tier | None = None, folder: Path | None = None) -> list[Row]:
+    """What n real training examples score as if they were samples: rows of the recipe "real-train", split "test".
+
+    folder: where `baselines` of the tier may have kept them; else they are made.
+    """
+    if tier is not None and folder is not None and has_baselines(name, tier, folder):
+        return [row for row in load_rows(folder) if row.recipe == "real-train" and row.split == "test"]
+    found = dataset(name)
+    base = dataclasses.replace(
+        _environment(), status="baseline", dataset=name, tier=tier.name if tier else "", recipe="real-train"
+    )
+    real = subset(found.train, n, name, "floor").x
+    return quality(base, real, None, reference(name), ("test",), copies=False)
 
 
 def read_samples(path: Path, space: Space) -> Tensor:
@@ -785,36 +806,66 @@ def read_samples(path: Path, space: Space) -> Tensor:
         array = _only_array(loaded, path) if isinstance(loaded, np.lib.npyio.NpzFile) else loaded
     except BadInput:
         raise
-    except Exception as error:  # numpy raises whatever it meets first
-        raise BadInput(f"can not read samples from {path}: {error}".splitlines()[0]) from None
+    except OSError as error:
+        if error.strerror:
+            raise BadInput(f"can not read {path}: {error.strerror}") from None
+        raise _not_an_archive(path) from None
+    except Exception:  # numpy raises whatever it meets first, with advice that is not for us
+        raise _not_an_archive(path) from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "uif":
         raise BadInput(f"{path} must hold an array of integers or floats")
-    return _as_stored(torch.from_numpy(np.ascontiguousarray(array)), path, space)
+    return _as_stored(_tensor(array), path, space)
+
+
+def _not_an_archive(path: Path) -> BadInput:
+    return BadInput(
+        f"can not read samples from {path}: it is no whole .npz or .npy file of plain numbers; "
+        "write one with numpy.savez(path, samples=x)"
+    )
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """Any width and byte order of numbers in one that torch can work with."""
+    if array.dtype.kind == "f":
+        kind: type[np.generic] = np.float32 if array.dtype.itemsize <= 4 else np.float64
+    elif array.dtype == np.uint64:
+        array, kind = array.clip(max=2**62), np.int64
+    else:
+        kind = np.uint8 if array.dtype == np.uint8 else np.int64
+    with np.errstate(over="ignore"):  # what becomes infinite is refused as such
+        return torch.from_numpy(np.ascontiguousarray(array, dtype=kind))
 
 
 def _only_array(file: np.lib.npyio.NpzFile, path: Path) -> np.ndarray:
-    names = [n for n in ("samples", "x", "images", "arr_0") if n in file.files] or file.files
-    if not names:
-        raise BadInput(f"{path} holds no array")
-    return file[names[0]]
+    """The array with one of the usual names, else the first that can be samples: labels are flat."""
+    if not file.files:
+        raise BadInput(f"{path} holds no array; write one with numpy.savez(path, samples=x)")
+    named = next((n for n in ("samples", "x", "images") if n in file.files), None)
+    if named is not None:
+        return file[named]
+    return max((file[name] for name in file.files), key=lambda array: min(array.ndim, 2))
 
 
 def _as_stored(x: Tensor, path: Path, space: Space) -> Tensor:
-    shape = tuple(x.shape[1:])
+    whole, shape = tuple(x.shape), tuple(x.shape[1:])
     if space.is_image:
         channels, height, width = space.shape
         if channels == 1 and shape == (height, width):
             x = x[:, None]
         elif shape == (height, width, channels) and shape != space.shape:
             x = x.movedim(-1, 1)
-    if tuple(x.shape[1:]) != space.shape or not len(x):
-        raise BadInput(f"{path} holds samples of shape {shape}, but the data set has {space.shape}")
+    if not x.ndim or tuple(x.shape[1:]) != space.shape or not len(x):
+        asked = ", ".join(map(str, space.shape))
+        raise BadInput(f"{path} holds an array of shape {whole}, but samples of the data set have shape (N, {asked})")
     if x.is_floating_point():
+        x = x.float()
         if not torch.isfinite(x).all():
             raise BadInput(f"{path} holds numbers that are not finite")
+        if space.levels and (reach := float(x.abs().max())) > REACH:
+            raise BadInput(f"{path}: floats must span [-1, 1]; these reach {reach:g}: scale them, or give integers")
         if space.levels and float(x.min()) >= 0:
             raise BadInput(f"{path}: floats must span [-1, 1]; these are all positive: scale them, or give integers")
-        return space.decode(x.float())
+        return space.decode(x)
     if not space.levels:
         return x.float()
     low, high = int(x.min()), int(x.max())
@@ -831,11 +882,7 @@ def _read_folder(path: Path, space: Space) -> Tensor:
         raise BadInput(f"{path} is a folder of images, but the data set holds vectors")
     images = []
     for file in files:
-        try:
-            with Image.open(file) as image:
-                array = np.array(image.convert("L" if space.shape[0] == 1 else "RGB"))
-        except (OSError, ValueError) as error:
-            raise BadInput(f"can not read {file}: {error}") from None
+        array = np.array(read_image(file).convert("L" if space.shape[0] == 1 else "RGB"))
         array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
         if array.shape != space.shape:
             raise BadInput(

@@ -12,11 +12,13 @@ import gc
 import hashlib
 import json
 import os
+import sys
 import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -32,7 +34,8 @@ from bench.flops import FlopCount
 from bench.progress import Progress
 from bench.store import SCHEMA, Row, load_rows, manifest, results_key, save_rows
 from bench.tiers import Tier
-from paradigms.contract import Noise, Paradigm, Plan
+from paradigms import catalogue
+from paradigms.contract import Noise, Paradigm, Plan, Recipe
 from paradigms.errors import BadInput
 
 __all__ = [
@@ -43,6 +46,7 @@ __all__ = [
     "params_sampling",
     "peak_bytes",
     "sample_once",
+    "sources",
     "time_runs",
 ]
 
@@ -62,6 +66,39 @@ def sample_once(model: Paradigm, plan: Plan, n: int, device: torch.device | str,
     noise = Noise("measure", seed, device=device)
     z = model.prior(n, noise.at("prior"))
     return model.sample(z, plan, noise.at("steps"), labels_for(model, n, device))
+
+
+def sources(modules: Sequence[str], recipe: Recipe | None = None) -> str:
+    """Short sha256 over paradigms/, these modules of bench/, and the files of plugins that the recipe comes from."""
+    digest = hashlib.sha256(_own_sources(tuple(modules)))
+    for path in sorted(path for path in _plugins(recipe) if _ROOT not in path.parents):
+        digest.update(f"{path.name}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+_ROOT = Path(__file__).parent.parent
+
+
+@cache
+def _own_sources(modules: tuple[str, ...]) -> bytes:
+    digest = hashlib.sha256()
+    for path in (*sorted((_ROOT / "paradigms").rglob("*.py")), *(_ROOT / "bench" / f"{name}.py" for name in modules)):
+        digest.update(f"{path.relative_to(_ROOT).as_posix()}\0".encode() + path.read_bytes())
+    return digest.digest()
+
+
+def _plugins(recipe: Recipe | None) -> set[Path]:
+    """The files that define a recipe's paradigm and those of the recipes it needs."""
+    if recipe is None:
+        return set()
+    found = getattr(sys.modules.get(recipe.paradigm.__module__), "__file__", None)
+    needed = [_plugins(catalogue.get(need.recipe)) for need in recipe.needs.values()]
+    return set().union({Path(found)} if found else set(), *needed)
+
+
+def code_of(trained: str, here: str) -> str:
+    """The column `code` of a number taken from a model: the sources that trained it, then those that measured it."""
+    return trained if trained == here else f"{trained}+{here}"
 
 
 # ---------------------------------------------------------------------------------------------------------- counts
@@ -189,20 +226,41 @@ class Setting:
 
 
 class Watch:
-    """Whether something else had the processor: our own share of it, and what the rest of the machine did."""
+    """Whether something else had the processor: our own share of it, and what the rest of the machine did.
+
+    Sums over the blocks it is put around: the machine's clock ticks are too coarse to judge one short block by.
+    """
 
     def __init__(self) -> None:
-        self._wall, self._mine, self._machine = time.perf_counter(), time.process_time(), _machine_seconds()
+        self.wall = self.mine = 0.0
+        self.others: float | None = 0.0
+
+    def __enter__(self) -> Watch:
+        self._start = time.perf_counter(), time.process_time(), _machine_seconds()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        wall, mine, machine = self._start
+        mine, now = time.process_time() - mine, _machine_seconds()
+        self.wall += time.perf_counter() - wall
+        self.mine += mine
+        if machine is None or now is None or self.others is None:
+            self.others = None
+        else:
+            self.others += now - machine - mine
 
     def contended(self, device: torch.device) -> bool:
-        """Since this was made: we waited for a core while we had work, or others kept a quarter of a core busy."""
-        wall = max(1e-9, time.perf_counter() - self._wall)
-        mine, machine = time.process_time() - self._mine, _machine_seconds()
-        if device.type == "cpu" and mine / wall < 0.95:
+        """In the blocks: we waited for a core while we had work, or others kept a quarter of a core busy."""
+        if self.wall < 0.02:
+            return False  # too short to see anything
+        if device.type == "cpu" and self.mine / self.wall < 0.95:
             return True
-        if machine is None or self._machine is None:
+        if self.others is None:
             return os.getloadavg()[0] > torch.get_num_threads() + 0.5
-        return (machine - self._machine - mine) / wall > 0.25
+        return self.others > 0.25 * self.wall + 2.5 * _TICK
+
+
+_TICK = 1 / os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 0.01  # seconds: what the system counts in
 
 
 def _machine_seconds() -> float | None:
@@ -212,7 +270,7 @@ def _machine_seconds() -> float | None:
             user, nice, system, _, _, irq, softirq, steal = map(int, file.readline().split()[1:9])
     except (OSError, ValueError):
         return None
-    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    return (user + nice + system + irq + softirq + steal) * _TICK
 
 
 def measure(settings: Sequence[Setting], device: torch.device, progress: Progress, stage: str = "time") -> None:
@@ -221,17 +279,18 @@ def measure(settings: Sequence[Setting], device: torch.device, progress: Progres
         for index, setting in enumerate(settings):
             progress.update(f"{stage}: warm-up", index, 2 * len(settings))
             setting.once(device)
-        while todo := [s for s in settings if not s.done]:
-            for setting in todo:
-                watch = Watch()
+        watches = [Watch() for _ in settings]
+        while todo := [(s, watch) for s, watch in zip(settings, watches, strict=True) if not s.done]:
+            for setting, watch in todo:
                 spent = 0.0
                 # Short runs are timed in bursts: a watch needs some time to see anything.
-                while not setting.done and spent < 0.05:
-                    setting.times.append(setting.once(device))
-                    spent += setting.times[-1]
-                if spent >= 0.02 and watch.contended(device):
-                    setting.contended = True
+                with watch:
+                    while not setting.done and spent < 0.05:
+                        setting.times.append(setting.once(device))
+                        spent += setting.times[-1]
                 progress.update(stage, 2 * len(settings) - len(todo), 2 * len(settings))
+    for setting, watch in zip(settings, watches, strict=True):
+        setting.contended = watch.contended(device)
 
 
 @contextmanager
@@ -284,8 +343,7 @@ def time_runs(
 def _time_runs(
     subjects: Sequence[Subject], tier: Tier, progress: Progress, device: torch.device, force: bool, keep: bool
 ) -> list[Row]:
-    here = runs.environment(device, torch.get_num_threads())
-    keys = _keys(subjects, tier, device, here["threads"])
+    keys = _keys(subjects, tier, device, torch.get_num_threads())
     if keep and not force and (kept := _kept(keys)) is not None:
         return kept
     loaded = []
@@ -310,11 +368,13 @@ def _time_runs(
     for metric, unit, settings in (("latency", "s", latency), ("throughput", "samples/s", throughput)):
         for index, setting in settings:
             model, info = loaded[index][1:]
+            here = runs.environment(device, torch.get_num_threads(), catalogue.get(info.recipe))
             base = dataclasses.replace(
                 runs.base_row(info),
                 weights="ema",
                 device=here["device_name"],
                 threads=here["threads"],
+                code=code_of(info.code, here["code"]),
                 headline=setting.plan == type(model).card.default,
             )
             values = setting.times if unit == "s" else [setting.batch / t for t in setting.times]
@@ -354,9 +414,10 @@ def _keys(subjects: Sequence[Subject], tier: Tier, device: torch.device, threads
     here.pop("code")  # of the whole suite: times are not taken anew because a report was changed
     keys = {}
     for subject in subjects:
+        code = sources(("measure",), catalogue.get(runs.read_info(subject.folder).recipe))
         weights = sorted((n, f["sha256"]) for n, f in manifest(subject.folder).items() if n.endswith(".safetensors"))
         plans = [str(plan) for plan in subject.plans], [str(plan) for plan in subject.sweep]
-        parts = [SCHEMA, tier.timing_repeats, tier.timing_seconds, plans, weights, sorted(here.items())]
+        parts = [SCHEMA, tier.timing_repeats, tier.timing_seconds, plans, weights, sorted(here.items()), code]
         keys[subject.folder] = hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]
     return keys
 

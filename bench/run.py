@@ -7,7 +7,7 @@ model back. A run's folder is <out>/<data set>/<recipe>/<seed>-<hash>, the hash 
     log.jsonl            the course of the training (see bench.train)
     weights.safetensors  final weights and buffers, averaged ("ema.") and as they were ("raw.")
     manifest.json        sha256 of each file, checked when it is read
-    state.pt             the checkpoint, while training
+    state.pt             the checkpoint, while training and after a failure
     error.txt            the traceback of a run that failed
 
 Beside the runs of a recipe lies plan-<hash>.json: the width that meets the parameter target and the number of steps
@@ -20,6 +20,7 @@ import dataclasses
 import fcntl
 import hashlib
 import json
+import logging
 import math
 import os
 import platform
@@ -69,6 +70,7 @@ __all__ = [
     "fit_width",
     "is_finished",
     "load",
+    "other_code",
     "plan",
     "read_info",
     "refusal",
@@ -78,6 +80,8 @@ __all__ = [
 INFO = "run.json"
 WEIGHTS = "weights.safetensors"
 ERROR = "error.txt"
+_log = logging.getLogger(__name__)
+
 TOLERANCE = 0.1  # of the parameter target
 LARGE = 50_000_000  # parameters
 
@@ -403,6 +407,7 @@ def read_info(folder: Path) -> Info:
     values = store.read_json(path)
     if isinstance(values.get("schema"), int) and values["schema"] > store.SCHEMA:
         raise BadInput(f"{path} was written by a newer version (schema {values['schema']}); upgrade this one")
+    values = store.read_sealed(path)
     try:
         return Info(**{name: _tuples(value) for name, value in values.items()})
     except TypeError as error:
@@ -430,6 +435,7 @@ def base_row(info: Info) -> store.Row:
         seconds=info.seconds,
         cost_total=info.flops_total,
         seconds_total=info.seconds_total,
+        images_total=info.images_total,
         params_trained=info.params_trained,
         device=info.device_name,
         threads=info.threads,
@@ -546,17 +552,18 @@ def _schedule(
     """The schedule of a run, found by the first of its seeds and read by the others, so that all have equal steps."""
     device = data.x.device
     shared = {**run._shared(), "parents": {role: parent._shared() for role, parent in run.parents}}
-    key = _hash({**shared, "device": _device_name(device), "threads": threads, "code": code_version(recipe)})
+    # Not by the code: seeds that are averaged must have the same steps, also where the code has changed between them.
+    key = _hash({**shared, "device": _device_name(device), "threads": threads})
     path = run.folder(out).parent / f"plan-{key}.json"
     with _locked(path.with_name(f".{path.name}.lock"), progress, f"plan {run.recipe}"):
         if path.exists():
             try:
-                return Schedule(**store.read_json(path))
+                return Schedule(**store.read_sealed(path))
             except TypeError:
                 raise BadInput(f"{path} is damaged; delete it and run the same command again") from None
         progress.update(f"plan {run.recipe}", 0, 1)
         found = _calibrate(run, recipe, data, parents, threads)
-        store.write_json(path, dataclasses.asdict(found))
+        store.write_sealed(path, dataclasses.asdict(found))
         return found
 
 
@@ -669,16 +676,23 @@ def ensure(
 ) -> Path:
     """Trains a run unless it is there, the runs it needs first, and returns its folder.
 
-    A finished folder is verified and used. An interrupted one goes on, with the steps and threads it began with. A run
-    that diverges or fails keeps its reason in run.json and as a row in results.jsonl (`read_info(folder).status`), and
-    is tried again when it is next asked for. Two processes never train the same folder: the second waits for the first.
-    Raises BadInput for what the user can mend (a damaged folder, an unwritable place), and KeyboardInterrupt after a
-    checkpoint when `progress` was told to stop (without one: on Ctrl-C).
+    A finished folder is verified and used, with a warning where other code trained it. An interrupted one goes on, with
+    the steps and threads it began with. A run that diverges or fails keeps its reason in run.json and as a row in
+    results.jsonl (`read_info(folder).status`), and is tried again when it is next asked for: what diverged from the
+    start, what failed from its last checkpoint. Two processes never train the same folder: the second waits for the
+    first. Raises BadInput for what the user can mend (a damaged folder, an unwritable place), and KeyboardInterrupt
+    after a checkpoint when `progress` was told to stop (without one: on Ctrl-C).
     """
     where = device_of(device) if isinstance(device, str) else device
     if progress is None:
         with graceful_stop() as stopping:
             return ensure(run, out, Progress(run.where, None, stopping), device=where, threads=threads)
+    if (line := other_code([run], out)) is not None:
+        _log.warning(line)
+    return _ensure(run, out, progress, where, threads)
+
+
+def _ensure(run: Run, out: Path, progress: Progress, where: torch.device, threads: int) -> Path:
     folder = run.folder(out)
     if is_finished(folder):
         return folder
@@ -687,7 +701,7 @@ def ensure(
         parents[role] = parent.folder(out)
         # Trained a moment ago with this very code, it would only diverge once more.
         if not _hopeless(parents[role], parent):
-            ensure(parent, out, progress, device=where, threads=threads)
+            _ensure(parent, out, progress, where, threads)
     with _locked(folder / ".lock", progress, f"wait for {run.recipe}"):
         if not is_finished(folder):  # another process may have trained it while this one waited
             _train(run, out, folder, parents, where, threads, progress)
@@ -700,11 +714,41 @@ def is_finished(folder: Path) -> bool:
         if (folder / store.MANIFEST).exists() and WEIGHTS in store.manifest(folder):
             raise BadInput(f"{folder / INFO} is missing; delete the folder {folder} and run the same command again")
         return False
-    if read_info(folder).status != "ok" or WEIGHTS not in store.manifest(folder):
+    if read_info(folder).status != "ok":
+        return False
+    if WEIGHTS not in store.manifest(folder):
+        if (folder / WEIGHTS).exists() and not (folder / STATE).exists():
+            raise BadInput(
+                f"{folder / store.MANIFEST} is missing or incomplete, so the trained weights beside it can not be "
+                f"verified; put it back, or delete the folder {folder} to train the run again"
+            )
         return False
     for name in (INFO, LOG, WEIGHTS):
         store.read_verified(folder, name)
     return True
+
+
+def other_code(planned: Sequence[Run], out: Path) -> str | None:
+    """One line on those of the runs, and of what they need, that another version of the code trained; else None."""
+    folders = {}
+    pending = list(planned)
+    while pending:
+        run = pending.pop()
+        folders[run.where] = run.folder(out)
+        pending += [parent for _, parent in run.parents]
+    infos = []
+    for folder in folders.values():
+        with suppress(BadInput):  # none, or damaged: said where it is used
+            infos.append(read_info(folder))
+    here = {info.recipe: code_version(catalogue.get(info.recipe)) for info in infos}
+    old = [info for info in infos if info.status == "ok" and info.code != here[info.recipe]]
+    if not old:
+        return None
+    which = ", ".join(sorted({info.recipe for info in old}))
+    return (
+        f"warning: {len(old)} finished {'run was' if len(old) == 1 else 'runs were'} trained by another version of the "
+        f"code and stand as they are ({which}); for the code as it is now give a new folder with --out, or delete them"
+    )
 
 
 def _hopeless(folder: Path, run: Run) -> bool:
@@ -725,7 +769,7 @@ def _train(
 ) -> None:
     recipe = catalogue.get(run.recipe)
     before = read_info(folder) if (folder / INFO).exists() and (folder / STATE).exists() else None
-    if before is not None and before.status in ("training", "ok"):
+    if before is not None and before.status != "diverged" and before.planned_steps > 0:
         threads = before.threads
         _clear(folder, keep=(INFO, LOG, STATE, PREPARED))
     else:
@@ -745,8 +789,9 @@ def _train(
                 schedule = _schedule(run, recipe, data, held, out, threads, progress)
                 info = replace(started, **dataclasses.asdict(schedule))
             else:
-                info = replace(before, status="training", codes=(*before.codes, started.code))
-            store.write_json(folder / INFO, dataclasses.asdict(info))
+                codes = (*before.codes, started.code)
+                info = replace(before, status="training", reason="", finished="", codes=codes)
+            store.write_sealed(folder / INFO, dataclasses.asdict(info))
             seed = seed_of("init", run.dataset, run.recipe, run.seed)
             model = _build(recipe, run.space, info.width, held, run.config, seed, device)
             trained = train(
@@ -765,7 +810,7 @@ def _train(
             text = (str(error).strip() or type(error).__name__).splitlines()[0]
             reason = text if isinstance(error, RuntimeError) and text.startswith("it needs ") else _located(error, text)
             store.write_atomic(folder / ERROR, traceback.format_exc().encode())
-            _conclude(folder, replace(info or started, status="failed", reason=reason, finished=_now()))
+            _conclude(folder, replace(info or before or started, status="failed", reason=reason, finished=_now()))
             return
     info = _costed(info, trained, parents)
     if trained.status == "ok":
@@ -842,12 +887,13 @@ def _weights(trained: Trained, where: str) -> bytes:
 
 def _conclude(folder: Path, info: Info) -> None:
     """Records how a run ended. The manifest comes last: only with it is the folder finished."""
-    store.write_json(folder / INFO, dataclasses.asdict(info))
+    store.write_sealed(folder / INFO, dataclasses.asdict(info))
     if info.status != "ok":
         store.save_rows(folder, [base_row(info)], key=info.status)
     store.write_manifest(folder, [name for name in (INFO, LOG, WEIGHTS) if (folder / name).exists()])
-    for name in (STATE, PREPARED):
-        (folder / name).unlink(missing_ok=True)
+    if info.status != "failed":  # want of memory, say: the next attempt goes on from the checkpoint
+        for name in (STATE, PREPARED):
+            (folder / name).unlink(missing_ok=True)
 
 
 def _clear(folder: Path, keep: tuple[str, ...] = ()) -> None:

@@ -28,12 +28,14 @@ __all__ = [
     "MANIFEST",
     "RESULTS",
     "SCHEMA",
+    "SEAL",
     "Row",
     "columns",
     "frame",
     "load_rows",
     "manifest",
     "read_json",
+    "read_sealed",
     "read_verified",
     "results_key",
     "save_rows",
@@ -41,11 +43,13 @@ __all__ = [
     "write_atomic",
     "write_json",
     "write_manifest",
+    "write_sealed",
 ]
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
 RESULTS = "results.jsonl"
+SEAL = "sha256"  # the key of a sealed JSON object
 
 
 def _column(doc: str, default: Any = "") -> Any:
@@ -89,6 +93,7 @@ class Row:
     seconds: float | None = _column("wall-clock seconds spent on training this run", None)
     cost_total: float | None = _column("training FLOPs including the runs it needed", None)
     seconds_total: float | None = _column("training seconds including the runs it needed", None)
+    images_total: int | None = _column("training examples seen including the runs it needed", None)
     params_trained: int | None = _column("parameters trained, all networks together", None)
     params_sampling: int | None = _column("parameters used to sample", None)
     device: str = _column("device of the measurement")
@@ -140,6 +145,23 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
+def write_sealed(path: Path, value: dict[str, Any]) -> None:
+    """Writes a JSON object with the sha256 of its content in it: for what is read before a manifest lists it."""
+    write_json(path, {**value, SEAL: _seal(value)})
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """What `write_sealed` wrote. Raises BadInput when it is missing or was changed since."""
+    value = read_json(path)
+    if value.pop(SEAL, None) != _seal(value):
+        raise _damaged(path, "is damaged or was edited (its sha256 does not match)")
+    return value
+
+
+def _seal(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises BadInput when the file is missing or not an object."""
     try:
@@ -161,6 +183,10 @@ def _read(path: Path) -> bytes:
 
 
 def _damaged(path: Path, how: str) -> BadInput:
+    if path.name == RESULTS:  # made from the weights, which are worth more than it
+        return BadInput(f"{path} {how}; delete this file, and `bench all` or `bench evaluate` makes it anew")
+    if path.name.startswith("plan-"):
+        return BadInput(f"{path} {how}; delete this file and run the same command again")
     return BadInput(f"{path} {how}; delete the folder {path.parent} and run the same command again")
 
 

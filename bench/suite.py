@@ -9,6 +9,7 @@ and what was interrupted goes on.
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import re
 import time
@@ -23,6 +24,7 @@ from bench.progress import Display, Progress
 from bench.run import Run
 from bench.schedule import Job, Outcome, perform
 from bench.tiers import Tier
+from bench.train import LOG
 from paradigms import catalogue
 from paradigms.contract import Paradigm
 from paradigms.errors import BadInput
@@ -30,7 +32,9 @@ from paradigms.errors import BadInput
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Result", "RunFailed", "everything", "plan_runs", "records", "report"]
+__all__ = ["Result", "RunFailed", "damaged", "everything", "plan_runs", "records", "report"]
+
+_log = logging.getLogger(__name__)
 
 Show = Callable[[Mapping[str, float]], Display]
 
@@ -180,7 +184,8 @@ def everything(
     """Trains, evaluates and times what is not there yet, and writes the report. `show` makes a display for some jobs.
 
     Raises BadInput before any work for what the user can mend; a run that fails is in `Result.failures` and in the
-    report. Results do not depend on `workers`.
+    report; one whose folder is damaged is named in a warning and in `Result.failures`, and the others go on. Results
+    do not depend on `workers`.
     """
     began = time.monotonic()
     where = runs.device_of(device)
@@ -195,7 +200,28 @@ def everything(
     baseline_folder = root / "baselines" / re.sub(r"[^\w.-]+", "-", tier.name).strip(".-")
     seconds = tier.budget(planned[0].space).seconds
 
-    trained = {place for place, run in everyone.items() if _is_trained(run, out)}
+    if (line := runs.other_code(planned, out)) is not None:
+        _log.warning(line)
+    trained: set[str] = set()
+    lost: dict[str, str] = {}  # what a damaged folder takes out of the suite, with the reason
+    for place, run in everyone.items():
+        broken = next((titles[p.where] for p in _with_parents([run]).values() if p.where in lost), None)
+        try:
+            if runs.is_finished(run.folder(out)):
+                trained.add(place)
+            elif broken is not None:
+                lost[place] = f"it needs {broken}, which is damaged"
+        except BadInput as error:
+            lost[place] = str(error)
+    failures = [(titles[place], reason) for place, reason in lost.items()]
+    for name, reason in failures:
+        _log.warning("warning: left out: %s: %s", name, reason)
+    planned, everyone = (
+        [run for run in planned if run.where not in lost],
+        {place: run for place, run in everyone.items() if place not in lost},
+    )
+    if not planned:
+        raise BadInput("; ".join(dict.fromkeys(lost.values())))
     wanted = {run.where for run in planned}
     needed = wanted | {p for place in wanted - trained for p in _with_parents([everyone[place]])}
     jobs: list[Job] = []
@@ -212,7 +238,6 @@ def everything(
     if not evaluate.has_baselines(dataset, tier, baseline_folder):
         jobs.append(Job("baselines", _baselines, (dataset, tier, baseline_folder), (), seconds * EVALUATE))
 
-    failures: list[tuple[str, str]] = []
     by_job = {f"{verb} {titles[place]}": run for place, run in everyone.items() for verb in ("train", "evaluate")}
 
     def done(job: Job, outcome: Outcome) -> None:
@@ -230,7 +255,7 @@ def everything(
             display.say(_announcement(planned, jobs, tier, skipped))
             outcomes = perform(jobs, display, workers, threads, done)
 
-    good = [run for run in planned if _is_trained(run, out)]
+    good = [run for run in planned if _is_whole(run, out)]
     timed = [run for run in good if run.seed < tier.timing_seeds] if timing else []
     subjects = [_subject(run, out, tier) for run in timed]
     if subjects and not measure.is_timed(subjects, tier, str(where), threads):
@@ -244,6 +269,10 @@ def everything(
     run_folders = tuple(dict.fromkeys(run.folder(out) for run in planned))
     folders = [f for run in run_folders for f in (run, run / measure.TIMING)] + [baseline_folder]
     folders = [folder for folder in folders if (folder / store.RESULTS).exists()]
+    bad = damaged([*folders, *run_folders])
+    failures.extend((str(folder), reason) for folder, reason in bad.items())
+    folders = [folder for folder in folders if folder not in bad]
+    run_folders = tuple(folder for folder in run_folders if folder not in bad)
     to = Path(out) / "report" / f"{root.name}-{baseline_folder.name}"
     written = report(folders, run_folders, to, real={planned[0].dataset: baseline_folder / evaluate.GRID})
     ended = [name for name, outcome in outcomes.items() if outcome.ok]
@@ -269,16 +298,12 @@ def _announcement(planned: Sequence[Run], jobs: Sequence[Job], tier: Tier, skipp
     return text + "".join(f"\nleft out: {name}: {reason}" for name, reason in skipped.items())
 
 
-def _is_trained(run: Run, out: Path) -> bool:
-    """Whether the run is there and whole. Raises BadInput where it calls itself finished and its files are damaged."""
-    folder = run.folder(out)
-    if not (folder / runs.INFO).exists():
+def _is_whole(run: Run, out: Path) -> bool:
+    """Whether the run and all that it stands on can be loaded."""
+    try:
+        return all(runs.is_finished(member.folder(out)) for member in _with_parents([run]).values())
+    except BadInput:
         return False
-    if runs.read_info(folder).status != "ok" or runs.WEIGHTS not in store.manifest(folder):
-        return False
-    for name in (runs.INFO, runs.WEIGHTS):
-        store.read_verified(folder, name)
-    return True
 
 
 def _subject(run: Run, out: Path, tier: Tier) -> measure.Subject:
@@ -317,12 +342,27 @@ def _record_failure(run: Run, out: Path, outcome: Outcome) -> None:
 
 
 def records(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """What each run.json holds, with the folder; folders without one are left out."""
+    """What each run.json holds, with the folder; folders without one are left out. Raises BadInput for a damaged one."""
     found = []
-    for folder in folders:
-        path = Path(folder) / runs.INFO
-        if path.exists():
-            found.append({**store.read_json(path), "folder": str(folder)})
+    for folder in map(Path, folders):
+        if (folder / runs.INFO).exists():
+            runs.read_info(folder)
+            for name in {runs.INFO, LOG} & set(store.manifest(folder)):
+                store.read_verified(folder, name)
+            found.append({**store.read_sealed(folder / runs.INFO), "folder": str(folder)})
+    return found
+
+
+def damaged(folders: Sequence[Path]) -> dict[Path, str]:
+    """Those of the folders whose records or rows can not be trusted, with the reason."""
+    found: dict[Path, str] = {}
+    for folder in dict.fromkeys(map(Path, folders)):
+        try:
+            records([folder])
+            if (folder / store.RESULTS).exists():
+                store.load_rows(folder)
+        except BadInput as error:
+            found[folder] = str(error)
     return found
 
 
@@ -333,9 +373,19 @@ def report(
     formats: Sequence[str] | None = None,
     real: Mapping[str, Path] | None = None,
 ) -> list[Path]:
-    """Writes the report of the rows in `folders`; returns its files, the page first. Raises BadInput."""
+    """Writes the report of the rows in `folders`; returns its files, the page first. Raises BadInput.
+
+    Damaged folders are named in a warning and left out (`damaged` tells which).
+    """
     import reports
 
+    bad = damaged([*folders, *run_folders])
+    for reason in bad.values():
+        _log.warning("warning: left out: %s", reason)
+    folders = [folder for folder in folders if Path(folder) not in bad]
+    run_folders = [folder for folder in run_folders if Path(folder) not in bad]
+    if not folders:
+        raise BadInput(f"no results that are whole; {next(iter(bad.values()), 'run `bench all` first')}")
     grids = {name: path for name, path in (real or {}).items() if path.exists()}
     wanted = tuple(reports.FORMATS if formats is None else formats)
     key = _report_key([*folders, *run_folders], wanted)

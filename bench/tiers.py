@@ -18,6 +18,7 @@ __all__ = ["MATCHES", "SMALL_IMAGE", "Budget", "Tier", "get", "tiers"]
 MATCHES = ("flops", "images", "seconds")
 SMALL_IMAGE = 16
 _SHIPPED = Path(__file__).with_name("tiers.toml")
+_MAY_BE_ZERO = {"sweep_seeds", "timing_seeds"}  # none of the seeds; of anything else there must be some
 _NUMBER = {"int": "a whole number", "float": "a number", "str": "a text", "Budget": "a table"}
 
 
@@ -135,5 +136,12 @@ def _fill(kind: Any, values: Mapping[str, Any], defaults: Mapping[str, Any], whe
             raise BadInput(f"{where}: '{name}' must be {_NUMBER[str(f.type)]}, not {value!r}")
         if isinstance(value, (int, float)) and not 0 <= value < float("inf"):
             raise BadInput(f"{where}: '{name}' must be finite and not negative, not {value!r}")
+        if value == 0 and name not in _MAY_BE_ZERO:
+            raise BadInput(f"{where}: '{name}' must be more than 0")
         filled[name] = value
+    if kind is Budget and filled["flops"] < filled["params"]:  # every run would fail, one by one
+        raise BadInput(
+            f"{where}: flops = {filled['flops']:g} do not pay for one example through a network of "
+            f"params = {filled['params']:,}; give more of them"
+        )
     return kind(**filled)

@@ -400,18 +400,21 @@ def _load(path: Path, device: torch.device) -> dict[str, Any] | None:
 
 
 class Log:
-    """log.jsonl: appended to while training, so that it can be watched; a line cut short by a crash is dropped."""
+    """log.jsonl: appended to while training, so that it can be watched; a line that a crash cut short is dropped."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def read(self) -> list[dict[str, Any]]:
+        """The lines that are whole; a damaged log must not cost the training that it tells of."""
         lines = []
-        for text in self.path.read_text().splitlines() if self.path.exists() else ():
+        for text in self.path.read_bytes().splitlines() if self.path.exists() else ():
             try:
-                lines.append(json.loads(text))
+                line = json.loads(text)
             except ValueError:
-                break
+                continue
+            if isinstance(line, dict) and type(line.get("step")) is int:
+                lines.append(line)
         return lines
 
     def start(self, lines: list[dict[str, Any]]) -> None:

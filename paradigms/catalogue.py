@@ -5,7 +5,8 @@ Adding a paradigm is adding one file here, or shipping a package with
     [project.entry-points."paradigms.recipes"]
     my-model = "my_package.my_model"            # a module with RECIPES, or "my_package.my_model:RECIPES"
 
-`names()` reads the sources without running them, so that shell completion does not wait for torch.
+`names()` reads the sources without running them, so that shell completion does not wait for torch. Only a plugin whose
+names stand nowhere in its source is imported.
 """
 
 from __future__ import annotations
@@ -32,13 +33,15 @@ _NOT_A_PARADIGM = {"contract", "errors", "catalogue"}
 
 
 def names() -> list[str]:
-    """The names of all recipes, sorted, from their sources: no paradigm and no torch is imported."""
+    """The names of all recipes, sorted, from their sources: none of them and no torch is imported, where it can be.
+
+    A plugin that can not be loaded is named by its entry point: `get` says what is wrong with it.
+    """
     found: set[str] = set()
     for module in _siblings():
-        found.update(_names_in(Path(__file__).parent / f"{module}.py"))
+        found.update(_names_in(Path(__file__).parent / f"{module}.py") or ())
     for point in entry_points(group=GROUP):
-        source = _source_of(point.module)
-        found.update((source and _names_in(source)) or [point.name])
+        found.update(_names_of(point))
     return sorted(found)
 
 
@@ -84,24 +87,44 @@ def _load(point: EntryPoint) -> tuple[Recipe, ...]:
     return found
 
 
+def _names_of(point: EntryPoint) -> list[str]:
+    source = _source_of(point.module)
+    try:
+        static = _names_in(source) if source is not None and (point.attr or "RECIPES") == "RECIPES" else None
+    except (OSError, SyntaxError, ValueError):
+        static = None
+    if static:
+        return static
+    try:
+        return [recipe.name for recipe in _load(point)]
+    except BadInput:
+        return [point.name]
+
+
 def _siblings() -> list[str]:
     found = pkgutil.iter_modules([str(Path(__file__).parent)])
     return [m.name for m in found if not m.ispkg and m.name not in _NOT_A_PARADIGM]
 
 
-def _names_in(source: Path) -> list[str]:
-    """The first argument of each `Recipe(...)` call from the line that assigns RECIPES to the end of the file."""
+def _names_in(source: Path) -> list[str] | None:
+    """The names in `RECIPES = (Recipe("name", ...), ...)`; [] where there is none, None where it is not so plain."""
     text = source.read_text(encoding="utf-8")
     foot = re.search(r"^RECIPES\b", text, re.MULTILINE)
     if foot is None:
         return []
-    calls = [node for node in ast.walk(ast.parse(text[foot.start() :], str(source))) if isinstance(node, ast.Call)]
+    first, *more = ast.parse(text[foot.start() :], str(source)).body
+    value = getattr(first, "value", None)
+    if not isinstance(value, (ast.Tuple, ast.List)) or any("RECIPES" in ast.dump(node) for node in more):
+        return None
     found = []
-    for call in calls:
+    for call in value.elts:
+        if not isinstance(call, ast.Call):
+            return None
         called = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
         named = [*call.args[:1], *(k.value for k in call.keywords if k.arg == "name")]
-        if called == "Recipe" and named and isinstance(named[0], ast.Constant):
-            found.append(str(named[0].value))
+        if called != "Recipe" or not named or not isinstance(named[0], ast.Constant):
+            return None
+        found.append(str(named[0].value))
     return found
 
 

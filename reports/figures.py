@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +24,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.markers import CARETUP
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from reports import words
@@ -300,14 +301,34 @@ def pareto(section: Section) -> list[Picture]:
             f"{best.entry.name} with {plan_text(best.plan)}, {name} {words.number(best.y.mean)}."
         )
         slug = f"{section.slug}-pareto-{words.slug(cost)}"
-        pictures.append(_draw(slug, f"{name} against {label.split(' (')[0]}", "", alt, (4.7, 3.5), paint))
+        cut, title = _ceiling(section, points), f"{name} against {label.split(' (')[0]}"
+        above = sum(p.y.mean > cut for p in points)
+        caption = (
+            f"{words.plural(above, 'plan')} above the picture {'is' if above == 1 else 'are'} drawn as arrows at its "
+            "edge: worse than a Gaussian fitted to the data."
+            if above
+            else ""
+        )
+        pictures.append(_draw(slug, title, caption, alt, (5.9, 4.3), paint))
     return pictures
+
+
+def _ceiling(section: Section, points: Sequence[_Point]) -> float:
+    """Where the picture ends: plans far worse than the Gaussian fit would only press the others together.
+
+    A card's default plan is never cut off.
+    """
+    gaussian = section.scale(section.baseline("gaussian"))
+    if not gaussian or gaussian <= 0:
+        return math.inf
+    return 1.1 * max([gaussian, *(p.y.high for p in points if p.plan == p.entry.plan)])
 
 
 def _paint_pareto(d: _Drawing, section: Section, points: list[_Point], name: str, label: str, unit: str) -> None:
     ax = d.figure.subplots()
     ax.set_xscale("log")
-    heights = [p.y.mean for p in points] + ([section.floor] if section.floor else [])
+    cut = _ceiling(section, points)
+    heights = [min(p.y.mean, cut) for p in points] + ([section.floor] if section.floor else [])
     log = _wide(heights, 6)
     if log:
         ax.set_yscale("log")
@@ -319,15 +340,20 @@ def _paint_pareto(d: _Drawing, section: Section, points: list[_Point], name: str
     ax.set_xlim(low / pad, high * pad)
     _log(ax.xaxis, EngFormatter(unit, sep=" ") if unit else None, low, high, sparse=bool(unit))
     ax.step(
-        [*[x for x, _ in step], high * pad], [*[y for _, y in step], step[-1][1]], where="post", color=MUTED, lw=5,
+        [*[x for x, _ in step], high * pad], [*[y for _, y in step], step[-1][1]], where="post", color=MUTED, lw=4,
         alpha=0.22, solid_capstyle="butt", zorder=1,
     )  # fmt: skip
     if section.floor is not None:
         ax.axhline(section.floor, color=MUTED, lw=1, ls=(0, (4, 3)), zorder=1)
-        ax.annotate("floor: real training data", (1, section.floor), (-2, 3), xycoords=("axes fraction", "data"),
-                    textcoords="offset points", ha="right", color=MUTED, fontsize=7.5)  # fmt: skip
+        # On the left, where plans are cheap and points are high.
+        ax.annotate("floor: real training data", (0, section.floor), (3, 3), xycoords=("axes fraction", "data"),
+                    textcoords="offset points", ha="left", color=MUTED, fontsize=7.5)  # fmt: skip
+    if any(p.y.mean > cut for p in points):
+        lowest = min(min(heights), *(max(p.y.low, p.y.mean * 0.3) for p in points))
+        ax.set_ylim(lowest * 0.8 if log else None, cut)
+    beside = _beside(points)
     for entry in section.finished:
-        mine = [p for p in points if p.entry is entry]
+        mine = [replace(p, x=p.x * beside.get(entry.name, 1.0)) for p in points if p.entry is entry]
         if not mine:
             continue
         tone = colour(entry.mark)
@@ -342,15 +368,37 @@ def _paint_pareto(d: _Drawing, section: Section, points: list[_Point], name: str
                 bottom = max(p.y.low, p.y.mean * 0.05) if log else p.y.low
                 ax.plot([p.x, p.x], [bottom, p.y.high], color=tone, lw=1.1, zorder=2.5, solid_capstyle="butt")
             text = (
-                f"{entry.name}, {plan_text(p.plan)}{' (default)' if main else ''}: {name} {_said(p.y)}, {_x(p.x, unit)}"
+                f"{entry.name}, {plan_text(p.plan)}{' (default)' if main else ''}: {name} {_said(p.y)}, "
+                f"{_x(p.x / beside.get(entry.name, 1.0), unit)}"
             )
-            ax.plot([p.x], [p.y.mean], marker=marker(entry.mark), ms=8 if main else 4.6, mfc=tone if main else PAPER,
-                    mec=PAPER if main else tone, mew=0.7 if main else 1.1, ls="", zorder=4 if main else 3,
+            if p.y.mean > cut:
+                ax.plot([p.x], [1], transform=ax.get_xaxis_transform(), clip_on=False, marker=CARETUP, ms=6, ls="",
+                        color=tone, zorder=3, gid=d.name(text, entry.mark))  # fmt: skip
+                continue
+            ax.plot([p.x], [p.y.mean], marker=marker(entry.mark), ms=8 if main else 4.2, mfc=tone if main else PAPER,
+                    mec=PAPER if main else tone, mew=0.7 if main else 1.0, ls="", zorder=4 if main else 3,
                     gid=d.name(text, entry.mark))  # fmt: skip
         d.legend.append(_handle(entry.name, entry.mark))
     ax.set_xlabel(label)
     ax.set_ylabel(f"{name} ↓")
     d.legend.append(Line2D([], [], color=MUTED, lw=5, alpha=0.22, label="frontier"))
+
+
+def _beside(points: Sequence[_Point]) -> dict[str, float]:
+    """Factors that draw recipes beside each other whose plans all cost exactly the same: the one-call models.
+
+    A few per cent to either side: seen apart, and nearer to their own number of calls than to any other.
+    """
+    costs: dict[str, set[float]] = {}
+    for p in points:
+        costs.setdefault(p.entry.name, set()).add(p.x)
+    factors = {}
+    for cost in sorted(set().union(*costs.values())):
+        same = sorted(name for name, found in costs.items() if found == {cost})
+        swept = any(cost in found and len(found) > 1 for found in costs.values())
+        for i, name in enumerate(same, start=int(swept)):
+            factors[name] = 1.08 ** ((i + 1) // 2 * (-1) ** i)  # 0, 1, -1, 2, ... and no 0 where a sweep passes
+    return factors
 
 
 def _said(summary: Summary) -> str:
@@ -359,7 +407,7 @@ def _said(summary: Summary) -> str:
 
 
 def _x(value: float, unit: str) -> str:
-    return words.seconds(value) if unit == "s" else words.si(value, unit) if unit else f"{words.number(value, 4)} calls"
+    return words.seconds(value) if unit == "s" else words.si(value, unit) if unit else f"{value:,.4g} calls"
 
 
 # ------------------------------------------------------------------------------------------------------------ dots

@@ -28,13 +28,15 @@ TEXT = (
 )
 NUMBERS = (
     *("schema", "seed", "steps", "calls", "value", "error", "n", "n_ref", "draw", "fraction", "images", "flops"),
-    *("seconds", "cost_total", "seconds_total", "params_trained", "params_sampling", "threads"),
+    *("seconds", "cost_total", "seconds_total", "images_total", "params_trained", "params_sampling", "threads"),
 )
 FLAGS = ("headline", "conditional", "contended")
 
 LIKELIHOODS = ("bits_per_dim", "nll")
 FLOOR = "real-train"
-OVER_BUDGET = 1.05  # a larger multiple of the suite's budget is marked, never bold and never ranked
+# A larger multiple of the budget is marked, never bold and never ranked. Clocks jitter, counted quantities do not.
+OVER_BUDGET = 1.05
+OVER_SECONDS = 1.10
 
 _RELATIONS = {"=": 0, "≤": 1, "≈": 2}
 
@@ -88,11 +90,33 @@ class Entry:
     gaps: tuple[Failure, ...] = ()  # measurements of finished runs that failed
     records: tuple[Mapping[str, Any], ...] = ()
     protocol: str = ""  # what its runs were matched by and allowed; rows that differ in it are not ranked together
-    multiple: float | None = None  # of the suite's budget, with what its parents cost
+    match: str = "flops"  # the quantity that its budget is counted in
+    budget: Mapping[str, float] = field(default_factory=dict)  # what its runs were allowed
+    multiple: float | None = None  # of its budget, with what its parents cost
+
+    @property
+    def allowance(self) -> float:
+        return OVER_SECONDS if self.match == "seconds" else OVER_BUDGET
 
     @property
     def over_budget(self) -> bool:
-        return self.multiple is not None and self.multiple > OVER_BUDGET
+        return self.multiple is not None and self.multiple > self.allowance
+
+    @cached_property
+    def parents(self) -> bool:
+        """Whether its runs were built on other runs, whose cost is counted."""
+        if self.records:
+            return any(r.get("parents") for r in self.records)
+        rows = self.main
+        return bool((rows["cost_total"] > 1.01 * rows["flops"]).any())
+
+    @property
+    def codes(self) -> set[str]:
+        """The versions of the code that trained its runs."""
+        runs = set(self.rows["run"])
+        kept = [r for r in self.records if run_id(r) in runs]
+        found = {_text(r, "code") for r in kept} | {str(c) for r in kept for c in r.get("codes") or ()}
+        return {c for c in found or set(self.rows["code"]) if c}
 
     @property
     def seeds(self) -> list[int]:
@@ -264,6 +288,16 @@ class Section:
         return summary.mean if summary else None
 
     @cached_property
+    def budgets(self) -> dict[str, list[Entry]]:
+        """The finished recipes by what their runs were matched by and allowed; more than one key: budgets differ."""
+        kept: dict[str, list[Entry]] = {}
+        for entry in self.finished:
+            if entry.budget:
+                key = json.dumps([entry.match, entry.budget], sort_keys=True, default=str)
+                kept.setdefault(key, []).append(entry)
+        return kept
+
+    @cached_property
     def floor(self) -> float | None:
         return self.scale(self.baseline(FLOOR))
 
@@ -320,6 +354,11 @@ class Section:
             if key != common:
                 unranked |= dict.fromkeys(members, f"not ranked: differs from the others in {_difference(key, common)}")
         ranks, pairs = stats.compare(groups[common], lower_is_better)
+        for pair in pairs:
+            if not pair.tested:  # the worse of two that never vary: neither a tie nor shown to be worse
+                worse, other = (pair.a, pair.b) if (pair.difference > 0) == lower_is_better else (pair.b, pair.a)
+                ranks.pop(worse, None)
+                unranked[worse] = f"not ranked: no spread over seeds, so no test against {other} is possible"
         return Ranking(ranks, unranked, tuple(pairs))
 
 
@@ -333,7 +372,7 @@ _PROVENANCE = {
 
 
 def _difference(a: tuple[str, ...], b: tuple[str, ...]) -> str:
-    return ", ".join(word for word, x, y in zip(("the budget", *_PROVENANCE.values()), a, b) if x != y)
+    return ", ".join(word for word, x, y in zip(("the budget or the data", *_PROVENANCE.values()), a, b) if x != y)
 
 
 def kind_key(rows: pd.DataFrame) -> str:
@@ -396,10 +435,10 @@ def _section(
         )
         for name in sorted({*names, *(labels[run_id(r)] for r in stopped)})
     ]
-    scored = [r for e in entries for r in e.records]
-    match = next((_text(r, "match") for r in scored if _text(r, "match")), "flops")
-    budget = next((dict(r["budget"]) for r in scored if isinstance(r.get("budget"), Mapping)), {})
-    entries = _budgets(entries, match, budget.get(match))
+    scored = [e for e in entries if len(e.rows)] or entries
+    match = next((e.match for e in scored if e.records), "flops")
+    budget = next((e.budget for e in scored if e.budget), {})
+    entries = _budgets([e if e.budget else replace(e, match=match, budget=budget) for e in entries], mine)
     baselines = [
         Entry(plain(name), str(name), -1, group, baseline=True) for name, group in baseline.groupby("recipe", sort=True)
     ]
@@ -429,6 +468,9 @@ def _entry(
     found += [Failure(run_id(r), _number(r, "seed"), _text(r, "status"), plain(_text(r, "reason"))) for r in stopped]
     recipe = str(rows["recipe"].iloc[0]) if len(rows) else _text(stopped[0], "recipe")
     protocols = {_protocol(r) for r in records}
+    runs = set(rows["run"])
+    # The runs that are compared say what was allowed; a teacher at another share of the budget does not.
+    told = [r for r in records if run_id(r) in runs] or list(records)
     return Entry(
         name,
         recipe,
@@ -438,27 +480,75 @@ def _entry(
         gaps=tuple(f for f in found if f.metric),
         records=records,
         protocol=protocols.pop() if len(protocols) == 1 else "",
+        match=next((_text(r, "match") for r in told if _text(r, "match")), "flops"),
+        budget=next((dict(r["budget"]) for r in told if isinstance(r.get("budget"), Mapping)), {}),
     )
 
 
-def _budgets(entries: list[Entry], match: str, budget: float | None) -> list[Entry]:
-    """Each entry's cost with its parents as a multiple of the budget.
+def _budgets(entries: list[Entry], records: Sequence[Mapping[str, Any]]) -> list[Entry]:
+    """Each entry's cost with its parents as a multiple of its own budget.
 
     Without run records the budget is not known; the largest that a recipe without parents had stands in for it.
     """
-    own, total = {"seconds": ("seconds", "seconds_total"), "images": ("images", "images")}.get(
-        match, ("flops", "cost_total")
-    )
+    known = {_text(r, "where"): r for r in records}
     costs = {}
     for entry in entries:
-        mine, whole = stats.summarise(entry.fact(own)), stats.summarise(entry.fact(total))
-        if mine and mine.mean > 0:
-            costs[entry.name] = (mine.mean, max(mine.mean, whole.mean if whole else 0.0))
+        spent = _spent(entry, known)
+        mine, whole = stats.summarise([own for own, _ in spent]), stats.summarise([total for _, total in spent])
+        if mine and whole and mine.mean > 0:
+            costs[entry.name] = (mine.mean, max(mine.mean, whole.mean))
     alone = [mine for mine, whole in costs.values() if whole <= 1.01 * mine] or [mine for mine, _ in costs.values()]
-    budget = budget or max(alone, default=0.0)
-    if not budget:
-        return entries
-    return [replace(e, multiple=costs[e.name][1] / budget if e.name in costs else None) for e in entries]
+    largest = max(alone, default=0.0)
+
+    def multiple(entry: Entry) -> float | None:
+        budget = entry.budget.get(entry.match) or largest
+        return costs[entry.name][1] / budget if entry.name in costs and budget else None
+
+    return [replace(e, multiple=multiple(e)) for e in entries]
+
+
+_SPENT = {
+    "flops": ("flops", "cost_total"),
+    "images": ("images", "images_total"),
+    "seconds": ("seconds", "seconds_total"),
+}
+
+
+def _spent(entry: Entry, known: Mapping[str, Mapping[str, Any]]) -> list[tuple[float, float]]:
+    """(own, with ancestors) of each finished run, in the quantity that its budget is counted in."""
+    by_id = {run_id(r): r for r in entry.records}
+    mine, whole = _SPENT.get(entry.match, _SPENT["flops"])
+    spent = []
+    for run, rows in entry.main.groupby("run"):
+        own, total = float(rows[mine].max()), float(rows[whole].max())
+        record = by_id.get(str(run), {})
+        if entry.match == "seconds" and _clock(record) > 0:
+            own, total = _clock(record), _seconds_total(record, known)
+        elif entry.match == "images" and math.isnan(total):
+            total = _number(record, "images_total")
+        spent.append((own, own if math.isnan(total) else max(own, total)))
+    return spent
+
+
+def _clock(record: Mapping[str, Any]) -> float:
+    """A run's training seconds by the clock that its budget was planned with.
+
+    One thread on a CPU is planned and counted in CPU time, which other work on the machine does not stretch; more
+    threads and other devices by the wall clock.
+    """
+    alone = _number(record, "threads") == 1 and _text(record, "device").startswith("cpu")
+    return _number(record, "cpu_seconds" if alone and _number(record, "cpu_seconds") > 0 else "seconds")
+
+
+def _seconds_total(record: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]]) -> float:
+    """The same with every ancestor: by its own record where that is here, else by what the run wrote down of it."""
+    costs = record.get("costs")
+    total = _clock(record)
+    for where, cost in costs.items() if isinstance(costs, Mapping) else ():
+        if where != _text(record, "where") and isinstance(cost, Mapping):
+            here = _clock(known.get(where, {}))
+            total += here if here > 0 else max(0.0, _clock({**record, **cost, "cpu_seconds": cost.get("cpu_seconds")}))
+    return total
 
 
 # ------------------------------------------------------------------------------------------------------ run records

@@ -47,7 +47,10 @@ def summarise(values: Sequence[float]) -> Summary | None:
 
 @dataclass(frozen=True)
 class Pair:
-    """a - b: difference of means, its 95 % Welch interval, the p-value as tested and after Holm's correction."""
+    """a - b: difference of means, its 95 % Welch interval, the p-value as tested and after Holm's correction.
+
+    The p-values are NaN where no test is possible: means that differ without any spread over seeds.
+    """
 
     a: str
     b: str
@@ -61,14 +64,22 @@ class Pair:
     def significant(self) -> bool:
         return self.adjusted < 1 - LEVEL
 
+    @property
+    def tested(self) -> bool:
+        return not math.isnan(self.p)
+
 
 def welch(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float, float]:
-    """(difference of means, low, high, two-sided p) of Welch's unequal-variance t-test; at least two values a side."""
+    """(difference of means, low, high, two-sided p) of Welch's unequal-variance t-test; at least two values a side.
+
+    p is NaN where the means differ and neither side has any spread, as with counts of modes: there is nothing to test
+    the difference against, and it is no tie either.
+    """
     x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     difference = float(x.mean() - y.mean())
     vx, vy = x.var(ddof=1) / len(x), y.var(ddof=1) / len(y)
-    if vx + vy == 0.0:  # seeds that agree to the last bit, such as counts of modes: no spread to test against, no claim
-        return difference, difference, difference, 1.0
+    if vx + vy == 0.0:
+        return difference, difference, difference, math.nan if difference else 1.0
     freedom = (vx + vy) ** 2 / (vx**2 / (len(x) - 1) + vy**2 / (len(y) - 1))
     error = math.sqrt(vx + vy)
     half = float(stats.t.ppf(0.5 + LEVEL / 2, freedom)) * error
@@ -93,8 +104,8 @@ def compare(groups: Mapping[str, Sequence[float]], lower_is_better: bool = True)
     """
     names = [name for name, values in groups.items() if len(values) >= 2]
     raw = [(a, b, *welch(groups[a], groups[b])) for a, b in combinations(names, 2)]
-    adjusted = holm([p for *_, p in raw])
-    pairs = [Pair(*fields, q) for fields, q in zip(raw, adjusted)]
+    adjusted = iter(holm([p for *_, p in raw if not math.isnan(p)]))
+    pairs = [Pair(*fields, math.nan if math.isnan(fields[-1]) else next(adjusted)) for fields in raw]
     sign = 1 if lower_is_better else -1
     ranks = dict.fromkeys(names, 1)
     for pair in pairs:

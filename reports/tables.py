@@ -227,20 +227,28 @@ def _bytes(summary: Summary) -> tuple[str, str]:
 
 
 def multiple_text(entry: Entry) -> str:
-    if entry.multiple is None or 0.95 <= entry.multiple <= 1.05:
+    if entry.multiple is None or abs(entry.multiple - 1) <= entry.allowance - 1:
         return ""
     return f"{entry.multiple:.1f}×" if entry.multiple >= 0.095 else f"{entry.multiple:.2f}×"
 
 
-def _cost(entry: Entry, values: Sequence[float], show: Callable[[Summary], tuple[str, str]]) -> Cell:
-    """A total cost with its multiple of the budget."""
+def _cost(entry: Entry, quantity: str, values: Sequence[float], show: Callable[[Summary], tuple[str, str]]) -> Cell:
+    """A total cost; the quantity that was matched ("flops", "images" or "seconds") has its multiple of the budget."""
     made = cell(entry, values, show, default="not recorded")
     mark = multiple_text(entry)
-    if made.missing or not mark:
+    if made.missing or not mark or quantity != entry.match:
         return made
-    capped = any(r.get("bound") == "seconds" for r in entry.records)
-    why = ", counting what it was built on" if entry.over_budget else ": the cap on seconds ended it" if capped else ""
-    return replace(made, sub=f"{mark} budget", note=f"{mark} the budget of the suite{why}")
+    capped = entry.match != "seconds" and any(r.get("bound") == "seconds" for r in entry.records)
+    why = ", counting what it was built on" if entry.over_budget and entry.parents else ""
+    why = ": the cap on seconds ended it" if capped and not entry.over_budget else why
+    clock = " (CPU time where one thread trained)" if entry.match == "seconds" else ""
+    return replace(made, sub=f"{mark} budget", note=f"{mark} the budget in {MATCHED[entry.match]}{clock}{why}")
+
+
+def _images_total(entry: Entry) -> list[float]:
+    """Training images with those of the parents: from the rows, else the run records, else the run's own."""
+    recorded = [float(r["images_total"]) for r in entry.records if r.get("images_total")]
+    return entry.fact("images_total") or recorded or entry.fact("images")
 
 
 # ---------------------------------------------------------------------------------------------------------- tables
@@ -403,11 +411,21 @@ def headline(section: Section) -> Table:
                 note="FLOPs with what its parents cost; × marks multiples of the suite's budget",
                 key="flops_total",
             ),
-            _blank_for_baselines(lambda e: _cost(e, e.fact("cost_total") or e.fact("flops"), _si("FLOP"))),
+            _blank_for_baselines(lambda e: _cost(e, "flops", e.fact("cost_total") or e.fact("flops"), _si("FLOP"))),
+        ),
+        *(
+            [
+                (
+                    Column("Images", note="training images with those of its parents", key="images_total"),
+                    _blank_for_baselines(lambda e: _cost(e, "images", _images_total(e), _si(""))),
+                )
+            ]
+            if any(e.match == "images" for e in section.finished)
+            else []
         ),
         (
-            Column("Time", note="training seconds with what its parents took", key="seconds_total"),
-            _facts("seconds_total", seconds_text),
+            Column("Time", note="training seconds with what its parents took, by the wall clock", key="seconds_total"),
+            _blank_for_baselines(lambda e: _cost(e, "seconds", e.fact("seconds_total"), seconds_text)),
         ),
         (Column("Calls", note="network calls per sample, counted", key="calls"), _calls),
         (
@@ -432,7 +450,7 @@ def headline(section: Section) -> Table:
         "Every recipe at the plan its card named before any score was seen. " + interval_words(section),
         heads,
         lines,
-        _notes(lines, *thin, *_budget_notes(section)),
+        _notes(lines, *thin, *_budget_notes(section), *_code_notes(section)),
     )
 
 
@@ -447,10 +465,46 @@ def interval_words(section: Section) -> str:
 
 def _budget_notes(section: Section) -> list[str]:
     notes = []
-    over = [f"{e.name} ({multiple_text(e)})" for e in section.finished if e.over_budget]
-    if over:
-        notes.append(f"{words.listing(over)} had more than one budget, counting parents: never bold, not ranked.")
+    over = [e for e in section.finished if e.over_budget]
+    for parents in (True, False):
+        named = [f"{e.name} ({multiple_text(e)})" for e in over if e.parents is parents]
+        if named:
+            counted = ", counting parents" if parents else ""
+            notes.append(f"{words.listing(named)} had more than one budget{counted}: never bold, not ranked.")
+    if len(section.budgets) > 1:
+        parts = [
+            f"{words.listing([e.name for e in mine])}: {budget_words(mine[0])}" for mine in section.budgets.values()
+        ]
+        notes.append(
+            f"Budgets differ ({'; '.join(parts)}). Recipes are ranked only against others with the same budget, and "
+            "multiples are of a row's own budget."
+        )
     return notes
+
+
+def budget_words(entry: Entry) -> str:
+    """1.60 TFLOP, at most 50.0 s, 280 k parameters."""
+    budget = entry.budget
+    parts = [words.si(budget["images"], "images") if entry.match == "images" and budget.get("images") else ""]
+    parts += [words.si(budget["flops"], "FLOP") if entry.match == "flops" and budget.get("flops") else ""]
+    limit = "" if entry.match == "seconds" else "at most "
+    parts += [f"{limit}{words.seconds(budget['seconds'])}" if budget.get("seconds") else ""]
+    parts += [f"{words.si(budget['params'])} parameters" if budget.get("params") else ""]
+    return ", ".join(p for p in parts if p)
+
+
+def _code_notes(section: Section) -> list[str]:
+    """Recipes whose runs were trained by different versions of the code."""
+    found: dict[str, set[str]] = {}
+    for entry in section.finished:
+        found.setdefault(entry.recipe, set()).update(entry.codes)
+    parts = [f"{words.plain(r)} ({words.listing(sorted(map(words.plain, c)))})" for r, c in found.items() if len(c) > 1]
+    if not parts:
+        return []
+    return [
+        f"Trained by differing versions of the code: {'; '.join(parts)}. Part of the spread over seeds may be the "
+        "change of code; train those runs again to be rid of it."
+    ]
 
 
 def _notes(lines: Iterable[Line], *more: str) -> tuple[str, ...]:
@@ -515,8 +569,8 @@ def _quality(section: Section, space: str) -> Table:
     tau = space_agreement(section)
     if not lead and tau is not None:
         more.append(
-            f"This space and the leading one order the recipes with Kendall's τ = {words.number(tau, 2)}; "
-            "they are never mixed in one ranking."
+            f"Agreement of the two feature spaces on the order of the recipes by FD: Kendall's τ = "
+            f"{words.number(tau, 2)} (1: the same order, 0: unrelated, −1: reversed). They are never mixed in one ranking."
         )
     named = f" in the feature space {words.plain(space)}" if space else ""
     caption = f"Default plans, {counts_words(section)}{named}. ↓ lower is better, ↑ higher is better."
@@ -570,7 +624,11 @@ def likelihood(section: Section) -> Table:
         Column("Kind", note="how the number was computed; comparable only within a kind", numeric=False, key="kind"),
         Column(f"Held out, {unit}", "↓", "negative log-likelihood of held-out data", key="test"),
         Column(f"Train, {unit}", "↓", "negative log-likelihood of the data trained on", key="train"),
-        Column("Gap", note="held-out minus train: overfitting", key="gap"),
+        Column(
+            "Held out − train",
+            note="gap between the splits, by training seed: what is above the baselines' gap is overfitting",
+            key="gap",
+        ),
         Column("Error", note="standard error over the examples, averaged over seeds", key="error"),
         *(
             Column(
@@ -622,7 +680,7 @@ def likelihood(section: Section) -> Table:
                 Cell(kind_text(rows) or "–"),
                 held,
                 cell(entry, train, metric=metric, prefix=relation, default="not measured on the training split"),
-                _gap(test, train),
+                _gap(rows, trains[0]) if trains else Cell(""),
                 _number(seed_means(rows, "error"), 2),
                 *(_number(seed_means(_same_kind(entry, f"{metric}_{name}_error", rows)), 2) for name in others),
                 _number(rows["n"].dropna().tolist(), 4),
@@ -658,18 +716,23 @@ def _same_kind(entry: Entry, metric: str, rows: pd.DataFrame) -> pd.DataFrame:
     return mine[same & (mine["metric"] == metric)]
 
 
-def _gap(test: Sequence[float], train: Sequence[float]) -> Cell:
-    a, b = summarise(test), summarise(train)
-    if not a or not b:
+def _gap(test: pd.DataFrame, train: pd.DataFrame) -> Cell:
+    """Held-out minus train within each training seed that has both."""
+    seeds = {str(s) for s in test["seed"]} & {str(s) for s in train["seed"]}
+    a, b = (seed_means(rows[rows["seed"].map(str).isin(seeds)]) for rows in (test, train))
+    gap = summarise([x - y for x, y in zip(a, b, strict=True)]) if len(a) == len(b) else None
+    if gap is None:
         return Cell("")
-    return Cell(words.number(a.mean - b.mean, 2), value=a.mean - b.mean)
+    text, extra = words.with_interval(gap, 2)
+    return Cell(text, extra, value=gap.mean, half=gap.half)
 
 
 def _number(values: Sequence[float], digits: int) -> Cell:
     summary = summarise(values)
     if summary is None:
         return Cell("")
-    text = f"{summary.mean:,.0f}" if summary.mean % 1 == 0 else words.number(summary.mean, digits)
+    mean = 0.0 if abs(summary.mean) < 1e-12 else summary.mean  # what rounding left of a zero
+    text = f"{mean:,.0f}" if mean % 1 == 0 else words.number(mean, digits)
     return Cell(text, value=summary.mean)
 
 
@@ -690,15 +753,19 @@ def cost(section: Section) -> Table:
         ),
         (Column("Params to sample", key="params_sampling"), _facts("params_sampling", _si(""))),
         (Column("Training images", key="images", note="examples seen, repeats counted"), _facts("images", _si(""))),
+        (
+            Column("Images, total", key="images_total", note="with those that its parents saw"),
+            lambda e: _cost(e, "images", _images_total(e), _si("")),
+        ),
         (Column("FLOPs, own", key="flops"), _facts("flops", _si("FLOP"))),
         (
             Column("FLOPs, total", key="flops_total", note="with what its parents cost"),
-            lambda e: _cost(e, e.fact("cost_total") or e.fact("flops"), _si("FLOP")),
+            lambda e: _cost(e, "flops", e.fact("cost_total") or e.fact("flops"), _si("FLOP")),
         ),
         (Column("Time, own", key="seconds"), _facts("seconds", seconds_text)),
         (
             Column("Time, total", key="seconds_total", note="with what its parents took"),
-            _facts("seconds_total", seconds_text),
+            lambda e: _cost(e, "seconds", e.fact("seconds_total"), seconds_text),
         ),
         (Column("Speed", key="flops_per_second", note="training FLOPs per second"), rate),
         (Column("Labels", key="conditional", note="whether the model is told class labels", numeric=False), told),
@@ -786,7 +853,7 @@ def pairs(section: Section) -> Table | None:
         return None
     title = metric_title(section, metric, features)
     lines = []
-    for pair in sorted(ranking.pairs, key=lambda p: (p.adjusted, p.a, p.b)):
+    for pair in sorted(ranking.pairs, key=lambda p: (not p.tested, p.adjusted if p.tested else 0.0, p.a, p.b)):
         lines.append(
             Line(
                 f"{pair.a} − {pair.b}",
@@ -798,12 +865,9 @@ def pairs(section: Section) -> Table | None:
                         f"[{words.number(pair.low)}, {words.number(pair.high)}]",
                         value=pair.difference,
                     ),
-                    Cell(words.p_value(pair.p)[4:] if "<" not in words.p_value(pair.p) else "< 0.001", value=pair.p),
-                    Cell(
-                        words.p_value(pair.adjusted)[4:] if "<" not in words.p_value(pair.adjusted) else "< 0.001",
-                        value=pair.adjusted,
-                    ),
-                    Cell("different" if pair.significant else "tie"),
+                    _p_cell(pair.p),
+                    _p_cell(pair.adjusted),
+                    Cell("different" if pair.significant else "tie" if pair.tested else "no test possible"),
                 ),
             )
         )
@@ -815,6 +879,12 @@ def pairs(section: Section) -> Table | None:
     )
     caption = "Welch's t over training seeds, corrected by Holm's method."
     return Table(f"{section.slug}-pairs", "Pairwise differences", caption, columns, tuple(lines), first="Pair")
+
+
+def _p_cell(p: float) -> Cell:
+    if math.isnan(p):
+        return Cell("–")
+    return Cell(words.p_value(p).removeprefix("p = ").removeprefix("p "), value=p)
 
 
 def failed(section: Section) -> Table | None:

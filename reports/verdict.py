@@ -12,7 +12,15 @@ from typing import Any
 from reports import words
 from reports.sections import Entry, Section, kind_text, plan_text, run_id, seed_means
 from reports.stats import Pair, Summary, summarise
-from reports.tables import MATCHED, UNITS, chosen_likelihoods, metric_title, multiple_text, space_agreement
+from reports.tables import (
+    MATCHED,
+    UNITS,
+    budget_words,
+    chosen_likelihoods,
+    metric_title,
+    multiple_text,
+    space_agreement,
+)
 
 Text = list[tuple[str, bool]]
 
@@ -45,9 +53,12 @@ def verdict(section: Section) -> Text:
     out += _likelihood(section)
     out += _speed(section)
     over = [e for e in section.finished if e.over_budget]
-    if over:
-        out += [*_names(over), (f" had {words.listing([multiple_text(e) for e in over])} the budget, parents", False)]
-        out.append((f" included, and so {'is' if len(over) == 1 else 'are'} shown but not ranked. ", False))
+    for counted in (True, False):
+        mine = [e for e in over if e.parents is counted]
+        if mine:
+            multiples = words.listing([multiple_text(e) for e in mine])
+            out += [*_names(mine), (f" had {multiples} the budget{', parents included' if counted else ''}, ", False)]
+            out.append((f"and so {'is' if len(mine) == 1 else 'are'} shown but not ranked. ", False))
     ended = [(e, f) for e in section.entries for f in e.failures]
     if ended:
         out.append((f"{words.plural(len(ended), 'run')} did not finish: ", False))
@@ -73,31 +84,47 @@ def _score(summary: Summary) -> str:
 def _quality(section: Section, name: str, scores: Mapping[str, Summary]) -> Text:
     metric, features = section.quality
     ranking = section.rank(metric, "test", features)
-    within = [e for e in section.finished if e.name in scores and not e.over_budget] or list(section.finished)
-    within = [e for e in within if e.name in scores]
+    scored = [e for e in section.finished if e.name in scores]
+    within = [e for e in scored if not e.over_budget] or scored
     best = within[0]
-    several = bool(ranking.ranks)
+    # Scores of recipes that had more than one budget: shown, named, but not what the sentence is about.
+    more = [e for e in scored if e not in within]
     seeds = sorted({scores[e.name].n for e in within})
     counted = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     out: Text = [("On ", False), (section.title, True)]
     tier = f"tier {words.plain(section.tier)}, " if section.tier else ""
     unit = "training seed" if counted == "1" else "training seeds"
-    out.append((f" ({tier}{counted} {unit}, matched training {MATCHED.get(section.match, section.match)}), ", False))
+    matched = f"matched training {MATCHED.get(section.match, section.match)}"
+    matched = "budgets differ" if len(section.budgets) > 1 else matched
+    out.append((f" ({tier}{counted} {unit}, {matched}), ", False))
+    out.append(("among the recipes within one budget, " if more else "", False))
     out.append((best.name, True))
     plan = f" at its default plan {plan_text(best.plan)}" if best.plan else ""
     first = scores[best.name]
     kind = ", 95 % t-interval" if first.half is not None else ""
     mean = "mean " if first.n > 1 else ""
     out.append((f" has the lowest {mean}{name}{plan}: {_score(first)}{kind}{_scale(section)}. ", False))
+    better = [e for e in more if scores[e.name].mean < first.mean]
+    if better:
+        out.append(("Lower, but with more than one budget: ", False))
+        for i, entry in enumerate(better):
+            out += [("; " if i else "", False), (entry.name, True)]
+            out.append((f" {_score(scores[entry.name])} ({multiple_text(entry)} the budget)", False))
+        out.append((". ", False))
     if len(within) == 1:
-        out.append(("It is the only recipe with a score, so there is nothing to rank. ", False))
-    elif not several:
-        out.append(("With one training seed each no difference can be tested, so nothing is ranked. ", False))
+        inside = " within one budget" if more else ""
+        out.append((f"It is the only recipe with a score{inside}, so there is nothing to rank. ", False))
+    elif not ranking.ranks:
+        if all(scores[e.name].n < 2 for e in within):
+            out.append(("With one training seed each no difference can be tested, so nothing is ranked. ", False))
+        else:
+            out.append(("No difference can be tested. ", False))
+            out += _unranked([e for e in within if not e.over_budget], ranking.unranked)
     else:
         out += _ties(best, within, ranking.ranks, ranking.pairs, scores)
         out += _unranked(within, ranking.unranked)
     gaussian = section.scale(section.baseline("gaussian"))
-    poor = [e for e in within if gaussian is not None and scores[e.name].mean >= gaussian]
+    poor = [e for e in scored if gaussian is not None and scores[e.name].mean >= gaussian]
     if poor:
         out += [("No better than that Gaussian: ", False), *_names(poor), (". ", False)]
     tau = space_agreement(section)
@@ -209,12 +236,11 @@ def provenance(section: Section) -> list[tuple[str, str]]:
     add("Data checksum (sha256)", _distinct([r.get("checksum") for r in records]))
     add("Tier", words.plain(section.tier))
     budget = section.budget
-    if budget:
-        parts = [words.si(budget["flops"], "FLOP") if budget.get("flops") else ""]
-        parts += [f"at most {words.seconds(budget['seconds'])}" if budget.get("seconds") else ""]
-        parts += [f"{words.si(budget['params'])} parameters" if budget.get("params") else ""]
-        kept = ", ".join(p for p in parts if p)
-        add("Budget of a run", f"{kept}; matched by {MATCHED.get(section.match, section.match)}")
+    if section.budgets or budget:
+        told = [mine[0] for mine in section.budgets.values()] or [e for e in section.entries if e.budget][:1]
+        kept = [f"{budget_words(e)}; matched by {MATCHED.get(e.match, e.match)}" for e in told]
+        named = [words.listing([e.name for e in mine]) + ": " for mine in section.budgets.values()]
+        add("Budget of a run", " | ".join(n + k for n, k in zip(named, kept)) if len(kept) > 1 else "".join(kept))
     bound = [str(r["bound"]) for r in records if r.get("bound")]
     if bound:
         said = {"flops": "the budget of FLOPs", "images": "the budget of images", "seconds": "the limit on seconds"}

@@ -22,6 +22,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from bench import cli
+from paradigms.errors import BadInput
 
 ROOT = Path(__file__).parents[1]
 VERBS = ("all", "train", "sample", "evaluate", "time", "report", "list", "data")
@@ -207,6 +208,12 @@ def test_help_answers_in_half_a_second(arguments: list[str]) -> None:
         ("all --seeds 0", ["--seeds"]),
         ("all --dataset digist", ["did you mean 'digits'?"]),
         ("all --out {tmp}/file", ["can not write to"]),
+        ("all --recipes all,gna", ["unknown recipe 'gna'", "did you mean 'gan'?"]),
+        ("all --recipes , --out {tmp}", ["--recipes is empty"]),
+        ("train vae --set lr=fast --out {tmp}/new/runs", ["'lr' must be a number"]),
+        ("sample nosuch --to {tmp}/new/sub/ --out {tmp}", ["unknown run or recipe 'nosuch'"]),
+        ("time flow-matching --steps 1" + "0" * 5000 + " --out {tmp}", ["--steps"]),
+        ("report {tmp} --formats ,", ["--formats is empty"]),
         ("sample gan --out {tmp}", ["no run of gan on digits", "bench train gan --dataset digits"]),
         ("sample gna --out {tmp}", ["did you mean 'gan'?"]),
         ("sample {tmp}", ["not the folder of a run"]),
@@ -231,6 +238,76 @@ def test_one_line_and_exit_2(arguments: str, words: list[str], tmp_path: Path) -
     refused(result, *words)
     left = {p.name for p in tmp_path.rglob("*")} - {"file"}
     assert not left, f"half-written: {left}"
+
+
+def test_a_run_file_that_is_no_object_is_passed_over(tmp_path: Path) -> None:
+    folder = tmp_path / "digits" / "vae" / "0-1"
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text("[]")
+    refused(bench("sample", "vae", "--out", tmp_path), "no run of vae on digits")
+    assert "damaged" in bench("list", "runs", "--out", tmp_path).stdout
+
+
+def test_a_folder_named_like_a_recipe_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gan").mkdir()
+    refused(bench("evaluate", "gan"), "no run of gan on digits")
+    refused(bench("sample", "gan"), "no run of gan on digits")
+    refused(bench("evaluate", "./gan"), "neither a run.json nor PNG files")
+
+
+def test_pictures_are_not_mixed_with_those_of_another_run(tmp_path: Path) -> None:
+    (tmp_path / "00000.png").write_bytes(b"")
+    refused(bench("sample", "vae", "--to", tmp_path, "--out", tmp_path / "runs"), "PNG files", "name another")
+
+
+def test_plans_are_checked_against_the_card() -> None:
+    from paradigms import catalogue
+
+    def asked(recipe: str, sampler: str | None, steps: int | None, *options: str) -> None:
+        card = cli._card(catalogue.get(recipe).paradigm, recipe)
+        cli._plan(card, recipe, sampler, steps, None, options)
+
+    asked("flow-matching", "dopri5", None, "rtol=1e-3")
+    asked("gan", None, 1)
+    for arguments, words in (
+        (("flow-matching", "dopri5", None, "rtol=0", "atol=0"), "rtol|atol"),
+        (("flow-matching", "dopri5", 7), "no number of steps"),
+        (("flow-matching", "euler", 1_000_000_000), "100,000"),
+        (("gan", None, 5), "no number of steps"),
+        (("ddpm", "ddim", 10, "eta=5"), "eta"),
+    ):
+        with pytest.raises(BadInput, match=words):
+            asked(*arguments)
+    assert cli._counts("2,1,2") == [2, 1]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_behind_the_output_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "bench.cli", "list", "datasets"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["error: can not print: No space left on device"]
+
+
+def test_a_terminal_of_few_letters_still_says_what_is_a_bound() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.cli", "list", "tiers"],
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    assert "<= 6" in done.stdout
+    assert "?" not in done.stdout
+    assert "≈≤±—".encode("ascii", "bench.plainly") == b"~<=+-?"
 
 
 # ------------------------------------------------------------------------------------------------------------ lists
@@ -264,6 +341,22 @@ def test_a_narrow_terminal_gets_fewer_columns_not_broken_ones() -> None:
     assert cli._fitting(texts, 200) == list(texts)
     assert cli._fitting(texts, 40) == ["recipe", "FD-digits ↓", "Params"]
     assert cli._fitting(texts, 10) == ["recipe", "FD-digits ↓"], "what the command is about stays"
+    ranked = {"recipe": ["gan"], "FD-digits ↓": ["1.09 ± 0.02"], "Rank": ["1"], "Calls": ["1"]}
+    assert cli._fitting(ranked, 30) == ["recipe", "FD-digits ↓", "Rank"]
+
+
+def test_a_table_too_wide_for_its_words_becomes_blocks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rich.console import Console
+
+    columns, row = ["recipe", "note"], ["flow-matching", "two[x] words"]
+    for width, block in ((10, True), (40, False)):
+        monkeypatch.setattr(cli, "_console", lambda width=width: Console(width=width))
+        cli._table(columns, [row])
+        shown = capsys.readouterr().out
+        assert "flow-matching" in shown
+        assert ("note: two[x] words" in shown) is block
 
 
 # ------------------------------------------------------------------------------------------------------------ a suite
@@ -391,6 +484,7 @@ def test_sample_evaluate_time_report(
         assert kept["samples"].shape == (700, 1, 8, 8)
     assert bench("sample", "vae", "-n", 5, "--to", tmp_path / "pngs").exit_code == 0
     assert len(list((tmp_path / "pngs").glob("*.png"))) == 5
+    refused(bench("sample", "vae", "-n", 2, "--to", tmp_path / "pngs"), "PNG files")
 
     refused(bench("sample", "vae", "--label", 3), "without labels")
     refused(bench("sample", "flow-matching", "--guidance", 2), "no guidance")
@@ -405,6 +499,9 @@ def test_sample_evaluate_time_report(
     shown = bench("evaluate", tmp_path / "new" / "v.npz")
     assert shown.exit_code == 0
     assert "precision" in shown.stdout
+    assert "floor" in shown.stdout
+    floors = {r["recipe"] for r in scored if r["status"] == "baseline"}
+    assert floors == {r["recipe"] for r in run_rows if r["status"] == "baseline"} == {"real-train"}
 
     timed = json.loads(
         bench(
@@ -445,6 +542,7 @@ def test_train_conditional_and_draw_a_label(world: Path, monkeypatch: pytest.Mon
     with np.load(to) as kept:
         assert kept["labels"].tolist() == [3, 3, 3, 3]
     refused(bench("sample", "vae", "--label", "ten", "--to", to, "--out", tmp_path), "unknown label 'ten'")
+    refused(bench("sample", "vae", "--label", "30", "--to", to, "--out", tmp_path), "--label 30", "0 to 9")
     again = bench("train", "vae", "--tier", "mine.toml:tiny", "--conditional", "--out", tmp_path, "--set", "batch=32")
     assert "next: bench sample" in again.stdout
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,11 @@ from paradigms.contract import (
     Estimate,
     Frozen,
     Kind,
+    Need,
     Noise,
     Paradigm,
     Plan,
+    Recipe,
     Sampler,
     Space,
     Update,
@@ -408,6 +411,8 @@ def test_samples_that_are_not_finite_are_divergence(ring_run: Path, monkeypatch:
     monkeypatch.setattr(runs, "load", lambda *_, **__: (model, info))
     rows = evaluate.evaluate(ring_run, TIER, QUIET, force=True)
     assert {row.reason for row in rows if row.metric == "w2"} >= {"heun-16 drew samples that are not finite"}
+    with pytest.raises(BadInput, match="not finite"):  # what `bench sample` says
+        evaluate.draw(model, Plan("heun", 2), 4, 0)  # type: ignore[arg-type]
     assert "diverged" in {row.status for row in rows}
     (ring_run / "results.jsonl").unlink()
 
@@ -460,6 +465,9 @@ def test_arrays_in_every_form(pool: evaluate.Pool, tmp_path: Path) -> None:
     forms = {"first": k, "flat": k[:, 0], "last": np.moveaxis(k, 1, -1), "wide": k.astype(np.int64)}
     forms["float"] = DIGITS.encode(pool.x).numpy()
     forms["double"] = forms["float"].astype(np.float64)
+    forms |= {"little": k.astype("<u2"), "big": k.astype(">u4"), "long": k.astype(np.uint64)}
+    forms |= {"half": forms["float"].astype(np.float16), "big float": forms["float"].astype(">f4")}
+    forms["longest"] = forms["float"].astype(np.longdouble)
     for name, array in forms.items():
         np.save(tmp_path / f"{name}.npy", array)
         assert torch.equal(evaluate.read_samples(tmp_path / f"{name}.npy", DIGITS), pool.x), name
@@ -474,6 +482,11 @@ def test_arrays_in_every_form(pool: evaluate.Pool, tmp_path: Path) -> None:
         (np.full((5, 1, 8, 8), -1), "levels 0 to 16"),
         (np.full((5, 1, 8, 8), 0.5), r"\[-1, 1\]"),
         (np.full((5, 1, 8, 8), np.nan), "not finite"),
+        (np.full((5, 1, 8, 8), 1e200), "not finite"),
+        (np.full((5, 1, 8, 8), 2**64 - 1, np.uint64), "levels 0 to 16"),
+        (np.linspace(-128, 127, 320).reshape(5, 1, 8, 8), "these reach 128"),
+        (np.zeros(5), r"shape \(5,\), but .* \(N, 1, 8, 8\)"),
+        (np.float32(1), r"shape \(\)"),
         (np.array(["a", "b"]), "integers or floats"),
         (np.array([{}, {}], dtype=object), "can not read"),
     ],
@@ -495,8 +508,26 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
         with pytest.raises(BadInput, match=words):
             evaluate.read_samples(path, DIGITS)
     (tmp_path / "x.png").write_bytes(b"no picture")
-    with pytest.raises(BadInput, match="can not read"):
+    with pytest.raises(BadInput, match="not a readable image"):
         evaluate.read_samples(tmp_path, DIGITS)
+    (tmp_path / "text.npz").write_text("1 2 3")
+    with pytest.raises(BadInput, match=r"can not read .*numpy\.savez") as told:
+        evaluate.read_samples(tmp_path / "text.npz", DIGITS)
+    assert "pickle" not in str(told.value)
+    np.savez(tmp_path / "none.npz")
+    with pytest.raises(BadInput, match="no array"):
+        evaluate.read_samples(tmp_path / "none.npz", DIGITS)
+
+
+def test_labels_before_the_samples_are_not_taken_for_them(pool: evaluate.Pool, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", y=np.zeros(12, np.int64), pictures=pool.x.numpy())
+    assert torch.equal(evaluate.read_samples(tmp_path / "x.npz", DIGITS), pool.x)
+
+
+def test_pictures_of_sixteen_bits_are_not_clipped(tmp_path: Path) -> None:
+    levels = np.arange(64, dtype=np.uint16).reshape(8, 8) % 17
+    Image.fromarray((levels * (65535 // 16)).astype(np.uint16)).save(tmp_path / "x.png")
+    assert np.array_equal(evaluate.read_samples(tmp_path, DIGITS)[0, 0].numpy(), levels)
 
 
 def test_anyones_samples_get_the_same_rows(pool: evaluate.Pool, tmp_path: Path) -> None:
@@ -504,8 +535,63 @@ def test_anyones_samples_get_the_same_rows(pool: evaluate.Pool, tmp_path: Path) 
     np.save(tmp_path / "mine.npy", train.numpy())
     rows = evaluate.score(tmp_path / "mine.npy", "digits", QUIET)
     direct = evaluate.quality(Row(), train, None, evaluate.reference("digits"))
-    assert [(r.metric, r.value) for r in rows] == [(r.metric, r.value) for r in direct]
-    assert {row.recipe for row in rows} == {"mine"}
+    mine = [row for row in rows if row.recipe == "mine"]
+    assert [(r.metric, r.value) for r in mine] == [(r.metric, r.value) for r in direct]
+    real = [row for row in rows if row.recipe != "mine"]
+    assert {(r.recipe, r.status, r.split) for r in real} == {("real-train", "baseline", "test")}
+    assert only(real, metric="fd", features=mine[0].features).n == 700
+    np.save(tmp_path / "one.npy", train[:1].numpy())
+    with pytest.raises(BadInput, match="nothing can be measured with 1 sample:"):
+        evaluate.score(tmp_path / "one.npy", "digits", QUIET)
+
+
+def test_the_floor_is_that_of_the_baselines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [(r.metric, r.value) for r in evaluate.floor("ring8", 700)]
+    evaluate.baselines("ring8", TIER, tmp_path, QUIET)
+    monkeypatch.setattr(evaluate, "quality", None)
+    kept = [(r.metric, r.value) for r in evaluate.floor("ring8", 700, TIER, tmp_path)]
+    assert made == kept
+
+
+def test_dequantisation_makes_an_exact_density_a_bound(fake: Fake) -> None:
+    found = evaluate.dataset("digits")
+    part = evaluate.subset(found.test, 8, "digits", "x")
+    for dequantised, relation in ((True, "≤"), (False, "=")):
+        kind = Kind("mass", "=", 1, dequantised=dequantised)
+        assert {r.relation for r in evaluate.likelihood(Row(), fake, kind, part, "test", found)} == {relation}
+
+
+def test_code_names_and_keys_follow_the_sources(
+    ring_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row says which sources trained and which measured; a changed sampler, here or in a plugin, is measured anew."""
+    info = runs.read_info(ring_run)
+    subjects = [measure.Subject(ring_run, (Plan("euler", 1),))]
+    evaluate.evaluate(ring_run, TIER, QUIET)
+    measure.time_runs(subjects, TIER, QUIET)
+    with monkeypatch.context() as patch:
+        patch.setattr(measure, "_own_sources", lambda modules: b"a sampler was changed")
+        assert not evaluate.is_evaluated(ring_run, TIER)
+        assert not measure.is_timed(subjects, TIER)
+        environment = runs.environment
+        patch.setattr(runs, "environment", lambda *a: {**environment(*a), "code": "later"})
+        rows = evaluate.evaluate(ring_run, TIER, QUIET) + measure.time_runs(subjects, TIER, QUIET)
+        assert {row.code for row in rows} == {f"{info.code}+later"}
+    assert measure.code_of("same", "same") == "same"
+
+    plugin = tmp_path / "their_model.py"
+    plugin.write_text("class Theirs: ...")
+    patch_module = type(math)("their_model")
+    patch_module.__file__ = str(plugin)
+    monkeypatch.setitem(sys.modules, "their_model", patch_module)
+    recipe = Recipe("theirs", type("Theirs", (Fake,), {"__module__": "their_model"}), None, "")
+    child = Recipe("child", Fake, None, "", {"teacher": Need("theirs")})
+    get = measure.catalogue.get
+    monkeypatch.setattr(measure.catalogue, "get", lambda name: recipe if name == "theirs" else get(name))
+    before = evaluate.code(recipe), evaluate.code(child), measure.sources(("measure",), recipe)
+    plugin.write_text("class Theirs: 'another sampler'")
+    after = evaluate.code(recipe), evaluate.code(child), measure.sources(("measure",), recipe)
+    assert all(a != b for a, b in zip(before, after, strict=True))
 
 
 def test_grid_shows_each_image_in_its_place() -> None:
@@ -550,9 +636,24 @@ def test_watch_sees_that_we_did_not_run(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(measure, "_machine_seconds", lambda: clock["machine"])
     for mine, machine, contended in ((1.0, 1.1, False), (0.5, 0.6, True), (1.0, 2.0, True)):
         clock.update(wall=0.0, mine=0.0, machine=0.0)
-        watch = measure.Watch()
-        clock.update(wall=1.0, mine=mine, machine=machine)
+        with measure.Watch() as watch:
+            clock.update(wall=1.0, mine=mine, machine=machine)
         assert watch.contended(torch.device("cpu")) is contended
+
+
+def test_stray_ticks_in_a_short_burst_are_not_contention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's clock counts in 10 ms: two ticks within 50 ms say nothing, the same in every burst do."""
+    clock = {"now": 0.0, "machine": 0.0}
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: clock["now"])
+    monkeypatch.setattr(measure.time, "process_time", lambda: clock["now"])
+    monkeypatch.setattr(measure, "_machine_seconds", lambda: clock["machine"])
+    for strays, contended in (([2] + [0] * 19, False), ([2], False), ([2] * 20, True), ([5], True)):
+        watch = measure.Watch()
+        for ticks in strays:
+            with watch:
+                clock["now"] += 0.05
+                clock["machine"] += 0.05 + 0.01 * ticks
+        assert watch.contended(torch.device("cpu")) is contended, strays
 
 
 def test_times_of_runs(ring_run: Path, gan_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,7 +169,7 @@ def test_ranks_count_the_significantly_better() -> None:
     assert ranks == {"a": 1, "b": 1, "c": 3}
     assert len(pairs) == 3
     assert stats.compare(groups, lower_is_better=False)[0] == {"a": 2, "b": 2, "c": 1}
-    # Equal to the last bit on both sides: nothing to test against, so nothing is claimed.
+    # No spread on either side: nothing to test the difference against, so nothing is claimed.
     assert stats.compare({"x": [8.0, 8.0], "y": [7.0, 7.0]})[0] == {"x": 1, "y": 1}
 
 
@@ -557,3 +557,185 @@ def test_reports_need_neither_torch_nor_the_suite() -> None:
     root = Path(reports.__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+# ---------------------------------------------------------------------------------------- budgets and what they say
+
+
+def _said(section: Section) -> str:
+    return verdict.plain_text(verdict.verdict(section))
+
+
+def _costing(rows: list[dict[str, Any]], recipe: str, **facts: float) -> None:
+    for row in rows:
+        if row["recipe"] == recipe:
+            row |= facts
+
+
+def test_the_verdict_names_a_better_row_that_had_more_than_one_budget(tmp_path: Path) -> None:
+    rows, runs = made(tmp_path)
+    _costing(rows, "alpha", cost_total=2e12)
+    said = _said(one(rows, runs))
+    assert "among the recipes within one budget, beta has the lowest mean FD-digits" in said
+    assert "Lower, but with more than one budget: alpha 2.4" in said
+    assert "(2.0× the budget)" in said
+    _costing(rows, "gamma", cost_total=3e12)
+    assert "only recipe with a score within one budget" in _said(one(rows, runs))
+    # A worse row that had more is no news for the first sentence, but the comparison is still within one budget.
+    rows, runs = made(tmp_path / "b")
+    _costing(rows, "gamma", cost_total=2e12)
+    said = _said(one(rows, runs))
+    assert "among the recipes within one budget, alpha has the lowest" in said
+    assert "Lower, but" not in said
+
+
+def test_an_over_budget_row_worse_than_the_gaussian_is_still_named(tmp_path: Path) -> None:
+    rows, runs = made(tmp_path, {"alpha": 2.0, "beta": 3.0, "gamma": 15.0})
+    _costing(rows, "gamma", cost_total=2e12)
+    assert "No better than that Gaussian: gamma." in _said(one(rows, runs))
+
+
+def test_the_verdict_says_the_real_reason_for_no_ranks(tmp_path: Path) -> None:
+    rows, runs = made(tmp_path, seeds=2)
+    for row in rows:
+        if row.get("run") and row["seed"] == 1 and row["metric"] == "fd":
+            row["n"] = 500
+    said = _said(one(rows, runs))
+    assert "one training seed" not in said
+    assert "are not ranked: its seeds differ in the number of samples" in said
+
+
+def _timed(tmp_path: Path, **wall: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """A suite matched by seconds: 36 CPU-seconds a run, stretched on the wall."""
+    rows, runs = made(tmp_path)
+    for record in runs:
+        seconds = wall.get(record["recipe"], 36.0)
+        record |= {"match": "seconds", "device": "cpu", "threads": 1, "seconds": seconds, "cpu_seconds": 38.5}
+        record["costs"] = {record["where"]: {"seconds": seconds, "flops": 1e12, "images": 1}}
+        _costing(rows, record["recipe"], seconds=seconds, seconds_total=seconds)
+    return rows, runs
+
+
+def test_matched_seconds_are_cpu_seconds_on_one_thread(tmp_path: Path) -> None:
+    section = one(*_timed(tmp_path, alpha=80.0, beta=60.0))
+    assert not any(e.over_budget for e in section.entries)  # 7 % of jitter is allowed, the wall clock not asked
+    assert set(section.rank("fd", "test", SPACE).ranks) == set(SCORES)
+    rows, runs = _timed(tmp_path / "b", alpha=80.0)
+    for record in runs:
+        record["threads"] = 4
+    (alpha,) = [e for e in one(rows, runs).entries if e.name == "alpha"]
+    assert alpha.multiple == pytest.approx(80 / 36)
+
+
+def test_multiples_of_seconds_stand_under_seconds_and_name_parents_only_where_there_are_some(tmp_path: Path) -> None:
+    rows, runs = _timed(tmp_path)
+    teacher = {r["seed"]: r["where"] for r in runs if r["recipe"] == "alpha"}
+    for record in runs:
+        if record["recipe"] == "beta":
+            where = teacher[record["seed"]]
+            record |= {"parents": {"teacher": where}, "costs": record["costs"] | {where: {"seconds": 500.0}}}
+        if record["recipe"] == "gamma":
+            record["cpu_seconds"] = 72.0
+    section = one(rows, runs)
+    multiples = {e.name: e.multiple for e in section.entries}
+    # The teacher's own record says its CPU time; what beta wrote down of it is the wall clock's.
+    assert multiples == pytest.approx({"alpha": 38.5 / 36, "beta": 77 / 36, "gamma": 2.0})
+    for table in (tables.headline(section), tables.cost(section)):
+        marked = {
+            c.key for line in table.lines for c, made in zip(table.columns, line.cells) if made.sub.endswith("budget")
+        }
+        assert marked == {"seconds_total"}
+    said = _said(section)
+    assert "beta had 2.1× the budget, parents included, and so" in said
+    assert "gamma had 2.0× the budget, and so" in said
+
+
+@pytest.mark.parametrize("column", [True, False])
+def test_matched_images_charge_a_distilled_row_for_its_teacher(tmp_path: Path, column: bool) -> None:
+    rows, runs = made(tmp_path)
+    for record in runs:
+        record["match"] = "images"
+        if record["recipe"] == "beta" and not column:
+            record["images_total"] = 64_000
+    if column:
+        _costing(rows, "beta", images_total=64_000)
+    section = one(rows, runs)
+    assert [e.name for e in section.entries if e.over_budget] == ["beta"]
+    table = tables.headline(section)
+    (line,) = [line for line in table.lines if line.name == "beta"]
+    assert [c.key for c, made in zip(table.columns, line.cells) if made.sub.endswith("budget")] == ["images_total"]
+
+
+def test_budgets_that_differ_under_one_name_are_said_and_measured_each_by_its_own(tmp_path: Path) -> None:
+    rows, runs = made(tmp_path)
+    for record in runs:
+        if record["recipe"] == "gamma":
+            record["budget"] = BUDGET | {"flops": 2e12}
+    _costing(rows, "gamma", flops=2e12, cost_total=2e12)
+    section = one(rows, runs)
+    assert [e.multiple for e in section.entries] == pytest.approx([1.0, 1.0, 1.0])
+    assert any("Budgets differ (alpha and beta: 1.00 TFLOP" in note for note in tables.headline(section).notes)
+    assert "budgets differ" in _said(section)
+    assert "gamma" in section.rank("fd", "test", SPACE).unranked
+    assert "gamma: 2.00 TFLOP" in dict(verdict.provenance(section))["Budget of a run"]
+
+
+def test_values_without_spread_are_neither_tied_nor_told_apart(tmp_path: Path) -> None:
+    pair = stats.compare({"x": [8.0, 8.0], "y": [2.0, 2.0], "z": [8.0, 8.0]})[1]
+    assert [p.tested for p in pair] == [False, True, False]
+    rows, runs = made(tmp_path, {"alpha": 2.0, "beta": 6.0}, spread=0.0)
+    section = one(rows, runs)
+    ranking = section.rank("fd", "test", SPACE)
+    assert ranking.ranks == {"alpha": 1}
+    assert "no test against alpha is possible" in ranking.unranked["beta"]
+    table = tables.pairs(section)
+    assert table is not None
+    assert [c.text for c in table.lines[0].cells[1:]] == ["–", "–", "no test possible"]
+    assert "told apart" not in _said(section)
+
+
+def test_a_recipe_trained_by_two_versions_of_the_code_is_marked_but_ranked(tmp_path: Path) -> None:
+    rows, runs = made(tmp_path)
+    for record in runs:
+        record["code"] = "new" if record["recipe"] == "beta" and record["seed"] == 1 else "old"
+    section = one(rows, runs)
+    assert any("beta (new and old)" in note for note in tables.headline(section).notes)
+    assert set(section.rank("fd", "test", SPACE).ranks) == set(SCORES)
+    assert not any("differing versions" in note for note in tables.headline(one(*made(tmp_path / "b"))).notes)
+
+
+def test_likelihoods_show_the_gap_between_splits_and_spaces_their_agreement(tmp_path: Path) -> None:
+    rows, runs = made(tmp_path)
+    for row in rows:
+        if row["metric"] == "bits_per_dim" and row["split"] == "train":
+            row["value"] -= 0.25
+    rows += [r | {"features": "random-conv@1"} for r in rows if r["metric"] == "fd"]
+    section = one(rows, runs)
+    table = tables.likelihood(section)
+    gap = next(i for i, c in enumerate(table.columns) if c.key == "gap")
+    assert [line.cells[gap].value for line in table.lines] == pytest.approx([0.25] * 3)
+    notes = [note for table in tables.quality(section) for note in table.notes]
+    assert sum("Kendall's τ = 1" in note for note in notes) == 1
+
+
+def test_a_sweep_far_above_the_gaussian_does_not_flatten_the_pareto_picture(tmp_path: Path) -> None:
+    rows, runs = made(tmp_path)
+    for row in rows:
+        if row["recipe"] == "gamma" and row["metric"] == "fd" and row.get("steps") == 1:
+            row["value"] = 5000.0
+    picture = next(p for p in figures.pareto(one(rows, runs)) if p.slug.endswith("calls"))
+    assert picture.caption.startswith("1 plan above the picture is drawn as arrows")
+    assert "heun-1: FD-digits 5,000" in picture.inline
+    assert "1000" not in re.findall(r"<text[^>]*>([^<]*)</text>", picture.inline)
+
+
+def test_one_call_recipes_do_not_hide_each_other(tmp_path: Path) -> None:
+    rows, runs = made(tmp_path)
+    rows = [r for r in rows if r.get("steps") in (None, 10) or r["recipe"] == "gamma"]
+    section = one(rows, runs)
+    points = figures._points(section, "calls")
+    beside = figures._beside(points)
+    assert set(beside) == {"alpha", "beta"}
+    assert beside["alpha"] != beside["beta"]
+    assert 1.0 not in beside.values()  # there, gamma's own sweep stands
+    assert "20 calls" in next(p for p in figures.pareto(section) if p.slug.endswith("calls")).inline

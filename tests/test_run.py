@@ -20,8 +20,8 @@ import torch
 
 import bench.data
 from bench import run as runs
-from bench import store, tiers
-from bench.progress import Progress
+from bench import store, suite, tiers
+from bench.progress import Progress, Silent
 from bench.train import LOG, STATE
 from paradigms import catalogue
 from paradigms.contract import Data, Frozen, Space
@@ -513,6 +513,135 @@ def test_a_failed_run_is_tried_again_and_leaves_no_trace(out, tmp_path, stranger
     assert not (folder / "results.jsonl").exists()
 
 
+@pytest.mark.parametrize("line", [b"\xff\xfe", b"[1]\n", b'{"a": 1}\n'])
+def test_a_damaged_log_does_not_cost_the_training(line, out, tmp_path):
+    expected = weights(runs.ensure(plan(), tmp_path / "whole"))
+    with pytest.raises(KeyboardInterrupt):
+        runs.ensure(plan(), out, Seen("train mean", 17))
+    with open(plan().folder(out) / LOG, "ab") as file:
+        file.write(line)
+    folder = runs.ensure(plan(), out)
+    assert (runs.read_info(folder).status, weights(folder)) == ("ok", expected)
+
+
+def test_a_failure_keeps_the_checkpoint_and_the_next_attempt_goes_on_from_it(out, tmp_path, monkeypatch):
+    expected = weights(runs.ensure(plan(), tmp_path / "whole"))
+    with pytest.raises(KeyboardInterrupt):
+        runs.ensure(plan(), out, Seen("train mean", 17))
+
+    def full(*_, **__):
+        raise MemoryError
+
+    for name in ("train", "_build"):  # while training, and before
+        with monkeypatch.context() as patch:
+            patch.setattr(runs, name, full)
+            folder = runs.ensure(plan(), out)
+        assert runs.read_info(folder).status == "failed"
+        assert (folder / STATE).exists()
+    info = runs.read_info(runs.ensure(plan(), out))
+    assert (info.status, info.reason, info.resumed) == ("ok", "", (17,))
+    assert weights(folder) == expected
+    assert {p.name for p in folder.iterdir()} == {"run.json", LOG, "weights.safetensors", "manifest.json", ".lock"}
+
+
+@pytest.mark.parametrize(("key", "value"), [("planned_steps", 999), ("batch", 4), ("width", "x")])
+def test_a_run_json_edited_while_training_is_refused_and_nothing_lost(key, value, out):
+    with pytest.raises(KeyboardInterrupt):
+        runs.ensure(plan(), out, Seen("train mean", 17))
+    path = plan().folder(out) / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(BadInput, match=r"run\.json is damaged or was edited"):
+        runs.ensure(plan(), out)
+    assert (path.parent / STATE).exists()
+
+
+def test_an_edited_plan_is_refused(out):
+    folder = runs.ensure(plan(), out)
+    (path,) = folder.parent.glob("plan-*.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "planned_steps": 83}))
+    with pytest.raises(BadInput, match=r"plan-.* was edited .*; delete this file"):
+        runs.ensure(plan(seed=1), out)
+
+
+def test_other_code_is_said_and_new_seeds_share_the_schedule(out, monkeypatch, caplog):
+    runs.ensure(plan("child"), out)
+    assert runs.other_code([plan("child"), plan("child", seed=1)], out) is None
+    assert not caplog.records
+    monkeypatch.setattr(runs, "code_version", lambda recipe=None: "0ther")
+    line = runs.other_code([plan("child"), plan("child", seed=1)], out)
+    assert line is not None
+    assert "2 finished runs were trained by another version" in line
+    assert "--out" in line
+    assert "\n" not in line
+    runs.ensure(plan("child"), out)
+    assert [record.getMessage() for record in caplog.records] == [line]
+    monkeypatch.setattr(runs, "_calibrate", lambda *_: pytest.fail("calibrated again"))
+    runs.ensure(plan("child", seed=1), out)
+
+
+def test_a_trained_run_without_its_manifest_is_not_trained_again(out):
+    folder = runs.ensure(plan(), out)
+    (folder / "manifest.json").unlink()
+    with pytest.raises(BadInput, match=r"manifest\.json is missing"):
+        runs.ensure(plan(), out)
+    assert (folder / "weights.safetensors").exists()
+
+
+def test_rows_hold_the_images_of_all_that_a_run_stands_on(out):
+    info = runs.read_info(runs.ensure(plan("child"), out))
+    row = runs.base_row(info)
+    assert row.images_total == info.images_total
+    assert row.images_total > row.images
+
+
+def test_a_suite_leaves_out_what_is_damaged_and_goes_on(out, monkeypatch, caplog):
+    planned = [plan("child"), plan("child", seed=1), plan("mean", seed=2)]
+    teacher = runs.ensure(planned[0].parents[0][1], out)
+    (teacher / "weights.safetensors").write_bytes(b"")
+    whole = runs.ensure(planned[2], out)
+    asked, shown = [], []
+    monkeypatch.setattr(suite, "plan_runs", lambda *_: (planned, {}))
+    monkeypatch.setattr(suite.evaluate, "is_evaluated", lambda *_: False)
+    monkeypatch.setattr(suite.evaluate, "has_baselines", lambda *_: True)
+    monkeypatch.setattr(suite, "perform", lambda jobs, *_: asked.extend(job.name for job in jobs) or {})
+    monkeypatch.setattr(suite, "report", lambda folders, run_folders, *_, **__: shown.extend(run_folders) or [])
+    result = suite.everything("toy", None, TIER, out, lambda _: Silent(), timing=False)
+    assert asked == ["train mean seed 1", "train child seed 1", "evaluate child seed 1", "evaluate mean seed 2"]
+    assert [name for name, _ in result.failures] == ["mean seed 0", "child seed 0"]
+    assert str(teacher) in result.failures[0][1]
+    assert "it needs mean seed 0, which is damaged" in result.failures[1][1]
+    assert len(caplog.records) == 2
+    assert whole in shown
+
+
+@pytest.mark.parametrize("name", ["run.json", LOG, store.RESULTS])
+def test_a_report_leaves_out_a_damaged_folder_and_names_it(name, out, tmp_path, monkeypatch, caplog):
+    folders = [runs.ensure(plan(seed=seed), out) for seed in (0, 1)]
+    for folder in folders:
+        store.save_rows(folder, [runs.base_row(runs.read_info(folder))], key="k")
+    assert suite.damaged(folders) == {}
+    with open(folders[0] / name, "a") as file:
+        file.write(" ")
+    if name == "run.json":
+        (folders[0] / name).write_text("[]")
+    assert list(suite.damaged(folders)) == [folders[0]]
+    page = tmp_path / "report" / "report.html"
+
+    def render(frame, records, *_):
+        assert list(frame["seed"]) == [record["seed"] for record in records] == [1]
+        store.write_atomic(page, b"page")
+        return [page]
+
+    monkeypatch.setattr("reports.render", render)
+    assert suite.report(folders, folders, page.parent) == [page]
+    (record,) = caplog.records
+    assert str(folders[0] / name) in record.getMessage()
+    if name == store.RESULTS:
+        assert "delete this file" in record.getMessage()
+    with pytest.raises(BadInput, match="no results that are whole"):
+        suite.report(folders[:1], folders[:1], page.parent)
+
+
 @pytest.mark.parametrize("name", ["run.json", "weights.safetensors", "log.jsonl"])
 def test_a_damaged_file_is_named_with_the_next_step(name, out):
     folder = runs.ensure(plan(), out)
@@ -609,6 +738,15 @@ def test_an_entry_point_may_name_a_tuple_or_a_module(stranger):
     stranger[:] = [EntryPoint("any", "stranger:RECIPES", catalogue.GROUP)]
     assert catalogue.get("mean").summary == "predicts the data"
     assert "mean" in catalogue.names()
+
+
+def test_names_that_a_plugin_computes_are_found_by_loading_it(stranger, tmp_path):
+    assert catalogue.names()
+    assert "stranger" not in sys.modules  # its names can be read
+    source = PLUGIN.replace("RECIPES = (", "_MADE = (") + '\nRECIPES = tuple(r for r in _MADE if "ph" in r.name)\n'
+    (tmp_path / "site" / "stranger.py").write_text(source)
+    assert catalogue.names() == list(catalogue.recipes())
+    assert "orphan" in catalogue.names()
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,17 @@ def test_a_process_killed_while_writing_leaves_a_whole_file(tmp_path):
     assert len(set(data)) == 1
 
 
+def test_a_sealed_object_notices_any_change(tmp_path):
+    path = tmp_path / "plan-1.json"
+    value = {"width": 3, "steps": 1e9, "shape": (1, 8), "note": "≤"}
+    store.write_sealed(path, value)
+    assert store.read_sealed(path) == {**value, "shape": [1, 8]}
+    for changed in (path.read_text().replace("3", "4", 1), '{"width": 3}', "[]"):
+        path.write_text(changed)
+        with pytest.raises(BadInput, match=r"plan-1\.json .*delete this file"):
+            store.read_sealed(path)
+
+
 def test_what_can_not_be_written_is_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match=r"can not write .*--out") as error:
@@ -193,6 +204,10 @@ def test_a_user_changes_only_what_they_name(tmp_path):
         assert tier.images == tiers.get("quick").images
 
 
+SOME = ("seeds", "samples", "max_calls", "likelihood_n", "likelihood_calls", "timing_repeats", "timing_seconds")
+SPENT = ("flops", "seconds", "images", "params")
+
+
 @pytest.mark.parametrize(
     ("text", "match"),
     [
@@ -200,6 +215,9 @@ def test_a_user_changes_only_what_they_name(tmp_path):
         ('[t]\nbase = "quick"\nseeds = "three"', "'seeds' must be a whole number"),
         ('[t]\nbase = "quick"\nseeds = true', "'seeds' must be a whole number"),
         ('[t]\nbase = "quick"\nseeds = -1', "not negative"),
+        *((f'[t]\nbase = "quick"\n{name} = 0', f"'{name}' must be more than 0") for name in SOME),
+        *((f'[t]\nbase = "quick"\nsmall = {{ {name} = 0 }}', f"'{name}' must be more than 0") for name in SPENT),
+        ('[t]\nbase = "quick"\nsmall = { flops = 1 }', "do not pay for one example"),
         ('[t]\nbase = "quick"\nsmall = { flop = 1 }', "did you mean 'flops'"),
         ('[t]\nbase = "quick"\nsmall = 3', "'small' must be a table"),
         ('[t]\nbase = "quik"', "did you mean 'quick'"),

@@ -251,11 +251,13 @@ def test_training_leaves_the_global_generator_alone(tmp_path):
     assert torch.equal(torch.default_generator.get_state(), before)
 
 
-def test_a_log_line_cut_short_is_dropped(tmp_path):
+def test_log_lines_that_are_damaged_are_dropped(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         go("plain", tmp_path, Stop(20))
     with open(tmp_path / LOG, "a") as file:
-        file.write('{"step": 21, "los')
+        file.write('{"step": 21, "los\n[1]\n{"a": 1}\n{"step": "x"}\n')
+    with open(tmp_path / LOG, "ab") as file:
+        file.write(b"\xff\xfe")
     go("plain", tmp_path)
     steps = [json.loads(line)["step"] for line in (tmp_path / LOG).read_text().splitlines()]
     assert steps == list(range(1, 41))

@@ -34,7 +34,7 @@ from bench.data.names import FolderName
 from paradigms.contract import Data, Space
 from paradigms.errors import BadInput
 
-__all__ = ["load_folder"]
+__all__ = ["load_folder", "read_image"]
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 HELD_OUT = 5  # one in so many
@@ -119,18 +119,23 @@ def _decode(paths: list[Path], size: int, progress: Progress | None) -> torch.Te
     return torch.from_numpy(np.ascontiguousarray(whole.transpose(0, 3, 1, 2)))
 
 
-def _decode_one(path: Path, size: int) -> np.ndarray:
-    """(size, size, 1 or 3) uint8."""
+def read_image(path: Path) -> Image.Image:
+    """An image file in mode L or RGB, treated as said above but neither cut nor resized. Raises BadInput."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata; an image too large to be safe is an error below
             with Image.open(path) as opened:
-                image = _plain(ImageOps.exif_transpose(opened), path)
+                return _plain(ImageOps.exif_transpose(opened), path)
     except BadInput:
         raise
     except Exception as error:  # decoders raise almost anything on damaged files
         reason = " ".join(str(error).split())
         raise BadInput(f"{path} is not a readable image ({reason}); remove it or replace it") from error
+
+
+def _decode_one(path: Path, size: int) -> np.ndarray:
+    """(size, size, 1 or 3) uint8."""
+    image = read_image(path)
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     box = (left, top, left + side, top + side)  # cut before resizing, whose filter would look outside the box
