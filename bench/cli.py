@@ -19,7 +19,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 from typer.core import TyperGroup
@@ -621,6 +621,8 @@ def report(
     written = suite.report(folders, run_folders, target, wanted, real=_real_grids(folders))
     for path in written:
         print(path)
+    if suite.damaged([*folders, *run_folders]):
+        raise typer.Exit(1)  # named in a warning above, and left out
 
 
 def _real_grids(folders: Iterable[Path]) -> dict[str, Path]:
@@ -630,8 +632,9 @@ def _real_grids(folders: Iterable[Path]) -> dict[str, Path]:
     grids: dict[str, Path] = {}
     for folder in folders:
         if folder.parent.name == "baselines" and (folder / "grid.png").exists():
-            rows = store.load_rows(folder)
-            grids.update({rows[0].dataset: folder / "grid.png"} if rows else {})
+            with contextlib.suppress(BadInput):  # the report names a damaged folder
+                rows = store.load_rows(folder)
+                grids.update({rows[0].dataset: folder / "grid.png"} if rows else {})
     return grids
 
 
@@ -771,12 +774,13 @@ def _list_samplers() -> list[dict[str, Any]]:
             continue
         for sampler in card.samplers:
             calls = "adaptive" if sampler.calls is None else _linear(*sampler.calls)
-            default = f"{card.default.steps} steps" if sampler.name == card.default.sampler else ""
+            many = card.default.steps
+            default = f"{many} step{'s' * (many != 1)}" if sampler.name == card.default.sampler else ""
             found.append(
                 {
                     "recipe": name,
                     "sampler": sampler.name,
-                    "steps": ",".join(map(str, sampler.steps)),
+                    "steps": ", ".join(map(str, sampler.steps)),
                     "default": default,
                     "network calls": calls,
                     "options": ", ".join(f"{k}={v:g}" for k, v in sampler.options.items()),
@@ -999,17 +1003,19 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "
 
     rows = [list(row) for row in rows]
     console = _console()
-    # A column holds its longest word, or it can not be read; then a block for each row says the same.
+    # Where there is room no word is broken; where even pieces of five letters do not fit, a row becomes a block.
     words = [max((len(w) for text in column for w in text.split()), default=0) for column in zip(columns, *rows)]
-    if sum(words) + 2 * len(words) > console.width:
+    whole = sum(words) + 3 * len(words) <= console.width
+    if sum(min(word, 5) for word in words) + 3 * len(words) > console.width:
         if title:
             print(title)
         for row in rows:
             print("\n".join(["", *(f"{name}: {text}" for name, text in zip(columns, row, strict=True) if text)]))
         return
     table = Table(title=escape(title) or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in columns:
-        table.add_column(escape(name), justify="right" if name in numeric else "left", overflow="fold")
+    for name, longest in zip(columns, words, strict=True):
+        justify: Literal["left", "right"] = "right" if name in numeric else "left"
+        table.add_column(escape(name), justify=justify, overflow="fold", min_width=longest if whole else None)
     for row in rows:
         table.add_row(*(escape(text) for text in row))
     console.print(table, soft_wrap=False)
@@ -1073,7 +1079,9 @@ def _rows(rows: Sequence[Row]) -> None:
         n = f"{row.n or 0:,}"
         shown.append([row.metric, relation + value, error, floor, row.unit, against, where, n, row.reason])
     columns = ["metric", "value", "error", "floor", "unit", "against", "by", "n", "note"]
-    _table(columns, shown, numeric=("value", "error", "floor", "n"))
+    used = [index for index in range(len(columns)) if any(row[index] for row in shown)]
+    numeric = ("value", "error", "floor", "n")
+    _table([columns[i] for i in used], [[row[i] for i in used] for row in shown], numeric=numeric)
     if floors:
         print("floor: what as many real training images or points score as if they were the samples")
 

@@ -833,7 +833,7 @@ def _tensor(array: np.ndarray) -> Tensor:
     else:
         kind = np.uint8 if array.dtype == np.uint8 else np.int64
     with np.errstate(over="ignore"):  # what becomes infinite is refused as such
-        return torch.from_numpy(np.ascontiguousarray(array, dtype=kind))
+        return torch.from_numpy(np.array(array, dtype=kind, order="C"))
 
 
 def _only_array(file: np.lib.npyio.NpzFile, path: Path) -> np.ndarray:

@@ -364,11 +364,13 @@ def _time_runs(
             latency.append((index, Setting(model, plan, 1, max(3, repeats // 10), seconds / 10)))
     measure([s for _, s in (*latency, *throughput)], device, progress)
 
+    threads, recipes = torch.get_num_threads(), {info.recipe for _, _, info in loaded}
+    places = {name: runs.environment(device, threads, catalogue.get(name)) for name in recipes}
     rows: dict[int, list[Row]] = {index: [] for index in range(len(loaded))}
     for metric, unit, settings in (("latency", "s", latency), ("throughput", "samples/s", throughput)):
         for index, setting in settings:
             model, info = loaded[index][1:]
-            here = runs.environment(device, torch.get_num_threads(), catalogue.get(info.recipe))
+            here = places[info.recipe]
             base = dataclasses.replace(
                 runs.base_row(info),
                 weights="ema",

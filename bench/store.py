@@ -100,7 +100,7 @@ class Row:
     threads: int | None = _column("CPU threads of the measurement", None)
     dtype: str = _column("number format of the network's arithmetic")
     contended: bool = _column("other work was running on the machine", False)
-    code: str = _column("short sha256 over the sources that made the number")
+    code: str = _column("short sha256 over the sources that trained the model; a+b where others measured it")
 
 
 def columns() -> list[tuple[str, str, str]]:

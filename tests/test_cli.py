@@ -240,6 +240,11 @@ def test_one_line_and_exit_2(arguments: str, words: list[str], tmp_path: Path) -
     assert not left, f"half-written: {left}"
 
 
+def test_a_tier_without_seeds_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "none.toml").write_text('[none]\nbase = "smoke"\nseeds = 0\n')
+    refused(bench("all", "--tier", tmp_path / "none.toml", "--out", tmp_path / "runs"), "seeds")
+
+
 def test_a_run_file_that_is_no_object_is_passed_over(tmp_path: Path) -> None:
     folder = tmp_path / "digits" / "vae" / "0-1"
     folder.mkdir(parents=True)
@@ -351,12 +356,12 @@ def test_a_table_too_wide_for_its_words_becomes_blocks(
     from rich.console import Console
 
     columns, row = ["recipe", "note"], ["flow-matching", "two[x] words"]
-    for width, block in ((10, True), (40, False)):
+    for width, block in ((10, True), (17, False), (40, False)):
         monkeypatch.setattr(cli, "_console", lambda width=width: Console(width=width))
         cli._table(columns, [row])
         shown = capsys.readouterr().out
-        assert "flow-matching" in shown
         assert ("note: two[x] words" in shown) is block
+        assert ("flow-matching" in shown) is (width != 17), "broken only where there is no room"
 
 
 # ------------------------------------------------------------------------------------------------------------ a suite
@@ -466,7 +471,11 @@ def test_a_corrupt_run_is_refused(
     weights.write_bytes(data)
     monkeypatch.chdir(world)
     monkeypatch.syspath_prepend(world / "site")
-    refused(bench(*SUITE, "--out", "corrupt"), "damaged", weights.name)
+    others = bench(*SUITE, "--out", "corrupt")  # the damaged run is named and left out, the rest goes on
+    assert others.exit_code == 1, others.output
+    assert "failed: vae seed 0: " in others.stdout
+    assert f"{weights.name} is damaged" in others.stdout
+    assert "flow-matching" in others.stdout
     refused(bench("sample", weights.parent), "damaged", weights.name)
     refused(bench("evaluate", weights.parent, "--tier", "smoke"), "damaged", weights.name)
 
@@ -549,7 +558,7 @@ def test_train_conditional_and_draw_a_label(world: Path, monkeypatch: pytest.Mon
 
 def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(world: Path) -> None:
     (world / "slow.toml").write_text(
-        '[slow]\nbase = "smoke"\nseeds = 1\nmatch = "images"\nlikelihood_calls = 0\ntiming_seconds = 0.01\n'
+        '[slow]\nbase = "smoke"\nseeds = 1\nmatch = "images"\nlikelihood_calls = 1\ntiming_seconds = 0.01\n'
         "vectors = { flops = 1e12, seconds = 90, images = 100_000, params = 20_000 }\n"
     )
     arguments = (

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from paradigms.backbones import Backbone, count_calls
 from paradigms.backbones.embed import Embedding
 from paradigms.contract import Data, Frozen, Noise, Plan, Space, seed_of
+from paradigms.errors import BadInput
 from paradigms.maths import likelihood as lk
 from paradigms.maths.paths import CosinePath, LinearPath, VPPath
 from paradigms.maths.solvers import dopri5, euler_step, grid, heun_step, rk4_step, solve
@@ -199,7 +200,7 @@ def test_dopri5_rows_do_not_depend_on_the_batch():
 
 
 def test_dopri5_gives_up_in_words():
-    with pytest.raises(RuntimeError, match="rtol"):
+    with pytest.raises(BadInput, match="rtol"):
         dopri5(lambda x, t, _: 1e6 * torch.cos(1e6 * t)[:, None] * x, START, 0.0, 1.0, 1e-9, 1e-9, max_steps=5)
 
 

@@ -11,6 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from paradigms.errors import BadInput
 from paradigms.maths.paths import expand
 
 Field = Callable[[Tensor, Tensor], Tensor]
@@ -93,7 +94,7 @@ def dopri5(
 
     A row's result therefore does not depend on which rows it is solved with (a shared step size couples them). Every
     round costs six calls f(x, t, rows) for the rows still under way, whose indices are `rows`: the last slope of an
-    accepted step is the first of the next. Raises RuntimeError when a row needs more than `max_steps`.
+    accepted step is the first of the next. Raises BadInput when a row needs more than `max_steps`.
     """
     span = stop - start
     u = torch.zeros(len(x), dtype=torch.float64, device=x.device)  # progress from 0 to 1
@@ -122,4 +123,4 @@ def dopri5(
         x[done], slope[done] = point[accept], slopes[-1][accept]
         u[done] = torch.where(size >= 1 - here, 1.0, here + size)[accept]
         h[live] = size * (0.9 * norm.clamp_min(1e-10) ** -0.2).clamp(0.2, 5.0)
-    raise RuntimeError(f"dopri5 did not reach the end within {max_steps} steps; loosen rtol/atol")
+    raise BadInput(f"dopri5 did not reach the end within {max_steps} steps; loosen rtol/atol")
