@@ -243,6 +243,14 @@ class Trainable(nn.Module, ABC):
         """
         return data
 
+    def symptom(self, terms: Mapping[str, float]) -> str | None:
+        """What the terms of the log say is wrong with the model, in words for the user; None when nothing is.
+
+        terms: means of `Update.terms` over the last part of the training. Collapse of samples or of a latent shows
+        there long before a score does.
+        """
+        return None
+
 
 class Frozen:
     """A trained parent held by a child: its averaged weights, in eval mode, without gradients.
@@ -318,6 +326,7 @@ class Kind:
                  this (a bound), "≈" an estimate.
     calls:       network calls per image it spends, so that a tier can choose what it can afford.
     dequantised: a density of continuous data, so on data with levels an exact one still only bounds the mass.
+    ranges:      the values that each option may take, both ends included; two ints: whole numbers only.
     """
 
     name: str
@@ -326,6 +335,16 @@ class Kind:
     options: tuple[tuple[str, float], ...] = ()
     dequantised: bool = False
     note: str = ""
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict, hash=False)
+
+    def check(self) -> None:
+        """Raises BadInput when an option is outside its range."""
+        for name, value in self.options:
+            low, high = self.ranges.get(name, (-math.inf, math.inf))
+            whole = isinstance(low, int) and isinstance(high, int)
+            if not low <= value <= high or (whole and value != int(value)):
+                what = f"whole numbers {name} from {low:,} to {high:,}" if whole else f"{name} from {low:g} to {high:g}"
+                raise BadInput(f"{self.name} takes {what}, not {value:g}")
 
     def relation_on(self, space: Space) -> str:
         """The relation on this kind of data."""
@@ -420,7 +439,12 @@ class Need:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A row of the comparison: a paradigm, its settings, and what it needs trained first."""
+    """A row of the comparison: a paradigm, its settings, and what it needs trained first.
+
+    share:      the part of a full budget that it is trained for.
+    variant_of: the recipe that stands for this paradigm where every paradigm has one row; "" for that one itself.
+    aliases:    other names it is found by.
+    """
 
     name: str
     paradigm: type[Trainable]
@@ -428,6 +452,8 @@ class Recipe:
     summary: str
     needs: Mapping[str, Need] = field(default_factory=dict)
     share: float = 1.0
+    variant_of: str = ""
+    aliases: tuple[str, ...] = ()
 
     def build(self, space: Space, width: int, parents: Mapping[str, Frozen], config: Any = None) -> Trainable:
         """The model. Raises TypeError when a parent can not do what the need asks of it."""
