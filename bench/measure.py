@@ -132,7 +132,7 @@ def params_sampling(model: Paradigm, plan: Plan, device: torch.device | str = "c
     return sum(used.sizes.values())
 
 
-class _Live(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):
     """Follows the bytes of the tensors alive; what one operation needs inside itself is not seen."""
 
     def __init__(self) -> None:
@@ -171,7 +171,7 @@ def peak_bytes(model: Paradigm, plan: Plan, batch: int, device: torch.device | s
         torch.cuda.synchronize(where)
         activations = torch.cuda.max_memory_allocated(where) - before
     else:
-        with _Live() as live:
+        with LiveBytes() as live:
             sample_once(model, plan, batch, where)
         activations = live.peak
     return activations + 4 * params_sampling(model, plan, where)
