@@ -114,7 +114,7 @@ def bench(ctx: typer.Context) -> None:
     [bold]Start here[/bold]
 
     \b
-        bench all                 seven paradigms on real digits, in minutes
+        bench all                 every paradigm on real digits, in minutes
         bench all --tier smoke    the same path in about a minute
         bench list recipes        what there is
 
@@ -143,7 +143,7 @@ def _complete_recipes(incomplete: str) -> list[str]:
     from paradigms.catalogue import names
 
     before, comma, last = incomplete.rpartition(",")
-    return [before + comma + name for name in _completions([*names(), *([] if comma else ["all"])], last)]
+    return [before + comma + name for name in _completions([*names(), *([] if comma else SETS)], last)]
 
 
 def _complete_dataset(incomplete: str) -> list[str]:
@@ -168,6 +168,7 @@ def _completions(names: Iterable[str], incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
+SETS = ("rows", "all")  # words for sets of recipes; so is NAME+
 MATCHES = ("flops", "images", "seconds")
 KINDS = ("recipes", "datasets", "tiers", "runs", "samplers")
 FORMATS = ("html", "md", "tex", "csv")
@@ -213,8 +214,13 @@ def all_(
     tier: TierOption = "quick",
     recipes: Annotated[
         str,
-        typer.Option("--recipes", "-r", help="Recipes separated by commas, or all.", autocompletion=_complete_recipes),
-    ] = "all",
+        typer.Option(
+            "--recipes",
+            "-r",
+            help="Recipes separated by commas; NAME+: with its variants; rows: one per paradigm; all: every variant.",
+            autocompletion=_complete_recipes,
+        ),
+    ] = "rows",
     seeds: Annotated[
         int | None, typer.Option("--seeds", min=1, help="Training seeds; the tier's own by default.")
     ] = None,
@@ -236,6 +242,7 @@ def all_(
     \b
         bench all
         bench all --tier smoke --recipes gan,vae,ddpm
+        bench all --recipes gan+,flow-matching
         bench all --dataset fashion-mnist --tier standard --seeds 5 --device cuda
         bench all --dataset ring8 --match seconds --json > ring8.json
     """
@@ -243,15 +250,15 @@ def all_(
     _check_dataset(dataset)
     names = [name.strip() for name in recipes.split(",") if name.strip()]
     if not names:
-        raise BadInput("--recipes is empty; give recipes separated by commas, or all")
-    _check_recipes([name for name in names if name != "all"])
+        raise BadInput("--recipes is empty; give recipes separated by commas, rows or all")
+    _check_recipes([name.removesuffix("+") for name in names if name not in SETS])
     _writable_folder(out)
 
     from bench import suite
 
     result = suite.everything(
         dataset,
-        None if "all" in names else names,
+        names,
         chosen,
         out,
         _display_of(as_json),
@@ -890,17 +897,21 @@ def _find_run(text: str, dataset: str, out: Path) -> Path:
         raise BadInput(f"{path} is not the folder of a run: it has no run.json; see `bench list runs`")
     if os.sep in text:
         raise BadInput(f"there is no run {text}; see `bench list runs`")
-    candidates = []
+    from paradigms.catalogue import names
+
+    known, candidates = names(), []
+
+    def own(name: object) -> object:
+        """A recipe's own name: a run, too, may bear one that is an alias by now."""
+        return known.get(str(name), name)
+
     for found in out.glob("*/*/*/run.json"):
         with contextlib.suppress(OSError, ValueError, TypeError):
             info = json.loads(found.read_text())
-            if isinstance(info, dict) and info.get("recipe") == text and info.get("dataset") == dataset:
+            if isinstance(info, dict) and info.get("dataset") == dataset and own(info.get("recipe")) == own(text):
                 finished = str(info.get("finished") or "")
                 candidates.append((info.get("status") == "ok", finished, str(found.parent)))
     if not candidates:
-        from paradigms.catalogue import names
-
-        known = names()
         if text not in known:
             raise unknown("run or recipe", text, known)
         raise BadInput(f"no run of {text} on {dataset} in {out}; train one: bench train {text} --dataset {dataset}")

@@ -178,9 +178,10 @@ def plan(
     space = found.space if conditional else replace(found.space, classes=0)
 
     def run(name: str, share: float | None, changes: Sequence[str], path: tuple[str, ...]) -> Run:
+        known = catalogue.get(name)
+        name = known.name  # it may have been asked for by an alias
         if name in path:
             raise BadInput(f"recipe '{path[0]}' needs itself ({' -> '.join((*path, name))}); break the circle")
-        known = catalogue.get(name)
         config = configure(known.config, changes)
         reason = known.paradigm.refuses(config, space)
         if reason is not None:

@@ -150,6 +150,7 @@ def test_help_and_completion_do_not_wait_for_torch() -> None:
             assert "Usage" in text.getvalue()
         assert "flow-matching" in cli._complete_recipe("flow")
         assert cli._complete_recipes("gan,flow-m") == ["gan,flow-matching"]
+        assert cli._complete_recipes("ro") == ["rows"]
         assert cli._complete_dataset("fashion-mnist")[0] == "fashion-mnist"
         assert cli._complete_tier("q") == ["quick"]
         cli._complete_run("")
@@ -210,6 +211,7 @@ def test_help_answers_in_half_a_second(arguments: list[str]) -> None:
         ("all --out {tmp}/file", ["can not write to"]),
         ("all --recipes all,gna", ["unknown recipe 'gna'", "did you mean 'gan'?"]),
         ("all --recipes , --out {tmp}", ["--recipes is empty"]),
+        ("all --recipes gan,gna+ --out {tmp}", ["unknown recipe 'gna'", "did you mean 'gan'?"]),
         ("train vae --set lr=fast --out {tmp}/new/runs", ["'lr' must be a number"]),
         ("sample nosuch --to {tmp}/new/sub/ --out {tmp}", ["unknown run or recipe 'nosuch'"]),
         ("time flow-matching --steps 1" + "0" * 5000 + " --out {tmp}", ["--steps"]),
