@@ -676,30 +676,32 @@ def list_(
     }[what]()
     if as_json:
         _print_json(rows)
-    elif rows:
+        return
+    if what == "recipes":
+        rows = [_recipe_line(row) for row in rows]
+    if rows:
         _table(list(rows[0]), [[_cell(value) for value in row.values()] for row in rows])
     else:
         print(f"no {what} in {out}" if what == "runs" else f"no {what}")
 
 
 def _list_recipes() -> list[dict[str, Any]]:
-    from paradigms import catalogue
+    from bench.recipes import describe
 
-    found = []
-    for name, recipe in catalogue.recipes().items():
-        card = getattr(recipe.paradigm, "card", None)
-        needs = ", ".join(need.recipe for need in recipe.needs.values())
-        found.append(
-            {
-                "recipe": name,
-                "paradigm": card.title if card else recipe.paradigm.__name__,
-                "year": str(card.year) if card else None,
-                "needs": needs,
-                "likelihood": ", ".join(dict.fromkeys(k.name for k in card.likelihoods)) if card else "",
-                "summary": recipe.summary,
-            }
-        )
-    return found
+    return [dataclasses.asdict(found) | {"accepts": found.accepts} for found in describe()]
+
+
+def _recipe_line(found: Mapping[str, Any]) -> dict[str, str]:
+    """What of it a terminal has room for; a variant is set in under its row."""
+    also = f" (or {', '.join(found['aliases'])})" if found["aliases"] else ""
+    return {
+        "recipe": ("  " if found["row"] else "") + found["recipe"] + also,
+        "paper": found["paper"],
+        "year": _cell(str(found["year"] or "")),
+        "needs": ", ".join(found["needs"]),
+        "likelihood": ", ".join(found["likelihoods"]) or "–",
+        "data": found["accepts"],
+    }
 
 
 def _list_datasets() -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ an entry point: no file of this repository knows it.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from bench import cli
+from paradigms.contract import Space
 from paradigms.errors import BadInput
 
 ROOT = Path(__file__).parents[1]
@@ -329,6 +331,38 @@ def test_lists(what: str, tmp_path: Path) -> None:
     rows = json.loads(bench("list", what, "--json", "--out", tmp_path).stdout)
     assert isinstance(rows, list)
     assert rows or what == "runs"
+
+
+def test_recipes_say_which_data_they_take_and_why_not_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variants under their row, and for each data set a reason where a recipe refuses it."""
+    from bench import recipes
+    from paradigms import catalogue
+
+    known = catalogue.recipes()
+    variant = dataclasses.replace(known["vae"], name="about-vae", variant_of="vae", aliases=("vae2",))
+    monkeypatch.setattr(catalogue, "recipes", lambda: known | {"about-vae": variant})
+
+    def refusal(name: str, space: Space) -> str | None:
+        if name == "vae" and not space.is_image:
+            return "no pixels"
+        if name == "about-vae" and space.shape[-1] in (14, 16):
+            return f"{space.shape[-1]} is round"
+        return "never" if name == "ddpm" else None
+
+    monkeypatch.setattr(recipes, "refusal", refusal)
+    rows = {row["recipe"]: row for row in json.loads(bench("list", "recipes", "--json").stdout)}
+    assert list(rows)[list(rows).index("vae") + 1] == "about-vae"
+    assert (rows["about-vae"]["row"], rows["about-vae"]["aliases"]) == ("vae", ["vae2"])
+    assert rows["gan"]["accepts"] == "all"
+    assert rows["ddpm"]["accepts"] == "none; not all: never"
+    assert rows["vae"]["accepts"] == "images; not vectors: no pixels"
+    assert rows["about-vae"]["data"]["gmm16"] == "16 is round"
+    assert rows["about-vae"]["data"]["mnist"] is None
+    assert "; not gmm16: 16 is round; not mnist@14, fashion-mnist@14: 14 is round" in rows["about-vae"]["accepts"]
+    assert rows["vae"]["url"].startswith("https://arxiv.org/")
+    shown = bench("list", "recipes").stdout
+    assert "\n   about-vae (or vae2)  " in shown
+    assert "images; not vectors: no pixels" in shown
 
 
 def test_what_a_user_wrote_is_never_markup(tmp_path: Path) -> None:
