@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from bench.progress import Display
     from bench.store import Row
     from bench.tiers import Tier
-    from paradigms.contract import Card, Plan, Space
+    from paradigms.contract import Card, Kind, Plan, Space
 
 __all__ = ["app"]
 
@@ -417,7 +417,9 @@ def _plan(
         raise unknown(f"sampler of {recipe}:", name, [s.name for s in card.samplers])
     same = name == card.default.sampler
     values = dict(card.default.options) if same else {}
-    asked = [_option(text) for text in options] + ([] if guidance is None else [("guidance", guidance)])
+    asked = [_option(text, f"--option {text}", "--option eta=0.5") for text in options] + (
+        [] if guidance is None else [("guidance", guidance)]
+    )
     for key, value in asked:
         if key == "guidance" and key not in known.options:
             raise BadInput(f"sampler '{name}' of {recipe} has no guidance; leave out --guidance")
@@ -430,15 +432,35 @@ def _plan(
     return plan
 
 
-def _option(text: str) -> tuple[str, float]:
+def _option(text: str, given: str, example: str) -> tuple[str, float]:
     key, equals, value = text.partition("=")
     try:
         number = float(value)
     except ValueError:
         number = math.nan
     if not equals or not math.isfinite(number):
-        raise BadInput(f"--option {text}: write it as key=number, as in --option eta=0.5")
+        raise BadInput(f"{given}: write it as key=number, as in {example}")
     return key.strip(), number
+
+
+def _kind(card: Card, recipe: str, text: str) -> Kind:
+    """A likelihood of the card with the options that a user gave, as in iwae:K=5000. Raises BadInput."""
+    if not card.likelihoods:
+        raise BadInput(f"{recipe} has no likelihood: {card.no_likelihood}")
+    name, _, given = text.partition(":")
+    known = {kind.name: kind for kind in reversed(card.likelihoods)}  # of several variants the first
+    if name not in known:
+        raise BadInput(f"unknown likelihood '{name}' of {recipe}; known: {', '.join(reversed(known))}")
+    kind = known[name]
+    options = {**dict(kind.options)}
+    for part in given.split(",") if given else ():
+        key, value = _option(part, f"--likelihood {text}", "iwae:K=5000")
+        if key not in options and key not in kind.ranges:
+            raise unknown(f"option of {name}:", key, {**options, **kind.ranges} or ["(it has none)"])
+        options[key] = value
+    kind = dataclasses.replace(kind, options=tuple(options.items()))
+    kind.check()
+    return kind
 
 
 def _labels(model: Any, info: Any, label: str | None, n: int, seed: int) -> Any:
@@ -481,6 +503,10 @@ def evaluate(
     tier: Annotated[
         str | None, typer.Option("--tier", "-t", help="Protocol for a run; its own tier by default.")
     ] = None,
+    likelihood: Annotated[
+        list[str] | None,
+        typer.Option("--likelihood", help="Only this likelihood, with its options: KIND[:key=value,...]. Repeatable."),
+    ] = None,
     device: DeviceOption = "auto",
     out: OutOption = Path("runs"),
     force: ForceOption = False,
@@ -492,6 +518,7 @@ def evaluate(
     \b
         bench evaluate flow-matching
         bench evaluate runs/digits/vae/0-3f2a91c04d --tier standard --json
+        bench evaluate vae --likelihood iwae:K=5000
         bench evaluate my-samples.npz --dataset fashion-mnist
         bench evaluate my-folder-of-pngs/ --dataset cifar10
     """
@@ -499,20 +526,30 @@ def evaluate(
     target = Path(what)
     is_samples = target.exists() and not (target / "run.json").exists() and not _is_recipe(what)
     folder = target if is_samples else _find_run(what, dataset, out)
+    if is_samples and likelihood:
+        raise BadInput(f"{what} holds samples, which have no likelihood; leave out --likelihood, or name a run")
 
     from bench import evaluate as scores
     from bench import run as runs
     from bench.progress import Progress, graceful_stop
+    from paradigms import catalogue
 
     name = f"evaluate {what}"
+    if likelihood:
+        recipe = runs.read_info(folder).recipe
+        card = _card(catalogue.get(recipe).paradigm, recipe)
+        kinds = [_kind(card, recipe, text) for text in likelihood]
     with _display_of(as_json)({name: 1.0}) as display, graceful_stop() as stopping:
         progress = Progress(name, display.event, stopping)
         if is_samples:
             rows = scores.score(folder, dataset, progress)
         else:
             info = runs.read_info(folder)
-            protocol = _tier_of(info.tier, tier)
-            rows = scores.evaluate(folder, protocol, progress, str(runs.device_of(device)), force=force)
+            protocol, where = _tier_of(info.tier, tier), str(runs.device_of(device))
+            if likelihood:
+                rows = scores.likelihoods(folder, kinds, protocol, progress, where, force)
+            else:
+                rows = scores.evaluate(folder, protocol, progress, where, force)
             n = next((row.n for row in rows if row.headline and row.sampler and row.n), None)
             if n is not None:
                 progress.update("the floor", 0, 1)
@@ -1086,7 +1123,7 @@ def _rows(rows: Sequence[Row]) -> None:
         plan = f"{row.sampler}-{row.steps}" if row.sampler else ""
         relation = f"{row.relation} " if row.relation not in ("", "=") else ""
         against = f"{row.split} ({row.n_ref:,})" if row.n_ref else row.split
-        where = " ".join(x for x in (row.features, row.kind, plan) if x)
+        where = " ".join(x for x in (row.features, row.kind, row.options if row.kind else "", plan) if x)
         real = None if likelihood else floors.get((row.metric, row.split, row.features))
         floor = "" if real is None or math.isnan(real) else f"{real:.5g}"
         n = f"{row.n or 0:,}"

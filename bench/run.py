@@ -25,6 +25,7 @@ import math
 import os
 import platform
 import re
+import shutil
 import sys
 import time
 import traceback
@@ -900,7 +901,9 @@ def _conclude(folder: Path, info: Info) -> None:
 def _clear(folder: Path, keep: tuple[str, ...] = ()) -> None:
     """Takes away what an earlier attempt left, so that nothing of it is mistaken for this one's."""
     for path in folder.iterdir():
-        if path.is_file() and path.name not in (".lock", *keep):
+        if path.is_dir():
+            shutil.rmtree(path)  # what was measured on the weights that go
+        elif path.name not in (".lock", *keep):
             path.unlink()
 
 

@@ -79,9 +79,13 @@ class Eighth(Paradigm):
         paper="none",
         year=1809,
         url="https://example.org",
-        samplers=(Sampler("push", (1,), calls=(0, 1)),),
+        samplers=(
+            Sampler(
+                "push", (1,), calls=(0, 1), options={"temperature": 1.0}, ranges={"temperature": (0.0, 2.0)}
+            ),
+        ),
         default=Plan("push"),
-        likelihoods=(Kind("exact", "≤", 0),),
+        likelihoods=(Kind("exact", "≤", 0), Kind("mean", "≤", 100, (("K", 8),), ranges={"K": (1, 100_000)})),
     )
 
     def __init__(self, config, space, width, parents):
@@ -104,10 +108,12 @@ class Eighth(Paradigm):
         return noise.normal(n, *self.space.shape)
 
     def sample(self, z, plan, noise, cond=None, watch=None):
-        return self.net(z.flatten(1)).view(z.shape)
+        return self.net(plan.option("temperature", 1.0) * z.flatten(1)).view(z.shape)
 
     def log_likelihood(self, x, kind, noise, cond=None):
-        return Estimate(log_mass(self._log_density(dequantise(x, self.space.levels, noise)), self.space))
+        draws = [dequantise(x, self.space.levels, noise) for _ in range(int(kind.option("K", 1)))]
+        log = torch.stack([log_mass(self._log_density(draw), self.space) for draw in draws]).mean(0)
+        return Estimate(log, {"draws": torch.full_like(log, len(draws))})
 
 
 RECIPES = (Recipe("eighth", Eighth, Config(), "a normal for each coordinate"),)
@@ -561,6 +567,54 @@ def test_sample_evaluate_time_report(
     names = {Path(line).name for line in written.stdout.splitlines()}
     assert names & {"table.csv", "report.csv"}
     assert all(Path(line).exists() for line in written.stdout.splitlines())
+
+
+def test_a_likelihood_with_options_of_ones_own(
+    first: subprocess.CompletedProcess[str], world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Computed once, kept beside the tier's rows, in the report; what the card does not have is one line."""
+    monkeypatch.chdir(world)
+    monkeypatch.syspath_prepend(world / "site")
+    shutil.copytree(world / "runs", world / "asked")
+    run = next((world / "asked" / "digits" / "eighth").glob("0-*"))
+    before = (run / "results.jsonl").read_bytes()
+    arguments = ("evaluate", run, "--tier", "mine.toml:tiny", "--likelihood")
+    asked = bench(*arguments, "mean:K=3", "--likelihood", "exact", "--json")
+    assert asked.exit_code == 0, asked.output
+    rows = json.loads(asked.stdout)
+    assert {(row["kind"], row["options"]) for row in rows} == {("mean", "K=3"), ("exact", "")}
+    assert {row["value"] for row in rows if row["metric"] == "term_draws"} == {1.0, 3.0}
+    assert {row["split"] for row in rows if row["metric"] == "bits_per_dim"} == {"test", "train"}
+    assert not any(row["headline"] for row in rows)
+    assert (run / "results.jsonl").read_bytes() == before
+    kept = (run / "likelihood" / "results.jsonl").read_bytes()
+    assert [row["value"] for row in json.loads(bench(*arguments, "mean:K=3", "--json").stdout)] == [
+        row["value"] for row in rows if row["kind"] == "mean"
+    ]
+    assert (run / "likelihood" / "results.jsonl").read_bytes() == kept
+    assert "mean K=3" in bench(*arguments, "mean:K=3").stdout
+    assert bench(*arguments, "mean").exit_code == 0, "the card's own options by default"
+    assert len((run / "likelihood" / "results.jsonl").read_bytes()) > len(kept)
+    assert bench("report", "asked", "--formats", "md").exit_code == 0
+    assert "mean \\(K=3\\)" in (world / "asked" / "report" / "report.md").read_text()
+
+    refused(bench(*arguments, "means:K=3"), "unknown likelihood 'means' of eighth; known: exact, mean")
+    refused(bench(*arguments, "mean:K=0"), "mean takes whole numbers K from 1 to 100,000, not 0")
+    refused(bench(*arguments, "mean:K=2.5"), "whole numbers K", "not 2.5")
+    refused(bench(*arguments, "mean:K=many"), "--likelihood mean:K=many", "key=number")
+    refused(bench(*arguments, "mean:k=3"), "unknown option of mean: 'k'; known: K")
+    refused(bench(*arguments, "exact:K=3"), "unknown option of exact: 'K'", "it has none")
+    refused(bench("evaluate", "mine.toml", "--likelihood", "exact"), "holds samples")
+    refused(bench("sample", "eighth", "--option", "temperature=-1"), "temperature from 0 to 2, not -1")
+    refused(bench("sample", "eighth", "--option", "temperature=inf"), "key=number")
+
+
+def test_a_recipe_without_a_likelihood_says_why() -> None:
+    from paradigms import catalogue
+
+    card = cli._card(catalogue.get("gan").paradigm, "gan")
+    with pytest.raises(BadInput, match=f"gan has no likelihood: {card.no_likelihood}"):
+        cli._kind(card, "gan", "elbo")
 
 
 def test_train_conditional_and_draw_a_label(world: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
