@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from bench.progress import Display
     from bench.store import Row
     from bench.tiers import Tier
-    from paradigms.contract import Card, Plan, Space
+    from paradigms.contract import Card, Kind, Plan, Space
 
 __all__ = ["app"]
 
@@ -114,7 +114,7 @@ def bench(ctx: typer.Context) -> None:
     [bold]Start here[/bold]
 
     \b
-        bench all                 seven paradigms on real digits, in minutes
+        bench all                 every paradigm on real digits, in minutes
         bench all --tier smoke    the same path in about a minute
         bench list recipes        what there is
 
@@ -143,7 +143,7 @@ def _complete_recipes(incomplete: str) -> list[str]:
     from paradigms.catalogue import names
 
     before, comma, last = incomplete.rpartition(",")
-    return [before + comma + name for name in _completions([*names(), *([] if comma else ["all"])], last)]
+    return [before + comma + name for name in _completions([*names(), *([] if comma else SETS)], last)]
 
 
 def _complete_dataset(incomplete: str) -> list[str]:
@@ -168,6 +168,7 @@ def _completions(names: Iterable[str], incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
+SETS = ("rows", "all")  # words for sets of recipes; so is NAME+
 MATCHES = ("flops", "images", "seconds")
 KINDS = ("recipes", "datasets", "tiers", "runs", "samplers")
 FORMATS = ("html", "md", "tex", "csv")
@@ -213,8 +214,13 @@ def all_(
     tier: TierOption = "quick",
     recipes: Annotated[
         str,
-        typer.Option("--recipes", "-r", help="Recipes separated by commas, or all.", autocompletion=_complete_recipes),
-    ] = "all",
+        typer.Option(
+            "--recipes",
+            "-r",
+            help="Recipes separated by commas; NAME+: with its variants; rows: one per paradigm; all: every variant.",
+            autocompletion=_complete_recipes,
+        ),
+    ] = "rows",
     seeds: Annotated[
         int | None, typer.Option("--seeds", min=1, help="Training seeds; the tier's own by default.")
     ] = None,
@@ -236,6 +242,7 @@ def all_(
     \b
         bench all
         bench all --tier smoke --recipes gan,vae,ddpm
+        bench all --recipes gan+,flow-matching
         bench all --dataset fashion-mnist --tier standard --seeds 5 --device cuda
         bench all --dataset ring8 --match seconds --json > ring8.json
     """
@@ -243,15 +250,15 @@ def all_(
     _check_dataset(dataset)
     names = [name.strip() for name in recipes.split(",") if name.strip()]
     if not names:
-        raise BadInput("--recipes is empty; give recipes separated by commas, or all")
-    _check_recipes([name for name in names if name != "all"])
+        raise BadInput("--recipes is empty; give recipes separated by commas, rows or all")
+    _check_recipes([name.removesuffix("+") for name in names if name not in SETS])
     _writable_folder(out)
 
     from bench import suite
 
     result = suite.everything(
         dataset,
-        None if "all" in names else names,
+        names,
         chosen,
         out,
         _display_of(as_json),
@@ -410,7 +417,9 @@ def _plan(
         raise unknown(f"sampler of {recipe}:", name, [s.name for s in card.samplers])
     same = name == card.default.sampler
     values = dict(card.default.options) if same else {}
-    asked = [_option(text) for text in options] + ([] if guidance is None else [("guidance", guidance)])
+    asked = [_option(text, f"--option {text}", "--option eta=0.5") for text in options] + (
+        [] if guidance is None else [("guidance", guidance)]
+    )
     for key, value in asked:
         if key == "guidance" and key not in known.options:
             raise BadInput(f"sampler '{name}' of {recipe} has no guidance; leave out --guidance")
@@ -423,15 +432,35 @@ def _plan(
     return plan
 
 
-def _option(text: str) -> tuple[str, float]:
+def _option(text: str, given: str, example: str) -> tuple[str, float]:
     key, equals, value = text.partition("=")
     try:
         number = float(value)
     except ValueError:
         number = math.nan
     if not equals or not math.isfinite(number):
-        raise BadInput(f"--option {text}: write it as key=number, as in --option eta=0.5")
+        raise BadInput(f"{given}: write it as key=number, as in {example}")
     return key.strip(), number
+
+
+def _kind(card: Card, recipe: str, text: str) -> Kind:
+    """A likelihood of the card with the options that a user gave, as in iwae:K=5000. Raises BadInput."""
+    if not card.likelihoods:
+        raise BadInput(f"{recipe} has no likelihood: {card.no_likelihood}")
+    name, _, given = text.partition(":")
+    known = {kind.name: kind for kind in reversed(card.likelihoods)}  # of several variants the first
+    if name not in known:
+        raise BadInput(f"unknown likelihood '{name}' of {recipe}; known: {', '.join(reversed(known))}")
+    kind = known[name]
+    options = {**dict(kind.options)}
+    for part in given.split(",") if given else ():
+        key, value = _option(part, f"--likelihood {text}", "iwae:K=5000")
+        if key not in options and key not in kind.ranges:
+            raise unknown(f"option of {name}:", key, {**options, **kind.ranges} or ["(it has none)"])
+        options[key] = value
+    kind = dataclasses.replace(kind, options=tuple(options.items()))
+    kind.check()
+    return kind
 
 
 def _labels(model: Any, info: Any, label: str | None, n: int, seed: int) -> Any:
@@ -474,6 +503,10 @@ def evaluate(
     tier: Annotated[
         str | None, typer.Option("--tier", "-t", help="Protocol for a run; its own tier by default.")
     ] = None,
+    likelihood: Annotated[
+        list[str] | None,
+        typer.Option("--likelihood", help="Only this likelihood, with its options: KIND[:key=value,...]. Repeatable."),
+    ] = None,
     device: DeviceOption = "auto",
     out: OutOption = Path("runs"),
     force: ForceOption = False,
@@ -485,6 +518,7 @@ def evaluate(
     \b
         bench evaluate flow-matching
         bench evaluate runs/digits/vae/0-3f2a91c04d --tier standard --json
+        bench evaluate vae --likelihood iwae:K=5000
         bench evaluate my-samples.npz --dataset fashion-mnist
         bench evaluate my-folder-of-pngs/ --dataset cifar10
     """
@@ -492,20 +526,30 @@ def evaluate(
     target = Path(what)
     is_samples = target.exists() and not (target / "run.json").exists() and not _is_recipe(what)
     folder = target if is_samples else _find_run(what, dataset, out)
+    if is_samples and likelihood:
+        raise BadInput(f"{what} holds samples, which have no likelihood; leave out --likelihood, or name a run")
 
     from bench import evaluate as scores
     from bench import run as runs
     from bench.progress import Progress, graceful_stop
+    from paradigms import catalogue
 
     name = f"evaluate {what}"
+    if likelihood:
+        recipe = runs.read_info(folder).recipe
+        card = _card(catalogue.get(recipe).paradigm, recipe)
+        kinds = [_kind(card, recipe, text) for text in likelihood]
     with _display_of(as_json)({name: 1.0}) as display, graceful_stop() as stopping:
         progress = Progress(name, display.event, stopping)
         if is_samples:
             rows = scores.score(folder, dataset, progress)
         else:
             info = runs.read_info(folder)
-            protocol = _tier_of(info.tier, tier)
-            rows = scores.evaluate(folder, protocol, progress, str(runs.device_of(device)), force=force)
+            protocol, where = _tier_of(info.tier, tier), str(runs.device_of(device))
+            if likelihood:
+                rows = scores.likelihoods(folder, kinds, protocol, progress, where, force)
+            else:
+                rows = scores.evaluate(folder, protocol, progress, where, force)
             n = next((row.n for row in rows if row.headline and row.sampler and row.n), None)
             if n is not None:
                 progress.update("the floor", 0, 1)
@@ -669,30 +713,32 @@ def list_(
     }[what]()
     if as_json:
         _print_json(rows)
-    elif rows:
+        return
+    if what == "recipes":
+        rows = [_recipe_line(row) for row in rows]
+    if rows:
         _table(list(rows[0]), [[_cell(value) for value in row.values()] for row in rows])
     else:
         print(f"no {what} in {out}" if what == "runs" else f"no {what}")
 
 
 def _list_recipes() -> list[dict[str, Any]]:
-    from paradigms import catalogue
+    from bench.recipes import describe
 
-    found = []
-    for name, recipe in catalogue.recipes().items():
-        card = getattr(recipe.paradigm, "card", None)
-        needs = ", ".join(need.recipe for need in recipe.needs.values())
-        found.append(
-            {
-                "recipe": name,
-                "paradigm": card.title if card else recipe.paradigm.__name__,
-                "year": str(card.year) if card else None,
-                "needs": needs,
-                "likelihood": ", ".join(dict.fromkeys(k.name for k in card.likelihoods)) if card else "",
-                "summary": recipe.summary,
-            }
-        )
-    return found
+    return [dataclasses.asdict(found) | {"accepts": found.accepts} for found in describe()]
+
+
+def _recipe_line(found: Mapping[str, Any]) -> dict[str, str]:
+    """What of it a terminal has room for; a variant is set in under its row."""
+    also = f" (or {', '.join(found['aliases'])})" if found["aliases"] else ""
+    return {
+        "recipe": ("  " if found["row"] else "") + found["recipe"] + also,
+        "paper": found["paper"],
+        "year": _cell(str(found["year"] or "")),
+        "needs": ", ".join(found["needs"]),
+        "likelihood": ", ".join(found["likelihoods"]) or "–",
+        "data": found["accepts"],
+    }
 
 
 def _list_datasets() -> list[dict[str, Any]]:
@@ -890,17 +936,21 @@ def _find_run(text: str, dataset: str, out: Path) -> Path:
         raise BadInput(f"{path} is not the folder of a run: it has no run.json; see `bench list runs`")
     if os.sep in text:
         raise BadInput(f"there is no run {text}; see `bench list runs`")
-    candidates = []
+    from paradigms.catalogue import names
+
+    known, candidates = names(), []
+
+    def own(name: object) -> object:
+        """A recipe's own name: a run, too, may bear one that is an alias by now."""
+        return known.get(str(name), name)
+
     for found in out.glob("*/*/*/run.json"):
         with contextlib.suppress(OSError, ValueError, TypeError):
             info = json.loads(found.read_text())
-            if isinstance(info, dict) and info.get("recipe") == text and info.get("dataset") == dataset:
+            if isinstance(info, dict) and info.get("dataset") == dataset and own(info.get("recipe")) == own(text):
                 finished = str(info.get("finished") or "")
                 candidates.append((info.get("status") == "ok", finished, str(found.parent)))
     if not candidates:
-        from paradigms.catalogue import names
-
-        known = names()
         if text not in known:
             raise unknown("run or recipe", text, known)
         raise BadInput(f"no run of {text} on {dataset} in {out}; train one: bench train {text} --dataset {dataset}")
@@ -1073,7 +1123,7 @@ def _rows(rows: Sequence[Row]) -> None:
         plan = f"{row.sampler}-{row.steps}" if row.sampler else ""
         relation = f"{row.relation} " if row.relation not in ("", "=") else ""
         against = f"{row.split} ({row.n_ref:,})" if row.n_ref else row.split
-        where = " ".join(x for x in (row.features, row.kind, plan) if x)
+        where = " ".join(x for x in (row.features, row.kind, row.options if row.kind else "", plan) if x)
         real = None if likelihood else floors.get((row.metric, row.split, row.features))
         floor = "" if real is None or math.isnan(real) else f"{real:.5g}"
         n = f"{row.n or 0:,}"

@@ -43,6 +43,7 @@ from paradigms.errors import BadInput
 from paradigms.maths.likelihood import bits_per_dim
 
 __all__ = [
+    "ASKED",
     "Pool",
     "baselines",
     "draw",
@@ -51,6 +52,7 @@ __all__ = [
     "grid_png",
     "has_baselines",
     "is_evaluated",
+    "likelihoods",
     "plans",
     "read_samples",
     "score",
@@ -59,6 +61,7 @@ __all__ = [
 
 GRID = "grid.png"
 SAMPLES = "samples.npz"
+ASKED = "likelihood"  # folder of the likelihoods that a user chose, inside the run's own
 REFERENCE = 10_000  # at most so many real examples of either split stand behind a quality number
 REACH = 2.0  # a model's images may leave [-1, 1] a little; what reaches further is on another scale
 KEPT_VECTORS = 2_000  # samples kept for the report's scatter plots
@@ -381,12 +384,7 @@ def evaluate(
     Raises BadInput when the folder is not that of a finished, whole run.
     """
     folder = Path(folder)
-    model, info = runs.load(folder, device=device)
-    if not isinstance(model, Paradigm):
-        raise BadInput(f"{folder} holds a '{info.recipe}', which does not sample; evaluate a run that does")
-    found = dataset(info.dataset)
-    if found.checksum != info.checksum:
-        raise BadInput(f"{folder} was trained on another version of '{info.dataset}'; train it anew")
+    model, info, found = _opened(folder, device)
     sweep = info.seed < tier.sweep_seeds
     recipe = catalogue.get(info.recipe)
     key = _key(folder, tier, sweep, found, recipe)
@@ -398,23 +396,9 @@ def evaluate(
     labels = pool_labels(model, found.train, n, info.seed)
     todo = plans(card, tier.max_calls, sweep)
     kinds = affordable(card, tier.likelihood_calls)
-    splits = {
-        split: subset(part, tier.likelihood_n, found.name, f"likelihood {split}")
-        for split, part in (("test", found.test), ("train", found.train))
-    }
     work = Work(progress, [n * _expected_calls(card, plan) for plan in todo])
-    work.add([len(part) * max(1, kind.calls) for kind in kinds for part in splits.values()])
-
-    here = runs.environment(runs.device_of(device), torch.get_num_threads(), recipe)
-    base = dataclasses.replace(
-        runs.base_row(info),
-        tier=tier.name,
-        weights="ema",
-        params_sampling=measure.params_sampling(model, card.default, device),
-        device=here["device_name"],
-        threads=here["threads"],
-        code=measure.code_of(info.code, here["code"]),
-    )
+    work.add(_costs(kinds, found, tier))
+    base = _measured(info, model, tier, device)
     rows: list[Row] = []
     for plan in todo:
         drawn = dataclasses.replace(
@@ -434,15 +418,94 @@ def evaluate(
             if plan == card.default:
                 _keep_samples(folder, pool, model.space)
     for kind in kinds:
-        asked = dataclasses.replace(base, headline=kind == kinds[0])
-        for split, part in splits.items():
-            failed = dataclasses.replace(asked, split=split, kind=kind.name, relation=kind.relation_on(model.space))
-            metric = "bits_per_dim" if model.space.levels else "nll"
-            with work.part(f"{kind.name} {split}", len(part)) as tell, _section(rows, failed, metric):
-                rows += likelihood(asked, model, kind, part, split, found, device, tell)
+        rows += _of_splits(dataclasses.replace(base, headline=kind == kinds[0]), model, kind, found, tier, device, work)
     if not kinds:
         rows.append(_no_likelihood(base, card, model.space, tier))
     save_rows(folder, rows, key)
+    return rows
+
+
+def likelihoods(
+    folder: Path, kinds: Sequence[Kind], tier: Tier, progress: Progress, device: str = "cpu", force: bool = False
+) -> list[Row]:
+    """The rows of likelihoods that a user chose, on the tier's examples: with options of their own and at any cost.
+
+    They are kept in a folder inside the run's, beside those of the tier, and never lead. Raises BadInput as `evaluate`
+    does, and for an option outside its range.
+    """
+    for kind in kinds:
+        kind.check()
+    folder = Path(folder)
+    model, info, found = _opened(folder, device)
+    key = _digest("likelihood", _protocol(found, tier, catalogue.get(info.recipe)), _weights_of(folder))
+    kept = _kept(folder / ASKED, key) or []
+    known = {_kind_of(row): row for row in kept}
+    todo = [kind for kind in dict.fromkeys(kinds) if force or (kind.name, options_text(kind.options)) not in known]
+    work, base = Work(progress, _costs(todo, found, tier)), _measured(info, model, tier, device)
+    rows = [row for kind in todo for row in _of_splits(base, model, kind, found, tier, device, work)]
+    if todo:
+        new = {_kind_of(row) for row in rows}
+        kept = [row for row in kept if _kind_of(row) not in new] + rows
+        save_rows(folder / ASKED, [row for row in kept if row.status != "failed"], key)
+    wanted = {(kind.name, options_text(kind.options)) for kind in kinds}
+    return [row for row in kept if _kind_of(row) in wanted]
+
+
+def _kind_of(row: Row) -> tuple[str, str]:
+    return row.kind, row.options
+
+
+def _opened(folder: Path, device: str) -> tuple[Paradigm, runs.Info, Dataset]:
+    """The model of a finished run, what it is and its data. Raises BadInput for one that can not be evaluated."""
+    model, info = runs.load(folder, device=device)
+    if not isinstance(model, Paradigm):
+        raise BadInput(f"{folder} holds a '{info.recipe}', which does not sample; evaluate a run that does")
+    found = dataset(info.dataset)
+    if found.checksum != info.checksum:
+        raise BadInput(f"{folder} was trained on another version of '{info.dataset}'; train it anew")
+    return model, info, found
+
+
+def _measured(info: runs.Info, model: Paradigm, tier: Tier, device: str) -> Row:
+    """The columns that all rows of a run's evaluation share."""
+    here = runs.environment(runs.device_of(device), torch.get_num_threads(), catalogue.get(info.recipe))
+    return dataclasses.replace(
+        runs.base_row(info),
+        tier=tier.name,
+        weights="ema",
+        params_sampling=measure.params_sampling(model, type(model).card.default, device),
+        device=here["device_name"],
+        threads=here["threads"],
+        code=measure.code_of(info.code, here["code"]),
+    )
+
+
+def _examples(found: Dataset, tier: Tier) -> dict[str, Data]:
+    """The examples of each split that likelihoods are taken of."""
+    return {
+        split: subset(part, tier.likelihood_n, found.name, f"likelihood {split}")
+        for split, part in (("test", found.test), ("train", found.train))
+    }
+
+
+def _costs(kinds: Sequence[Kind], found: Dataset, tier: Tier) -> list[float]:
+    """What `_of_splits` will report, in network calls, for each of its parts."""
+    return [len(part) * max(1, kind.calls) for kind in kinds for part in _examples(found, tier).values()]
+
+
+def _of_splits(
+    base: Row, model: Paradigm, kind: Kind, found: Dataset, tier: Tier, device: str, work: Work
+) -> list[Row]:
+    """The rows of one kind of likelihood on both splits; a failure is a row."""
+    rows: list[Row] = []
+    metric = "bits_per_dim" if model.space.levels else "nll"
+    for split, part in _examples(found, tier).items():
+        relation = kind.relation_on(model.space)
+        here = dataclasses.replace(
+            base, split=split, kind=kind.name, relation=relation, options=options_text(kind.options)
+        )
+        with work.part(f"{kind.name} {split}", len(part)) as tell, _section(rows, here, metric):
+            rows += likelihood(base, model, kind, part, split, found, device, tell)
     return rows
 
 
@@ -513,9 +576,12 @@ def _protocol(found: Dataset, tier: Tier, recipe: Recipe | None = None) -> tuple
 
 def _key(folder: Path, tier: Tier, sweep: bool, found: Dataset, recipe: Recipe) -> str:
     """All that a run's rows depend on."""
-    weights = sorted((name, f["sha256"]) for name, f in manifest(folder).items() if name.endswith(".safetensors"))
     calls = tier.max_calls if sweep else 0, tier.likelihood_calls
-    return _digest("evaluate", _protocol(found, tier, recipe), sweep, calls, weights)
+    return _digest("evaluate", _protocol(found, tier, recipe), sweep, calls, _weights_of(folder))
+
+
+def _weights_of(folder: Path) -> list[tuple[str, str]]:
+    return sorted((name, f["sha256"]) for name, f in manifest(folder).items() if name.endswith(".safetensors"))
 
 
 def _baselines_key(found: Dataset, tier: Tier) -> str:

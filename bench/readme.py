@@ -1,22 +1,38 @@
 """Keeps the generated parts of README.md true: `python -m bench.readme [RUNS/report/report.md]`.
 
-The table of columns comes from `bench.store.Row`, the results from the report of a suite.
+The table of recipes comes from the catalogue, that of columns from `bench.store.Row`, the results from the report of a
+suite.
 """
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from bench.recipes import describe
 from bench.store import columns, write_atomic
 
 
 def column_table() -> str:
     """The columns of a row as a Markdown table."""
-    lines = ["| column | meaning |", "|---|---|"]
-    lines += [f"| `{name}` | {meaning.replace('|', chr(92) + '|')} |" for name, _, meaning in columns()]
-    return "\n".join(lines)
+    return _table(("column", "meaning"), [(f"`{name}`", meaning) for name, _, meaning in columns()])
+
+
+def recipe_table() -> str:
+    """Every recipe as a Markdown table; variants follow the row that they vary."""
+    rows = []
+    for found in describe():
+        names = ", ".join(f"`{name}`" for name in (found.recipe, *found.aliases))
+        paper = f"[{found.paper}]({found.url})" if found.url else ""
+        rows.append(("– " * bool(found.row) + names, found.title, paper, str(found.year or ""), found.accepts))
+    return _table(("recipe", "what", "paper", "year", "data"), rows)
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [[text.replace("|", r"\|") for text in row] for row in (heads, ["---"] * len(heads), *rows)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in lines)
 
 
 def replace_part(text: str, part: str, content: str) -> str:
@@ -38,6 +54,7 @@ def headline(report: str) -> str:
 if __name__ == "__main__":
     readme = Path(__file__).parents[1] / "README.md"
     text = replace_part(readme.read_text(), "columns", column_table())
+    text = replace_part(text, "recipes", recipe_table())
     if len(sys.argv) > 1:
         text = replace_part(text, "results", headline(Path(sys.argv[1]).read_text()))
     write_atomic(readme, text.encode())

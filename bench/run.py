@@ -25,6 +25,7 @@ import math
 import os
 import platform
 import re
+import shutil
 import sys
 import time
 import traceback
@@ -178,9 +179,10 @@ def plan(
     space = found.space if conditional else replace(found.space, classes=0)
 
     def run(name: str, share: float | None, changes: Sequence[str], path: tuple[str, ...]) -> Run:
+        known = catalogue.get(name)
+        name = known.name  # it may have been asked for by an alias
         if name in path:
             raise BadInput(f"recipe '{path[0]}' needs itself ({' -> '.join((*path, name))}); break the circle")
-        known = catalogue.get(name)
         config = configure(known.config, changes)
         reason = known.paradigm.refuses(config, space)
         if reason is not None:
@@ -899,7 +901,9 @@ def _conclude(folder: Path, info: Info) -> None:
 def _clear(folder: Path, keep: tuple[str, ...] = ()) -> None:
     """Takes away what an earlier attempt left, so that nothing of it is mistaken for this one's."""
     for path in folder.iterdir():
-        if path.is_file() and path.name not in (".lock", *keep):
+        if path.is_dir():
+            shutil.rmtree(path)  # what was measured on the weights that go
+        elif path.name not in (".lock", *keep):
             path.unlink()
 
 

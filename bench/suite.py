@@ -92,28 +92,43 @@ class Result:
 # ------------------------------------------------------------------------------------------------------------ plan
 
 
+ROWS, ALL, FAMILY = (
+    "rows",
+    "all",
+    "+",
+)  # words for sets of recipes: one per paradigm, every one, NAME+ with its variants
+
+
 def plan_runs(
-    dataset: str, names: Sequence[str] | None, tier: Tier, seeds: int | None, conditional: bool
+    dataset: str, names: Sequence[str], tier: Tier, seeds: int | None, conditional: bool
 ) -> tuple[list[Run], dict[str, str]]:
     """The runs of the grid, and the recipes that can not model this data with the reason.
 
-    names: recipes; None = every one that samples. Raises BadInput for a name that can not be run when it was asked for.
+    names: recipes or their aliases, and words for sets of them: "rows" (one per paradigm), "all", and "NAME+" (that
+    paradigm with its variants). A member of a set that can not be run here is left out; raises BadInput for one that was
+    asked for by its own name.
     """
     known = catalogue.recipes()
-    skipped: dict[str, str] = {}
-    if names is None:
-        space = runs.dataset(dataset).space
-        names = [name for name, recipe in known.items() if issubclass(recipe.paradigm, Paradigm)]
-        skipped = {name: reason for name in names if (reason := runs.refusal(name, space)) is not None}
-        names = [name for name in names if name not in skipped]
+    asked: dict[str, bool] = {}  # by its own name
     for name in names:
-        if not issubclass(catalogue.get(name).paradigm, Paradigm):
+        if name in (ROWS, ALL) or name.endswith(FAMILY):
+            some = catalogue.rows() if name == ROWS else known if name == ALL else catalogue.family(name[:-1])
+            members = [member for member in some if issubclass(known[member].paradigm, Paradigm)]
+            asked |= {member: asked.get(member, False) for member in members}
+            continue
+        recipe = catalogue.get(name)
+        if not issubclass(recipe.paradigm, Paradigm):
             raise BadInput(f"recipe '{name}' is a first stage for others and does not sample; it can not be compared")
-    if not names:
-        raise BadInput(f"no recipe can model '{dataset}'")
+        asked[recipe.name] = True
+    space = runs.dataset(dataset).space
+    reasons = {name: runs.refusal(name, space) for name, own in asked.items() if not own}
+    skipped = {name: reason for name, reason in reasons.items() if reason is not None}
+    if not asked.keys() - skipped.keys():
+        raise BadInput("; ".join([f"no recipe can model '{dataset}'", *(f"{n}: {r}" for n, r in skipped.items())]))
     return [
         runs.plan(name, dataset, seed, tier, conditional=conditional)
-        for name in dict.fromkeys(names)
+        for name in asked
+        if name not in skipped
         for seed in range(seeds or tier.seeds)
     ], skipped
 
@@ -170,7 +185,7 @@ def _time(subjects: Sequence[measure.Subject], tier: Tier, device: str, threads:
 
 def everything(
     dataset: str,
-    names: Sequence[str] | None,
+    names: Sequence[str],
     tier: Tier,
     out: Path,
     show: Show,
@@ -267,7 +282,8 @@ def everything(
             failures.append((job.name, outcome.failure))
 
     run_folders = tuple(dict.fromkeys(run.folder(out) for run in planned))
-    folders = [f for run in run_folders for f in (run, run / measure.TIMING)] + [baseline_folder]
+    folders = [f for run in run_folders for f in (run, run / measure.TIMING, run / evaluate.ASKED)]
+    folders.append(baseline_folder)
     folders = [folder for folder in folders if (folder / store.RESULTS).exists()]
     bad = damaged([*folders, *run_folders])
     failures.extend((str(folder), reason) for folder, reason in bad.items())

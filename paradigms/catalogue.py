@@ -26,40 +26,62 @@ from paradigms.errors import BadInput, unknown
 if TYPE_CHECKING:
     from paradigms.contract import Recipe
 
-__all__ = ["GROUP", "get", "names", "recipes"]
+__all__ = ["GROUP", "family", "get", "names", "recipes", "rows"]
 
 GROUP = "paradigms.recipes"
 _NOT_A_PARADIGM = {"contract", "errors", "catalogue"}
 
 
-def names() -> list[str]:
-    """The names of all recipes, sorted, from their sources: none of them and no torch is imported, where it can be.
+def names() -> dict[str, str]:
+    """Every name and alias, sorted, with the name of the recipe that it finds; from the sources, where it can be.
 
     A plugin that can not be loaded is named by its entry point: `get` says what is wrong with it.
     """
-    found: set[str] = set()
+    found: dict[str, str] = {}
     for module in _siblings():
-        found.update(_names_in(Path(__file__).parent / f"{module}.py") or ())
+        found |= _names_in(Path(__file__).parent / f"{module}.py") or {}
     for point in entry_points(group=GROUP):
-        found.update(_names_of(point))
-    return sorted(found)
+        found |= _names_of(point)
+    return dict(sorted(found.items()))
 
 
 def recipes() -> dict[str, Recipe]:
-    """Every recipe by name. Raises BadInput when a plugin can not be loaded or a name is taken twice."""
+    """Every recipe by its own name.
+
+    Raises BadInput when a plugin can not be loaded, a name or alias is taken twice, or a variant is of no row.
+    """
     found: dict[str, Recipe] = {}
     origin: dict[str, str] = {}
     for where, some in _all():
         for recipe in some:
-            if recipe.name in found:
-                raise BadInput(f"recipe '{recipe.name}' is defined by {origin[recipe.name]} and by {where}; rename one")
-            found[recipe.name], origin[recipe.name] = recipe, where
+            for name in (recipe.name, *recipe.aliases):
+                if name in origin:
+                    raise BadInput(f"recipe '{name}' is defined by {origin[name]} and by {where}; rename one")
+                origin[name] = where
+            found[recipe.name] = recipe
+    for name, recipe in found.items():
+        row = found.get(recipe.variant_of)
+        if recipe.variant_of and (row is None or row.variant_of):
+            what = "no recipe's name" if row is None else "itself a variant"
+            raise BadInput(f"{origin[name]}: '{name}' says it varies '{recipe.variant_of}', which is {what}; mend it")
     return dict(sorted(found.items()))
 
 
+def rows() -> list[str]:
+    """The recipes that vary no other: one for each paradigm."""
+    return [name for name, recipe in recipes().items() if not recipe.variant_of]
+
+
+def family(name: str) -> list[str]:
+    """The row that a recipe belongs to, and its variants. Raises BadInput as `get` does."""
+    recipe = get(name)
+    row = recipe.variant_of or recipe.name
+    return [row, *(other for other, r in recipes().items() if r.variant_of == row)]
+
+
 def get(name: str) -> Recipe:
-    """The recipe of that name. Raises BadInput with the nearest name when there is none."""
-    known = recipes()
+    """The recipe of that name or alias. Raises BadInput with the nearest name when there is none."""
+    known = {key: recipe for recipe in recipes().values() for key in (recipe.name, *recipe.aliases)}
     if name not in known:
         raise unknown("recipe", name, known)
     return known[name]
@@ -87,7 +109,7 @@ def _load(point: EntryPoint) -> tuple[Recipe, ...]:
     return found
 
 
-def _names_of(point: EntryPoint) -> list[str]:
+def _names_of(point: EntryPoint) -> dict[str, str]:
     source = _source_of(point.module)
     try:
         static = _names_in(source) if source is not None and (point.attr or "RECIPES") == "RECIPES" else None
@@ -96,9 +118,9 @@ def _names_of(point: EntryPoint) -> list[str]:
     if static:
         return static
     try:
-        return [recipe.name for recipe in _load(point)]
+        return {name: recipe.name for recipe in _load(point) for name in (recipe.name, *recipe.aliases)}
     except BadInput:
-        return [point.name]
+        return {point.name: point.name}
 
 
 def _siblings() -> list[str]:
@@ -106,25 +128,33 @@ def _siblings() -> list[str]:
     return [m.name for m in found if not m.ispkg and m.name not in _NOT_A_PARADIGM]
 
 
-def _names_in(source: Path) -> list[str] | None:
-    """The names in `RECIPES = (Recipe("name", ...), ...)`; [] where there is none, None where it is not so plain."""
+def _names_in(source: Path) -> dict[str, str] | None:
+    """The names and aliases in `RECIPES = (Recipe("name", ...), ...)`, with the name of the recipe that each finds.
+
+    Empty where there is no RECIPES, None where it is not so plain.
+    """
     text = source.read_text(encoding="utf-8")
     foot = re.search(r"^RECIPES\b", text, re.MULTILINE)
     if foot is None:
-        return []
+        return {}
     first, *more = ast.parse(text[foot.start() :], str(source)).body
     value = getattr(first, "value", None)
     if not isinstance(value, (ast.Tuple, ast.List)) or any("RECIPES" in ast.dump(node) for node in more):
         return None
-    found = []
+    found: dict[str, str] = {}
     for call in value.elts:
         if not isinstance(call, ast.Call):
             return None
         called = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-        named = [*call.args[:1], *(k.value for k in call.keywords if k.arg == "name")]
-        if called != "Recipe" or not named or not isinstance(named[0], ast.Constant):
+        given = {f.arg: f.value for f in call.keywords}
+        try:
+            name = ast.literal_eval(call.args[0] if call.args else given["name"])
+            aliases = ast.literal_eval(given["aliases"]) if "aliases" in given else ()
+        except (KeyError, ValueError):
             return None
-        found.append(str(named[0].value))
+        if called != "Recipe":
+            return None
+        found |= {str(key): str(name) for key in (name, *aliases)}
     return found
 
 

@@ -6,6 +6,7 @@ an entry point: no file of this repository knows it.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from bench import cli
+from paradigms.contract import Space
 from paradigms.errors import BadInput
 
 ROOT = Path(__file__).parents[1]
@@ -77,9 +79,13 @@ class Eighth(Paradigm):
         paper="none",
         year=1809,
         url="https://example.org",
-        samplers=(Sampler("push", (1,), calls=(0, 1)),),
+        samplers=(
+            Sampler(
+                "push", (1,), calls=(0, 1), options={"temperature": 1.0}, ranges={"temperature": (0.0, 2.0)}
+            ),
+        ),
         default=Plan("push"),
-        likelihoods=(Kind("exact", "≤", 0),),
+        likelihoods=(Kind("exact", "≤", 0), Kind("mean", "≤", 100, (("K", 8),), ranges={"K": (1, 100_000)})),
     )
 
     def __init__(self, config, space, width, parents):
@@ -102,10 +108,12 @@ class Eighth(Paradigm):
         return noise.normal(n, *self.space.shape)
 
     def sample(self, z, plan, noise, cond=None, watch=None):
-        return self.net(z.flatten(1)).view(z.shape)
+        return self.net(plan.option("temperature", 1.0) * z.flatten(1)).view(z.shape)
 
     def log_likelihood(self, x, kind, noise, cond=None):
-        return Estimate(log_mass(self._log_density(dequantise(x, self.space.levels, noise)), self.space))
+        draws = [dequantise(x, self.space.levels, noise) for _ in range(int(kind.option("K", 1)))]
+        log = torch.stack([log_mass(self._log_density(draw), self.space) for draw in draws]).mean(0)
+        return Estimate(log, {"draws": torch.full_like(log, len(draws))})
 
 
 RECIPES = (Recipe("eighth", Eighth, Config(), "a normal for each coordinate"),)
@@ -150,6 +158,7 @@ def test_help_and_completion_do_not_wait_for_torch() -> None:
             assert "Usage" in text.getvalue()
         assert "flow-matching" in cli._complete_recipe("flow")
         assert cli._complete_recipes("gan,flow-m") == ["gan,flow-matching"]
+        assert cli._complete_recipes("ro") == ["rows"]
         assert cli._complete_dataset("fashion-mnist")[0] == "fashion-mnist"
         assert cli._complete_tier("q") == ["quick"]
         cli._complete_run("")
@@ -210,6 +219,7 @@ def test_help_answers_in_half_a_second(arguments: list[str]) -> None:
         ("all --out {tmp}/file", ["can not write to"]),
         ("all --recipes all,gna", ["unknown recipe 'gna'", "did you mean 'gan'?"]),
         ("all --recipes , --out {tmp}", ["--recipes is empty"]),
+        ("all --recipes gan,gna+ --out {tmp}", ["unknown recipe 'gna'", "did you mean 'gan'?"]),
         ("train vae --set lr=fast --out {tmp}/new/runs", ["'lr' must be a number"]),
         ("sample nosuch --to {tmp}/new/sub/ --out {tmp}", ["unknown run or recipe 'nosuch'"]),
         ("time flow-matching --steps 1" + "0" * 5000 + " --out {tmp}", ["--steps"]),
@@ -327,6 +337,38 @@ def test_lists(what: str, tmp_path: Path) -> None:
     rows = json.loads(bench("list", what, "--json", "--out", tmp_path).stdout)
     assert isinstance(rows, list)
     assert rows or what == "runs"
+
+
+def test_recipes_say_which_data_they_take_and_why_not_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variants under their row, and for each data set a reason where a recipe refuses it."""
+    from bench import recipes
+    from paradigms import catalogue
+
+    known = catalogue.recipes()
+    variant = dataclasses.replace(known["vae"], name="about-vae", variant_of="vae", aliases=("vae2",))
+    monkeypatch.setattr(catalogue, "recipes", lambda: known | {"about-vae": variant})
+
+    def refusal(name: str, space: Space) -> str | None:
+        if name == "vae" and not space.is_image:
+            return "no pixels"
+        if name == "about-vae" and space.shape[-1] in (14, 16):
+            return f"{space.shape[-1]} is round"
+        return "never" if name == "ddpm" else None
+
+    monkeypatch.setattr(recipes, "refusal", refusal)
+    rows = {row["recipe"]: row for row in json.loads(bench("list", "recipes", "--json").stdout)}
+    assert list(rows)[list(rows).index("vae") + 1] == "about-vae"
+    assert (rows["about-vae"]["row"], rows["about-vae"]["aliases"]) == ("vae", ["vae2"])
+    assert rows["gan"]["accepts"] == "all"
+    assert rows["ddpm"]["accepts"] == "none; not all: never"
+    assert rows["vae"]["accepts"] == "images; not vectors: no pixels"
+    assert rows["about-vae"]["data"]["gmm16"] == "16 is round"
+    assert rows["about-vae"]["data"]["mnist"] is None
+    assert "; not gmm16: 16 is round; not mnist@14, fashion-mnist@14: 14 is round" in rows["about-vae"]["accepts"]
+    assert rows["vae"]["url"].startswith("https://arxiv.org/")
+    shown = bench("list", "recipes").stdout
+    assert "\n   about-vae (or vae2)  " in shown
+    assert "images; not vectors: no pixels" in shown
 
 
 def test_what_a_user_wrote_is_never_markup(tmp_path: Path) -> None:
@@ -525,6 +567,54 @@ def test_sample_evaluate_time_report(
     names = {Path(line).name for line in written.stdout.splitlines()}
     assert names & {"table.csv", "report.csv"}
     assert all(Path(line).exists() for line in written.stdout.splitlines())
+
+
+def test_a_likelihood_with_options_of_ones_own(
+    first: subprocess.CompletedProcess[str], world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Computed once, kept beside the tier's rows, in the report; what the card does not have is one line."""
+    monkeypatch.chdir(world)
+    monkeypatch.syspath_prepend(world / "site")
+    shutil.copytree(world / "runs", world / "asked")
+    run = next((world / "asked" / "digits" / "eighth").glob("0-*"))
+    before = (run / "results.jsonl").read_bytes()
+    arguments = ("evaluate", run, "--tier", "mine.toml:tiny", "--likelihood")
+    asked = bench(*arguments, "mean:K=3", "--likelihood", "exact", "--json")
+    assert asked.exit_code == 0, asked.output
+    rows = json.loads(asked.stdout)
+    assert {(row["kind"], row["options"]) for row in rows} == {("mean", "K=3"), ("exact", "")}
+    assert {row["value"] for row in rows if row["metric"] == "term_draws"} == {1.0, 3.0}
+    assert {row["split"] for row in rows if row["metric"] == "bits_per_dim"} == {"test", "train"}
+    assert not any(row["headline"] for row in rows)
+    assert (run / "results.jsonl").read_bytes() == before
+    kept = (run / "likelihood" / "results.jsonl").read_bytes()
+    assert [row["value"] for row in json.loads(bench(*arguments, "mean:K=3", "--json").stdout)] == [
+        row["value"] for row in rows if row["kind"] == "mean"
+    ]
+    assert (run / "likelihood" / "results.jsonl").read_bytes() == kept
+    assert "mean K=3" in bench(*arguments, "mean:K=3").stdout
+    assert bench(*arguments, "mean").exit_code == 0, "the card's own options by default"
+    assert len((run / "likelihood" / "results.jsonl").read_bytes()) > len(kept)
+    assert bench("report", "asked", "--formats", "md").exit_code == 0
+    assert "mean \\(K=3\\)" in (world / "asked" / "report" / "report.md").read_text()
+
+    refused(bench(*arguments, "means:K=3"), "unknown likelihood 'means' of eighth; known: exact, mean")
+    refused(bench(*arguments, "mean:K=0"), "mean takes whole numbers K from 1 to 100,000, not 0")
+    refused(bench(*arguments, "mean:K=2.5"), "whole numbers K", "not 2.5")
+    refused(bench(*arguments, "mean:K=many"), "--likelihood mean:K=many", "key=number")
+    refused(bench(*arguments, "mean:k=3"), "unknown option of mean: 'k'; known: K")
+    refused(bench(*arguments, "exact:K=3"), "unknown option of exact: 'K'", "it has none")
+    refused(bench("evaluate", "mine.toml", "--likelihood", "exact"), "holds samples")
+    refused(bench("sample", "eighth", "--option", "temperature=-1"), "temperature from 0 to 2, not -1")
+    refused(bench("sample", "eighth", "--option", "temperature=inf"), "key=number")
+
+
+def test_a_recipe_without_a_likelihood_says_why() -> None:
+    from paradigms import catalogue
+
+    card = cli._card(catalogue.get("gan").paradigm, "gan")
+    with pytest.raises(BadInput, match=f"gan has no likelihood: {card.no_likelihood}"):
+        cli._kind(card, "gan", "elbo")
 
 
 def test_train_conditional_and_draw_a_label(world: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -18,6 +18,11 @@ def test_the_table_of_columns_is_the_row_schema():
     assert readme.replace_part(TEXT, "columns", readme.column_table()) == TEXT
 
 
+def test_the_table_of_recipes_is_the_catalogue():
+    """`python -m bench.readme` makes it anew."""
+    assert readme.replace_part(TEXT, "recipes", readme.recipe_table()) == TEXT
+
+
 def test_every_verb_and_option_it_shows_exists():
     command = get_command(app)
     block = re.search(r"```\n(bench all.*?)```", TEXT, re.DOTALL)

@@ -82,6 +82,7 @@ RECIPES = (
     Recipe("orphan", Mean, Config(), "", {"teacher": Need("diverging", Mean)}),
     Recipe("broken", Broken, Config(), ""),
     Recipe("ouroboros", Mean, Config(), "", {"teacher": Need("ouroboros", Mean)}),
+    Recipe("variant", Mean, Config(lr=0.1), "quicker", variant_of="mean", aliases=("other", "another")),
 )
 '''
 
@@ -725,7 +726,9 @@ def test_devices():
 
 
 def test_names_are_those_of_the_recipes():
-    assert catalogue.names() == list(catalogue.recipes())
+    own = list(catalogue.recipes())
+    assert {name for name, of in catalogue.names().items() if name == of} == set(own)
+    assert list(catalogue.names()) == sorted(catalogue.names())
     assert "orphan" in catalogue.names()
 
 
@@ -745,7 +748,7 @@ def test_names_that_a_plugin_computes_are_found_by_loading_it(stranger, tmp_path
     assert "stranger" not in sys.modules  # its names can be read
     source = PLUGIN.replace("RECIPES = (", "_MADE = (") + '\nRECIPES = tuple(r for r in _MADE if "ph" in r.name)\n'
     (tmp_path / "site" / "stranger.py").write_text(source)
-    assert catalogue.names() == list(catalogue.recipes())
+    assert set(catalogue.names().values()) == set(catalogue.recipes())
     assert "orphan" in catalogue.names()
 
 
@@ -775,3 +778,59 @@ def test_a_name_taken_twice_is_refused(stranger):
     stranger.append(EntryPoint("twin", "stranger:RECIPES", catalogue.GROUP))
     with pytest.raises(BadInput, match="defined by plugin 'stranger' and by plugin 'twin'"):
         catalogue.recipes()
+
+
+def test_an_alias_finds_its_recipe_and_its_runs_bear_the_recipes_name():
+    assert catalogue.get("another") is catalogue.get("variant")
+    assert catalogue.names()["another"] == catalogue.names()["variant"] == "variant"
+    assert plan("another") == plan("variant")
+    assert plan("another").where.startswith("toy/variant/")
+    with pytest.raises(BadInput, match="did you mean 'another'"):
+        catalogue.get("anothr")
+
+
+def test_variants_stand_behind_their_row():
+    assert "variant" not in catalogue.rows()
+    assert "mean" in catalogue.rows()
+    assert catalogue.family("mean") == catalogue.family("other") == ["mean", "variant"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "match"),
+    [
+        ('Recipe("third", Mean, Config(), "", aliases=("mean",))', "'mean' is defined by plugin 'stranger' and by"),
+        ('Recipe("other", Mean, Config(), "")', "'other' is defined by plugin 'stranger' and by"),
+        ('Recipe("third", Mean, Config(), "", variant_of="mane")', "varies 'mane', which is no recipe's name"),
+        ('Recipe("third", Mean, Config(), "", variant_of="variant")', "varies 'variant', which is itself a variant"),
+    ],
+)
+def test_a_name_that_leads_nowhere_or_twice_is_refused(recipe, match, stranger, tmp_path):
+    (tmp_path / "site" / "more.py").write_text(f"from stranger import *\nRECIPES = ({recipe},)\n")
+    sys.modules.pop("more", None)
+    stranger.append(EntryPoint("more", "more", catalogue.GROUP))
+    with pytest.raises(BadInput, match=match):
+        catalogue.recipes()
+
+
+def test_sets_of_recipes(monkeypatch):
+    """A suite's recipes by word: rows, all, NAME+; what a set can not run is left out with its reason."""
+    monkeypatch.setattr(suite, "Paradigm", runs.Trainable)  # of this file's recipes none samples
+
+    def names(*asked):
+        planned, skipped = suite.plan_runs("toy", asked, TIER, 1, False)
+        return [run.recipe for run in planned], skipped
+
+    assert names("mean+") == (["mean", "variant"], {})
+    assert names("other+", "another", "child") == (["mean", "variant", "child"], {})
+    monkeypatch.setattr(runs, "refusal", lambda name, space: None if name in ("variant", "child") else "too round")
+    found, skipped = names("all")
+    assert found == ["child", "variant"]
+    assert skipped["mean"] == "too round"
+    found, skipped = names("rows")
+    assert found == ["child"]
+    assert "variant" not in skipped
+    assert names("mean+", "mean")[0] == ["mean", "variant"], "what is asked for by its name is tried"
+    with pytest.raises(BadInput, match="no recipe can model 'toy'; gan: too round"):
+        names("gan+")
+    with pytest.raises(BadInput, match="unknown recipe 'meen'; did you mean 'mean'"):
+        names("meen+")
