@@ -68,6 +68,7 @@ from paradigms.contract import (
 )
 from paradigms.flows import Chain, Transform
 from paradigms.flows.autoregressive import MADE, Autoregressive
+from paradigms.flows.base import Base, Logistic, Normal, Student
 from paradigms.flows.coupling import (
     Affine,
     Checkerboard,
@@ -80,7 +81,7 @@ from paradigms.flows.coupling import (
 from paradigms.flows.dequantise import Dequantiser, Uniform, Variational
 from paradigms.flows.linear import ActNorm, Mixing, Reverse
 from paradigms.flows.multiscale import MultiScale, Squeeze
-from paradigms.maths.likelihood import log_mass, standard_normal_log_prob
+from paradigms.maths.likelihood import log_mass
 from paradigms.optim import adamw, check_training, cosine
 
 LIKELIHOODS = (
@@ -123,6 +124,10 @@ class Flow(Backbone):
             hook.remove()
 
 
+def base_of(nu: int) -> Base:
+    return Normal() if nu == 0 else Logistic() if nu == 1 else Student(nu)
+
+
 class NormalizingFlow(Paradigm):
     """What all flows share. A recipe says how its flow is composed, and may dequantise in its own way."""
 
@@ -130,6 +135,7 @@ class NormalizingFlow(Paradigm):
         super().__init__(config, space, width, parents)
         self.flow = self.compose(config, space, width)
         self.dequantiser = self.dequantise_by(config, space, width)
+        self.base: Base = base_of(config.nu)
 
     @staticmethod
     @abstractmethod
@@ -161,15 +167,7 @@ class NormalizingFlow(Paradigm):
     def log_density(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """log p(x) of real-valued x, (B,)."""
         z, log_det = self.flow(x, y)
-        return self.base(z) + log_det
-
-    def base(self, z):
-        if self.config.base == "logistic":
-            # unit variance
-            c = math.pi / math.sqrt(3)
-            v = z * c
-            return (torch.nn.functional.logsigmoid(v) + torch.nn.functional.logsigmoid(-v) + math.log(c)).sum(1)
-        return standard_normal_log_prob(z)
+        return self.base.log_prob(z) + log_det
 
     def bound(self, x: Tensor, y: Tensor | None, noise: Noise) -> Tensor:
         """log p(x + u) - log q(u | x) at one draw of u, (B,)."""
@@ -181,10 +179,7 @@ class NormalizingFlow(Paradigm):
         yield Update(self, loss, {"loss": loss}, {"lr": self.config.lr * cosine(progress)}, clip=self.config.clip)
 
     def prior(self, n: int, noise: Noise) -> Tensor:
-        if self.config.base == "logistic":
-            u = noise.uniform(n, self.space.dim).clamp_min(2**-25)
-            return (u.log() - torch.log1p(-u)) * (math.sqrt(3) / math.pi)
-        return noise.normal(n, self.space.dim)
+        return self.base.draw(n, self.space.dim, noise)
 
     def sample(
         self,
@@ -211,15 +206,17 @@ class NormalizingFlow(Paradigm):
 # ---------------------------------------------------------------------------------------------- couplings in levels
 
 
-def conditioner(space: Space, cin: int, cout: int, width: int, blocks: int, dropout: float) -> nn.Module:
+def conditioner(space: Space, cin: int, cout: int, width: int, blocks: int, dropout: float, hide: float) -> nn.Module:
     """The network of a coupling: cin channels or coordinates in, cout out, told the label's embedding."""
     emb = 2 * width if space.classes else 0
     if space.is_image:
-        return ImageConditioner(cin, cout, width, blocks, emb, dropout)
+        return ImageConditioner(cin, cout, width, blocks, emb, dropout, hide)
     return VectorConditioner(cin, cout, width, emb)
 
 
-def mixed_couplings(space: Space, width: int, steps: int, blocks: int, dropout: float, by: Elementwise) -> Flow:
+def mixed_couplings(
+    space: Space, width: int, steps: int, blocks: int, dropout: float, hide: float, by: Elementwise
+) -> Flow:
     """Glow's architecture (Kingma & Dhariwal, figure 2) with couplings by any elementwise map.
 
     A level is a squeeze and `steps` times (actnorm, mixing, coupling); levels follow while both sides are even and the
@@ -228,7 +225,7 @@ def mixed_couplings(space: Space, width: int, steps: int, blocks: int, dropout: 
 
     def step(channels: int) -> list[Transform]:
         kept = channels // 2
-        net = conditioner(space, kept, by.size * (channels - kept), width, blocks, dropout)
+        net = conditioner(space, kept, by.size * (channels - kept), width, blocks, dropout, hide)
         return [ActNorm(channels), Mixing(channels), Coupling(net, kept, by)]
 
     embed = Embedding(2 * width, space.classes, timed=False)
@@ -260,7 +257,8 @@ class GlowConfig:
     dropout: float = 0.2
     weight_decay: float = 0.05
     clip: float = 10.0
-    base: str = "normal"
+    nu: int = 0
+    hide: float = 0.0
 
     def __post_init__(self) -> None:
         check_training(self)
@@ -284,7 +282,9 @@ class Glow(NormalizingFlow):
 
     @staticmethod
     def compose(config: GlowConfig, space: Space, width: int) -> Flow:
-        return mixed_couplings(space, width, config.steps, config.blocks, config.dropout, Affine(config.bound))
+        return mixed_couplings(
+            space, width, config.steps, config.blocks, config.dropout, config.hide, Affine(config.bound)
+        )
 
 
 @dataclass(frozen=True)
@@ -313,7 +313,9 @@ class VariationalGlow(NormalizingFlow):
 
     @staticmethod
     def compose(config: VariationalConfig, space: Space, width: int) -> Flow:
-        return mixed_couplings(space, width, config.steps, config.blocks, config.dropout, Affine(config.bound))
+        return mixed_couplings(
+            space, width, config.steps, config.blocks, config.dropout, config.hide, Affine(config.bound)
+        )
 
     @staticmethod
     def dequantise_by(config: VariationalConfig, space: Space, width: int) -> Dequantiser:
@@ -338,7 +340,8 @@ class SplineConfig:
     dropout: float = 0.2
     weight_decay: float = 0.05
     clip: float = 10.0
-    base: str = "normal"
+    nu: int = 0
+    hide: float = 0.0
 
     def __post_init__(self) -> None:
         check_training(self)
@@ -364,7 +367,7 @@ class NeuralSplineFlow(NormalizingFlow):
     @staticmethod
     def compose(config: SplineConfig, space: Space, width: int) -> Flow:
         by = Spline(config.bins, config.bound)
-        return mixed_couplings(space, width, config.steps, config.blocks, config.dropout, by)
+        return mixed_couplings(space, width, config.steps, config.blocks, config.dropout, config.hide, by)
 
 
 class RealNVP(NormalizingFlow):
@@ -385,7 +388,7 @@ class RealNVP(NormalizingFlow):
         by = Affine(config.bound)
 
         def net(cin: int, cout: int) -> nn.Module:
-            return conditioner(space, cin, cout, width, config.blocks, config.dropout)
+            return conditioner(space, cin, cout, width, config.blocks, config.dropout, config.hide)
 
         def by_channels(c: int, count: int) -> list[Transform]:
             kept = c // 2
@@ -433,7 +436,8 @@ class MAFConfig:
     dropout: float = 0.2
     weight_decay: float = 0.05
     clip: float = 10.0
-    base: str = "normal"
+    nu: int = 0
+    hide: float = 0.0
 
     def __post_init__(self) -> None:
         check_training(self)

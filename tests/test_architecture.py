@@ -16,7 +16,7 @@ import bench
 import paradigms
 import reports
 from paradigms import catalogue
-from paradigms.contract import Paradigm, Trainable
+from paradigms.contract import Trainable
 
 ROOT = Path(paradigms.__file__).parents[1]
 PACKAGES = {package.__name__: Path(package.__file__).parent for package in (paradigms, bench, reports)}
