@@ -1,44 +1,55 @@
-"""Normalizing flow: an invertible network that carries data to a Gaussian, so that the likelihood is exact.
+"""Normalizing flows: invertible networks that carry data to simple noise, so that the likelihood is exact.
 
-Model.      z = f(x) with f a composition of steps, each a (data-initialised) scaling of the channels, an invertible 1x1
-            mixing of the channels, and an affine coupling: one half of the channels, x_a, decides a scale and a shift of
-            the other, x_b -> (x_b + m(x_a)) exp(s(x_a)). On images the steps stand in levels: pixels are folded into
-            channels, and after each level half of the channels is split off to the Gaussian.
+Model.      z = f(x) with f a composition of invertible steps; z has independent coordinates of density p_0. Four
+            recipes compose it of the parts in `paradigms/flows`:
+              realnvp               couplings with alternating masks (checkerboards, then channels), affine:
+                                    x_b -> x_b exp(s(x_a)) + m(x_a)                         (Dinh et al., eq. 7)
+              glow                  (actnorm, invertible 1x1 mixing, affine coupling), K times a level
+              neural-spline-flow    (actnorm, mixing, rational-quadratic spline coupling), K times a level
+              maf                   x_i -> x_i exp(s_i) + m_i with (s_i, m_i) of x_1 ... x_{i-1}, by masked networks
+            On images the first three stand in levels: 2x2 pixels are folded into channels, and after each level half of
+            the channels is split off to the noise. maf reads images as vectors.
 
-Objective.  Maximum likelihood by the change of variables (Dinh et al. 2017, eq. 2-3):
-                log p(x) = log N(f(x); 0, I) + log |det df/dx|,
-            on uniformly dequantised pixels. Every step's Jacobian is triangular or a small matrix, so the determinant
-            is a sum of what the steps put out.
+Objective.  Maximum likelihood by the change of variables (Dinh et al., eq. 2-3):
+                log p(x) = log p_0(f(x)) + log |det df/dx|,
+            on pixels at a random point of their bin. Every step's Jacobian is triangular or a small matrix, so the
+            determinant is a sum of what the steps put out.
 
-Sampling.   x = f^{-1}(z), z ~ N(0, I): one pass, and exact up to rounding.
+Sampling.   x = f^{-1}(T z), z ~ p_0, T the temperature: one pass for couplings; for maf one pass for each coordinate.
 
-Likelihood. Exact for the density; on pixels E_u log p(x + u) bounds the log mass from below (Theis et al. 2016).
+Likelihood. Exact for the density. On pixels, with q(u | x) uniform or learned (Ho et al., eq. 12):
+                log P(x) >= E_q [log p(x + u) - log q(u | x)],
+            from one draw ("exact"), or from the mean of K importance weights ("dequantised-iwae"), a tighter bound.
 
 References
     L. Dinh, J. Sohl-Dickstein, S. Bengio. Density estimation using Real NVP. ICLR 2017. arXiv:1605.08803
     D. Kingma, P. Dhariwal. Glow: Generative Flow with Invertible 1x1 Convolutions. NeurIPS 2018. arXiv:1807.03039
+    C. Durkan, A. Bekasov, I. Murray, G. Papamakarios. Neural Spline Flows. NeurIPS 2019. arXiv:1906.04032
+    G. Papamakarios, T. Pavlakou, I. Murray. Masked Autoregressive Flow. NeurIPS 2017. arXiv:1705.07057
+    J. Ho et al. Flow++. ICML 2019. arXiv:1902.00275 (variational dequantisation)
+    L. Theis, A. van den Oord, M. Bethge. A note on the evaluation of generative models. ICLR 2016. arXiv:1511.01844
 
 Where this differs from the papers
-    - The scale is exp(c tanh(s / c)), bounded so that no coupling stretches by more than e^c.
+    - The affine scale is exp(c tanh(s / c)), bounded so that no coupling stretches by more than e^c.
     - The couplings' networks are the suite's residual blocks, with dropout: small sets are memorised otherwise.
-    - The 1x1 mixing is L U with a fixed permutation, started at a random rotation (Kingma & Dhariwal, section 3.2).
+    - Real NVP and MAF normalise by actnorm, which needs no running statistics, in place of batch normalisation.
+    - The 1x1 mixing is P L U with P fixed, started at a random rotation (Kingma & Dhariwal, section 3.2).
 """
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from paradigms.backbones import Backbone
-from paradigms.backbones.blocks import ResBlock, groups, zero
 from paradigms.backbones.embed import Embedding
-from paradigms.backbones.mlp import MLP
 from paradigms.contract import (
     Batch,
     Card,
@@ -55,12 +66,183 @@ from paradigms.contract import (
     Update,
     require,
 )
-from paradigms.maths.likelihood import dequantise, log_mass, standard_normal_log_prob
+from paradigms.flows import Chain, Transform
+from paradigms.flows.autoregressive import MADE, Autoregressive
+from paradigms.flows.base import Base, Logistic, Normal, Student
+from paradigms.flows.coupling import (
+    Affine,
+    Checkerboard,
+    Coupling,
+    Elementwise,
+    ImageConditioner,
+    Spline,
+    VectorConditioner,
+)
+from paradigms.flows.dequantise import Dequantiser, Uniform, Variational
+from paradigms.flows.linear import ActNorm, Mixing, Reverse
+from paradigms.flows.multiscale import MultiScale, Squeeze
+from paradigms.maths.likelihood import log_mass
 from paradigms.optim import adamw, check_training, cosine
+
+LIKELIHOODS = (
+    Kind("exact", "=", 1, dequantised=True, note="on pixels one dequantisation draw"),
+    Kind(
+        "dequantised-iwae",
+        "≤",
+        16,
+        (("K", 16),),
+        ranges={"K": (1, 100_000)},
+        note="K dequantisation draws, Burda et al.",
+    ),
+)
+INVERSE = Sampler("inverse", (1,), options={"temperature": 1.0}, ranges={"temperature": (0.0, 2.0)})
+
+
+class Flow(Backbone):
+    """forward(x, y) -> (z (B, D), log |det| (B,)); forward(z, y, inverse=True) -> (x, 0). One network call."""
+
+    def __init__(self, body: Transform, shape: tuple[int, ...], embed: Embedding) -> None:
+        super().__init__()
+        self.body, self.shape, self.embed = body, shape, embed
+
+    def forward(self, x: Tensor, y: Tensor | None = None, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        if inverse:
+            return self.inverse(x, y), x.new_zeros(len(x))
+        z, log_det = self.body(x, self.embed(None, y))
+        return z.flatten(1), log_det.expand(len(x))
+
+    def inverse(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.body.inverse(z, self.embed(None, y)).view(-1, *self.shape)
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor, y: Tensor | None) -> None:
+        """Data-dependent initialisation of every ActNorm, in order, on one batch."""
+        norms = [m for m in self.modules() if isinstance(m, ActNorm)]
+        hooks = [m.register_forward_pre_hook(lambda norm, args: norm.initialise(args[0])) for m in norms]
+        self(x, y)
+        for hook in hooks:
+            hook.remove()
+
+
+def base_of(nu: int) -> Base:
+    return Normal() if nu == 0 else Logistic() if nu == 1 else Student(nu)
+
+
+class NormalizingFlow(Paradigm):
+    """What all flows share. A recipe says how its flow is composed, and may dequantise in its own way."""
+
+    def __init__(self, config: Any, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
+        super().__init__(config, space, width, parents)
+        self.flow = self.compose(config, space, width)
+        self.dequantiser = self.dequantise_by(config, space, width)
+        self.base: Base = base_of(config.nu)
+
+    @staticmethod
+    @abstractmethod
+    def compose(config: Any, space: Space, width: int) -> Flow:
+        """The flow from data (B, *shape) to noise (B, D)."""
+
+    @staticmethod
+    def dequantise_by(config: Any, space: Space, width: int) -> Dequantiser:
+        """Uniformly, unless a recipe says otherwise."""
+        return Uniform(space.levels)
+
+    @staticmethod
+    def refuses(config: Any, space: Space) -> str | None:
+        if space.is_image and any(side % 2 or side < 4 for side in space.shape[1:]):
+            return f"a multi-scale flow folds 2x2 pixels into channels; {space.shape[1]}x{space.shape[2]} is odd or too small"
+        if not space.is_image and space.dim < 2:
+            return "a coupling needs at least two coordinates"
+        return None
+
+    def optimizers(self) -> dict[nn.Module, Optimizer]:
+        return {self: adamw(self, self.config.lr, weight_decay=self.config.weight_decay)}
+
+    def prepare(self, data: Data, noise: Noise) -> Data:
+        index = noise.integers(len(data), 512).to(data.x.device)
+        x, y = data.batch(index)
+        self.flow.initialise(self.dequantiser(x, y, noise)[0], y)
+        return data
+
+    def log_density(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """log p(x) of real-valued x, (B,)."""
+        z, log_det = self.flow(x, y)
+        return self.base.log_prob(z) + log_det
+
+    def bound(self, x: Tensor, y: Tensor | None, noise: Noise) -> Tensor:
+        """log p(x + u) - log q(u | x) at one draw of u, (B,)."""
+        point, log_q = self.dequantiser(x, y, noise)
+        return self.log_density(point, y) - log_q
+
+    def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
+        loss = -self.bound(batch.x, batch.y, noise).mean() / self.space.dim
+        yield Update(self, loss, {"loss": loss}, {"lr": self.config.lr * cosine(progress)}, clip=self.config.clip)
+
+    def prior(self, n: int, noise: Noise) -> Tensor:
+        return self.base.draw(n, self.space.dim, noise)
+
+    def sample(
+        self,
+        z: Tensor,
+        plan: Plan,
+        noise: Noise,
+        cond: Tensor | None = None,
+        watch: Callable[[float, Tensor], None] | None = None,
+    ) -> Tensor:
+        return self.invert(z * plan.option("temperature", 1.0), cond)
+
+    def invert(self, z: Tensor, y: Tensor | None) -> Tensor:
+        """f^{-1}(z), as one network call."""
+        return self.flow(z, y, inverse=True)[0]
+
+    def log_likelihood(self, x: Tensor, kind: Kind, noise: Noise, cond: Tensor | None = None) -> Estimate:
+        if kind.name == "exact":
+            return Estimate(log_mass(self.bound(x, cond, noise), self.space))
+        k = int(kind.option("K", 16))
+        weights = torch.stack([self.bound(x, cond, noise) for _ in range(k)])
+        return Estimate(log_mass(weights.logsumexp(0) - math.log(k), self.space))
+
+
+# ---------------------------------------------------------------------------------------------- couplings in levels
+
+
+def conditioner(space: Space, cin: int, cout: int, width: int, blocks: int, dropout: float, hide: float) -> nn.Module:
+    """The network of a coupling: cin channels or coordinates in, cout out, told the label's embedding."""
+    emb = 2 * width if space.classes else 0
+    if space.is_image:
+        return ImageConditioner(cin, cout, width, blocks, emb, dropout, hide)
+    return VectorConditioner(cin, cout, width, emb)
+
+
+def mixed_couplings(
+    space: Space, width: int, steps: int, blocks: int, dropout: float, hide: float, by: Elementwise
+) -> Flow:
+    """Glow's architecture (Kingma & Dhariwal, figure 2) with couplings by any elementwise map.
+
+    A level is a squeeze and `steps` times (actnorm, mixing, coupling); levels follow while both sides are even and the
+    smaller is above 2. Vectors have one level and nothing to squeeze.
+    """
+
+    def step(channels: int) -> list[Transform]:
+        kept = channels // 2
+        net = conditioner(space, kept, by.size * (channels - kept), width, blocks, dropout, hide)
+        return [ActNorm(channels), Mixing(channels), Coupling(net, kept, by)]
+
+    embed = Embedding(2 * width, space.classes, timed=False)
+    if not space.is_image:
+        return Flow(Chain(t for _ in range(steps) for t in step(space.dim)), space.shape, embed)
+    c, h, w = space.shape
+    levels, shapes = [], []
+    while h % 2 == 0 and w % 2 == 0 and min(h, w) > 2:
+        c, h, w = 4 * c, h // 2, w // 2
+        levels.append(Chain([Squeeze(), *(t for _ in range(steps) for t in step(c))]))
+        shapes.append((c, h, w))
+        c = c - c // 2  # what goes on after the split
+    return Flow(MultiScale(levels, shapes), space.shape, embed)
 
 
 @dataclass(frozen=True)
-class Config:
+class GlowConfig:
     """steps: couplings a level. blocks: residual blocks in a coupling's network. bound: c of the scale's bound.
 
     batch, lr, dropout (images only), weight_decay, clip: training; dropout and weight decay are what keeps a flow from
@@ -75,6 +257,8 @@ class Config:
     dropout: float = 0.2
     weight_decay: float = 0.05
     clip: float = 10.0
+    nu: int = 0
+    hide: float = 0.0
 
     def __post_init__(self) -> None:
         check_training(self)
@@ -83,255 +267,276 @@ class Config:
         require(self.bound > 0, "bound must be above 0")
 
 
-class ActNorm(nn.Module):
-    """(x + b) exp(s) for each channel, with zero mean and unit variance on the first batch it is shown in `prepare`."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.bias, self.log_scale = nn.Parameter(torch.zeros(channels)), nn.Parameter(torch.zeros(channels))
-
-    @torch.no_grad()
-    def initialise(self, x: Tensor) -> None:
-        flat = x.transpose(0, 1).flatten(1)
-        self.bias.copy_(-flat.mean(1))
-        self.log_scale.copy_(-(flat.std(1) + 1e-3).log())
-
-    def forward(self, x: Tensor, emb: Tensor | None) -> tuple[Tensor, Tensor]:
-        shape = (-1, *(1,) * (x.dim() - 2))
-        positions = x[0, 0].numel()
-        return (x + self.bias.view(shape)) * self.log_scale.exp().view(shape), self.log_scale.sum() * positions
-
-    def inverse(self, z: Tensor, emb: Tensor | None) -> Tensor:
-        shape = (-1, *(1,) * (z.dim() - 2))
-        return z * (-self.log_scale).exp().view(shape) - self.bias.view(shape)
-
-
-class Mixing(nn.Module):
-    """An invertible linear map of the channels, W = P L (U + diag(exp(s) sign)); log|det W| = sum s."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        # Drawn from a private generator: two recipes that differ elsewhere start from the same rotation.
-        rotation, _ = torch.linalg.qr(
-            torch.randn(channels, channels, generator=torch.Generator().manual_seed(channels))
-        )
-        p, lower, upper = torch.linalg.lu(rotation)
-        self.register_buffer("p", p)
-        self.register_buffer("sign", upper.diagonal().sign())
-        self.lower = nn.Parameter(lower.tril(-1))
-        self.upper = nn.Parameter(upper.triu(1))
-        self.log_diagonal = nn.Parameter(upper.diagonal().abs().log())
-
-    p: Tensor
-    sign: Tensor
-
-    def factors(self) -> tuple[Tensor, Tensor]:
-        eye = torch.eye(len(self.sign), device=self.sign.device, dtype=self.sign.dtype)
-        return self.lower.tril(-1) + eye, self.upper.triu(1) + torch.diag(self.log_diagonal.exp() * self.sign)
-
-    def forward(self, x: Tensor, emb: Tensor | None) -> tuple[Tensor, Tensor]:
-        lower, upper = self.factors()
-        z = torch.einsum("ij,bj...->bi...", self.p @ lower @ upper, x)
-        return z, self.log_diagonal.sum() * x[0, 0].numel()
-
-    def inverse(self, z: Tensor, emb: Tensor | None) -> Tensor:
-        lower, upper = self.factors()
-        flat = (self.p.T @ z.transpose(0, 1).flatten(1)).contiguous()
-        flat = torch.linalg.solve_triangular(lower, flat, upper=False, unitriangular=True)
-        flat = torch.linalg.solve_triangular(upper, flat, upper=True)
-        return flat.view(z.shape[1], len(z), *z.shape[2:]).transpose(0, 1)
-
-
-class Conditioner(nn.Module):
-    """The network of an image coupling: (B, cin, H, W) -> (B, cout, H, W), zero at the start."""
-
-    def __init__(self, cin: int, cout: int, width: int, blocks: int, emb: int, dropout: float) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(cin, width, 3, padding=1)
-        self.blocks = nn.ModuleList(ResBlock(width, width, emb, dropout) for _ in range(blocks))
-        self.norm = nn.GroupNorm(groups(width), width)
-        self.head = zero(nn.Conv2d(width, cout, 3, padding=1))
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def forward(self, x: Tensor, emb: Tensor | None) -> Tensor:
-        h = self.stem(x)
-        for block in self.blocks:
-            h = block(h, emb)
-        return self.head(F.silu(self.norm(h)))
-
-
-class Coupling(nn.Module):
-    """(x_a, x_b) -> (x_a, (x_b + m(x_a)) exp(s(x_a))), with |s| <= bound."""
-
-    def __init__(self, net: nn.Module, kept: int, bound: float) -> None:
-        super().__init__()
-        self.net, self.kept, self.bound = net, kept, bound
-
-    def scale_shift(self, a: Tensor, emb: Tensor | None) -> tuple[Tensor, Tensor]:
-        s, m = self.net(a, emb).chunk(2, dim=1)
-        return self.bound * torch.tanh(s / self.bound), m
-
-    def forward(self, x: Tensor, emb: Tensor | None) -> tuple[Tensor, Tensor]:
-        a, b = x[:, : self.kept], x[:, self.kept :]
-        s, m = self.scale_shift(a, emb)
-        return torch.cat([a, (b + m) * s.exp()], dim=1), s.flatten(1).sum(1)
-
-    def inverse(self, z: Tensor, emb: Tensor | None) -> Tensor:
-        a, b = z[:, : self.kept], z[:, self.kept :]
-        s, m = self.scale_shift(a, emb)
-        return torch.cat([a, b * (-s).exp() - m], dim=1)
-
-
-class VectorConditioner(nn.Module):
-    """The network of a vector coupling: the suite's MLP, with the label's embedding as one more input."""
-
-    def __init__(self, cin: int, cout: int, width: int, emb: int) -> None:
-        super().__init__()
-        self.net = MLP(cin + emb, cout, width, depth=2, timed=False)
-
-    def forward(self, x: Tensor, emb: Tensor | None) -> Tensor:
-        return self.net(x if emb is None else torch.cat([x, emb], dim=1))
-
-
-class Flow(Backbone):
-    """All levels: forward(x, y) -> (z (B, D), log |det| (B,)); forward(z, y, inverse=True) -> (x, 0). One network call."""
-
-    def __init__(self, config: Config, space: Space, width: int) -> None:
-        super().__init__()
-        self.shape = space.shape
-        self.embed = Embedding(2 * width, space.classes, timed=False)
-        emb = 2 * width if space.classes else 0
-        self.levels = nn.ModuleList()
-        self.shapes: list[tuple[int, ...]] = []  # of what each level puts out, before its split
-
-        def level(channels: int) -> nn.ModuleList:
-            kept = channels // 2
-            cout = 2 * (channels - kept)
-            steps: list[nn.Module] = []
-            for _ in range(config.steps):
-                net: nn.Module
-                if space.is_image:
-                    net = Conditioner(kept, cout, width, config.blocks, emb, config.dropout)
-                else:
-                    net = VectorConditioner(kept, cout, width, emb)
-                steps += [ActNorm(channels), Mixing(channels), Coupling(net, kept, config.bound)]
-            return nn.ModuleList(steps)
-
-        if not space.is_image:
-            self.levels.append(level(space.dim))
-            self.shapes.append(space.shape)
-            return
-        c, h, w = space.shape
-        while h % 2 == 0 and w % 2 == 0 and min(h, w) > 2:
-            c, h, w = 4 * c, h // 2, w // 2
-            self.levels.append(level(c))
-            self.shapes.append((c, h, w))
-            c = c - c // 2  # what stays after half is split off
-
-    def forward(self, x: Tensor, y: Tensor | None = None, inverse: bool = False) -> tuple[Tensor, Tensor]:
-        emb = self.embed(None, y)
-        return self._inverse(x, emb) if inverse else self._forward(x, emb)
-
-    def _forward(self, x: Tensor, emb: Tensor | None, initialise: bool = False) -> tuple[Tensor, Tensor]:
-        log_det = x.new_zeros(len(x))
-        out = []
-        for i, (level, shape) in enumerate(zip(self.levels, self.shapes)):
-            if len(shape) == 3:
-                x = F.pixel_unshuffle(x, 2)
-            for step in level:  # type: ignore[attr-defined]
-                if initialise and isinstance(step, ActNorm):
-                    step.initialise(x)
-                x, d = step(x, emb)
-                log_det = log_det + d
-            if i < len(self.levels) - 1:
-                half = shape[0] // 2
-                out.append(x[:, :half].flatten(1))
-                x = x[:, half:]
-        return torch.cat([*out, x.flatten(1)], dim=1), log_det
-
-    def _inverse(self, z: Tensor, emb: Tensor | None) -> tuple[Tensor, Tensor]:
-        parts, used = [], 0
-        for shape in self.shapes[:-1]:
-            size = shape[0] // 2 * math.prod(shape[1:])
-            parts.append(z[:, used : used + size].view(-1, shape[0] // 2, *shape[1:]))
-            used += size
-        x = z[:, used:].view(-1, *self.shapes[-1])
-        for i in reversed(range(len(self.levels))):
-            if i < len(self.levels) - 1:
-                x = torch.cat([parts[i], x], dim=1)
-            for step in reversed(list(self.levels[i])):  # type: ignore[call-overload]
-                x = step.inverse(x, emb)
-            if len(self.shapes[i]) == 3:
-                x = F.pixel_shuffle(x, 2)
-        return x, z.new_zeros(len(z))
-
-    @torch.no_grad()
-    def initialise(self, x: Tensor, y: Tensor | None) -> None:
-        """Data-dependent initialisation of every ActNorm, in order, on one batch."""
-        self._forward(x, self.embed(None, y), initialise=True)
-
-
-class NormalizingFlow(Paradigm):
-    """See the module's text."""
+class Glow(NormalizingFlow):
+    """Actnorm, invertible 1x1 convolution, affine coupling."""
 
     card = Card(
-        title="Normalizing flow (affine coupling, multi-scale)",
-        paper="Dinh et al., Real NVP; Kingma & Dhariwal, Glow",
+        title="Glow (affine couplings, invertible 1x1 convolutions, multi-scale)",
+        paper="Kingma & Dhariwal, Glow: Generative Flow with Invertible 1x1 Convolutions",
         year=2018,
         url="https://arxiv.org/abs/1807.03039",
-        samplers=(Sampler("inverse", (1,)),),
+        samplers=(INVERSE,),
         default=Plan("inverse"),
-        likelihoods=(Kind("exact", "=", 1, dequantised=True, note="on pixels one uniform dequantisation draw"),),
+        likelihoods=LIKELIHOODS,
     )
 
-    def __init__(self, config: Config, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
-        super().__init__(config, space, width, parents)
-        self.flow = Flow(config, space, width)
+    @staticmethod
+    def compose(config: GlowConfig, space: Space, width: int) -> Flow:
+        return mixed_couplings(
+            space, width, config.steps, config.blocks, config.dropout, config.hide, Affine(config.bound)
+        )
+
+
+@dataclass(frozen=True)
+class VariationalConfig(GlowConfig):
+    """As Glow's. dequantise_steps: couplings of q(u | x)."""
+
+    dequantise_steps: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.dequantise_steps >= 1, "dequantise_steps must be at least 1")
+
+
+class VariationalGlow(NormalizingFlow):
+    """Glow with learned dequantisation."""
+
+    card = Card(
+        title="Glow with variational dequantisation",
+        paper="Ho et al., Flow++: Improving Flow-Based Generative Models with Variational Dequantization",
+        year=2019,
+        url="https://arxiv.org/abs/1902.00275",
+        samplers=(INVERSE,),
+        default=Plan("inverse"),
+        likelihoods=LIKELIHOODS,
+    )
 
     @staticmethod
-    def refuses(config: Config, space: Space) -> str | None:
-        if space.is_image and any(side % 2 or side < 4 for side in space.shape[1:]):
-            return f"a multi-scale flow folds 2x2 pixels into channels; {space.shape[1]}x{space.shape[2]} is odd or too small"
-        if not space.is_image and space.dim < 2:
-            return "a coupling needs at least two coordinates"
+    def compose(config: VariationalConfig, space: Space, width: int) -> Flow:
+        return mixed_couplings(
+            space, width, config.steps, config.blocks, config.dropout, config.hide, Affine(config.bound)
+        )
+
+    @staticmethod
+    def dequantise_by(config: VariationalConfig, space: Space, width: int) -> Dequantiser:
+        if not (space.levels and space.is_image):
+            return Uniform(space.levels)
+        return Variational(space.shape, space.levels, space.classes, width, config.dequantise_steps, config.bound)
+
+
+@dataclass(frozen=True)
+class SplineConfig:
+    """steps: couplings a level. blocks: residual blocks in a coupling's network. bins, bound: of the splines.
+
+    batch, lr, dropout (images only), weight_decay, clip: training.
+    """
+
+    steps: int = 8
+    blocks: int = 1
+    bins: int = 8
+    bound: float = 3.0
+    batch: int = 64
+    lr: float = 2e-3
+    dropout: float = 0.2
+    weight_decay: float = 0.05
+    clip: float = 10.0
+    nu: int = 0
+    hide: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_training(self)
+        require(self.steps >= 1, "steps must be at least 1")
+        require(self.blocks >= 0, "blocks must be at least 0")
+        require(2 <= self.bins <= 500, "bins must be from 2 to 500")
+        require(self.bound > 0, "bound must be above 0")
+
+
+class NeuralSplineFlow(NormalizingFlow):
+    """Glow's architecture with rational-quadratic spline couplings, RQ-NSF (C)."""
+
+    card = Card(
+        title="Neural spline flow (rational-quadratic couplings, multi-scale)",
+        paper="Durkan et al., Neural Spline Flows",
+        year=2019,
+        url="https://arxiv.org/abs/1906.04032",
+        samplers=(INVERSE,),
+        default=Plan("inverse"),
+        likelihoods=LIKELIHOODS,
+    )
+
+    @staticmethod
+    def compose(config: SplineConfig, space: Space, width: int) -> Flow:
+        by = Spline(config.bins, config.bound)
+        return mixed_couplings(space, width, config.steps, config.blocks, config.dropout, config.hide, by)
+
+
+class RealNVP(NormalizingFlow):
+    """Affine couplings whose masks alternate: three checkerboards, a squeeze, three by channels, a split; four at the end."""
+
+    card = Card(
+        title="Real NVP (affine couplings, checkerboard and channel masks, multi-scale)",
+        paper="Dinh et al., Density estimation using Real NVP",
+        year=2017,
+        url="https://arxiv.org/abs/1605.08803",
+        samplers=(INVERSE,),
+        default=Plan("inverse"),
+        likelihoods=LIKELIHOODS,
+    )
+
+    @staticmethod
+    def compose(config: GlowConfig, space: Space, width: int) -> Flow:
+        by = Affine(config.bound)
+
+        def net(cin: int, cout: int) -> nn.Module:
+            return conditioner(space, cin, cout, width, config.blocks, config.dropout, config.hide)
+
+        def by_channels(c: int, count: int) -> list[Transform]:
+            kept = c // 2
+            return [
+                t for _ in range(count) for t in (ActNorm(c), Coupling(net(kept, 2 * (c - kept)), kept, by), Reverse())
+            ]
+
+        def by_checkerboard(c: int, h: int, w: int, count: int) -> list[Transform]:
+            return [t for i in range(count) for t in (ActNorm(c), Checkerboard(net(c, 2 * c), h, w, i % 2, by))]
+
+        embed = Embedding(2 * width, space.classes, timed=False)
+        if not space.is_image:
+            return Flow(Chain(by_channels(space.dim, config.steps)), space.shape, embed)
+        c, h, w = space.shape
+        levels, shapes = [], []
+        while h % 2 == 0 and w % 2 == 0 and min(h, w) > 4:
+            boards = by_checkerboard(c, h, w, 3)
+            c, h, w = 4 * c, h // 2, w // 2
+            levels.append(Chain([*boards, Squeeze(), *by_channels(c, 3)]))
+            shapes.append((c, h, w))
+            c = c - c // 2
+        levels.append(Chain(by_checkerboard(c, h, w, 4)))
+        shapes.append((c, h, w))
+        return Flow(MultiScale(levels, shapes), space.shape, embed)
+
+
+# ------------------------------------------------------------------------------------------------- autoregressive
+
+
+LARGEST = 256  # coordinates: each is a pass when sampling
+
+
+@dataclass(frozen=True)
+class MAFConfig:
+    """steps: autoregressive layers. blocks: residual blocks of a MADE. bound: of the scale.
+
+    batch, lr, dropout (images only), weight_decay, clip: training.
+    """
+
+    steps: int = 5
+    blocks: int = 1
+    bound: float = 2.0
+    batch: int = 64
+    lr: float = 2e-3
+    dropout: float = 0.2
+    weight_decay: float = 0.05
+    clip: float = 10.0
+    nu: int = 0
+    hide: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_training(self)
+        require(self.steps >= 1, "steps must be at least 1")
+        require(self.blocks >= 0, "blocks must be at least 0")
+        require(self.bound > 0, "bound must be above 0")
+
+
+class MAF(NormalizingFlow):
+    """A chain of MADEs, each reading the coordinates in the reverse order of the one before."""
+
+    card = Card(
+        title="Masked autoregressive flow",
+        paper="Papamakarios et al., Masked Autoregressive Flow for Density Estimation",
+        year=2017,
+        url="https://arxiv.org/abs/1705.07057",
+        samplers=(
+            Sampler(
+                "inverse",
+                (1,),
+                calls=None,
+                options=INVERSE.options,
+                ranges=INVERSE.ranges,
+                note="coordinate by coordinate: D passes of each MADE, each pass counted",
+            ),
+        ),
+        default=Plan("inverse"),
+        likelihoods=LIKELIHOODS,
+    )
+
+    @staticmethod
+    def refuses(config: MAFConfig, space: Space) -> str | None:
+        if space.dim > LARGEST:
+            return f"a sample costs one pass for each of its {space.dim:,} numbers; at most {LARGEST} are taken"
+        if space.dim < 2:
+            return "an autoregressive flow needs at least two coordinates"
         return None
 
-    def optimizers(self) -> dict[nn.Module, Optimizer]:
-        return {self.flow: adamw(self.flow, self.config.lr, weight_decay=self.config.weight_decay)}
+    @staticmethod
+    def compose(config: MAFConfig, space: Space, width: int) -> Flow:
+        by, d = Affine(config.bound), space.dim
+        emb = 2 * width if space.classes else 0
+        dropout = config.dropout if space.is_image else 0.0
+        layers: list[Transform] = []
+        for _ in range(config.steps):
+            net = MADE(d, by.size, width, config.blocks, emb, dropout)
+            layers += [ActNorm(d), Autoregressive(net, by), Reverse()]
+        embed = Embedding(2 * width, space.classes, timed=False)
+        return Flow(Chain([Flatten(), *layers]) if space.is_image else Chain(layers), space.shape, embed)
 
-    def prepare(self, data: Data, noise: Noise) -> Data:
-        index = noise.integers(len(data), 512).to(data.x.device)
-        x, y = data.batch(index)
-        self.flow.initialise(dequantise(x, self.space.levels, noise), y)
-        return data
+    def invert(self, z: Tensor, y: Tensor | None) -> Tensor:
+        """f^{-1}(z), every pass of a MADE a network call."""
+        return self.flow.inverse(z, y)
 
-    def log_density(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """log p(x) of real-valued x, (B,)."""
-        z, log_det = self.flow(x, y)
-        return standard_normal_log_prob(z) + log_det
 
-    def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
-        x = dequantise(batch.x, self.space.levels, noise)
-        loss = -self.log_density(x, batch.y).mean() / self.space.dim
-        yield Update(self.flow, loss, {"loss": loss}, {"lr": self.config.lr * cosine(progress)}, clip=self.config.clip)
+class Flatten(Transform):
+    """(B, C, H, W) to (B, D); back the shape is the caller's to restore."""
 
-    def prior(self, n: int, noise: Noise) -> Tensor:
-        return noise.normal(n, self.space.dim)
+    def forward(self, x: Tensor, cond: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return x.flatten(1), x.new_zeros(())
 
-    def sample(
-        self,
-        z: Tensor,
-        plan: Plan,
-        noise: Noise,
-        cond: Tensor | None = None,
-        watch: Callable[[float, Tensor], None] | None = None,
-    ) -> Tensor:
-        return self.flow(z, cond, inverse=True)[0]
-
-    def log_likelihood(self, x: Tensor, kind: Kind, noise: Noise, cond: Tensor | None = None) -> Estimate:
-        return Estimate(log_mass(self.log_density(dequantise(x, self.space.levels, noise), cond), self.space))
+    def inverse(self, z: Tensor, cond: Tensor | None = None) -> Tensor:
+        return z
 
 
 RECIPES = (
-    Recipe("normalizing-flow", NormalizingFlow, Config(), "multi-scale affine couplings; exact likelihood and inverse"),
+    Recipe(
+        "normalizing-flow",
+        Glow,
+        GlowConfig(),
+        "Glow: actnorm, 1x1 mixings, affine couplings, multi-scale; exact likelihood and inverse",
+        aliases=("glow",),
+    ),
+    Recipe(
+        "glow-variational",
+        VariationalGlow,
+        VariationalConfig(),
+        "Glow with a learned dequantisation",
+        variant_of="normalizing-flow",
+    ),
+    Recipe(
+        "realnvp",
+        RealNVP,
+        GlowConfig(),
+        "affine couplings with checkerboard and channel masks, multi-scale",
+        variant_of="normalizing-flow",
+    ),
+    Recipe(
+        "neural-spline-flow",
+        NeuralSplineFlow,
+        SplineConfig(),
+        "Glow's architecture with rational-quadratic spline couplings",
+        variant_of="normalizing-flow",
+    ),
+    Recipe(
+        "maf",
+        MAF,
+        MAFConfig(),
+        "masked autoregressive layers; one pass for a likelihood, one for each coordinate of a sample",
+        variant_of="normalizing-flow",
+    ),
 )

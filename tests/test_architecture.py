@@ -80,7 +80,7 @@ def test_no_paradigm_imports_a_sibling(path):
     assert not {name for name in imports(path) if any(name == s or name.startswith(s + ".") for s in siblings)}
 
 
-@pytest.mark.parametrize("part", ["maths", "backbones"])
+@pytest.mark.parametrize("part", ["maths", "backbones", "flows"])
 def test_shared_parts_import_no_paradigm(part):
     siblings = {f"paradigms.{file.stem}" for file in FILES}
     for path in sorted((PACKAGES["paradigms"] / part).rglob("*.py")):
