@@ -1,32 +1,38 @@
-"""VAE: an encoder and a decoder trained together on a lower bound of the likelihood.
+"""VAE and IWAE: an encoder and a decoder trained together on a lower bound of the likelihood.
 
-Model.      z ~ N(0, I), x ~ p(x | z). On images every pixel is an independent discretised logistic whose mean and scale
-            the decoder gives; on vectors an independent Gaussian.
+Model.      z ~ N(0, I), x ~ p(x | z). On images every pixel is an independent discretised mixture of logistics whose
+            weights, means and scales the decoder gives; on vectors an independent Gaussian with a learned scale.
 
-Objective.  The evidence lower bound (Kingma & Welling, eq. 3), with q(z | x) = N(mu(x), diag sd(x)^2):
-                log p(x) >= ELBO = E_{q(z|x)} log p(x | z) - KL(q(z | x) || N(0, I)),
-            maximised through z = mu + sd eps. beta_KL multiplies the KL while it warms up from 0 to 1.
+Objective.  With q(z | x) = N(mu(x), diag sd(x)^2) and z = mu + sd eps (reparameterised):
+            vae    the evidence lower bound (Kingma & Welling, eq. 3, the KL in closed form)
+                       log p(x) >= ELBO = E_q log p(x | z) - beta KL(q(z | x) || N(0, I)),
+                   where beta warms up from 0;
+            iwae   the importance-weighted bound (Burda et al., eq. 8)
+                       log p(x) >= L_K = E_(z_1 ... z_K ~ q) log 1/K sum_k w_k,  w_k = p(x | z_k) p(z_k) / q(z_k | x),
+                   by its plain reparameterised gradient (eq. 13): sum_k w_k / (sum_j w_j) grad log w_k.
 
-Sampling.   z ~ N(0, I), then x ~ p(x | z) ("sample", which the likelihood speaks of) or its mean ("mean").
+Sampling.   z ~ N(0, T^2 I), then x ~ p(x | z) ("sample", which at T = 1 the likelihood speaks of) or its mean ("mean").
 
-Likelihood. The ELBO, or the tighter importance-weighted bound (Burda et al., eq. 8):
-                log p(x) >= E log 1/K sum_k p(x | z_k) p(z_k) / q(z_k | x).
+Likelihood. The ELBO at beta = 1, and L_K: it rises with K to log p(x).
 
 References
     D. Kingma, M. Welling. Auto-Encoding Variational Bayes. ICLR 2014. arXiv:1312.6114
     Y. Burda, R. Grosse, R. Salakhutdinov. Importance Weighted Autoencoders. ICLR 2016. arXiv:1509.00519
-    D. Kingma et al. Improved Variational Inference with Inverse Autoregressive Flow. NeurIPS 2016. arXiv:1606.04934
-        (the discretised logistic)
+    I. Higgins et al. beta-VAE. ICLR 2017.                          (beta other than 1)
+    C. Sonderby et al. Ladder Variational Autoencoders. NeurIPS 2016. arXiv:1602.02282          (the KL's warm-up)
+    T. Salimans et al. PixelCNN++. ICLR 2017. arXiv:1701.05517      (the mixture of logistics)
 
 Where this differs from the papers
-    - Residual convolutional networks, and a learned scale for every pixel.
+    - Residual convolutional networks with dropout, and a mixture of logistics instead of a Bernoulli or a Gaussian.
+    - The IWAE has one stochastic layer and Gaussian noise only there; its plain gradient, not the doubly
+      reparameterised one.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -48,20 +54,23 @@ from paradigms.contract import (
     Update,
     require,
 )
-from paradigms.maths.likelihood import discretised_logistic, normal_log_prob
+from paradigms.maths.likelihood import normal_log_prob
+from paradigms.maths.observation import observation
 from paradigms.optim import adamw, check_training, cosine
+
+ACTIVE = 0.01  # nats of KL, averaged over a batch, from which a dimension of z counts as used
+AT_ONCE = 2**18  # numbers of x that one call of the decoder is asked about: K draws in groups of bounded memory
 
 
 @dataclass(frozen=True)
 class Config:
-    """latent: dimensions of z. warm_up: share of training over which the KL's weight rises to 1. beta: its final weight.
+    """latent: dimensions of z. components: logistics mixed for a pixel of an image.
 
     batch, lr, dropout (images only), weight_decay, clip: training. backbone: "auto" or "mlp".
     """
 
     latent: int = 16
-    beta: float = 1.0
-    warm_up: float = 0.1
+    components: int = 10
     batch: int = 64
     lr: float = 1e-3
     dropout: float = 0.1
@@ -71,75 +80,127 @@ class Config:
 
     def __post_init__(self) -> None:
         check_training(self)
+        require(self.components >= 1, "components must be at least 1")
+
+
+@dataclass(frozen=True)
+class ElboConfig(Config):
+    """beta: the KL's final weight. warm_up: share of training over which it rises to that from 0."""
+
+    beta: float = 1.0
+    warm_up: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.beta >= 0, "beta must be at least 0")
         require(0 <= self.warm_up <= 1, "warm_up must be from 0 to 1")
 
 
+@dataclass(frozen=True)
+class ImportanceConfig(Config):
+    """K: draws of z for each example of a training step."""
+
+    K: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.K >= 1, "K must be at least 1")
+
+
+def kl_from_prior(mu: Tensor, log_sd: Tensor) -> Tensor:
+    """KL(N(mu, exp(log_sd)^2) || N(0, 1)), elementwise (Kingma & Welling, appendix B)."""
+    return 0.5 * (mu.square() + (2 * log_sd).exp() - 1) - log_sd
+
+
 class Coder(nn.Module):
-    """Encoder x -> (mu, log sd) of q(z | x), decoder z -> (mean, log scale) of p(x | z): trained as one module."""
+    """Encoder x -> (mu, log sd) of q(z | x), decoder z -> what `law` makes of p(x | z): trained as one module."""
 
     def __init__(self, config: Config, space: Space, width: int) -> None:
         super().__init__()
         dropout = config.dropout if space.is_image else 0.0
+        self.law = observation(space, config.components)
         self.encoder = encoder(space, 2 * config.latent, width, dropout, config.backbone)
-        self.decoder = decoder(space, config.latent, 2, width, dropout, config.backbone)
+        said = replace(space, shape=self.law.shape)
+        self.decoder = decoder(said, config.latent, 1, width, dropout, config.backbone)
 
     def encode(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
+        """mu and log sd, each (B, latent)."""
         mu, log_sd = self.encoder(x, y).chunk(2, dim=1)
         return mu, log_sd.clamp(-7, 3)
 
-    def decode(self, z: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
-        mean, log_scale = self.decoder(z, y).chunk(2, dim=1)
-        return mean, (log_scale - 2).clamp(-7, 3)
+    def log_prob(self, x: Tensor, z: Tensor, y: Tensor | None) -> Tensor:
+        """log p(x | z), (B,)."""
+        return self.law.log_prob(self.decoder(z, y), x)
+
+    def log_weights(self, x: Tensor, mu: Tensor, log_sd: Tensor, eps: Tensor, y: Tensor | None) -> Tensor:
+        """log w_k of z_k = mu + sd eps_k, (K, B), for eps (K, B, latent): one call of the decoder with K B rows."""
+        k, z = len(eps), mu + log_sd.exp() * eps
+        x = x.expand(k, *x.shape).flatten(0, 1)
+        y = None if y is None else y.repeat(k)
+        log_q = (normal_log_prob(eps) - log_sd).sum(2)
+        return self.log_prob(x, z.flatten(0, 1), y).view(k, -1) + normal_log_prob(z).sum(2) - log_q
 
 
-class VAE(Paradigm):
-    """See the module's text."""
+SAMPLERS = (
+    Sampler(
+        "sample",
+        (1,),
+        stochastic=True,
+        options={"temperature": 1.0},
+        ranges={"temperature": (0.0, 2.0)},
+        note="x drawn from p(x | z); temperature multiplies the prior's standard deviation",
+    ),
+    Sampler(
+        "mean",
+        (1,),
+        options={"temperature": 1.0},
+        ranges={"temperature": (0.0, 2.0)},
+        note="the mean of p(x | z); temperature as above",
+    ),
+)
+KINDS = (
+    Kind("elbo", "≤", 2),
+    Kind("iwae", "≤", 65, (("K", 64),), ranges={"K": (1, 100_000)}),
+    Kind("iwae", "≤", 1001, (("K", 1000),), ranges={"K": (1, 100_000)}),
+)
 
-    card = Card(
-        title="Variational autoencoder",
-        paper="Kingma & Welling, Auto-Encoding Variational Bayes",
-        year=2014,
-        url="https://arxiv.org/abs/1312.6114",
-        samplers=(
-            Sampler("sample", (1,), stochastic=True, note="x drawn from p(x | z)"),
-            Sampler("mean", (1,), note="the mean of p(x | z)"),
-        ),
-        default=Plan("sample"),
-        likelihoods=(
-            Kind("elbo", "≤", 2),
-            Kind("iwae", "≤", 65, (("K", 64),)),
-            Kind("iwae", "≤", 1001, (("K", 1000),)),
-        ),
-    )
+
+class LatentGaussian(Paradigm):
+    """What both share: the networks, the samplers, the bounds. They differ in the bound that `updates` descends."""
 
     def __init__(self, config: Config, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
         super().__init__(config, space, width, parents)
         self.coder = Coder(config, space, width)
 
+    @staticmethod
+    def refuses(config: Config, space: Space) -> str | None:
+        most = max(64, 4 * space.dim)
+        if config.latent <= most:
+            return None
+        return (
+            f"a latent of {config.latent} dimensions for data of {space.dim} only adds dimensions that the KL switches "
+            f"off; take at most {most}"
+        )
+
     def optimizers(self) -> dict[nn.Module, Optimizer]:
         return {self.coder: adamw(self.coder, self.config.lr, weight_decay=self.config.weight_decay)}
 
-    def log_prob_x(self, x: Tensor, z: Tensor, y: Tensor | None) -> Tensor:
-        """log p(x | z), (B,)."""
-        mean, log_scale = self.coder.decode(z, y)
-        if self.space.levels:
-            each = discretised_logistic(x, mean, log_scale, self.space.levels)
-        else:
-            each = normal_log_prob(x, mean, log_scale)
-        return each.flatten(1).sum(1)
+    def update(self, loss: Tensor, kl: Tensor, terms: Mapping[str, Tensor], progress: float) -> Update:
+        """The one step of a training step: loss in nats per example, kl (B, latent)."""
+        # Per dimension of x, so that the gradient's size does not depend on the image's.
+        loss, each = loss / self.space.dim, kl.mean(0)
+        terms = {**terms, "loss": loss, "kl": each.sum(), "active": (each > ACTIVE).sum().to(kl.dtype)}
+        return Update(self.coder, loss, terms, {"lr": self.config.lr * cosine(progress)}, clip=self.config.clip)
 
-    def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
-        x, y = batch
-        mu, log_sd = self.coder.encode(x, y)
-        z = mu + log_sd.exp() * noise.normal(*mu.shape)
-        reconstruction = -self.log_prob_x(x, z, y).mean()
-        kl = (0.5 * (mu.square() + (2 * log_sd).exp() - 1) - log_sd).sum(1).mean()
-        beta = self.config.beta * min(1.0, progress / self.config.warm_up if self.config.warm_up else 1.0)
-        # Per dimension, so that the gradient's size does not depend on the image's.
-        loss = (reconstruction + beta * kl) / self.space.dim
-        terms = {"loss": loss, "reconstruction": reconstruction, "kl": kl}
-        yield Update(self.coder, loss, terms, {"lr": self.config.lr * cosine(progress)}, clip=self.config.clip)
+    def symptom(self, terms: Mapping[str, float]) -> str | None:
+        active, latent = terms.get("active", math.inf), self.config.latent
+        # The data's own dimensions are all that can be used: the rest of a larger latent is rightly idle.
+        if active >= 0.5 * min(latent, self.space.dim):
+            return None
+        return (
+            f"posterior collapse: {latent - active:.0f} of {latent} latent dimensions carry less than {ACTIVE:g} nats, so "
+            "the decoder hardly looks at z; train longer, or lower latent"
+        )
 
     def prior(self, n: int, noise: Noise) -> Tensor:
         return noise.normal(n, self.config.latent)
@@ -152,28 +213,73 @@ class VAE(Paradigm):
         cond: Tensor | None = None,
         watch: Callable[[float, Tensor], None] | None = None,
     ) -> Tensor:
-        mean, log_scale = self.coder.decode(z, cond)
-        if plan.sampler == "mean":
-            return mean
-        if self.space.levels:
-            # The quantile function; the clamp keeps float32's u = 0 finite.
-            return mean + log_scale.exp() * torch.logit(noise.uniform(*mean.shape).clamp_min(1e-7))
-        return mean + log_scale.exp() * noise.normal(*mean.shape)
+        out = self.coder.decoder(plan.option("temperature", 1.0) * z, cond)
+        return self.coder.law.mean(out) if plan.sampler == "mean" else self.coder.law.sample(out, noise)
 
     def log_likelihood(self, x: Tensor, kind: Kind, noise: Noise, cond: Tensor | None = None) -> Estimate:
         mu, log_sd = self.coder.encode(x, cond)
         if kind.name == "elbo":
-            kl = (0.5 * (mu.square() + (2 * log_sd).exp() - 1) - log_sd).sum(1)
-            log_px = self.log_prob_x(x, mu + log_sd.exp() * noise.normal(*mu.shape), cond)
+            kl = kl_from_prior(mu, log_sd).sum(1)
+            log_px = self.coder.log_prob(x, mu + log_sd.exp() * noise.normal(*mu.shape), cond)
             return Estimate(log_px - kl, terms={"reconstruction": -log_px, "kl": kl})
         k = int(kind.option("K", 64))
-        weights = []
-        for _ in range(k):
-            eps = noise.normal(*mu.shape)
-            z = mu + log_sd.exp() * eps
-            log_q = (normal_log_prob(eps) - log_sd).sum(1)
-            weights.append(self.log_prob_x(x, z, cond) + normal_log_prob(z).sum(1) - log_q)
-        return Estimate(torch.stack(weights).logsumexp(0) - math.log(k))
+        at_once = max(1, AT_ONCE // x.numel())
+        log_sum = torch.full_like(mu[:, 0], -math.inf)
+        for first in range(0, k, at_once):
+            eps = torch.stack([noise.normal(*mu.shape) for _ in range(min(at_once, k - first))])
+            log_sum = torch.logaddexp(log_sum, self.coder.log_weights(x, mu, log_sd, eps, cond).logsumexp(0))
+        return Estimate(log_sum - math.log(k))
 
 
-RECIPES = (Recipe("vae", VAE, Config(), "evidence lower bound; discretised-logistic decoder; IWAE bound"),)
+class VAE(LatentGaussian):
+    """The evidence lower bound."""
+
+    card = Card(
+        title="Variational autoencoder",
+        paper="Kingma & Welling, Auto-Encoding Variational Bayes",
+        year=2014,
+        url="https://arxiv.org/abs/1312.6114",
+        samplers=SAMPLERS,
+        default=Plan("sample"),
+        likelihoods=KINDS,
+    )
+
+    def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
+        x, y = batch
+        mu, log_sd = self.coder.encode(x, y)
+        z = mu + log_sd.exp() * noise.normal(*mu.shape)
+        reconstruction = -self.coder.log_prob(x, z, y).mean()
+        kl = kl_from_prior(mu, log_sd)
+        beta = self.config.beta * min(1.0, progress / self.config.warm_up if self.config.warm_up else 1.0)
+        loss = reconstruction + beta * kl.sum(1).mean()
+        yield self.update(loss, kl, {"reconstruction": reconstruction}, progress)
+
+
+class IWAE(LatentGaussian):
+    """The importance-weighted bound of K draws."""
+
+    card = Card(
+        title="Importance-weighted autoencoder",
+        paper="Burda et al., Importance Weighted Autoencoders",
+        year=2016,
+        url="https://arxiv.org/abs/1509.00519",
+        samplers=SAMPLERS,
+        default=Plan("sample"),
+        likelihoods=KINDS,
+    )
+
+    def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
+        x, y = batch
+        mu, log_sd = self.coder.encode(x, y)
+        eps = torch.stack([noise.normal(*mu.shape) for _ in range(self.config.K)])
+        log_w = self.coder.log_weights(x, mu, log_sd, eps, y)
+        bound = (log_w.logsumexp(0) - math.log(self.config.K)).mean()  # eq. 8; its gradient weighs by w_k, eq. 13
+        yield self.update(-bound, kl_from_prior(mu, log_sd), {"bound": bound}, progress)
+
+
+RECIPES = (
+    Recipe("vae", VAE, ElboConfig(), "evidence lower bound; a mixture of logistics for each pixel"),
+    Recipe(
+        "iwae", IWAE, ImportanceConfig(), "a VAE trained on the importance-weighted bound of K draws", variant_of="vae"
+    ),
+)

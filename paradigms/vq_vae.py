@@ -1,0 +1,477 @@
+"""VQ-VAE: an autoencoder whose latent is a grid of codes from a learned codebook, and an autoregressive prior over them.
+
+Model.      c ~ p(c) = prod_i p(c_i | c_1 ... c_(i-1)), codes c_i in {1 ... K} on a grid, by a causal transformer in
+            raster order; x ~ p(x | z_q) with z_q = e_c, the codebook's vectors at those codes. On images every pixel is a
+            discretised mixture of logistics, on vectors (whose grid is a row of `slots` codes) a Gaussian.
+
+Objective.  z_e = E(x), c_i = argmin_k ||z_e,i - e_k||, z_q = e_c (eqs. 1, 2), and of the three terms of eq. 3
+                L = -log p(x | z_q) + beta ||z_e - sg[z_q]||^2
+            trains encoder and decoder; the argmin passes gradients straight through, d z_q / d z_e := 1. Its remaining
+            term is replaced by running averages (appendix A.1, eqs. 6-8), here after each step:
+                N_k <- g N_k + (1 - g) n_k,   m_k <- g m_k + (1 - g) sum_(i: c_i = k) z_e,i,   e_k = m_k / N_k.
+            The prior descends -log p(c) on the codes of the same batch; the codes know nothing of it. For the first
+            `codec` of the training both learn, then the codec stays as it is and the prior goes on with its final codes.
+
+Sampling.   c ~ p(c), one call of the prior for each code, then x ~ p(x | e_c) ("sample") or its mean ("mean").
+
+Likelihood. p(x) = sum_c p(c) p(x | e_c) >= p(c(x)) p(x | e_c(x)) for the code grid c(x) that the encoder gives: the
+            ELBO of a posterior with all its mass, and no entropy, on c(x).
+
+References
+    A. van den Oord, O. Vinyals, K. Kavukcuoglu. Neural Discrete Representation Learning. NeurIPS 2017. arXiv:1711.00937
+    P. Dhariwal et al. Jukebox: A Generative Model for Music. 2020. arXiv:2005.00341                  (restarted codes)
+    T. Salimans et al. PixelCNN++. ICLR 2017. arXiv:1701.05517                              (the mixture of logistics)
+
+Where this differs from the papers
+    - The prior is a transformer instead of a PixelCNN and learns beside the codec first, so that one budget covers both.
+    - Running averages instead of the codebook loss, started from outputs of the encoder; a code that is hardly used is
+      put on a random output of the encoder.
+    - Labels, where there are any, are told to all three networks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from paradigms.backbones import Backbone
+from paradigms.backbones.blocks import ResBlock, groups, zero
+from paradigms.backbones.build import convolutional, decoder, encoder, levels
+from paradigms.backbones.embed import Embedding
+from paradigms.contract import (
+    Batch,
+    Card,
+    Data,
+    Estimate,
+    Frozen,
+    Kind,
+    Noise,
+    Paradigm,
+    Plan,
+    Recipe,
+    Sampler,
+    Space,
+    Update,
+    require,
+)
+from paradigms.maths.observation import observation
+from paradigms.optim import adamw, check_training, cosine
+
+
+@dataclass(frozen=True)
+class Config:
+    """size: codes K in the codebook, vectors of `dim` numbers. grid: most codes for an image. slots: codes for a vector.
+
+    beta: weight of the commitment. decay: g of the codebook's running averages. restart: a code used less than this
+    share of the mean use is restarted. codec: share of training for which the codec learns. depth: layers of the prior.
+    components: logistics mixed for a pixel. dropout: of the decoder (images only), prior_dropout: of the prior.
+    batch, lr, weight_decay, clip: training. backbone: "auto" or "mlp".
+    """
+
+    size: int = 64
+    dim: int = 8
+    grid: int = 64
+    slots: int = 2
+    beta: float = 0.25
+    decay: float = 0.99
+    restart: float = 0.05
+    codec: float = 0.6
+    depth: int = 2
+    components: int = 10
+    batch: int = 64
+    lr: float = 1e-3
+    dropout: float = 0.1
+    prior_dropout: float = 0.1
+    weight_decay: float = 0.01
+    clip: float = 10.0
+    backbone: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_training(self)
+        require(self.size >= 2, "size must be at least 2")
+        require(self.dim >= 1, "dim must be at least 1")
+        require(self.grid >= 1, "grid must be at least 1")
+        require(self.slots >= 1, "slots must be at least 1")
+        require(self.beta > 0, "beta must be above 0")
+        require(0 <= self.decay < 1, "decay must be from 0 to below 1")
+        require(0 < self.restart < 1, "restart must be between 0 and 1")
+        require(0 < self.codec <= 1, "codec must be above 0 and at most 1")
+        require(self.depth >= 1, "depth must be at least 1")
+        require(self.components >= 1, "components must be at least 1")
+        require(0 <= self.prior_dropout < 1, "prior_dropout must be from 0 to below 1")
+
+
+# -------------------------------------------------------------------------------------------------------- codebook
+
+
+class Codebook(nn.Module):
+    """K vectors (K, dim) that follow the running means of what is assigned to them; moved by `move` alone."""
+
+    codes: Tensor
+    count: Tensor
+    total: Tensor
+
+    def __init__(self, size: int, dim: int, decay: float, restart: float) -> None:
+        super().__init__()
+        self.decay, self.restart = decay, restart
+        self.register_buffer("codes", torch.randn(size, dim))
+        self.register_buffer("count", torch.ones(size))
+        self.register_buffer("total", self.codes.clone())
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """The index (...) of the nearest code to each z (..., dim) (eq. 1)."""
+        distance = self.codes.square().sum(1) - 2 * z @ self.codes.T  # short of ||z||^2, which all share
+        return distance.argmin(-1)
+
+    def vectors(self, c: Tensor) -> Tensor:
+        """The vectors (..., dim) of codes c (...)."""
+        return F.embedding(c, self.codes)
+
+    def perplexity(self) -> Tensor:
+        """exp of the entropy of the codes' running use: K when all are used alike, 1 when only one is."""
+        return torch.special.entr(self.count / self.count.sum()).sum().exp()
+
+    @torch.no_grad()
+    def start(self, z: Tensor) -> None:
+        """Puts the codes on z (K, dim), with the weight of one assignment each."""
+        self.codes.copy_(z)
+        self.total.copy_(z)
+        self.count.fill_(1.0)
+
+    @torch.no_grad()
+    def move(self, z: Tensor, c: Tensor, spare: Tensor) -> None:
+        """One step of eqs. 6-8 on z (n, dim) with codes c (n,); a code hardly used takes its row of spare (K, dim)."""
+        used = F.one_hot(c, len(self.codes)).to(z)
+        self.count.lerp_(used.sum(0), 1 - self.decay)
+        self.total.lerp_(used.T @ z, 1 - self.decay)
+        mean = self.count.mean()
+        dead = self.count < self.restart * mean
+        self.count.copy_(torch.where(dead, mean, self.count))
+        self.total.copy_(torch.where(dead[:, None], mean * spare, self.total))
+        self.codes.copy_(self.total / self.count[:, None])
+
+
+# -------------------------------------------------------------------------------------------------------- networks
+
+
+def resolutions(space: Space, grid: int) -> list[tuple[int, int]]:
+    """(H, W) of each level of the codec: after the patch, then halved until there are at most `grid` positions."""
+    patch, _ = levels(space)
+    sizes = [(space.shape[1] // patch, space.shape[2] // patch)]
+    while math.prod(sizes[-1]) > grid:
+        sizes.append((math.ceil(sizes[-1][0] / 2), math.ceil(sizes[-1][1] / 2)))
+    return sizes
+
+
+def channels(width: int, level: int) -> int:
+    return width * min(2, level + 1)
+
+
+class GridEncoder(Backbone):
+    """(x (B, C, H, W), y) -> z_e (B, P, dim), a vector for each of the P positions of the last level."""
+
+    def __init__(self, space: Space, dim: int, width: int, grid: int) -> None:
+        super().__init__()
+        self.patch, _ = levels(space)
+        self.embed = Embedding(4 * width, space.classes, timed=False)
+        emb = 4 * width if space.classes else 0
+        self.stem = nn.Conv2d(space.shape[0] * self.patch**2, width, 3, padding=1)
+        self.blocks, self.pools = nn.ModuleList(), nn.ModuleList()
+        c, n = width, len(resolutions(space, grid))
+        for level in range(n):
+            if level:
+                self.pools.append(nn.Conv2d(c, c, 3, stride=2, padding=1))
+            # No dropout: the codes that the prior learns from are those that it is asked about.
+            self.blocks.append(ResBlock(c, channels(width, level), emb))
+            c = channels(width, level)
+        self.last = ResBlock(c, c, emb)
+        self.norm = nn.GroupNorm(groups(c), c)
+        self.head = nn.Conv2d(c, dim, 1)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        emb = self.embed(None, y)
+        h = self.stem(F.pixel_unshuffle(x, self.patch))
+        for level, block in enumerate(self.blocks):
+            h = block(h if level == 0 else self.pools[level - 1](h), emb)
+        h = self.head(F.silu(self.norm(self.last(h, emb))))
+        return h.flatten(2).transpose(1, 2)
+
+
+class GridDecoder(Backbone):
+    """(z (B, P, dim), y) -> (B, cout, H, W)."""
+
+    def __init__(self, space: Space, dim: int, cout: int, width: int, grid: int, dropout: float) -> None:
+        super().__init__()
+        self.patch, _ = levels(space)
+        self.sizes = resolutions(space, grid)
+        self.embed = Embedding(4 * width, space.classes, timed=False)
+        emb = 4 * width if space.classes else 0
+        c = channels(width, len(self.sizes) - 1)
+        self.stem = nn.Conv2d(dim, c, 1)
+        self.first = ResBlock(c, c, emb, dropout)
+        self.blocks, self.unpools = nn.ModuleList(), nn.ModuleList()
+        for level in reversed(range(len(self.sizes))):
+            self.blocks.append(ResBlock(c, channels(width, level), emb, dropout))
+            c = channels(width, level)
+            if level:
+                self.unpools.append(nn.Conv2d(c, c, 3, padding=1))
+        self.norm = nn.GroupNorm(groups(c), c)
+        self.head = nn.Conv2d(c, cout * self.patch**2, 3, padding=1)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        emb = self.embed(None, y)
+        h = self.stem(z.transpose(1, 2).unflatten(2, self.sizes[-1]))
+        h = self.first(h, emb)
+        for i, block in enumerate(self.blocks):
+            h = block(h, emb)
+            if i < len(self.unpools):
+                h = self.unpools[i](F.interpolate(h, size=self.sizes[-2 - i], mode="nearest"))
+        return F.pixel_shuffle(self.head(F.silu(self.norm(h))), self.patch)
+
+
+class RowEncoder(nn.Module):
+    """A network that gives one vector, cut into (B, slots, dim): for vectors."""
+
+    def __init__(self, net: Backbone, slots: int) -> None:
+        super().__init__()
+        self.net, self.slots = net, slots
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.net(x, y).unflatten(1, (self.slots, -1))
+
+
+class RowDecoder(nn.Module):
+    """The other way round."""
+
+    def __init__(self, net: Backbone) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.net(z.flatten(1), y)
+
+
+class Codec(nn.Module):
+    """Encoder, codebook and decoder; `positions` codes for an example."""
+
+    def __init__(self, config: Config, space: Space, width: int) -> None:
+        super().__init__()
+        self.law = observation(space, config.components)
+        said = replace(space, shape=self.law.shape)
+        dim, slots = config.dim, config.slots
+        self.encoder: nn.Module
+        self.decoder: nn.Module
+        if convolutional(space, config.backbone):
+            self.positions = math.prod(resolutions(space, config.grid)[-1])
+            self.encoder = GridEncoder(space, dim, width, config.grid)
+            self.decoder = GridDecoder(said, dim, self.law.shape[0], width, config.grid, config.dropout)
+        else:
+            self.positions = slots
+            self.encoder = RowEncoder(encoder(space, slots * dim, width, backbone="mlp"), slots)
+            self.decoder = RowDecoder(decoder(said, slots * dim, 1, width, backbone="mlp"))
+        self.codebook = Codebook(config.size, dim, config.decay, config.restart)
+
+    def log_prob(self, x: Tensor, z: Tensor, y: Tensor | None) -> Tensor:
+        """log p(x | z), (B,), of z (B, P, dim)."""
+        return self.law.log_prob(self.decoder(z, y), x)
+
+
+class CausalLayer(nn.Module):
+    """(B, n, width) -> the same: attention to this and earlier positions, then an MLP; both branches start silent."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = max(1, width // 32)
+        inner = self.heads * (width // self.heads)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * inner), zero(nn.Linear(inner, width))
+        self.w1, self.w2 = nn.Linear(width, 4 * width), zero(nn.Linear(4 * width, width))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, h: Tensor, past: list[Tensor] | None = None) -> Tensor:
+        """past: the keys and values of all earlier positions, to which those of h are added; h is then one position."""
+        b, n, _ = h.shape
+        q, k, v = self.qkv(self.norm1(h)).view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        if past is not None:
+            past[:] = (torch.cat([old, new], dim=2) for old, new in zip(past, (k, v))) if past else (k, v)
+            k, v = past
+        a = F.scaled_dot_product_attention(q, k, v, is_causal=past is None)
+        h = h + self.dropout(self.out(a.transpose(1, 2).flatten(2)))
+        return h + self.dropout(self.w2(F.silu(self.w1(self.norm2(h)))))
+
+
+class CodePrior(Backbone):
+    """log p(c_i | c_1 ... c_(i-1), y): logits (B, n, K) of the codes at positions `first` ... from the codes before them.
+
+    before (B, n): the code at the position before each; at position 0, where there is none, it is ignored.
+    """
+
+    def __init__(self, size: int, positions: int, width: int, classes: int, depth: int, dropout: float) -> None:
+        super().__init__()
+        self.code = nn.Parameter(0.02 * torch.randn(size, width))
+        self.place = nn.Parameter(0.02 * torch.randn(positions, width))
+        self.embed = Embedding(width, classes, timed=False)
+        self.layers = nn.ModuleList(CausalLayer(width, dropout) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.head = zero(nn.Linear(width, size))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, before: Tensor, y: Tensor | None = None, first: int = 0, past: list[list[Tensor]] | None = None
+    ) -> Tensor:
+        place = torch.arange(first, first + before.shape[1], device=before.device)
+        h = F.embedding(before, self.code) * (place > 0)[:, None] + self.place[place]
+        label = self.embed(None, y)
+        h = self.dropout(h if label is None else h + label[:, None])
+        for i, layer in enumerate(self.layers):
+            h = layer(h, None if past is None else past[i])
+        return self.head(self.norm(h))
+
+    def log_prob(self, c: Tensor, y: Tensor | None) -> Tensor:
+        """log p(c | y), (B,), of codes c (B, P), in one call."""
+        logits = self(c.roll(1, dims=1), y)
+        return -F.cross_entropy(logits.transpose(1, 2), c, reduction="none").sum(1)
+
+    def draw(self, u: Tensor, y: Tensor | None, temperature: float) -> Tensor:
+        """Codes (B, P) from uniform u (B, P) by inverting each conditional's distribution function: P calls.
+
+        The logits are divided by `temperature`; at 0 the likeliest code is taken.
+        """
+        past: list[list[Tensor]] = [[] for _ in self.layers]
+        c = torch.zeros_like(u[:, :1], dtype=torch.long)
+        drawn = []
+        for i in range(u.shape[1]):
+            logits = self(c, y, i, past)[:, -1]
+            below = (logits / max(temperature, 1e-6)).softmax(1).cumsum(1)
+            # Rounding may leave the last sum below u.
+            c = (below <= u[:, i : i + 1]).sum(1, keepdim=True).clamp_max(logits.shape[1] - 1)
+            drawn.append(c)
+        return torch.cat(drawn, dim=1)
+
+
+# -------------------------------------------------------------------------------------------------------- paradigm
+
+TEMPERATURE = "temperature divides the logits of the prior over codes"
+
+
+class VQVAE(Paradigm):
+    """See the module's text."""
+
+    card = Card(
+        title="VQ-VAE with an autoregressive prior",
+        paper="van den Oord et al., Neural Discrete Representation Learning",
+        year=2017,
+        url="https://arxiv.org/abs/1711.00937",
+        samplers=(
+            Sampler(
+                "sample",
+                (1,),
+                calls=None,  # one for each code, and one of the decoder: known only once the data is
+                stochastic=True,
+                options={"temperature": 1.0},
+                ranges={"temperature": (0.0, 2.0)},
+                note=f"x drawn from p(x | z); {TEMPERATURE}",
+            ),
+            Sampler(
+                "mean",
+                (1,),
+                calls=None,
+                options={"temperature": 1.0},
+                ranges={"temperature": (0.0, 2.0)},
+                note=f"the mean of p(x | z); {TEMPERATURE}",
+            ),
+        ),
+        default=Plan("sample"),
+        likelihoods=(Kind("elbo", "≤", 3, note="all of the posterior's mass on the encoder's codes"),),
+    )
+
+    def __init__(self, config: Config, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
+        super().__init__(config, space, width, parents)
+        self.codec = Codec(config, space, width)
+        self.code_prior = CodePrior(
+            config.size, self.codec.positions, 2 * width, space.classes, config.depth, config.prior_dropout
+        )
+
+    def optimizers(self) -> dict[nn.Module, Optimizer]:
+        lr, decay = self.config.lr, self.config.weight_decay
+        return {net: adamw(net, lr, weight_decay=decay) for net in (self.codec, self.code_prior)}
+
+    @torch.no_grad()
+    def prepare(self, data: Data, noise: Noise) -> Data:
+        """Starts the codes on random outputs of the encoder."""
+        size = self.config.size
+        x, y = data.batch(noise.integers(len(data), size))
+        z = self.codec.encoder(x, y)
+        self.codec.codebook.start(z[torch.arange(size, device=z.device), noise.integers(z.shape[1], size)])
+        return data
+
+    def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
+        x, y = batch
+        codec, book = self.codec, self.codec.codebook
+        learning = progress < self.config.codec
+        with torch.set_grad_enabled(learning):
+            z_e = codec.encoder(x, y)
+        c = book.nearest(z_e.detach())
+        if learning:
+            z_q = book.vectors(c)
+            through = z_e + (z_q - z_e).detach()  # d z_q / d z_e := 1
+            reconstruction = -codec.log_prob(x, through, y).mean()
+            commitment = (z_e - z_q).square().mean()
+            # Per dimension of x, so that the gradient's size does not depend on the image's.
+            loss = reconstruction / self.space.dim + self.config.beta * commitment
+            terms = {"reconstruction": reconstruction, "commitment": commitment}
+            rows = z_e.detach().flatten(0, 1)
+            spare = rows[noise.integers(len(rows), self.config.size)]
+            settings = {"lr": self.config.lr * cosine(progress / self.config.codec)}
+            after = partial(book.move, rows, c.flatten(), spare)
+            yield Update(codec, loss, terms, settings, clip=self.config.clip, after=after)
+
+        nats = -self.code_prior.log_prob(c, y).mean()
+        settings = {"lr": self.config.lr * cosine(progress)}
+        terms = {"codes": nats, "perplexity": book.perplexity()}
+        yield Update(self.code_prior, nats / c.shape[1], terms, settings, clip=self.config.clip)
+
+    def symptom(self, terms: Mapping[str, float]) -> str | None:
+        perplexity, size = terms.get("perplexity", math.inf), self.config.size
+        if perplexity >= 0.1 * size:
+            return None
+        return (
+            f"codebook collapse: the codes in use are worth {perplexity:.1f} of {size} (their perplexity), so the decoder "
+            "is told little; raise restart, or lower size or beta"
+        )
+
+    def prior(self, n: int, noise: Noise) -> Tensor:
+        """Uniform numbers (n, P): what the codes are drawn with."""
+        return noise.uniform(n, self.codec.positions)
+
+    def sample(
+        self,
+        z: Tensor,
+        plan: Plan,
+        noise: Noise,
+        cond: Tensor | None = None,
+        watch: Callable[[float, Tensor], None] | None = None,
+    ) -> Tensor:
+        c = self.code_prior.draw(z, cond, plan.option("temperature", 1.0))
+        out = self.codec.decoder(self.codec.codebook.vectors(c), cond)
+        return self.codec.law.mean(out) if plan.sampler == "mean" else self.codec.law.sample(out, noise)
+
+    def log_likelihood(self, x: Tensor, kind: Kind, noise: Noise, cond: Tensor | None = None) -> Estimate:
+        c = self.codec.codebook.nearest(self.codec.encoder(x, cond))
+        log_px = self.codec.log_prob(x, self.codec.codebook.vectors(c), cond)
+        log_pc = self.code_prior.log_prob(c, cond)
+        return Estimate(log_px + log_pc, terms={"reconstruction": -log_px, "codes": -log_pc})
+
+
+RECIPES = (
+    Recipe("vq-vae", VQVAE, Config(), "a grid of codes from a learned codebook; an autoregressive prior over them"),
+)
