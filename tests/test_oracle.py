@@ -12,7 +12,7 @@ from itertools import pairwise
 import pytest
 import torch
 from conftest import Exact, Mixture, build
-from torch import Tensor, nn
+from torch import Tensor
 
 from paradigms import catalogue
 from paradigms.backbones import Backbone, count_calls

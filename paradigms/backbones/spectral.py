@@ -26,8 +26,8 @@ class Spectral(nn.Module):
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         matrix = weight.detach().flatten(1)
-        self.register_buffer("u", F.normalize(torch.randn(matrix.shape[0]), dim=0))
-        self.register_buffer("v", F.normalize(torch.randn(matrix.shape[1]), dim=0))
+        self.register_buffer("u", F.normalize(torch.randn_like(matrix[:, 0]), dim=0))
+        self.register_buffer("v", torch.zeros_like(matrix[0]))
         for _ in range(FIRST):
             self.iterate(matrix)
 
