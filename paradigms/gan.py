@@ -1,112 +1,127 @@
-"""GAN: a generator learns from a critic that compares its samples with data in pairs (R3GAN).
+"""GAN: a generator learns from a critic that tells its samples from data. Four games, one pair of networks.
 
-Model.      G maps z ~ N(0, I) to a sample; the critic D gives every sample a score.
+Model.      G maps z ~ N(0, I) to a sample; the critic D gives every sample a score. Both are told the label where there
+            is one.
 
-Objective.  Relativistic pairing (Jolicoeur-Martineau 2018; Huang et al. 2024, eq. 2), f(d) = softplus(-d):
-                critic:     E f(D(x) - D(G(z))) + gamma/2 (R1 + R2)
-                generator:  E f(D(G(z)) - D(x))
-            with zero-centred gradient penalties on data and on samples (Mescheder et al. 2018, eq. 9; eq. 10):
-                R1 = E ||grad_x D(x)||^2,   R2 = E ||grad_x D(G(z))||^2.
-            A score only counts against the one it is paired with, which keeps every mode in play; with both penalties
-            the game converges locally.
+Objective.  Two losses in turn, written here to be minimised; x is data, and the generator meets the stepped critic.
+
+            gan: relativistic pairing (Jolicoeur-Martineau 2018) with R1 and R2 (R3GAN, Huang et al. 2024, eq. 2 and
+            section 2; R1 is Mescheder et al. 2018, eq. 9). A score only counts against the one it is paired with, which
+            keeps every mode in play; with both penalties the game converges locally.
+                D:  E softplus(D(G(z)) - D(x)) + gamma/2 (R1 + R2)
+                G:  E softplus(D(x) - D(G(z)))
+                R1 = E ||grad D(x)||^2,  R2 = E ||grad D(G(z))||^2
+
+            gan-nonsaturating: D is a classifier of data against samples and G raises the log-odds that D is wrong
+            (Goodfellow et al. 2014, section 3; DCGAN, Radford et al. 2015).
+                D:  E softplus(-D(x)) + E softplus(D(G(z)))        = -E log sigmoid D(x) - E log(1 - sigmoid D(G(z)))
+                G:  E softplus(-D(G(z)))                           = -E log sigmoid D(G(z))
+
+            wgan-gp: D is 1-Lipschitz, so its gap approaches the Wasserstein-1 distance (Gulrajani et al. 2017, eq. 3,
+            Algorithm 1); n_critic steps of D for one of G, x_hat uniform on the segment between a datum and a sample.
+                D:  E D(G(z)) - E D(x) + lambda E (||grad D(x_hat)|| - 1)^2
+                G:  -E D(G(z))
+
+            gan-hinge: every weight of D is divided by its largest singular value, and scores beyond the margin do not
+            count (SNGAN, Miyato et al. 2018, eq. 8, 16, 17; the hinge is Lim & Ye's 2017).
+                D:  E max(0, 1 - D(x)) + E max(0, 1 + D(G(z)))
+                G:  -E D(G(z))
 
 Sampling.   G(z), one call.
 
 Likelihood. None: the model defines samples, not a density.
 
+Log.        real, fake: mean scores; critic, generator: the losses without penalties; the penalties by name; diversity:
+            how far samples of a batch lie from their nearest neighbours, relative to data (0: all alike; about 1: good).
+
 References
     N. Huang, A. Gokaslan, V. Kuleshov, J. Tompkin. The GAN is dead; long live the GAN! NeurIPS 2024. arXiv:2501.05441
     L. Mescheder, A. Geiger, S. Nowozin. Which Training Methods for GANs do actually Converge? ICML 2018. arXiv:1801.04406
     A. Jolicoeur-Martineau. The relativistic discriminator. ICLR 2019. arXiv:1807.00734
+    I. Goodfellow et al. Generative Adversarial Networks. NeurIPS 2014. arXiv:1406.2661
+    A. Radford, L. Metz, S. Chintala. Unsupervised Representation Learning with DCGANs. ICLR 2016. arXiv:1511.06434
+    I. Gulrajani et al. Improved Training of Wasserstein GANs. NeurIPS 2017. arXiv:1704.00028
+    T. Miyato, T. Kataoka, M. Koyama, Y. Yoshida. Spectral Normalization for GANs. ICLR 2018. arXiv:1802.05957
+    T. Miyato, M. Koyama. cGANs with Projection Discriminator. ICLR 2018. arXiv:1802.05637
+    J. H. Lim, J. C. Ye. Geometric GAN. 2017. arXiv:1705.02894
+    T. Karras et al. Training GANs with Limited Data (how gamma follows the size). NeurIPS 2020. arXiv:2006.06676
 
 Where this differs from the papers
     - Plain residual blocks (no grouped inverted bottlenecks, no resampling filters), as all recipes here have.
-    - gamma falls from `gamma` to `gamma_end`; its size follows the data: 64 dimensions in [-1, 1] want more than 3,072 do.
-    - beta_2 stays at 0.99: the budgets here are too short for a schedule from 0.9.
+    - No BatchNorm: it couples the samples of a batch, and its statistics would move outside an optimizer step. Where
+      the papers have it, these have the suite's group-normalised blocks.
+    - No tanh at the end of G.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from math import ceil
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
+from paradigms.backbones import spectral
 from paradigms.backbones.build import decoder, encoder
 from paradigms.contract import Batch, Card, Frozen, Noise, Paradigm, Plan, Recipe, Sampler, Space, Update, require
 from paradigms.optim import adamw, between, check_training, cosine
 
-
-@dataclass(frozen=True)
-class Config:
-    """latent: dimensions of z. gamma, gamma_end: weight of the penalties at the start and at the end.
-
-    batch, lr: training; no clipping and no weight decay, which both break the game's balance. backbone: "auto" or
-    "mlp".
-    """
-
-    latent: int = 32
-    gamma: float = 5.0
-    gamma_end: float = 0.5
-    batch: int = 64
-    lr: float = 2e-3
-    beta2: float = 0.99
-    backbone: str = "auto"
-
-    def __post_init__(self) -> None:
-        check_training(self)
-        require(self.gamma > 0 and self.gamma_end > 0, "gamma and gamma_end must be above 0")
-        require(0 <= self.beta2 < 1, "beta2 must be from 0 to below 1")
+GENERATOR = Sampler("generator", (1,))
+NO_DENSITY = "a GAN defines samples, not a density"
 
 
-def gradient_penalty(score: Tensor, x: Tensor) -> Tensor:
-    """E ||grad_x D(x)||^2, differentiable; score (B, 1) of x (B, ...)."""
-    (g,) = torch.autograd.grad(score.sum(), x, create_graph=True)
-    return g.square().flatten(1).sum(1).mean()
+# ---------------------------------------------------------------------------------------------------- shared parts
 
 
-class GAN(Paradigm):
-    """See the module's text."""
+def squared_gradient(critic: nn.Module, x: Tensor, y: Tensor | None) -> Tensor:
+    """||grad_x D(x)||^2 of each example, (B,), differentiable; x (B, ...)."""
+    x = x.detach().requires_grad_(True)
+    (g,) = torch.autograd.grad(critic(x, y).sum(), x, create_graph=True)
+    return g.square().flatten(1).sum(1)
 
-    card = Card(
-        title="GAN (relativistic, R1 + R2)",
-        paper="Huang et al., The GAN is dead; long live the GAN! A Modern GAN Baseline",
-        year=2024,
-        url="https://arxiv.org/abs/2501.05441",
-        samplers=(Sampler("generator", (1,)),),
-        default=Plan("generator"),
-        no_likelihood="a GAN defines samples, not a density",
-    )
 
-    def __init__(self, config: Config, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
-        super().__init__(config, space, width, parents)
-        self.generator = decoder(space, config.latent, 1, width, backbone=config.backbone, plain=True)
-        self.critic = encoder(space, 1, width, backbone=config.backbone, plain=True)
+def gradient_penalty(critic: nn.Module, x: Tensor, y: Tensor | None) -> Tensor:
+    """R1 on data and R2 on samples: E ||grad_x D(x)||^2 (Mescheder et al., eq. 9)."""
+    return squared_gradient(critic, x, y).mean()
 
-    def optimizers(self) -> dict[nn.Module, Optimizer]:
-        betas = (0.0, self.config.beta2)
-        return {net: adamw(net, self.config.lr, betas) for net in (self.generator, self.critic)}
 
-    def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
-        x, y = batch
-        settings = {"lr": self.config.lr * cosine(progress)}
-        gamma = between(self.config.gamma, self.config.gamma_end, progress)
+def lipschitz_penalty(critic: nn.Module, x: Tensor, fake: Tensor, y: Tensor | None, u: Tensor) -> Tensor:
+    """E (||grad D(x_hat)|| - 1)^2 at x_hat = u x + (1 - u) fake, u (B,) uniform (Gulrajani et al., eq. 3)."""
+    u = u.view(-1, *(1,) * (x.dim() - 1))
+    # The root of 0 has no slope, and a critic that starts at 0 everywhere has gradient 0.
+    norm = (squared_gradient(critic, torch.lerp(fake, x, u), y) + 1e-12).sqrt()
+    return (norm - 1).square().mean()
 
+
+def diversity(fake: Tensor, real: Tensor) -> Tensor:
+    """Mean distance from a sample to its nearest neighbour in the batch, over the same of data. 1 for a lone sample."""
+
+    def nearest(x: Tensor) -> Tensor:
+        x = x.detach().flatten(1)
+        off = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+        return off.fill_diagonal_(torch.inf).amin(1).mean()
+
+    return nearest(fake) / nearest(real).clamp_min(1e-6) if len(real) > 1 else fake.new_ones(())
+
+
+class Adversarial(Paradigm):
+    """Generator, critic, prior and sampling: what the four games share. A final class adds networks and `updates`."""
+
+    generator: nn.Module
+    critic: nn.Module
+
+    def draw(self, n: int, y: Tensor | None, noise: Noise) -> Tensor:
+        """G(z) of fresh z, (n, *shape)."""
+        return self.generator(self.prior(n, noise), y)
+
+    def draw_fixed(self, n: int, y: Tensor | None, noise: Noise) -> Tensor:
+        """The same without a gradient, for the critic's step."""
         with torch.no_grad():
-            fake = self.generator(self.prior(len(x), noise), y)
-        real, fake = x.detach().requires_grad_(True), fake.requires_grad_(True)
-        d_real, d_fake = self.critic(real, y), self.critic(fake, y)
-        r1, r2 = gradient_penalty(d_real, real), gradient_penalty(d_fake, fake)
-        pairing = F.softplus(d_fake - d_real).mean()
-        terms = {"critic": pairing, "real": d_real.mean(), "fake": d_fake.mean(), "r1": r1, "r2": r2}
-        yield Update(self.critic, pairing + gamma / 2 * (r1 + r2), terms, settings)
-
-        fake = self.generator(self.prior(len(x), noise), y)  # the critic has stepped by now
-        pairing = F.softplus(self.critic(x, y).detach() - self.critic(fake, y)).mean()
-        yield Update(self.generator, pairing, {"generator": pairing}, settings)
+            return self.draw(n, y, noise)
 
     def prior(self, n: int, noise: Noise) -> Tensor:
         return noise.normal(n, self.config.latent)
@@ -121,5 +136,328 @@ class GAN(Paradigm):
     ) -> Tensor:
         return self.generator(z, cond)
 
+    def symptom(self, terms: Mapping[str, float]) -> str | None:
+        spread = terms.get("diversity", 1.0)
+        if spread < 0.3:
+            return (
+                f"mode collapse: samples of a batch lie {spread:.0%} as far from their nearest neighbours as data do; "
+                "a stronger penalty or a lower learning rate may keep them apart"
+            )
+        if self.runaway(terms):
+            return (
+                f"a runaway critic: it tells samples from data without fail (mean scores {terms['fake']:.3g} and "
+                f"{terms['real']:.3g}), which leaves the generator nothing to learn from"
+            )
+        return None
 
-RECIPES = (Recipe("gan", GAN, Config(), "relativistic pairing loss with R1 and R2 penalties"),)
+    @abstractmethod
+    def runaway(self, terms: Mapping[str, float]) -> bool:
+        """Whether the log's means say that the critic has won."""
+
+
+def check_game(config: object) -> None:
+    """The settings that the games share, for a config's __post_init__."""
+    check_training(config)
+    for key in ("beta1", "beta2", "beta2_end"):
+        require(0 <= getattr(config, key, 0) < 1, f"{key} must be from 0 to below 1")
+
+
+# ------------------------------------------------------------------------------------------------------------- gan
+
+
+@dataclass(frozen=True)
+class Config:
+    """latent: dimensions of z.
+
+    gamma, gamma_end: weight of the penalties at the start and at the end, for each dimension of x: an image of twice the
+    side wants four times the weight (Karras et al. 2020). penalised: the share of a batch that they are taken on.
+    batch, lr: training; no clipping and no weight decay, which both break the game's balance. beta2, beta2_end: Adam's,
+    at the start and at the end. backbone: "auto" or "mlp".
+    """
+
+    latent: int = 32
+    gamma: float = 0.08
+    gamma_end: float = 0.008
+    penalised: float = 0.25
+    batch: int = 64
+    lr: float = 2e-3
+    beta2: float = 0.9
+    beta2_end: float = 0.99
+    critic_width: float = 1.0
+    norm: bool = False
+    backbone: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_game(self)
+        require(self.gamma > 0, "gamma must be above 0")
+        require(self.gamma_end > 0, "gamma_end must be above 0")
+        require(0 < self.penalised <= 1, "penalised must be above 0 and at most 1")
+
+
+class GAN(Adversarial):
+    """Relativistic pairing with R1 and R2: see the module's text."""
+
+    card = Card(
+        title="GAN (relativistic, R1 + R2)",
+        paper="Huang et al., The GAN is dead; long live the GAN! A Modern GAN Baseline",
+        year=2024,
+        url="https://arxiv.org/abs/2501.05441",
+        samplers=(GENERATOR,),
+        default=Plan("generator"),
+        no_likelihood=NO_DENSITY,
+    )
+
+    def __init__(self, config: Config, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
+        super().__init__(config, space, width, parents)
+        cw = ceil(width * config.critic_width)
+        self.generator = decoder(space, config.latent, 1, width, backbone=config.backbone, plain=not config.norm)
+        self.critic = encoder(space, 1, cw, backbone=config.backbone, plain=True)
+
+    def optimizers(self) -> dict[nn.Module, Optimizer]:
+        betas = (0.0, self.config.beta2)
+        return {net: adamw(net, self.config.lr, betas) for net in (self.generator, self.critic)}
+
+    def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
+        (x, y), D, config = batch, self.critic, self.config
+        beta2 = 1 - between(1 - config.beta2, 1 - config.beta2_end, progress)
+        gamma = between(config.gamma, config.gamma_end, progress) * self.space.dim
+        settings = {"lr": config.lr * cosine(progress), "betas": (0.0, beta2)}
+
+        fake = self.draw_fixed(len(x), y, noise)
+        d_real, d_fake = D(x, y), D(fake, y)
+        pairing = F.softplus(d_fake - d_real).mean()
+        # An unbiased estimate: the rows of a batch come in random order.
+        some, y_some = slice(ceil(config.penalised * len(x))), None
+        if y is not None:
+            y_some = y[some]
+        r1, r2 = gradient_penalty(D, x[some], y_some), gradient_penalty(D, fake[some], y_some)
+        terms = {"critic": pairing, "real": d_real.mean(), "fake": d_fake.mean(), "r1": r1, "r2": r2}
+        terms["diversity"] = diversity(fake, x)
+        yield Update(D, pairing + gamma / 2 * (r1 + r2), terms, settings)
+
+        with torch.no_grad():
+            d_real = D(x, y)  # the critic has stepped by now
+        pairing = F.softplus(d_real - D(self.draw(len(x), y, noise), y)).mean()
+        yield Update(self.generator, pairing, {"generator": pairing}, settings)
+
+    def runaway(self, terms: Mapping[str, float]) -> bool:
+        return terms.get("critic", 1.0) < 0.02
+
+
+# ----------------------------------------------------------------------------------------------- gan-nonsaturating
+
+
+@dataclass(frozen=True)
+class NonSaturatingConfig:
+    """latent: dimensions of z. batch, lr, beta1, beta2: training by Adam. backbone: "auto" or "mlp"."""
+
+    latent: int = 32
+    batch: int = 64
+    lr: float = 1e-3
+    beta1: float = 0.5
+    beta2: float = 0.999
+    backbone: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_game(self)
+
+
+class NonSaturatingGAN(Adversarial):
+    """Goodfellow's game with DCGAN's settings: see the module's text."""
+
+    card = Card(
+        title="GAN (non-saturating)",
+        paper="Radford et al., Unsupervised Representation Learning with Deep Convolutional GANs",
+        year=2015,
+        url="https://arxiv.org/abs/1511.06434",
+        samplers=(GENERATOR,),
+        default=Plan("generator"),
+        no_likelihood=NO_DENSITY,
+    )
+
+    def __init__(self, config: NonSaturatingConfig, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
+        super().__init__(config, space, width, parents)
+        self.generator = decoder(space, config.latent, 1, width, backbone=config.backbone)
+        self.critic = encoder(space, 1, width, backbone=config.backbone)
+
+    def optimizers(self) -> dict[nn.Module, Optimizer]:
+        betas = (self.config.beta1, self.config.beta2)
+        return {net: adamw(net, self.config.lr, betas) for net in (self.generator, self.critic)}
+
+    def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
+        (x, y), D = batch, self.critic
+        settings = {"lr": self.config.lr * cosine(progress)}
+
+        fake = self.draw_fixed(len(x), y, noise)
+        d_real, d_fake = D(x, y), D(fake, y)
+        loss = F.softplus(-d_real).mean() + F.softplus(d_fake).mean()
+        terms = {"critic": loss, "real": d_real.mean(), "fake": d_fake.mean(), "diversity": diversity(fake, x)}
+        yield Update(D, loss, terms, settings)
+
+        loss = F.softplus(-D(self.draw(len(x), y, noise), y)).mean()
+        yield Update(self.generator, loss, {"generator": loss}, settings)
+
+    def runaway(self, terms: Mapping[str, float]) -> bool:
+        return terms.get("critic", 1.0) < 0.04
+
+
+# --------------------------------------------------------------------------------------------------------- wgan-gp
+
+
+@dataclass(frozen=True)
+class WassersteinConfig:
+    """latent: dimensions of z. penalty: lambda, the weight of the gradient penalty.
+
+    n_critic: critic steps for one of the generator. batch: examples of a training step, n_critic times what each of
+    its critic steps sees. lr, beta1, beta2: training by Adam. backbone: "auto" or "mlp".
+    """
+
+    latent: int = 32
+    penalty: float = 10.0
+    n_critic: int = 5
+    batch: int = 320
+    lr: float = 1e-3
+    beta1: float = 0.0
+    beta2: float = 0.9
+    backbone: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_game(self)
+        require(self.penalty > 0, "penalty must be above 0")
+        require(self.n_critic >= 1, "n_critic must be at least 1")
+        require(self.batch % self.n_critic == 0, "batch must be a multiple of n_critic")
+
+
+class WassersteinGAN(Adversarial):
+    """WGAN with gradient penalty: see the module's text."""
+
+    card = Card(
+        title="Wasserstein GAN with gradient penalty",
+        paper="Gulrajani et al., Improved Training of Wasserstein GANs",
+        year=2017,
+        url="https://arxiv.org/abs/1704.00028",
+        samplers=(GENERATOR,),
+        default=Plan("generator"),
+        no_likelihood=NO_DENSITY,
+    )
+
+    def __init__(self, config: WassersteinConfig, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
+        super().__init__(config, space, width, parents)
+        self.generator = decoder(space, config.latent, 1, width, backbone=config.backbone)
+        self.critic = encoder(space, 1, width, backbone=config.backbone, plain=True)
+
+    def optimizers(self) -> dict[nn.Module, Optimizer]:
+        betas = (self.config.beta1, self.config.beta2)
+        return {net: adamw(net, self.config.lr, betas) for net in (self.generator, self.critic)}
+
+    def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
+        D, config = self.critic, self.config
+        settings = {"lr": config.lr * cosine(progress)}
+
+        for x, y in parts(batch, config.n_critic):  # fresh data at every step of the critic
+            fake = self.draw_fixed(len(x), y, noise)
+            d_real, d_fake = D(x, y).mean(), D(fake, y).mean()
+            penalty = lipschitz_penalty(D, x, fake, y, noise.uniform(len(x)))
+            terms = {"critic": d_fake - d_real, "real": d_real, "fake": d_fake, "penalty": penalty}
+            yield Update(D, d_fake - d_real + config.penalty * penalty, {}, settings)
+
+        fake = self.draw(len(x), y, noise)
+        loss = -D(fake, y).mean()
+        terms |= {"generator": loss, "diversity": diversity(fake, x)}
+        yield Update(self.generator, loss, terms, settings)
+
+    def runaway(self, terms: Mapping[str, float]) -> bool:
+        return terms.get("penalty", 0.0) > 10  # gradients of length 4 and more: its scores have no bound
+
+
+def parts(batch: Batch, n: int) -> list[Batch]:
+    """A batch in n equal parts (in as many as it has examples, if fewer)."""
+    n = min(n, len(batch.x))
+    x = batch.x.tensor_split(n)
+    return [Batch(*part) for part in zip(x, batch.y.tensor_split(n) if batch.y is not None else [None] * n)]
+
+
+# ------------------------------------------------------------------------------------------------------- gan-hinge
+
+
+@dataclass(frozen=True)
+class HingeConfig:
+    """latent: dimensions of z. batch, lr, beta1, beta2: training by Adam. backbone: "auto" or "mlp"."""
+
+    latent: int = 32
+    batch: int = 64
+    lr: float = 1e-3
+    beta1: float = 0.0
+    beta2: float = 0.9
+    backbone: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_game(self)
+
+
+class HingeGAN(Adversarial):
+    """Hinge losses under a spectrally normalised critic: see the module's text."""
+
+    card = Card(
+        title="GAN (hinge, spectral normalisation)",
+        paper="Miyato et al., Spectral Normalization for Generative Adversarial Networks",
+        year=2018,
+        url="https://arxiv.org/abs/1802.05957",
+        samplers=(GENERATOR,),
+        default=Plan("generator"),
+        no_likelihood=NO_DENSITY,
+    )
+
+    def __init__(self, config: HingeConfig, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
+        super().__init__(config, space, width, parents)
+        self.generator = decoder(space, config.latent, 1, width, backbone=config.backbone)
+        self.critic = encoder(space, 1, width, backbone=config.backbone, plain=True)
+        spectral.normalise(self.critic)
+
+    def optimizers(self) -> dict[nn.Module, Optimizer]:
+        betas = (self.config.beta1, self.config.beta2)
+        return {net: adamw(net, self.config.lr, betas) for net in (self.generator, self.critic)}
+
+    def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
+        (x, y), D = batch, self.critic
+        settings = {"lr": self.config.lr * cosine(progress)}
+
+        fake = self.draw_fixed(len(x), y, noise)
+        d_real, d_fake = D(x, y), D(fake, y)
+        loss = F.relu(1 - d_real).mean() + F.relu(1 + d_fake).mean()
+        terms = {"critic": loss, "real": d_real.mean(), "fake": d_fake.mean(), "diversity": diversity(fake, x)}
+        yield Update(D, loss, terms, settings, after=lambda: spectral.power_iteration(D))
+
+        loss = -D(self.draw(len(x), y, noise), y).mean()
+        yield Update(self.generator, loss, {"generator": loss}, settings)
+
+    def runaway(self, terms: Mapping[str, float]) -> bool:
+        return terms.get("critic", 1.0) < 0.04
+
+
+RECIPES = (
+    Recipe("gan", GAN, Config(), "relativistic pairing loss with R1 and R2 penalties", aliases=("r3gan",)),
+    Recipe(
+        "gan-nonsaturating",
+        NonSaturatingGAN,
+        NonSaturatingConfig(),
+        "a classifier of real and fake, and a generator that raises its log-odds of being taken for real",
+        variant_of="gan",
+        aliases=("dcgan",),
+    ),
+    Recipe(
+        "wgan-gp",
+        WassersteinGAN,
+        WassersteinConfig(),
+        "a critic kept 1-Lipschitz by a gradient penalty, five steps of it for one of the generator",
+        variant_of="gan",
+    ),
+    Recipe(
+        "gan-hinge",
+        HingeGAN,
+        HingeConfig(),
+        "hinge losses under a critic of spectrally normalised weights",
+        variant_of="gan",
+        aliases=("sngan",),
+    ),
+)

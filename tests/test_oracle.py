@@ -12,7 +12,7 @@ from itertools import pairwise
 import pytest
 import torch
 from conftest import Exact, Mixture, build
-from torch import Tensor, nn
+from torch import Tensor
 
 from paradigms import catalogue
 from paradigms.backbones import Backbone, count_calls
@@ -562,85 +562,6 @@ def test_vae_on_levels_samples_the_masses_it_scores():
     centres = space.encode(torch.arange(17))
     mass = discretised_logistic(centres, torch.tensor(0.5), torch.tensor(0.3 - 2), 17).exp()
     assert (share - mass).abs().max() < 4 * math.sqrt(0.25 / x.numel())
-
-
-# -------------------------------------------------------------------------------------------------------------- GAN
-
-
-class Quadratic(Backbone):
-    """D(x) = x^T A x / 2 + b x + c, whose gradient is A x + b for symmetric A."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a = nn.Parameter(torch.tensor([[1.0, 0.4], [0.4, -2.0]]))
-        self.b = nn.Parameter(torch.tensor([0.3, -0.7]))
-        self.c = nn.Parameter(torch.tensor(5.0))
-
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        return (0.5 * ((x @ self.a) * x).sum(1) + x @ self.b + self.c)[:, None]
-
-    def penalty(self, x: Tensor) -> Tensor:
-        return (x @ self.a + self.b).square().sum(1).mean()
-
-
-def quadratic_gan():
-    model = build("gan", PLANE)
-    model.critic = Quadratic()
-    return model
-
-
-def test_gan_critic_loss_is_pairing_plus_both_penalties():
-    model, x, progress = quadratic_gan(), torch.randn(32, 2), 0.4
-    seen = []
-    model.generator.register_forward_hook(lambda m, args, out: seen.append(out.detach()))
-    update = next(model.updates(Batch(x), progress, Noise(0)))
-    assert update.module is model.critic
-    (fake,) = seen
-    assert fake.std() > 0
-    assert not torch.equal(fake[0], fake[1])
-    r1, r2 = model.critic.penalty(x), model.critic.penalty(fake)
-    torch.testing.assert_close(update.terms["r1"], r1)
-    torch.testing.assert_close(update.terms["r2"], r2)
-    difference = model.critic(x) - model.critic(fake)
-    pairing = torch.log1p(torch.exp(-difference)).mean()
-    torch.testing.assert_close(update.terms["critic"], pairing)
-    config = model.config
-    gamma = config.gamma_end * (config.gamma / config.gamma_end) ** (0.5 * (1 + math.cos(math.pi * progress)))
-    torch.testing.assert_close(update.loss, pairing + gamma / 2 * (r1 + r2))
-    # The penalties train the critic: their gradients, by double backward, equal those of the closed form.
-    ours = torch.autograd.grad(update.loss, [model.critic.a, model.critic.b], retain_graph=True)
-    truth = torch.autograd.grad(pairing + gamma / 2 * (r1 + r2), [model.critic.a, model.critic.b])
-    torch.testing.assert_close(ours[0] + ours[0].T, truth[0] + truth[0].T)  # A is only known up to its symmetric part
-    torch.testing.assert_close(ours[1], truth[1])
-
-
-def test_gan_critic_sees_fakes_detached_and_the_generator_the_stepped_critic():
-    model, x = quadratic_gan(), torch.randn(32, 2)
-    updates = model.updates(Batch(x), 0.4, Noise(0))
-    update = next(updates)
-    update.loss.backward()
-    assert all(p.grad is None for p in model.generator.parameters())
-    assert model.critic.a.grad is not None
-    with torch.no_grad():
-        model.critic.b.add_(torch.tensor([2.0, -1.0]))  # the critic's step
-    model.zero_grad(set_to_none=True)
-    seen = []
-    model.generator.register_forward_hook(lambda m, args, out: seen.append(out.detach()))
-    update = next(updates)
-    assert update.module is model.generator
-    difference = model.critic(seen[0]) - model.critic(x)
-    torch.testing.assert_close(update.loss, torch.log1p(torch.exp(-difference)).mean())
-    update.loss.backward(inputs=list(model.generator.parameters()))
-    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in model.generator.parameters())
-    assert next(updates, None) is None
-
-
-def test_gan_losses_do_not_see_a_common_shift():
-    model, x = quadratic_gan(), torch.randn(32, 2)
-    first = [u.loss.item() for u in model.updates(Batch(x), 0.4, Noise(0))]
-    with torch.no_grad():
-        model.critic.c.add_(10)
-    assert [u.loss.item() for u in model.updates(Batch(x), 0.4, Noise(0))] == pytest.approx(first, rel=1e-4)
 
 
 # ------------------------------------------------------------------------------------------------- training targets
