@@ -356,6 +356,122 @@ def test_discretised_gradients_pull_outliers_in():
     assert (log_scale.grad > 0).all()
 
 
+def mixture_parameters(n: int, k: int, c: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """logits, means, log-scales and colour coefficients of n pixels, float64."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    return normal(n, k), 0.6 * normal(n, k, c), normal(n, k, c) - 1.5, normal(n, k, c * (c - 1) // 2).tanh()
+
+
+def every_colour(levels: int, c: int) -> Tensor:
+    """All L^C pixels, (L^C, C), bin-centred."""
+    return (2 * torch.cartesian_prod(*[torch.arange(levels).double()] * c).view(-1, c) + 1) / levels - 1
+
+
+@pytest.mark.parametrize("coupled", [True, False])
+@pytest.mark.parametrize("c", [1, 2, 3, 4])
+def test_a_mixture_of_logistics_is_a_law_over_all_colours(c, coupled):
+    """The masses of all L^C colours sum to one, and equal the mixture written out by scipy's logistic."""
+    levels, k = 5, 4
+    logits, means, log_scales, a = mixture_parameters(3, k, c)
+    x = every_colour(levels, c)
+    for i in range(3):
+        rows = [part[i : i + 1].expand(len(x), *part.shape[1:]) for part in (logits, means, log_scales, a)]
+        mine = lk.discretised_logistic_mixture(x, *rows[:3], levels, rows[3] if coupled else None)
+        assert float(mine.exp().sum()) == pytest.approx(1, abs=1e-12)
+        shift = np.zeros((c, c))
+        truth = np.zeros(len(x))
+        for j in range(k):
+            if coupled:  # eq. 3: green's mean depends on red, blue's on red and green
+                shift[np.tril_indices(c, -1)] = a[i, j].numpy()
+            law = stats.logistic(means[i, j].numpy() + x.numpy() @ shift.T, log_scales[i, j].exp().numpy())
+            upper = np.where(x.numpy() > 1 - 1.5 / levels, np.inf, x.numpy() + 1 / levels)
+            lower = np.where(x.numpy() < -1 + 1.5 / levels, -np.inf, x.numpy() - 1 / levels)
+            truth += float(logits[i].softmax(0)[j]) * (law.cdf(upper) - law.cdf(lower)).prod(1)
+        np.testing.assert_allclose(mine.exp().numpy(), truth, rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize("levels", [17, 256])
+def test_one_logistic_is_a_mixture_of_one(levels):
+    """In float32 and far out in the tails: no digit is lost on the way."""
+    mean, scale = torch.tensor(PARAMETERS).T[:, :, None]
+    x = Space((levels,), 0, levels).encode(torch.arange(levels))[None].expand(len(mean), -1)
+    alone = lk.discretised_logistic(x, mean, scale.log(), levels)
+    logits, means, log_scales = torch.zeros_like(x)[:, None], mean[:, None, None], scale.log()[:, None, None]
+    mixed = lk.discretised_logistic_mixture(
+        x[:, None], logits, means.expand(-1, 1, 1, levels), log_scales.expand(-1, 1, 1, levels), levels
+    )
+    torch.testing.assert_close(mixed, alone, rtol=1e-6, atol=1e-6)
+    assert mixed.isfinite().all()
+    # Equal components are one, whatever their weights; a component without weight is none.
+    many = [t.expand(-1, 3, 1, levels) for t in (means, log_scales)]
+    weights = torch.tensor([0.5, -1.0, 2.0])[None, :, None].expand(len(mean), 3, levels)
+    torch.testing.assert_close(lk.discretised_logistic_mixture(x[:, None], weights, *many, levels), alone)
+
+
+@pytest.mark.parametrize("coupled", [True, False])
+def test_samples_of_a_mixture_have_its_masses(coupled):
+    """Chi-square over the 4^3 colours of a pixel, false alarm 1e-4; `decode` finds the bins."""
+    levels, k, n = 4, 3, 40_000
+    one = mixture_parameters(1, k, 3, seed=3)
+    logits, means, log_scales, a = (part.expand(n, *part.shape[1:]) for part in one)
+    drawn = lk.sample_logistic_mixture(
+        logits, means, log_scales, levels, Noise("m"), coefficients=a if coupled else None
+    )
+    space, x = Space((3,), 0, levels), every_colour(levels, 3)
+    colour = space.decode(drawn.float()).long() @ torch.tensor([16, 4, 1])
+    rows = [part.expand(len(x), *part.shape[1:]) for part in one]
+    mass = lk.discretised_logistic_mixture(x, *rows[:3], levels, rows[3] if coupled else None).exp()
+    seen = torch.bincount(colour, minlength=64).double()
+    assert (mass * n > 5).all()
+    assert stats.chisquare(seen.numpy(), (mass * n).numpy()).pvalue > 1e-4
+
+
+def test_a_mixtures_temperature_goes_from_its_likeliest_mean_to_its_law():
+    parts = mixture_parameters(500, 4, 3, seed=1)
+    logits, means, log_scales, a = parts
+    best = logits.argmax(1)[:, None, None].expand(-1, 1, 3)
+    cold = lk.sample_logistic_mixture(logits, means, log_scales, 17, Noise(0), 0.0)
+    torch.testing.assert_close(cold, means.gather(1, best).squeeze(1))
+    sharp = means.gather(1, best).squeeze(1)
+    assert torch.equal(lk.sample_logistic_mixture(logits, means, log_scales, 17, Noise(0), 0.0, a)[:, 0], sharp[:, 0])
+    # Only one component: half the temperature is half the scale.
+    half, full = (
+        lk.sample_logistic_mixture(logits[:, :1], means[:, :1], log_scales[:, :1], 17, Noise(0), t) for t in (0.5, 1.0)
+    )
+    torch.testing.assert_close(half - means[:, 0], 0.5 * (full - means[:, 0]))
+
+
+def test_the_mean_of_a_mixture_is_that_of_its_samples():
+    """On many fine levels, where cutting into bins moves nothing; means well inside, so that nothing is clamped."""
+    n = 40_000
+    one = mixture_parameters(1, 3, 3, seed=2)
+    logits, means, log_scales, a = (part.expand(n, *part.shape[1:]) for part in one)
+    x = lk.sample_logistic_mixture(logits, 0.3 * means, log_scales - 2, 10**6, Noise("m"), coefficients=a)
+    mean = lk.logistic_mixture_mean(logits[:1], 0.3 * means[:1], a[:1])[0]
+    assert (((x.mean(0) - mean) / (x.std(0) / math.sqrt(n))).abs() < 4).all()
+
+
+@pytest.mark.parametrize("c", [1, 3])
+def test_a_networks_zero_output_is_about_uniform(c):
+    k, levels = 10, 17
+    out = torch.zeros(levels**c, lk.logistic_mixture_numbers(k, c), dtype=torch.float64, requires_grad=True)
+    logits, means, log_scales, a = lk.split_logistic_mixture(out, k, c)
+    assert (a is None) == (c == 1)
+    log = lk.discretised_logistic_mixture(every_colour(levels, c), logits, means, log_scales, levels, a)
+    mass = log.detach().exp()
+    assert float(mass.sum()) == pytest.approx(1, abs=1e-9)
+    if c == 1:
+        assert 0.5 / levels < float(mass.min()) <= float(mass.max()) < 2 / levels
+    # No two components are pulled alike, so that they can part.
+    log[0].backward()
+    pulls = out.grad[0, k : k + k * c].view(k, c)
+    assert all(len(set(channel)) == k for channel in pulls.T.tolist())
+
+
 def test_normal_log_prob_is_torchs():
     x, mean, log_std = (torch.randn(3, 4, dtype=torch.float64) for _ in range(3))
     torch.testing.assert_close(
