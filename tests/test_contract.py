@@ -264,6 +264,8 @@ def test_chunks_are_rows_of_the_whole(name, space, sampler):
     plan, tolerance = few(sampler), 1e-5  # kernels round differently for other batch sizes
     if sampler.name == "ddim":
         tolerance = 1e-4  # its first step divides the rounding by alpha_T = 0.005
+    if sampler.name == "inverse":
+        tolerance = 1e-3  # a shaken flow's slopes multiply the rounding
     if sampler.calls is None:
         # Rounding moves the chosen steps: equal up to the solver's error (in float64, exactly: test_maths).
         plan, tolerance = Plan(plan.sampler, 1, tuple((k, 1e-2 * v) for k, v in sampler.options.items())), 1e-3

@@ -166,7 +166,8 @@ def test_a_made_sees_every_earlier_coordinate_and_no_other():
     for dim, width in ((2, 3), (6, 16), (9, 8)):
         net = shake(MADE(dim, 2, width), 0.5).double()
         x = torch.randn(1, dim).double()
-        jacobian = torch.autograd.functional.jacobian(lambda a: net(a)[0], x).reshape(2, dim, dim)
+        jacobian = torch.autograd.functional.jacobian(lambda a: net(a)[0], x)  # noqa: B023
+        jacobian = jacobian.reshape(2, dim, dim)
         earlier = torch.ones(dim, dim).tril(-1).bool()
         assert (jacobian[:, ~earlier] == 0).all()
         if width >= dim:
