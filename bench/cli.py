@@ -338,6 +338,8 @@ def train(
             f"{'s' if info.threads > 1 else ''} on {info.device_name})\n"
             f"next: bench sample {shlex.quote(str(folder))}  or  bench evaluate {shlex.quote(str(folder))}"
         )
+    if info.symptom and not as_json:
+        print(f"warning: {folder}: {info.symptom}", file=sys.stderr)
     if info.status != "ok":
         raise typer.Exit(_fail(f"{recipe} {info.status}: {info.reason} (see {folder})", 1))
 
@@ -794,6 +796,7 @@ def _list_runs(out: Path) -> list[dict[str, Any]]:
                     "steps": f"{info['steps'] or '?'}/{info['planned_steps']}",
                     "seconds": round(info["seconds"], 1),
                     "evaluated": (path.parent / "results.jsonl").exists(),
+                    "note": "; ".join(filter(None, (info.get("reason"), info.get("symptom")))),
                 }
             )
         except (OSError, ValueError, KeyError, TypeError):
@@ -805,6 +808,7 @@ def _list_runs(out: Path) -> list[dict[str, Any]]:
                     "steps": "?",
                     "seconds": None,
                     "evaluated": False,
+                    "note": "",
                 }
             )
     return found
@@ -1086,6 +1090,8 @@ def _comparison(result: Any) -> None:
             print(f"for want of width not shown, but in the report: {', '.join(hidden)}")
     for job, reason in result.failures:
         print(f"failed: {job}: {reason}")
+    for job, folder, text in result.symptoms:
+        print(f"warning: {job}: {text} ({folder})")
     for name, reason in result.skipped.items():
         print(f"left out: {name}: {reason}")
     for path in result.report[:1]:

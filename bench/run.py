@@ -79,6 +79,7 @@ __all__ = [
 ]
 
 INFO = "run.json"
+SCHEMA = 2  # of run.json; 2: with `symptom`
 WEIGHTS = "weights.safetensors"
 ERROR = "error.txt"
 _log = logging.getLogger(__name__)
@@ -343,6 +344,7 @@ class Info:
     images_per_second: while training.
     costs:    own cost and that of each ancestor, {where: {flops, seconds, images}}; *_total are their sums.
     skipped:  updates skipped because of their gradient norm.
+    symptom:  what the model's log says is wrong with it, in words; "" for nothing, and for runs older than the field.
     resumed:  the steps at which training was taken up again, and `codes` the versions of the code that did.
     contended: the machine had more work than cores while this was trained, so the seconds are not comparable.
     """
@@ -395,6 +397,7 @@ class Info:
     images_total: int = 0
     costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     skipped: int = 0
+    symptom: str = ""
     resumed: tuple[int, ...] = ()
     codes: tuple[str, ...] = ()
     contended: bool = False
@@ -407,7 +410,7 @@ def read_info(folder: Path) -> Info:
     if not path.exists():
         raise BadInput(f"{folder} is not a run: it has no {INFO}; `bench list runs` shows those there are")
     values = store.read_json(path)
-    if isinstance(values.get("schema"), int) and values["schema"] > store.SCHEMA:
+    if isinstance(values.get("schema"), int) and values["schema"] > SCHEMA:
         raise BadInput(f"{path} was written by a newer version (schema {values['schema']}); upgrade this one")
     values = store.read_sealed(path)
     try:
@@ -825,7 +828,7 @@ def _start(run: Run, recipe: Recipe, parents: Mapping[str, Path], device: torch.
     card = getattr(recipe.paradigm, "card", None)
     budget = run.tier.budget(run.space)
     return Info(
-        schema=store.SCHEMA,
+        schema=SCHEMA,
         id=run.id,
         where=run.where,
         recipe=run.recipe,
@@ -874,6 +877,7 @@ def _costed(info: Info, trained: Trained, parents: Mapping[str, Path]) -> Info:
         images_total=int(sum(cost["images"] for cost in costs.values())),
         costs=costs,
         skipped=trained.skipped,
+        symptom=trained.symptom,
         resumed=trained.resumed,
         contended=os.getloadavg()[0] > 1.25 * (os.cpu_count() or 1),
         finished=_now(),

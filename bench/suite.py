@@ -13,7 +13,8 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,7 @@ class Result:
     """What a suite came to.
 
     folders:  of the runs of the comparison, its timings and baselines. failures: (job, reason).
+    symptoms: (job, folder, what its log says is wrong) of runs that finished or diverged.
     trained, evaluated: how many jobs were done now; the others were found finished.
     """
 
@@ -62,6 +64,7 @@ class Result:
     evaluated: int
     seconds: float
     skipped: Mapping[str, str] = field(default_factory=dict)
+    symptoms: tuple[tuple[str, str, str], ...] = ()
 
     def frame(self) -> DataFrame:
         return store.frame(self.folders)
@@ -82,6 +85,7 @@ class Result:
             "runs": [str(folder) for folder in self.run_folders],
             "report": [str(path) for path in self.report],
             "failures": [{"job": job, "reason": reason} for job, reason in self.failures],
+            "symptoms": [{"job": job, "run": run, "symptom": text} for job, run, text in self.symptoms],
             "skipped": dict(self.skipped),
             "trained": self.trained,
             "evaluated": self.evaluated,
@@ -301,7 +305,15 @@ def everything(
         evaluated=sum(name.startswith("evaluate ") for name in ended),
         seconds=time.monotonic() - began,
         skipped=skipped,
+        symptoms=tuple(_symptoms(everyone, titles, out)),
     )
+
+
+def _symptoms(everyone: Mapping[str, Run], titles: Mapping[str, str], out: Path) -> Iterator[tuple[str, str, str]]:
+    for place, run in everyone.items():
+        with suppress(BadInput):  # what failed before it began, or is damaged, is named as such
+            if (text := runs.read_info(run.folder(out)).symptom) != "":
+                yield titles[place], str(run.folder(out)), text
 
 
 def _announcement(planned: Sequence[Run], jobs: Sequence[Job], tier: Tier, skipped: Mapping[str, str]) -> str:

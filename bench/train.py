@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -44,6 +45,7 @@ PREPARED = "prepared.pt"  # what `prepare` returned, where that is not the data 
 LOG_LINES = 100
 CHECKPOINT_SECONDS = 5.0  # at least so long between two checkpoints
 CHECKPOINT_SHARE = 0.01  # of the time goes to them at most
+LAST = 0.1  # of the steps: the part of the log that symptoms are looked for in
 WARM_UP = 0.02  # of the steps
 HALF_LIFE = 0.05  # half of the average's weight lies on this last part of the training so far
 
@@ -256,6 +258,7 @@ class Trained:
     prepare_flops: what `prepare` cost.
     skipped:       updates skipped because of their gradient norm.
     resumed:       the step that each later sitting began at.
+    symptom:       what the model says is wrong, from the last tenth of the log; "" for nothing.
     """
 
     status: str
@@ -269,6 +272,7 @@ class Trained:
     prepare_flops: float
     skipped: int
     resumed: tuple[int, ...]
+    symptom: str
 
 
 def train(
@@ -356,7 +360,18 @@ def train(
         prepare_flops=prepare_flops,
         skipped=loop.skipped,
         resumed=tuple(resumed),
+        symptom=_symptom(model, log, done),
     )
+
+
+def _symptom(model: Trainable, log: Log, done: int) -> str:
+    """What the model makes of the last tenth of its log, read back from the file: the same after any resume."""
+    lines = [line for line in log.read() if line["step"] > (1 - LAST) * done]
+    found: dict[str, list[float]] = {}
+    for name, value in (pair for line in lines for pair in line.items()):
+        if name not in ("step", "images", "seconds", "skipped") and isinstance(value, (int, float)):
+            found.setdefault(name, []).append(value)
+    return (model.symptom({name: fmean(values) for name, values in found.items()}) or "") if found else ""
 
 
 def _prepare(

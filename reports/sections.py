@@ -123,6 +123,13 @@ class Entry:
         return sorted({int(s) for s in self.rows["seed"].dropna()})
 
     @cached_property
+    def symptoms(self) -> tuple[tuple[str, str], ...]:
+        """(seed, what the log of that run says is wrong with the model), of the runs that are compared."""
+        runs = {*self.rows["run"], *(f.run for f in self.failures)}
+        told = [r for r in self.records if _text(r, "symptom") and run_id(r) in runs]
+        return tuple((_text(r, "seed") or "?", plain(_text(r, "symptom"))) for r in told)
+
+    @cached_property
     def main(self) -> pd.DataFrame:
         """Rows of the finished model: the whole budget, the averaged weights."""
         return _main(self.rows)

@@ -450,7 +450,7 @@ def headline(section: Section) -> Table:
         "Every recipe at the plan its card named before any score was seen. " + interval_words(section),
         heads,
         lines,
-        _notes(lines, *thin, *_budget_notes(section), *_code_notes(section)),
+        _notes(lines, *_symptom_notes(section), *thin, *_budget_notes(section), *_code_notes(section)),
     )
 
 
@@ -461,6 +461,12 @@ def interval_words(section: Section) -> str:
             "(Welch's t with Holm's correction), where a difference could be shown at all."
         )
     return "One training seed each: no intervals, no tests, no ranks."
+
+
+def _symptom_notes(section: Section) -> list[str]:
+    """What the logs say is wrong with the models, run by run."""
+    told = [f"{e.name} seed {seed}: {text}" for e in section.entries for seed, text in e.symptoms]
+    return [f"The log of {text.rstrip('.')}." for text in told]
 
 
 def _budget_notes(section: Section) -> list[str]:

@@ -59,6 +59,9 @@ def verdict(section: Section) -> Text:
             multiples = words.listing([multiple_text(e) for e in mine])
             out += [*_names(mine), (f" had {multiples} the budget{', parents included' if counted else ''}, ", False)]
             out.append((f"and so {'is' if len(mine) == 1 else 'are'} shown but not ranked. ", False))
+    ill = [e for e in section.entries if e.symptoms]
+    if ill:
+        out += [("The training log of ", False), *_names(ill), (" names a symptom; see the notes below. ", False)]
     ended = [(e, f) for e in section.entries for f in e.failures]
     if ended:
         out.append((f"{words.plural(len(ended), 'run')} did not finish: ", False))

@@ -101,6 +101,9 @@ class Eighth(Paradigm):
         loss = loss + 0 * (batch.x.flatten(1) @ batch.x.flatten(1).T).mean()
         yield Update(self.net, loss, {"loss": loss})
 
+    def symptom(self, terms):
+        return "blind to neighbours: every pixel is drawn alone" if terms["loss"] > 0 else None
+
     def _log_density(self, x):
         return normal_log_prob(x.flatten(1), self.net.mean, self.net.log_std).sum(1)
 
@@ -454,6 +457,8 @@ def test_all_trains_scores_times_and_reports(first: subprocess.CompletedProcess[
     assert "6 runs trained and 6 evaluated" in first.stdout
     for name in ("flow-matching", "vae", "eighth", "floor", "uniform noise", "bits/dim"):
         assert name in first.stdout
+    assert first.stdout.count("warning: eighth seed 0: blind to neighbours") == 1
+    assert "warning: vae" not in first.stdout
     page = world / "runs" / "report" / "digits-tiny" / "report.html"
     assert f"report: {page.relative_to(world)}" in first.stdout
     assert page.stat().st_size > 10_000
@@ -470,7 +475,11 @@ def test_an_eighth_paradigm_from_outside(first: subprocess.CompletedProcess[str]
     assert fd["calls"] == 1
     timed = [json.loads(line) for line in (folders[0].parent / "timing" / "results.jsonl").read_text().splitlines()]
     assert {"latency", "throughput"} <= {row["metric"] for row in timed}
-    assert "eighth" in (world / "runs" / "report" / "digits-tiny" / "report.html").read_text()
+    page = (world / "runs" / "report" / "digits-tiny" / "report.html").read_text()
+    assert "The log of eighth seed 1: blind to neighbours: every pixel is drawn alone." in page
+    assert "The training log of <b>eighth</b> names a symptom" in page
+    told = {row["run"]: row["note"] for row in json.loads(run(world, "list", "runs", "--json").stdout)}
+    assert {"eighth" in run for run, note in told.items() if note} == {True}
     listed = json.loads(run(world, "list", "recipes", "--json").stdout)
     assert "eighth" in {row["recipe"] for row in listed}
 
@@ -644,6 +653,12 @@ def test_train_conditional_and_draw_a_label(world: Path, monkeypatch: pytest.Mon
     refused(bench("sample", "vae", "--label", "30", "--to", to, "--out", tmp_path), "--label 30", "0 to 9")
     again = bench("train", "vae", "--tier", "mine.toml:tiny", "--conditional", "--out", tmp_path, "--set", "batch=32")
     assert "next: bench sample" in again.stdout
+    monkeypatch.syspath_prepend(world / "site")
+    ill = bench("train", "eighth", "--tier", "mine.toml:tiny", "--out", "runs")
+    assert ill.exit_code == 0, ill.output
+    assert ill.stderr.splitlines() == [
+        f"warning: {ill.stdout.splitlines()[0]}: blind to neighbours: every pixel is drawn alone"
+    ]
 
 
 def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(world: Path) -> None:

@@ -739,3 +739,17 @@ def test_one_call_recipes_do_not_hide_each_other(tmp_path: Path) -> None:
     assert beside["alpha"] != beside["beta"]
     assert 1.0 not in beside.values()  # there, gamma's own sweep stands
     assert "20 calls" in next(p for p in figures.pareto(section) if p.slug.endswith("calls")).inline
+
+
+def test_what_a_log_says_is_wrong_stands_in_the_verdict_and_under_the_table(tmp_path: Path) -> None:
+    rows, runs = made(tmp_path, seeds=2)
+    assert not tables.headline(one(rows, runs)).notes
+    ill = next(r for r in runs if r["recipe"] == "gamma" and r["seed"] == 1)
+    ill["symptom"] = f"collapse {EVIL}."
+    section = one(rows, runs)
+    assert "The training log of gamma names a symptom" in verdict.plain_text(verdict.verdict(section))
+    (note,) = tables.headline(section).notes
+    assert note.startswith("The log of gamma seed 1: collapse <script>")
+    shown = reports.render(pd.DataFrame(rows), runs, None, tmp_path / "out", ("html",))[0].read_text()
+    assert "collapse &lt;script&gt;" in shown
+    assert "collapse <script>" not in shown

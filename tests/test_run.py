@@ -67,6 +67,11 @@ class Diverging(Mean):
         yield Update(self.net, self.net(batch.x).mean() * (float("nan") if progress > 0.5 else 1.0))
 
 
+class Ill(Mean):
+    def symptom(self, terms):
+        return f"its loss is {terms['loss'] > 0}ly positive"
+
+
 class Broken(Mean):
     def optimizers(self):
         if self.net[1].weight.device.type != "meta":
@@ -80,6 +85,7 @@ RECIPES = (
     Recipe("grandchild", Mean, Config(), "", {"teacher": Need("child", Mean, 0.5)}),
     Recipe("diverging", Diverging, Config(), ""),
     Recipe("orphan", Mean, Config(), "", {"teacher": Need("diverging", Mean)}),
+    Recipe("ill", Ill, Config(), ""),
     Recipe("broken", Broken, Config(), ""),
     Recipe("ouroboros", Mean, Config(), "", {"teacher": Need("ouroboros", Mean)}),
     Recipe("variant", Mean, Config(lr=0.1), "quicker", variant_of="mean", aliases=("other", "another")),
@@ -498,7 +504,7 @@ def test_a_run_whose_parent_diverged_fails_and_says_why(out):
 def test_a_failure_is_recorded_with_its_place_and_the_traceback_kept(out):
     folder = runs.ensure(plan("broken"), out)
     info = runs.read_info(folder)
-    assert (info.status, info.reason) == ("failed", "ValueError: no such optimizer (stranger.py:44)")
+    assert (info.status, info.reason) == ("failed", "ValueError: no such optimizer (stranger.py:49)")
     assert "Traceback" in (folder / "error.txt").read_text()
     assert store.load_rows(folder)[0].status == "failed"
 
@@ -720,6 +726,28 @@ def test_devices():
         runs.device_of("cpuu")
     with pytest.raises(BadInput, match="is not there"):
         runs.device_of(f"cuda:{torch.cuda.device_count()}")
+
+
+def test_what_the_log_says_is_wrong_is_kept(out):
+    folder = runs.ensure(plan("ill"), out)
+    assert runs.read_info(folder).symptom == "its loss is Truely positive"
+    assert suite.records([folder])[0]["symptom"] == "its loss is Truely positive"
+    assert runs.read_info(runs.ensure(plan("mean"), out)).symptom == ""
+
+
+def test_a_run_from_before_symptoms_is_still_a_run(out):
+    """Its run.json lacks the field and has the schema before; one of a later schema is refused as such."""
+    folder = runs.ensure(plan("mean"), out)
+    values = store.read_sealed(folder / runs.INFO)
+    del values["symptom"]
+    store.write_sealed(folder / runs.INFO, {**values, "schema": 1})
+    store.write_manifest(folder, [runs.INFO])
+    assert runs.is_finished(folder)
+    assert runs.read_info(folder).symptom == ""
+    assert runs.load(folder)[1].schema == 1
+    store.write_sealed(folder / runs.INFO, {**values, "schema": runs.SCHEMA + 1})
+    with pytest.raises(BadInput, match="written by a newer version"):
+        runs.read_info(folder)
 
 
 # ------------------------------------------------------------------------------------------------------- catalogue

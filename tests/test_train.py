@@ -5,6 +5,7 @@ Run as a script it trains one of the models below and prints each step, for the 
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import math
@@ -493,3 +494,53 @@ def test_flops_of_a_network_step_equal_a_hand_count():
 if __name__ == "__main__":
     torch.set_num_threads(1)
     go(sys.argv[1], Path(sys.argv[2]), Say(), steps=1000, every=0.0)
+
+
+# --------------------------------------------------------------------------------------------------------- symptoms
+
+
+class Ill(Plain):
+    """Says what it was told, or nothing."""
+
+    def symptom(self, terms):
+        return repr(sorted(terms.items())) if terms["noise"] > 0 else None
+
+
+def test_symptoms_come_of_the_last_tenth_of_the_log(tmp_path: Path) -> None:
+    whole = go("plain", tmp_path / "a", steps=400, model=made(Ill))
+    lines = [json.loads(line) for line in (tmp_path / "a" / LOG).read_text().splitlines()]
+    last = [line for line in lines if line["step"] > 360]
+    assert len(last) == 10
+    told = dict(ast.literal_eval(whole.symptom))
+    assert set(told) == {"loss", "grad_norm", "noise", "lr"}
+    assert told["noise"] == pytest.approx(sum(line["noise"] for line in last) / 10)
+    assert go("plain", tmp_path / "b", steps=20).symptom == ""
+
+    with pytest.raises(KeyboardInterrupt):
+        go("plain", tmp_path / "c", Stop(371), steps=400, model=made(Ill))
+    resumed = go("plain", tmp_path / "c", steps=400, model=made(Ill))
+    assert resumed.resumed == (371,)
+    assert resumed.symptom == whole.symptom, "the lines before the stop count too"
+    assert go("plain", tmp_path / "a", steps=400, model=made(Ill)).symptom == whole.symptom, "and after the end"
+
+
+def test_what_diverges_may_have_a_symptom_too(tmp_path: Path) -> None:
+    class Bursting(Ill):
+        def updates(self, batch, progress, noise):
+            for update in super().updates(batch, progress, noise):
+                yield update._replace(loss=update.loss * (math.inf if progress > 0.5 else 1))
+
+    found = go("plain", tmp_path / "a", steps=40, model=made(Bursting))
+    assert (found.status, found.steps) == ("diverged", 21)
+    assert "noise" in found.symptom
+    found = go("plain", tmp_path / "b", steps=1, model=made(type("Never", (Ill,), {"updates": _nan})))
+    assert (found.status, found.symptom) == ("diverged", ""), "no line, no symptom"
+
+
+def _nan(self, batch, progress, noise):
+    yield Update(self.net, self.net(batch.x).sum() * math.nan)
+
+
+def made(kind: type[Plain]) -> Plain:
+    torch.default_generator.manual_seed(1)
+    return kind()
