@@ -483,7 +483,7 @@ class MAF(NormalizingFlow):
         dropout = config.dropout if space.is_image else 0.0
         layers: list[Transform] = []
         for _ in range(config.steps):
-            net = MADE(d, by.size, width, config.blocks, emb, dropout)
+            net = MADE(d, by.owner(d), width, config.blocks, emb, dropout)
             layers += [ActNorm(d), Autoregressive(net, by), Reverse()]
         embed = Embedding(2 * width, space.classes, timed=False)
         return Flow(Chain([Flatten(), *layers]) if space.is_image else Chain(layers), space.shape, embed)

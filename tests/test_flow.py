@@ -59,8 +59,8 @@ def transforms() -> dict[str, tuple[Transform, tuple[int, ...]]]:
         "spline-images": (Coupling(image_net(2, 2 * spline.size), 2, spline), (4, 2, 3)),
         "checkerboard-even": (Checkerboard(image_net(2, 4), 3, 4, 0, affine), (2, 3, 4)),
         "checkerboard-odd": (Checkerboard(image_net(1, spline.size), 3, 5, 1, spline), (1, 3, 5)),
-        "autoregressive-affine": (Autoregressive(MADE(5, 2, 9), affine), (5,)),
-        "autoregressive-spline": (Autoregressive(MADE(4, spline.size, 9), spline), (4,)),
+        "autoregressive-affine": (Autoregressive(MADE(5, affine.owner(5), 9), affine), (5,)),
+        "autoregressive-spline": (Autoregressive(MADE(4, spline.owner(4), 9), spline), (4,)),
         "chain": (Chain([Squeeze(), Mixing(4), Coupling(image_net(2, 4), 2, affine), Reverse()]), (1, 4, 2)),
     }
     # A spline's slopes are exponentials of its network's outputs: less is far for it.
@@ -115,10 +115,14 @@ def test_a_spline_is_the_identity_outside_its_interval_and_smooth_at_its_ends():
     assert torch.equal(z[outside], x[outside])
     assert (log_slope[outside] == 0).all()
     assert (z.diff() > 0).all()
-    # The slope is continuous, at the inner knots and where the tails begin; and it is the derivative.
-    assert log_slope.diff().abs().max() < 0.6
-    middle = (z[2:] - z[:-2]) / (x[2:] - x[:-2])
-    torch.testing.assert_close(middle.log(), log_slope[1:-1], rtol=0, atol=2e-2)
+    # It is the derivative, and reaches the tails' slope of one.
+    with torch.enable_grad():
+        x.requires_grad_()
+        (slope,) = torch.autograd.grad(rational_quadratic(x, *p, bound=2.5)[0].sum(), x)
+    x.requires_grad_(False)
+    torch.testing.assert_close(log_slope, slope.log(), rtol=0, atol=1e-9)
+    edge = torch.tensor([-2.5 + 1e-9, 2.5 - 1e-9]).double()
+    assert rational_quadratic(edge, *(a[:2] for a in p), bound=2.5)[1].abs().max() < 1e-6
     back, log_back = rational_quadratic(z, *p, inverse=True, bound=2.5)
     torch.testing.assert_close(back, x, rtol=0, atol=1e-10)
     torch.testing.assert_close(log_back, -log_slope, rtol=0, atol=1e-8)
@@ -164,10 +168,9 @@ def test_checkerboards_of_both_parities_move_every_pixel_once():
 
 def test_a_made_sees_every_earlier_coordinate_and_no_other():
     for dim, width in ((2, 3), (6, 16), (9, 8)):
-        net = shake(MADE(dim, 2, width), 0.5).double()
+        net = shake(MADE(dim, Affine(1.0).owner(dim), width), 0.5).double()
         x = torch.randn(1, dim).double()
-        jacobian = torch.autograd.functional.jacobian(lambda a: net(a)[0], x)  # noqa: B023
-        jacobian = jacobian.reshape(2, dim, dim)
+        jacobian = torch.autograd.functional.jacobian(net, x).reshape(2, dim, dim)
         earlier = torch.ones(dim, dim).tril(-1).bool()
         assert (jacobian[:, ~earlier] == 0).all()
         if width >= dim:
@@ -256,14 +259,13 @@ def test_a_trained_flow_inverts_and_has_learnt(name):
             )
 
     before = bits()
-    for k in range(40):
+    for k in range(12):
         (update,) = model.updates(data.batch(torch.arange(64) + 64 * (k % 8)), 0.0, Noise(k))
         descend(optimizers, update)
     model.eval()
     assert bits() < before - 0.1
     with torch.no_grad():
-        x, z = held_out, model.prior(64, Noise("z"))
-        for x in (held_out, model.invert(z, None)):
+        for x in (held_out, model.invert(model.prior(64, Noise("z")), None)):
             torch.testing.assert_close(model.invert(model.flow(x)[0], None), x, rtol=0, atol=1e-5)
 
 
@@ -412,13 +414,15 @@ def test_both_dequantisations_bound_the_same_mass():
     """Many draws of either estimate log P(x) of one flow."""
     space = Space((1, 4, 4), 0, 5)
     model, x = model_of("glow-variational", space, 0.03, steps=2), examples(space, 2).x
-    kind, found = Kind("dequantised-iwae", "≤", 1, (("K", 400),)), []
+    found = []
     assert isinstance(model.dequantiser, Variational)
     with torch.no_grad():
         for module in (model.dequantiser, Uniform(5)):
             model.dequantiser = module
-            found.append(model.log_likelihood(x, kind, Noise(0)).value)
-    torch.testing.assert_close(*found, rtol=0, atol=0.35)
+            found.append(
+                model.bound(x.repeat(4000, 1, 1, 1), None, Noise(0)).view(4000, 2).logsumexp(0) - math.log(4000)
+            )
+    torch.testing.assert_close(*found, rtol=0, atol=0.2)
     assert model_of("glow-variational", PLANE).dequantiser.__class__ is Uniform
 
 

@@ -224,9 +224,7 @@ def elementwise(by: Affine | Spline, params: Tensor):
 
 @pytest.mark.parametrize("by", [Affine(BOUND), Spline(6, BOUND)], ids=["affine", "spline"])
 def test_the_autoregressive_transform_is_that_of_zuko(by):
-    net = MADE(6, by.size, 16)
-    if isinstance(by, Spline):  # outputs of one coordinate in a row, as the spline reads them
-        net.head.mask.copy_(net.head.mask.view(by.size, 6, -1).transpose(0, 1).flatten(0, 1))
+    net = MADE(6, by.owner(6), 16)
     ours, x = shake(Autoregressive(net, by), 0.1), torch.randn(9, 6)
 
     def meta(a: Tensor):
@@ -241,7 +239,7 @@ def test_the_autoregressive_transform_is_that_of_zuko(by):
 
 def test_the_masked_affine_layer_is_that_of_normflows():
     """Theirs makes the scale by a sigmoid; it is handed the logit of ours."""
-    net = MADE(5, 2, 12)
+    net = MADE(5, Affine(1.0).owner(5), 12)
     ours, x = shake(Autoregressive(net, Affine(1.0)), 0.3), torch.randn(7, 5)
 
     class Theirs(nn.Module):
@@ -260,7 +258,7 @@ def test_the_masked_affine_layer_is_that_of_normflows():
 
 def test_the_masks_of_a_made_allow_what_zukos_do():
     """Both let output i see exactly the inputs before it."""
-    ours = shake(MADE(5, 1, 12), 0.5)
+    ours = shake(MADE(5, torch.arange(5), 12), 0.5)
     theirs = zuko.nn.MaskedMLP(torch.ones(5, 5).tril(-1).bool(), hidden_features=(12, 12))
     with torch.enable_grad():
         seen = [

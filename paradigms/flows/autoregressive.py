@@ -30,13 +30,15 @@ class MaskedLinear(nn.Linear):
 
 
 class MADE(Backbone):
-    """(B, D), label's embedding (B, emb) or None -> (B, size D): output i + D p depends on x_1 ... x_{i-1} alone.
+    """(B, D), label's embedding (B, emb) or None -> (B, len(owner)): outputs owned by i see x_1 ... x_{i-1} alone.
 
     One hidden layer and residual ones of two (hidden degrees spread over 1 ... D - 1, the same in each); the label
     shifts the first. Its last layer starts at zero.
     """
 
-    def __init__(self, dim: int, size: int, width: int, blocks: int = 1, emb: int = 0, dropout: float = 0.0) -> None:
+    def __init__(
+        self, dim: int, owner: Tensor, width: int, blocks: int = 1, emb: int = 0, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         inputs = torch.arange(1, dim + 1)
         hidden = torch.linspace(1, max(1, dim - 1), width).round().long()
@@ -45,7 +47,7 @@ class MADE(Backbone):
         self.first = nn.ModuleList(MaskedLinear(hidden, hidden, strict=False) for _ in range(blocks))
         self.second = nn.ModuleList(MaskedLinear(hidden, hidden, strict=False) for _ in range(blocks))
         self.dropout = nn.Dropout(dropout)
-        self.head = zero(MaskedLinear(hidden, inputs.repeat(size), strict=True))
+        self.head = zero(MaskedLinear(hidden, owner + 1, strict=True))
 
     def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
         h = self.stem(x)

@@ -27,6 +27,10 @@ class Elementwise(ABC):
     size: int
 
     @abstractmethod
+    def owner(self, c: int) -> Tensor:
+        """The channel that each of the size c parameters belongs to, (size c,)."""
+
+    @abstractmethod
     def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]: ...
 
     @abstractmethod
@@ -40,6 +44,9 @@ class Affine(Elementwise):
 
     def __init__(self, bound: float) -> None:
         self.bound = bound
+
+    def owner(self, c: int) -> Tensor:
+        return torch.arange(c).repeat(2)
 
     def _split(self, params: Tensor) -> tuple[Tensor, Tensor]:
         s, m = params.chunk(2, dim=1)
@@ -59,6 +66,9 @@ class Spline(Elementwise):
 
     def __init__(self, bins: int, bound: float) -> None:
         self.bins, self.bound, self.size = bins, bound, 3 * bins - 1
+
+    def owner(self, c: int) -> Tensor:
+        return torch.arange(c).repeat_interleave(self.size)
 
     def _map(self, x: Tensor, params: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
         # Channels last: with convolutions in that memory format each number's parameters lie in a row.
