@@ -241,13 +241,11 @@ def test_the_importance_weighted_gradient_is_that_of_the_paper(k):
     x = examples(space, 6).x
     (update,) = model.updates(Batch(x), 0.0, Noise("g"))
     log_w = written_out(model, x, Noise("g"), k)
-    share = log_w.detach().softmax(0)
+    share, bound = log_w.detach().softmax(0), log_w.detach().logsumexp(0).mean() - math.log(k)
     mine, theirs = gradients(update.loss, model), gradients(-(share * log_w).sum(0).mean() / 3, model)
     for a, b in zip(mine, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
-    assert float(update.terms["bound"]) == pytest.approx(
-        float((log_w.detach().logsumexp(0) - math.log(k)).mean()), rel=1e-5
-    )
+    assert float(update.terms["bound"].detach()) == pytest.approx(float(bound), rel=1e-5)
     assert any(not torch.allclose(a, b, atol=1e-4) for a, b in zip(mine, gradients(-log_w.mean() / 3, model))) == (
         k > 1
     )
@@ -307,13 +305,22 @@ def test_importance_samples_share_the_decoders_calls(monkeypatch):
 # --------------------------------------------------------------------------------------------------- data with levels
 
 
+class Wide(Backbone):
+    """A posterior that depends on x and is wider than the prior, so that no weight is large."""
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        mu = x.flatten(1)[:, :2]
+        return torch.cat([0.2 * mu, torch.full_like(mu, 0.2)], dim=1)
+
+
 @pytest.mark.parametrize("space", [Space((1, 2, 2), 0, 3), Space((2, 1, 2), 0, 3), Space((4,), 0, 3)], ids=str)
 def test_the_masses_of_all_images_sum_to_one(space):
     """E w = p(x): the importance weights of all 81 images add up to one, up to their scatter."""
     recipe = catalogue.get("vae")
     model = build(recipe, space, config=replace(recipe.config, latent=2)).eval()
+    model.coder.encoder = Wide()
     k = torch.cartesian_prod(*[torch.arange(3)] * 4).view(81, *space.shape)
-    kind, totals = Kind("iwae", "≤", 1001, (("K", 1000),)), []
+    kind, totals = Kind("iwae", "≤", 201, (("K", 200),)), []
     with torch.no_grad():
         for i in range(10):
             totals.append(model.log_likelihood(space.encode(k), kind, Noise("s", i)).value.exp().sum())
