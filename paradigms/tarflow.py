@@ -50,6 +50,7 @@ from paradigms.backbones.causal import Cache, CausalTransformer
 from paradigms.contract import (
     Batch,
     Card,
+    Data,
     Estimate,
     Frozen,
     Kind,
@@ -78,8 +79,8 @@ class Config:
     layers: int = 2
     patch: int = 0
     batch: int = 64
-    lr: float = 1e-3
-    dropout: float = 0.2
+    lr: float = 3e-3
+    dropout: float = 0.1
     weight_decay: float = 0.05
     clip: float = 1.0
 
@@ -99,8 +100,8 @@ class DenoisedConfig:
     layers: int = 2
     patch: int = 0
     batch: int = 64
-    lr: float = 1e-3
-    dropout: float = 0.2
+    lr: float = 3e-3
+    dropout: float = 0.1
     weight_decay: float = 0.05
     clip: float = 1.0
 
@@ -178,6 +179,7 @@ class Block(nn.Module):
         mu, alpha = self.net(before, y).chunk(2, dim=-1)
         return self._ordered((x - mu) * torch.exp(-alpha)), -alpha.flatten(1).sum(1)
 
+    @torch.no_grad()
     def inverse(self, z: Tensor, y: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """x (B, T, D), token by token: a network call for each. Without a cache each call reads all tokens so far."""
         z = self._ordered(z)
@@ -216,6 +218,13 @@ class Flow(Backbone):
             z, d = block(z, y)
             log_det = log_det + d
         return z, log_det
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor) -> None:
+        """The first block's constants on x (B, *shape): every number of z with zero mean and unit variance."""
+        tokens = patchify(x, self.patch)
+        net: CausalTransformer = self.blocks[0].net  # type: ignore[assignment]
+        net.bias.copy_(torch.cat([tokens.mean(0), (tokens.std(0) + 1e-3).log()], dim=1))
 
     @torch.no_grad()
     def inverse(self, z: Tensor, y: Tensor | None = None, cached: bool = True) -> Tensor:
@@ -268,6 +277,11 @@ class TarFlow(Paradigm):
 
     def optimizers(self) -> dict[nn.Module, Optimizer]:
         return {self.flow: adamw(self.flow, self.config.lr, weight_decay=self.config.weight_decay)}
+
+    def prepare(self, data: Data, noise: Noise) -> Data:
+        x = data.batch(noise.integers(len(data), 512).to(data.x.device)).x
+        self.flow.initialise(dequantise(x, self.space.levels, noise))
+        return data
 
     def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
         x = dequantise(batch.x, self.space.levels, noise)
@@ -332,6 +346,11 @@ class DenoisedTarFlow(Paradigm):
 
     def optimizers(self) -> dict[nn.Module, Optimizer]:
         return {self.flow: adamw(self.flow, self.config.lr, weight_decay=self.config.weight_decay)}
+
+    def prepare(self, data: Data, noise: Noise) -> Data:
+        x = data.batch(noise.integers(len(data), 512).to(data.x.device)).x
+        self.flow.initialise(x + self.config.sigma * noise.normal(*x.shape))
+        return data
 
     def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
         y = batch.x + self.config.sigma * noise.normal(*batch.x.shape)

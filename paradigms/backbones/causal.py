@@ -64,6 +64,8 @@ class CausalLayer(nn.Module):
 class CausalTransformer(Backbone):
     """(B, n, din), y (B,) -> (B, n, dout), zero at the start; output t depends on the inputs up to t.
 
+    `bias` (tokens, dout) is added to the output: constants of each position.
+
     With a cache n is 1: the input is the token that follows those read so far. Raises ValueError when there are more
     than `tokens` of them.
     """
@@ -74,10 +76,12 @@ class CausalTransformer(Backbone):
         super().__init__()
         self.embed = Embedding(width, classes, timed=False)
         self.stem = nn.Linear(din, width)
-        self.position = nn.Parameter(0.02 * torch.randn(tokens, width))
+        # As large as what the stem puts out: at 0.02, as is common, positions are told apart only after long training.
+        self.position = nn.Parameter(0.5 * torch.randn(tokens, width))
         self.layers = nn.ModuleList(CausalLayer(width, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
-        self.head = zero(nn.Linear(width, dout))
+        self.head = zero(nn.Linear(width, dout, bias=False))
+        self.bias = nn.Parameter(torch.zeros(tokens, dout))
 
     def cache(self, batch: int) -> Cache:
         """An empty cache for sequences of `batch` rows."""
@@ -97,4 +101,4 @@ class CausalTransformer(Backbone):
             h = layer(h) if cache is None else layer(h, cache.kv[i], read)
         if cache is not None:
             cache.read += 1
-        return self.head(self.norm(h))
+        return self.head(self.norm(h)) + self.bias[read : read + n]
