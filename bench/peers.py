@@ -255,9 +255,10 @@ def pairs() -> Iterator[Pair]:
         ),
         zuko_flow(zuko.flows.MAF(dim, transforms=layers, hidden_features=(hidden, hidden, hidden))),
     ):
+        affine = Affine(2.0)
         transforms: list[Transform] = []
         for _ in range(layers):
-            transforms += [Autoregressive(MADE(dim, 2, hidden), Affine(2.0)), Reverse()]
+            transforms += [Autoregressive(MADE(dim, affine.owner(dim), hidden), affine), Reverse()]
         yield Pair(f"masked autoregressive, {layers} of width {hidden}", vectors, ours(transforms), peer)
 
 

@@ -446,7 +446,7 @@ class MAFConfig:
         require(self.bound > 0, "bound must be above 0")
 
 
-class MAF(NormalizingFlow):
+class MaskedAutoregressiveFlow(NormalizingFlow):
     """A chain of MADEs, each reading the coordinates in the reverse order of the one before."""
 
     card = Card(
@@ -534,7 +534,7 @@ RECIPES = (
     ),
     Recipe(
         "maf",
-        MAF,
+        MaskedAutoregressiveFlow,
         MAFConfig(),
         "masked autoregressive layers; one pass for a likelihood, one for each coordinate of a sample",
         variant_of="normalizing-flow",
