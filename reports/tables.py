@@ -67,6 +67,7 @@ METRICS: dict[str, tuple[str, str, str, bool]] = {
     "sw2": ("Sliced W₂", "↓", "sliced Wasserstein-2 distance to held-out data", True),
     "mmd2": ("MMD²", "↓", "squared maximum mean discrepancy", True),
     "modes": ("Modes", "↑", "modes that samples reach", True),
+    "mode_kl": ("Mode KL", "↓", "divergence of the samples' shares of modes from equal shares, nats", True),
     "mode_tv": ("Mode TV", "↓", "total variation between shares of modes in samples and in the truth", True),
     "off_support": ("Off support", "↓", "share of samples far from every mode or outside the support", True),
 }
@@ -386,8 +387,10 @@ def headline(section: Section) -> Table:
         columns.append(
             _quality_column(section, "fd", "test", section.spaces[1], metric_title(section, "fd", section.spaces[1]))
         )
-    if metric not in ("fd", "kd"):
-        columns += [_quality_column(section, m, "test", "") for m in ("modes",) if m in set(section.rows["metric"])]
+    for counted in ("modes", "mode_kl"):
+        found = section.rows[section.rows["metric"] == counted]
+        if len(found):
+            columns.append(_quality_column(section, counted, "test", found["features"].iloc[0]))
     title = UNITS[section.likelihood]
     columns.append(
         (
@@ -545,13 +548,13 @@ def quality(section: Section) -> list[Table]:
 def _quality(section: Section, space: str) -> Table:
     lead = space == section.quality[1]
     rows = section.rows
-    rows = rows[(rows["features"] == space) | ((rows["features"] == "") & lead)]
+    rows = rows[(rows["features"] == space) | (~rows["features"].isin(section.spaces) & lead)]
     columns: list[tuple[Column, Callable[[Entry], Cell]]] = []
     for metric in METRICS:
         found = rows[rows["metric"] == metric]
         if not len(found):
             continue
-        features = space if space in set(found["features"]) else ""
+        features = space if space in set(found["features"]) else found["features"].iloc[0]
         splits = set(found.loc[found["features"] == features, "split"])
         # Distances to both splits: much nearer to training than to held-out data is a sign of copying.
         both = metric in ("fd", "kd") and splits >= {"test", "train"}
