@@ -777,3 +777,33 @@ def test_modes_of_images_stand_beside_the_distance(tmp_path: Path) -> None:
     (whole,) = tables.quality(section)
     assert {"Modes", "Mode KL"} <= {c.title for c in whole.columns}
     assert "Of 1,000 modes not all are reached by beta (981.0)" in verdict.plain_text(verdict.verdict(section))
+
+
+def test_the_parts_of_a_bound_are_listed_in_order_and_drawn_by_number(tmp_path: Path) -> None:
+    rows, runs = made(tmp_path, {"alpha": 2.0, "beta": 3.0}, seeds=2)
+    assert not tables.parts(one(rows, runs)).lines
+    assert not figures.parts(one(rows, runs))
+    for row in [r for r in rows if r["recipe"] == "alpha" and r["metric"] == "bits_per_dim"]:
+        of = row | {"unit": "nats", "options": "steps=3"}
+        rows += [of | {"metric": f"term_kl_{i}", "value": i + row["seed"] / 10} for i in range(1, 13)]
+        rows.append(of | {"metric": "term_reconstruction", "value": 21.4})
+    rows += [
+        r | {"metric": "term_gain", "value": -1.0, "recipe": "beta"}
+        for r in rows
+        if r["recipe"] == "beta" and r["metric"] == "bits_per_dim"
+    ]
+    section = one(rows, runs)
+    lines = [line for line in tables.parts(section).lines if line.name == "alpha"]
+    assert [line.cells[1].text for line in lines] == [*(f"kl_{i}" for i in range(1, 13)), "reconstruction"]
+    assert lines[0].cells[0].text == "elbo (steps=3)"
+    assert lines[1].cells[2].value == pytest.approx(2.05)
+    assert sum(line.cells[3].value or 0 for line in lines) == pytest.approx(1)
+    assert lines[-1].cells[3].text == "21.4 %"
+    (beta,) = [line for line in tables.parts(section).lines if line.name == "beta"]
+    assert beta.cells[3].text == "", "of a part below 0 there is no share"
+    (picture,) = figures.parts(section)
+    assert "; kl_2 2.0 ± 0.6; kl_3" in picture.alt
+    assert "kl_12" in picture.inline
+    reports.render(pd.DataFrame(rows), runs, None, tmp_path / "out", ("html", "md"))
+    assert "### What the likelihoods are made of" in (tmp_path / "out" / "report.md").read_text()
+    assert picture.slug in {p.stem for p in (tmp_path / "out" / "figures").iterdir()}
