@@ -182,7 +182,7 @@ TierOption = Annotated[
     typer.Option(
         "--tier",
         "-t",
-        help="Budget and evaluation: smoke, quick, standard, full, or FILE.toml:NAME.",
+        help="Budget and evaluation: smoke, quick, minutes, standard, full, or FILE.toml:NAME.",
         autocompletion=_complete_tier,
     ),
 ]
@@ -243,6 +243,7 @@ def all_(
         bench all
         bench all --tier smoke --recipes gan,vae,ddpm
         bench all --recipes gan+,flow-matching
+        bench all --dataset fashion-mnist@14 --tier minutes
         bench all --dataset fashion-mnist --tier standard --seeds 5 --device cuda
         bench all --dataset ring8 --match seconds --json > ring8.json
     """

@@ -32,7 +32,7 @@ from bench import measure, metrics
 from bench import run as runs
 from bench.data import Dataset
 from bench.data.folder import read_image
-from bench.features import Features, FeatureSpace, spaces_for
+from bench.features import Features, FeatureSpace, shipped, spaces_for
 from bench.progress import Progress
 from bench.store import SCHEMA, Row, load_rows, manifest, results_key, save_rows, write_atomic, write_manifest
 from bench.tiers import Tier
@@ -76,12 +76,14 @@ class Reference:
 
     real:     split -> integers (N, C, H, W), or float32 (N, D).
     features: split -> one entry for each feature space; empty for vectors.
+    channels: the classifier that says which mode an image of stacked ones shows.
     """
 
     dataset: Dataset
     spaces: tuple[FeatureSpace, ...]
     real: dict[str, Tensor]
     features: dict[str, tuple[Features, ...]]
+    channels: FeatureSpace | None = None
 
 
 def subset(data: Data, n: int, name: str, split: str) -> Data:
@@ -103,7 +105,7 @@ def reference(name: str) -> Reference:
     real = {"test": subset(found.test, n, name, "test").x, "train": subset(found.train, n, name, "train").x}
     spaces = tuple(spaces_for(name, found.space))
     features = {split: tuple(s.features(found.space.encode(x)) for s in spaces) for split, x in real.items()}
-    return Reference(found, spaces, real, features)
+    return Reference(found, spaces, real, features, shipped(found.stacked) if found.stacked else None)
 
 
 # -------------------------------------------------------------------------------------------------------- sampling
@@ -117,6 +119,11 @@ class Pool:
     x: Tensor
     y: Tensor | None
     calls: float | None
+
+
+def pool_size(found: Dataset, tier: Tier) -> int:
+    """How many samples of each plan stand against how many held-out examples; all rows of a data set alike."""
+    return min(tier.mode_samples if found.stacked else tier.samples, len(found.test))
 
 
 def chunk_size(space: Space) -> int:
@@ -251,6 +258,11 @@ def quality(
                 add(metrics.quality_without_fd(fake, real_features), **columns)
         if y is not None and fake.logits is not None:
             add([metrics.label_accuracy(fake, y)], features=space.id)
+    if ref.channels is not None and "test" in splits:
+        columns = {"split": "test", "features": ref.channels.id}
+        with _section(rows, dataclasses.replace(base, **columns), "modes"):
+            channels = [ref.channels.features(c) for c in ref.dataset.space.encode(x).split(1, dim=1)]
+            add(metrics.stacked_modes(channels), **columns)
     if copies:
         # All of the training split, for any of it may have been copied; as many held-out examples as samples.
         train, held_out = ref.dataset.train.x, ref.real["test"][: len(x)]
@@ -392,7 +404,7 @@ def evaluate(
         return kept
     ref = reference(info.dataset)
     card = type(model).card
-    n = min(tier.samples, len(found.test))
+    n = pool_size(found, tier)
     labels = pool_labels(model, found.train, n, info.seed)
     todo = plans(card, tier.max_calls, sweep)
     kinds = affordable(card, tier.likelihood_calls)
@@ -412,7 +424,9 @@ def evaluate(
         with work.part(str(plan), n) as tell, _section(rows, drawn, "fd" if ref.spaces else "w2"):
             pool = draw(model, plan, n, info.seed, labels, device, tell)
             drawn = dataclasses.replace(drawn, calls=pool.calls)
-            rows += quality(drawn, pool.x, pool.y, ref, copies=drawn.headline)
+            # The training split asks for copies, and only the headline is asked.
+            splits = ("test", "train") if drawn.headline else ("test",)
+            rows += quality(drawn, pool.x, pool.y, ref, splits, copies=drawn.headline)
             flops = measure.flops_per_sample(model, plan, device)
             rows.append(dataclasses.replace(drawn, metric="flops_per_sample", value=flops, unit="FLOP", n=1))
             if plan == card.default:
@@ -570,7 +584,8 @@ def _digest(*parts: object) -> str:
 def _protocol(found: Dataset, tier: Tier, recipe: Recipe | None = None) -> tuple[object, ...]:
     """What the numbers of a data set depend on besides the model."""
     spaces = [space.id for space in spaces_for(found.name, found.space)]
-    n = min(tier.samples, len(found.test))
+    spaces += [shipped(found.stacked).id] if found.stacked else []
+    n = pool_size(found, tier)
     return SCHEMA, tier.name, n, tier.likelihood_n, spaces, found.checksum, torch.__version__, code(recipe)
 
 
@@ -726,7 +741,7 @@ def baselines(name: str, tier: Tier, folder: Path, progress: Progress, force: bo
     key = _baselines_key(found, tier)
     if not force and (kept := _kept(folder, key)) is not None:
         return kept
-    ref, n = reference(name), min(tier.samples, len(found.test))
+    ref, n = reference(name), pool_size(found, tier)
     base = dataclasses.replace(_environment(), status="baseline", dataset=name, tier=tier.name)
     rows: list[Row] = []
     space, total = found.space, 4

@@ -18,8 +18,9 @@ what real images score against other real images; `floor` computes it, and no va
 | w2           | floor's | exact 2-Wasserstein distance of at most 2,000 points                                   |
 | sw2          | floor's | sliced 2-Wasserstein distance over 256 fixed directions (Bonneel et al. 2015)          |
 | mmd2         | 0       | squared maximum mean discrepancy, five Gaussian widths, unbiased (Gretton et al. 2012) |
-| modes        | all     | modes with at least a tenth of the samples they should have                            |
+| modes        | all     | modes with at least a tenth of the samples they should have; of stacked images: with one |
 | mode_tv      | 0       | total variation between the modes' shares of samples and of real vectors               |
+| mode_kl      | floor's | KL(modes of stacked samples ‖ uniform), nats (1705.07761); (M-1)/2n of perfect samples |
 | off_support  | floor's | share of samples where log p is below what 99 % of real vectors have                   |
 
 "Within reach" of a point is nearer than its k-th nearest neighbour in its own set, k = 5 throughout (the authors of
@@ -29,7 +30,7 @@ density and coverage use 5; those of precision and recall used 3).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -58,6 +59,7 @@ __all__ = [
     "neighbourhoods",
     "quality",
     "quality_without_fd",
+    "stacked_modes",
     "vector_quality",
 ]
 
@@ -194,6 +196,28 @@ def label_accuracy(fake: Features, labels: Tensor) -> Value:
         )
     p = (fake.logits.argmax(1) == labels.cpu()).double().mean().item()
     return Value("label_accuracy", p, math.sqrt(p * (1 - p) / len(labels)))
+
+
+def stacked_modes(channels: Sequence[Features]) -> list[Value]:
+    """ "modes" and "mode_kl" of stacked images, from each channel's features in a classifier's space of K labels.
+
+    A mode is a tuple of labels; of the M = K^channels modes those count that a sample shows. mode_kl is the divergence of the
+    samples' histogram over modes from the uniform one, in nats: log M when all show one mode. Both depend on N: of n
+    perfect samples M (1 - e^(-n/M)) modes are expected, so compare at equal N, with real images beside (Srivastava et
+    al. 2017, arXiv:1705.07761).
+    """
+    mode, number = torch.zeros((), dtype=torch.long), 1
+    for features in channels:
+        if features.logits is None:
+            raise BadInput(f"feature space {features.space.id} predicts no labels; use a classifier's space")
+        _finite(features.logits, f"logits of samples in {features.space.id}")
+        classes = features.logits.shape[1]
+        mode, number = mode * classes + features.logits.argmax(1), number * classes
+    share = _shares(mode, number)
+    return [
+        Value("modes", int((share > 0).sum()), unit=f"of {len(share)}"),
+        Value("mode_kl", (torch.special.xlogy(share, share).sum() + math.log(len(share))).item(), unit="nats"),
+    ]
 
 
 # --------------------------------------------------------------------------------------------------- memorisation
@@ -379,7 +403,7 @@ def _distances(x: Tensor, y: Tensor) -> Tensor:
 
 def _reach(x: Tensor, k: int) -> Tensor:
     """The distance (N,) of each point to its k-th nearest other point."""
-    return torch.cat([_distances(part, x).kthvalue(k + 1, dim=1).values for part in x.split(CHUNK)])
+    return torch.cat([_distances(part, x).topk(k + 1, dim=1, largest=False).values[:, k] for part in x.split(CHUNK)])
 
 
 def _shares(labels: Tensor, classes: int) -> Tensor:

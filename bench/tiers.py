@@ -51,6 +51,7 @@ class Tier:
     timing_repeats: int
     timing_seconds: float
     timing_seeds: int
+    mode_samples: int = 10_000
 
     def budget(self, space: Space) -> Budget:
         """The budget for data of this space."""

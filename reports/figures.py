@@ -33,6 +33,8 @@ from reports.sections import (
     Section,
     at_plan,
     likelihood_rows,
+    numbered,
+    parts_of,
     plan_text,
     plans_of,
     run_id,
@@ -507,6 +509,45 @@ def likelihood_dots(section: Section) -> Picture | None:
     caption = "Kinds are shown together and compared only within a kind: ≤ marks upper bounds, ≈ estimates."
     title = "Held-out negative log-likelihood"
     return _dots(f"{section.slug}-likelihood", title, caption, alt, f"NLL, {unit} ↓", rows, lines)
+
+
+def parts(section: Section) -> list[Picture]:
+    """For each recipe whose likelihood has numbered parts (of levels, say) a bar for each, over its number."""
+    pictures = []
+    for entry in section.finished:
+        for kind, found in parts_of(entry).items():
+            for stem, names in numbered(list(found)).items():
+                held = {
+                    n: s for n in names if (s := summarise(seed_means(found[n].get("test", found[n].get("", _NONE)))))
+                }
+                if held:
+                    pictures.append(_parts(section, entry, kind, stem, held))
+    return pictures
+
+
+_NONE = pd.DataFrame({"seed": [], "run": [], "value": []})
+
+
+def _parts(section: Section, entry: Entry, kind: str, stem: str, held: Mapping[str, Summary]) -> Picture:
+    def paint(d: _Drawing) -> None:
+        ax = d.figure.subplots()
+        numbers = [int(name.rpartition("_")[2]) for name in held]
+        ax.grid(False, axis="x")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        for number, (name, summary) in zip(numbers, held.items()):
+            ax.bar([number], [summary.mean], width=0.7, color=colour(entry.mark), zorder=2,
+                   gid=d.name(f"{entry.name}, {name}: {_said(summary)} nats", entry.mark))  # fmt: skip
+            if summary.half:
+                ax.plot([number] * 2, [summary.low, summary.high], color=INK, lw=1, zorder=3)
+        ax.set_xlabel(f"number of the part {stem}")
+        ax.set_ylabel(f"{stem}, nats")
+
+    total = sum(s.mean for s in held.values())
+    said = "; ".join(f"{name} {_said(s)}" for name, s in held.items())
+    alt = f"{stem} of {entry.name} on {section.title} by number, nats, {kind}: {said}"
+    caption = f"{kind}, held-out examples; {words.number(total)} nats together. Bars: means over training seeds."
+    slug = f"{section.slug}-parts-{words.slug(f'{entry.name} {kind} {stem}')}"
+    return _draw(slug, f"{entry.name}: {stem}, part by part", caption, alt, (4.7, 2.6), paint)
 
 
 def budget_curve(section: Section) -> Picture | None:

@@ -165,7 +165,7 @@ def _page(section: Section, many_tiers: bool, with_figures: bool, real: GridSour
     heading = section.title + (f" ({words.plain(section.tier)})" if many_tiers and section.tier else "")
     lower = []
     if section.finished or section.baselines:
-        lower = [*tables.quality(section), tables.likelihood(section)]
+        lower = [*tables.quality(section), tables.likelihood(section), tables.parts(section)]
     plans = None
     if section.finished:
         speed, plans = tables.speed(section)
@@ -185,7 +185,7 @@ def _page(section: Section, many_tiers: bool, with_figures: bool, real: GridSour
     )
     if with_figures:
         dots = (figures.quality_dots(section), figures.likelihood_dots(section), figures.budget_curve(section))
-        page.dots = [p for p in dots if p]
+        page.dots = [p for p in dots if p] + figures.parts(section)
         page.pareto = figures.pareto(section)
         page.training = figures.training(section)
         page.grids, page.more_grids = _tiles(section, real)

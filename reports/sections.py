@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -402,6 +403,34 @@ def likelihood_rows(entry: Entry, metric: str, split: str) -> list[pd.DataFrame]
     return sorted(
         frames, key=lambda g: (not g["headline"].any(), _RELATIONS.get(g["relation"].iloc[0], 3), g["kind"].iloc[0])
     )
+
+
+TERM = "term_"
+
+
+def parts_of(entry: Entry) -> dict[str, dict[str, dict[str, pd.DataFrame]]]:
+    """The named parts of an entry's likelihoods, in nats: {kind: {part: {split: rows}}}; numbered parts in order."""
+    rows = finite(entry.main[entry.main["metric"].str.startswith(TERM)])
+    found: dict[str, dict[str, dict[str, pd.DataFrame]]] = {}
+    for (_, _, metric), group in rows.groupby(["kind", "options", "metric"], sort=True):
+        splits = {str(split): part for split, part in group.groupby("split")}
+        found.setdefault(kind_text(group), {})[plain(metric.removeprefix(TERM))] = splits
+    return {kind: dict(sorted(parts.items(), key=lambda p: _natural(p[0]))) for kind, parts in found.items()}
+
+
+def _natural(name: str) -> tuple[tuple[int, int, str], ...]:
+    """Sorts kl_2 before kl_10."""
+    return tuple((1, int(x), "") if x.isdecimal() else (0, 0, x) for x in re.findall(r"\d+|\D+", name))
+
+
+def numbered(names: Sequence[str]) -> dict[str, list[str]]:
+    """Those of the names that are stem_1, stem_2, stem_3 ...: {stem: names}; two make no row."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        stem, _, number = name.rpartition("_")
+        if stem and number.isdecimal():
+            found.setdefault(stem, []).append(name)
+    return {stem: some for stem, some in found.items() if len(some) > 2}
 
 
 def sections(frame: pd.DataFrame, runs: Sequence[Mapping[str, Any]] = ()) -> list[Section]:

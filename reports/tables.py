@@ -24,6 +24,7 @@ from reports.sections import (
     kind_key,
     kind_text,
     likelihood_rows,
+    parts_of,
     plan_text,
     plans_of,
     seed_means,
@@ -67,6 +68,7 @@ METRICS: dict[str, tuple[str, str, str, bool]] = {
     "sw2": ("Sliced W₂", "↓", "sliced Wasserstein-2 distance to held-out data", True),
     "mmd2": ("MMD²", "↓", "squared maximum mean discrepancy", True),
     "modes": ("Modes", "↑", "modes that samples reach", True),
+    "mode_kl": ("Mode KL", "↓", "divergence of the samples' shares of modes from equal shares, nats", True),
     "mode_tv": ("Mode TV", "↓", "total variation between shares of modes in samples and in the truth", True),
     "off_support": ("Off support", "↓", "share of samples far from every mode or outside the support", True),
 }
@@ -386,8 +388,10 @@ def headline(section: Section) -> Table:
         columns.append(
             _quality_column(section, "fd", "test", section.spaces[1], metric_title(section, "fd", section.spaces[1]))
         )
-    if metric not in ("fd", "kd"):
-        columns += [_quality_column(section, m, "test", "") for m in ("modes",) if m in set(section.rows["metric"])]
+    for counted in ("modes", "mode_kl"):
+        found = section.rows[section.rows["metric"] == counted]
+        if len(found):
+            columns.append(_quality_column(section, counted, "test", found["features"].iloc[0]))
     title = UNITS[section.likelihood]
     columns.append(
         (
@@ -545,13 +549,13 @@ def quality(section: Section) -> list[Table]:
 def _quality(section: Section, space: str) -> Table:
     lead = space == section.quality[1]
     rows = section.rows
-    rows = rows[(rows["features"] == space) | ((rows["features"] == "") & lead)]
+    rows = rows[(rows["features"] == space) | (~rows["features"].isin(section.spaces) & lead)]
     columns: list[tuple[Column, Callable[[Entry], Cell]]] = []
     for metric in METRICS:
         found = rows[rows["metric"] == metric]
         if not len(found):
             continue
-        features = space if space in set(found["features"]) else ""
+        features = space if space in set(found["features"]) else found["features"].iloc[0]
         splits = set(found.loc[found["features"] == features, "split"])
         # Distances to both splits: much nearer to training than to held-out data is a sign of copying.
         both = metric in ("fd", "kd") and splits >= {"test", "train"}
@@ -713,6 +717,41 @@ def likelihood(section: Section) -> Table:
         )
     caption = f"Negative log-likelihood in {unit}. " + interval_words(section)
     return Table(f"{section.slug}-likelihood", "Likelihood", caption, tuple(columns), ordered, _notes(ordered, *notes))
+
+
+def parts(section: Section) -> Table:
+    """What each likelihood is the sum of, as far as its paradigm names it: one line per recipe, kind and part."""
+    columns = (
+        Column("Kind", numeric=False, key="kind"),
+        Column("Part", numeric=False, key="part", note="as the paradigm names it"),
+        Column("Held out, nats", key="test", note="mean over held-out examples, nats per example"),
+        Column("Share", key="share", note="of the sum of the parts of this line's kind"),
+        Column("Train, nats", key="train"),
+    )
+    lines = []
+    for entry in section.finished:
+        for kind, found in parts_of(entry).items():
+            means = [summarise(seed_means(splits["test"])) for splits in found.values() if "test" in splits]
+            whole = sum(s.mean for s in means if s)
+            sum_of = all(s and s.mean >= 0 for s in means) and whole > 0  # else a share means nothing
+            for name, splits in found.items():
+                values = {split: seed_means(rows) for split, rows in splits.items()}
+                held = summarise(values.get("test", []))
+                share = (
+                    Cell(f"{100 * held.mean / whole:.1f} %", value=held.mean / whole) if sum_of and held else Cell("")
+                )
+                cells = (
+                    Cell(kind),
+                    Cell(name),
+                    cell(entry, values.get("test", [])),
+                    share,
+                    cell(entry, values.get("train", [])) if values.get("train") else Cell(""),
+                )
+                lines.append(Line(entry.name, "recipe", entry.mark, cells))
+    caption = "The parts that a paradigm's own estimate names; the parts of a bound add up to it. " + interval_words(
+        section
+    )
+    return Table(f"{section.slug}-parts", "What the likelihoods are made of", caption, columns, tuple(lines))
 
 
 def _same_kind(entry: Entry, metric: str, rows: pd.DataFrame) -> pd.DataFrame:

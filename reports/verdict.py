@@ -50,6 +50,7 @@ def verdict(section: Section) -> Text:
         out.append((f"No recipe on {section.title} has a score at its default plan yet. ", False))
     else:
         out += _quality(section, name, scores)
+    out += _modes(section)
     out += _likelihood(section)
     out += _speed(section)
     over = [e for e in section.finished if e.over_budget]
@@ -183,6 +184,22 @@ def _unranked(within: Sequence[Entry], unranked: Mapping[str, str]) -> Text:
     for reason, entries in why.items():
         out += [*_names(entries), (f" {'is' if len(entries) == 1 else 'are'} {reason}. ", False)]
     return out
+
+
+def _modes(section: Section) -> Text:
+    """Who misses modes, where they are counted."""
+    counted = {e.name: s for e in section.finished if (s := summarise(e.per_seed("modes")))}
+    units = section.rows.loc[section.rows["metric"] == "modes", "unit"]
+    total = next((int(u.removeprefix("of ")) for u in units if u.removeprefix("of ").isdigit()), 0)
+    if not counted or not total:
+        return []
+    fewer = sorted((s.mean, name) for name, s in counted.items() if s.mean < total)
+    if not fewer:
+        return [(f"All {total:,} modes are reached by every recipe. ", False)]
+    out: Text = [(f"Of {total:,} modes not all are reached by ", False)]
+    for i, (_, name) in enumerate(fewer):
+        out += [(", " if i else "", False), (name, True), (f" ({words.with_interval(counted[name], 4)[0]})", False)]
+    return [*out, (". ", False)]
 
 
 def _likelihood(section: Section) -> Text:

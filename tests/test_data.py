@@ -58,7 +58,7 @@ def test_names_load_nothing_heavy() -> None:
 
 
 def test_info_agrees_with_what_is_loaded() -> None:
-    for name in ("digits", *TOYS):
+    for name in ("digits", "stacked-digits", *TOYS):
         said, data = info(name), load(name)
         assert data.name == name
         assert data.space.shape == said.shape == tuple(data.train.x.shape[1:]) == tuple(data.test.x.shape[1:])
@@ -67,6 +67,9 @@ def test_info_agrees_with_what_is_loaded() -> None:
         assert len(data.labels) == said.classes
         assert data.source
         for part in (data.train, data.test):
+            if not said.classes:
+                assert part.y is None
+                continue
             assert part.y is not None
             assert part.y.dtype == torch.int64
             assert part.y.unique().tolist() == list(range(said.classes))
@@ -75,7 +78,7 @@ def test_info_agrees_with_what_is_loaded() -> None:
 def test_every_name_has_a_loader_or_is_described() -> None:
     assert [d.name for d in describe()] == [*NAMES, "folder:PATH@SIZE"]
     assert len(set(NAMES)) == len(NAMES)
-    assert set(NAMES) == {"digits", *TOYS, *sets_module.ORIGINS}
+    assert set(NAMES) == {"digits", "stacked-digits", *TOYS, *sets_module.ORIGINS}
     assert all(d.title and d.where for d in DATASETS)
 
 
@@ -109,7 +112,7 @@ def test_folder_names() -> None:
 
 
 def test_a_source_for_a_set_without_files_is_refused(tmp_path: Path) -> None:
-    for name in ("digits", "ring8", f"folder:{tmp_path}"):
+    for name in ("digits", "stacked-digits", "ring8", f"folder:{tmp_path}"):
         with pytest.raises(BadInput, match="--from"):
             load(name, tmp_path)
         with pytest.raises(BadInput, match="--from"):
@@ -154,6 +157,36 @@ def test_changed_digits_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(digits, "_read", lambda: (pixels, labels))
     with pytest.raises(BadInput, match="reinstall scikit-learn"):
         load("digits")
+
+
+def test_stacked_digits_are_three_digits_of_their_split() -> None:
+    data, base = load("stacked-digits"), load("digits")
+    assert data.checksum == "1416a55d09cd" + data.checksum[12:], "the same on every machine"
+    assert (data.stacked, data.labels) == ("digits", ())
+    known = {}
+    for part in ("train", "test"):
+        single, stacked = getattr(base, part), getattr(data, part)
+        known[part] = {image.numpy().tobytes(): int(label) for image, label in zip(single.x, single.y, strict=True)}
+        found = [[known[part][c.numpy().tobytes()] for c in image] for image in stacked.x]  # KeyError: of elsewhere
+        labels = torch.tensor(found)
+        # Channels are drawn on their own: each of the 1,000 triples as often as chance has it.
+        counts = torch.bincount(labels @ torch.tensor([100, 10, 1]), minlength=1000).double()
+        expected = len(stacked) / 1000
+        assert (counts - expected).square().sum() / expected == pytest.approx(1000, abs=6 * math.sqrt(2 * 1000))
+        assert not torch.equal(labels[:, 0], labels[:, 1])
+    assert not set(known["train"]) & set(known["test"])
+    assert torch.equal(load("stacked-digits").train.x, data.train.x)
+
+
+def test_stacked_mnist_is_made_alike(small: tuple[Origin, dict[str, bytes]], tmp_path: Path, monkeypatch) -> None:
+    origin, content = small
+    monkeypatch.setitem(sets_module.ORIGINS, "mnist", origin)
+    monkeypatch.setitem(sets_module.ORIGINS, "stacked-mnist", origin)
+    data, base = load("stacked-mnist", write(tmp_path, content)), load("mnist", tmp_path)
+    assert (data.name, data.space.shape, data.space.levels, data.stacked) == (
+        "stacked-mnist", (3, *base.space.shape[1:]), 256, base.name,
+    )  # fmt: skip
+    assert data.train.x[:50].flatten(0, 1).unique(dim=0).shape[0] <= len(base.train)
 
 
 def test_encode_decode_round_trip() -> None:

@@ -279,6 +279,29 @@ def test_real_images_score_near_the_floor_and_their_labels_are_read() -> None:
     assert all(row.n == 700 for row in rows)
 
 
+def test_modes_of_stacked_digits_are_counted_by_the_digits_classifier() -> None:
+    found = evaluate.dataset("stacked-digits")
+    assert evaluate.pool_size(found, TIER) == 10_000
+    assert evaluate.pool_size(found, dataclasses.replace(TIER, mode_samples=500)) == 500
+    assert evaluate.pool_size(evaluate.dataset("digits"), TIER) == TIER.samples
+    full = evaluate.reference("stacked-digits")
+    few = {split: x[:300] for split, x in full.real.items()}
+    features = {split: tuple(f.features(found.space.encode(x)) for f in full.spaces) for split, x in few.items()}
+    ref = dataclasses.replace(full, real=few, features=features)
+    x = few["test"].clone()
+    real = evaluate.quality(Row(), x, None, ref, copies=False)
+    modes = only(real, metric="modes")
+    assert modes.features.startswith("digits@")
+    assert (modes.split, modes.n, modes.unit) == ("test", 300, "of 1000")
+    assert 230 < modes.value < 300  # type: ignore[operator]
+    x[:, 1] = x[0, 1]  # one digit in the second channel: at most 100 modes are left
+    flat = evaluate.quality(Row(), x, None, ref, ("test",), copies=False)
+    assert only(flat, metric="modes").value <= 100  # type: ignore[operator]
+    gap = only(flat, metric="mode_kl").value - only(real, metric="mode_kl").value  # type: ignore[operator]
+    assert 1.0 < gap < math.log(10) + 0.1
+    assert not [r for r in evaluate.quality(Row(), x, None, ref, ("train",), copies=False) if r.metric == "modes"]
+
+
 def test_too_few_samples_cost_the_frechet_distance_only() -> None:
     ref = evaluate.reference("digits")
     rows = evaluate.quality(Row(), ref.dataset.train.x[:50], None, ref)

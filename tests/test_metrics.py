@@ -28,6 +28,7 @@ from bench.metrics import (
     neighbourhoods,
     quality,
     quality_without_fd,
+    stacked_modes,
     vector_quality,
 )
 from paradigms.contract import Space
@@ -259,6 +260,34 @@ def test_label_distance_is_total_variation() -> None:
     assert label_distance(fake, fake).value == 0
     dropped = features(normal(4, 2), one_hot([2, 2, 2, 2]))
     assert label_distance(dropped, features(normal(2, 2), one_hot([0, 1]))).value == 1
+
+
+def test_stacked_modes_are_counted_and_compared_with_equal_shares() -> None:
+    """Against a count by hand: labels (0, 1), (0, 1), (2, 1), (2, 0) of 3 × 3 modes."""
+
+    def named(*channels: list[int]) -> dict[str, float]:
+        return table(stacked_modes([features(normal(len(c), 2), one_hot(c)) for c in channels]))
+
+    found = named([0, 0, 2, 2], [1, 1, 1, 0])
+    assert found["modes"] == 3
+    assert found["mode_kl"] == pytest.approx(sum(p * math.log(p * 9) for p in (0.5, 0.25, 0.25)))
+    every = [(a, b) for a in range(3) for b in range(3)]
+    assert named([a for a, _ in every], [b for _, b in every]) == {"modes": 9, "mode_kl": pytest.approx(0, abs=1e-12)}
+    assert named([1] * 5, [2] * 5, [0] * 5) == {"modes": 1, "mode_kl": pytest.approx(math.log(27))}
+    assert named([0, 1], [1, 0])["modes"] == 2, "which channel shows a label matters"
+    (modes, _) = stacked_modes([features(normal(2, 2), one_hot([0, 1]))] * 2)
+    assert modes.unit == "of 9"
+    with pytest.raises(BadInput, match="predicts no labels"):
+        stacked_modes([features(normal(2, 2))])
+
+
+def test_perfect_samples_show_the_modes_that_chance_leaves_them() -> None:
+    """Of n draws from 1,000 equal modes 1000 (1 - e^(-n/1000)) are seen: why 10,000 are drawn."""
+    for n, seen, off in ((2_000, 1000 * (1 - math.exp(-2)), 40), (10_000, 1000, 1)):
+        labels = torch.randint(10, (3, n), generator=generator())
+        found = table(stacked_modes([features(normal(n, 2), one_hot(c.tolist(), 10)) for c in labels]))
+        assert found["modes"] == pytest.approx(seen, abs=off)
+    assert found["mode_kl"] == pytest.approx(999 / 20_000, rel=0.1)
 
 
 def test_label_accuracy_counts_and_has_a_binomial_error() -> None:

@@ -743,13 +743,67 @@ def test_one_call_recipes_do_not_hide_each_other(tmp_path: Path) -> None:
 
 def test_what_a_log_says_is_wrong_stands_in_the_verdict_and_under_the_table(tmp_path: Path) -> None:
     rows, runs = made(tmp_path, seeds=2)
-    assert not tables.headline(one(rows, runs)).notes
+    before = set(tables.headline(one(rows, runs)).notes)
     ill = next(r for r in runs if r["recipe"] == "gamma" and r["seed"] == 1)
     ill["symptom"] = f"collapse {EVIL}."
     section = one(rows, runs)
     assert "The training log of gamma names a symptom" in verdict.plain_text(verdict.verdict(section))
-    (note,) = tables.headline(section).notes
+    (note,) = set(tables.headline(section).notes) - before
     assert note.startswith("The log of gamma seed 1: collapse <script>")
     shown = reports.render(pd.DataFrame(rows), runs, None, tmp_path / "out", ("html",))[0].read_text()
     assert "collapse &lt;script&gt;" in shown
     assert "collapse <script>" not in shown
+
+
+def test_modes_of_images_stand_beside_the_distance(tmp_path: Path) -> None:
+    """Counted by another network than the one of the distances, so in a column of its own and in no space's ranking."""
+    rows, runs = made(tmp_path, {"alpha": 2.0, "beta": 3.0}, dataset="stacked")
+    for row in [r for r in rows if r.get("metric") == "fd" and r["split"] == "test"]:
+        row["features"] = "random-conv@0123456789ab"
+        seen = {"alpha": 1000.0, "beta": 980.0 + row.get("seed", 0)}.get(row["recipe"], 999.0)
+        named = row | {"features": "digits@aa11bb22cc33"}
+        rows.append(named | {"metric": "modes", "value": seen, "unit": "of 1000"})
+        rows.append(named | {"metric": "mode_kl", "value": 0.05 + (1000 - seen) / 100, "unit": "nats"})
+    rows = [r for r in rows if r["metric"] not in ("fd", "coverage") or r["features"].startswith("random")]
+    section = one(rows, runs)
+    assert section.spaces == ("random-conv@0123456789ab",)
+    table = tables.headline(section)
+    titles = [c.title for c in table.columns]
+    cells = {line.name: dict(zip(titles, line.cells)) for line in table.lines}
+    assert cells["alpha"]["Modes"].plain == "1,000 of 1000"
+    assert cells["beta"]["Modes"].plain == "981.0 ± 2.5 of 1000"
+    assert cells["alpha"]["Mode KL"].bold
+    assert cells["real training data (floor)"]["Modes"].text == "999"
+    (whole,) = tables.quality(section)
+    assert {"Modes", "Mode KL"} <= {c.title for c in whole.columns}
+    assert "Of 1,000 modes not all are reached by beta (981.0)" in verdict.plain_text(verdict.verdict(section))
+
+
+def test_the_parts_of_a_bound_are_listed_in_order_and_drawn_by_number(tmp_path: Path) -> None:
+    rows, runs = made(tmp_path, {"alpha": 2.0, "beta": 3.0}, seeds=2)
+    assert not tables.parts(one(rows, runs)).lines
+    assert not figures.parts(one(rows, runs))
+    for row in [r for r in rows if r["recipe"] == "alpha" and r["metric"] == "bits_per_dim"]:
+        of = row | {"unit": "nats", "options": "steps=3"}
+        rows += [of | {"metric": f"term_kl_{i}", "value": i + row["seed"] / 10} for i in range(1, 13)]
+        rows.append(of | {"metric": "term_reconstruction", "value": 21.4})
+    rows += [
+        r | {"metric": "term_gain", "value": -1.0, "recipe": "beta"}
+        for r in rows
+        if r["recipe"] == "beta" and r["metric"] == "bits_per_dim"
+    ]
+    section = one(rows, runs)
+    lines = [line for line in tables.parts(section).lines if line.name == "alpha"]
+    assert [line.cells[1].text for line in lines] == [*(f"kl_{i}" for i in range(1, 13)), "reconstruction"]
+    assert lines[0].cells[0].text == "elbo (steps=3)"
+    assert lines[1].cells[2].value == pytest.approx(2.05)
+    assert sum(line.cells[3].value or 0 for line in lines) == pytest.approx(1)
+    assert lines[-1].cells[3].text == "21.4 %"
+    (beta,) = [line for line in tables.parts(section).lines if line.name == "beta"]
+    assert beta.cells[3].text == "", "of a part below 0 there is no share"
+    (picture,) = figures.parts(section)
+    assert "; kl_2 2.0 ± 0.6; kl_3" in picture.alt
+    assert "kl_12" in picture.inline
+    reports.render(pd.DataFrame(rows), runs, None, tmp_path / "out", ("html", "md"))
+    assert "### What the likelihoods are made of" in (tmp_path / "out" / "report.md").read_text()
+    assert picture.slug in {p.stem for p in (tmp_path / "out" / "figures").iterdir()}

@@ -41,6 +41,7 @@ class Dataset:
     checksum: sha256 over the decoded tensors of both splits.
     labels:   what each class is called.
     source:   one line: what it is, where from, which licence.
+    stacked:  the data set whose images are the channels, where a mode is what each channel shows; "" elsewhere.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Dataset:
     labels: tuple[str, ...]
     density: Density | None = None
     source: str = ""
+    stacked: str = ""
 
 
 def checksum(train: Data, test: Data) -> str:

@@ -38,6 +38,7 @@ class Info:
 
 _IDX = "IDX files: --from PATH, cache, {system}download"
 _TOY = "generated; log p known in closed form"
+_STACKED = "Three random {} as colour channels, 1,000 modes, {}"
 
 DATASETS: tuple[Info, ...] = (
     Info("digits", "Handwritten digits, 8×8", (1, 8, 8), 10, 17, 899, 898, "ships with scikit-learn"),
@@ -46,6 +47,9 @@ DATASETS: tuple[Info, ...] = (
     Info("moons", "Two noisy half circles", (2,), 2, 0, 20_000, 10_000, "generated; log p by quadrature to 1e-10"),
     Info("checkerboard", "Uniform on the black squares of a 4×4 board", (2,), 8, 0, 20_000, 10_000, _TOY),
     Info("gmm16", "Sixteen tilted Gaussians in 16 dimensions", (16,), 16, 0, 20_000, 10_000, _TOY),
+    Info("stacked-digits", _STACKED.format("digits", "8×8"), (3, 8, 8), 0, 17, 20_000, 10_000, "from digits"),
+    Info("stacked-mnist", _STACKED.format("MNIST", "28×28"), (3, 28, 28), 0, 256, 20_000, 10_000, "from mnist"),
+    Info("stacked-mnist@14", _STACKED.format("MNIST", "14×14"), (3, 14, 14), 0, 256, 20_000, 10_000, "from mnist"),
     Info("mnist", "MNIST, 28×28", (1, 28, 28), 10, 256, 60_000, 10_000, _IDX.format(system="")),
     Info("mnist@14", "MNIST, 2×2 means, 14×14", (1, 14, 14), 10, 256, 60_000, 10_000, "from mnist"),
     Info(

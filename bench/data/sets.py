@@ -11,6 +11,7 @@ from bench.data.files import Origin, Progress, obtain, store
 from bench.data.folder import load_folder
 from bench.data.idx import FASHION_MNIST, MNIST, load_idx
 from bench.data.names import FOLDER, FolderName, info
+from bench.data.stacked import STACKED, load_stacked
 from bench.data.toys import TOYS, load_toy
 from paradigms.errors import BadInput
 
@@ -22,6 +23,8 @@ ORIGINS: dict[str, Origin] = {
     "fashion-mnist": FASHION_MNIST,
     "fashion-mnist@14": FASHION_MNIST,
     "cifar10": CIFAR10,
+    "stacked-mnist": MNIST,
+    "stacked-mnist@14": MNIST,
 }
 
 
@@ -36,6 +39,8 @@ def load(name: str, source: Path | None = None, progress: Progress | None = None
     _refuse_source(name, source)
     if name.startswith(FOLDER):
         return load_folder(name, FolderName.parse(name), progress)
+    if name.startswith(STACKED):
+        return load_stacked(load(name.removeprefix(STACKED), source, progress))
     if name in TOYS:
         return load_toy(name)
     if name == "digits":
