@@ -82,7 +82,7 @@ from paradigms.flows.dequantise import Dequantiser, Uniform, Variational
 from paradigms.flows.linear import ActNorm, Mixing, Reverse
 from paradigms.flows.multiscale import MultiScale, Squeeze
 from paradigms.maths.likelihood import log_mass
-from paradigms.optim import adamw, check_training, cosine
+from paradigms.optim import check_training, cosine
 
 LIKELIHOODS = (
     Kind("exact", "=", 1, dequantised=True, note="on pixels one dequantisation draw"),
@@ -156,7 +156,12 @@ class NormalizingFlow(Paradigm):
         return None
 
     def optimizers(self) -> dict[nn.Module, Optimizer]:
-        return {self: adamw(self, self.config.lr, weight_decay=self.config.weight_decay)}
+        """Weight decay is for the networks' weights alone: scales and mixings have no reason to be small."""
+        linear = {p for m in self.modules() if isinstance(m, (ActNorm, Mixing)) for p in m.parameters()}
+        decayed = [p for p in self.parameters() if p.dim() > 1 and p not in linear]
+        kept = [p for p in self.parameters() if p.dim() <= 1 or p in linear]
+        groups = [{"params": decayed, "weight_decay": self.config.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+        return {self: torch.optim.AdamW(groups, lr=self.config.lr, betas=(0.9, 0.99), fused=True)}
 
     def prepare(self, data: Data, noise: Noise) -> Data:
         index = noise.integers(len(data), 512).to(data.x.device)
