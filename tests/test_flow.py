@@ -505,6 +505,8 @@ def test_maf_takes_odd_images_and_refuses_large_ones_in_words():
         ("neural-spline-flow", {"bound": 0.0}),
         ("realnvp", {"bound": -1.0}),
         ("maf", {"steps": 0}),
+        ("maf", {"nu": 3}),
+        ("normalizing-flow", {"weight_decay": -1.0}),
     ],
 )
 def test_configs_refuse_what_can_not_be_built(name, setting):
