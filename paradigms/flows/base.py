@@ -1,4 +1,4 @@
-"""The noise at the end of a flow: independent coordinates of a normal, logistic or Student's t distribution.
+"""The noise at the end of a flow: independent coordinates of a normal or of Student's t distribution.
 
 The heavier the tails, the less a held-out example costs that falls far outside of what was seen (Alexanderson & Henter
 2020, arXiv:2006.06599).
@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from paradigms.contract import Noise
 from paradigms.maths.likelihood import standard_normal_log_prob
@@ -37,20 +36,6 @@ class Normal(Base):
 
     def draw(self, n: int, dim: int, noise: Noise) -> Tensor:
         return noise.normal(n, dim)
-
-
-class Logistic(Base):
-    """Logistic of unit variance: tails that fall as exp(-1.8 |z|)."""
-
-    _S = math.pi / math.sqrt(3)
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        v = self._S * z
-        return (F.logsigmoid(v) + F.logsigmoid(-v) + math.log(self._S)).sum(1)
-
-    def draw(self, n: int, dim: int, noise: Noise) -> Tensor:
-        u = noise.uniform(n, dim).clamp_min(2**-25)
-        return (u.log() - torch.log1p(-u)) / self._S
 
 
 class Student(Base):

@@ -132,11 +132,8 @@ class Checkerboard(Transform):
 class ImageConditioner(nn.Module):
     """(B, cin, H, W), label's embedding (B, emb) or None -> (B, cout, H, W): the suite's residual blocks."""
 
-    def __init__(
-        self, cin: int, cout: int, width: int, blocks: int, emb: int = 0, dropout: float = 0.0, hide: float = 0.0
-    ) -> None:
+    def __init__(self, cin: int, cout: int, width: int, blocks: int, emb: int = 0, dropout: float = 0.0) -> None:
         super().__init__()
-        self.hide = nn.Dropout(hide)
         self.stem = nn.Conv2d(cin, width, 3, padding=1)
         self.blocks = nn.ModuleList(ResBlock(width, width, emb, dropout) for _ in range(blocks))
         self.norm = nn.GroupNorm(groups(width), width)
@@ -145,7 +142,7 @@ class ImageConditioner(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
-        h = self.stem(self.hide(x))
+        h = self.stem(x)
         for block in self.blocks:
             h = block(h, cond)
         return self.head(F.silu(self.norm(h)))

@@ -6,6 +6,7 @@ With y = x + (u - 1/2) 2/L and u ~ q(u | x) on [0, 1)^D, Jensen's inequality giv
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -64,7 +65,7 @@ class Variational(Dequantiser):
         context = self.context(F.pixel_unshuffle(x, 2), self.embed(None, y))
         v, log_det = self.flow(eps, context)
         v = 1.702 * F.pixel_shuffle(v, 2)
-        log_slope = F.logsigmoid(v) + F.logsigmoid(-v) + torch.log(v.new_tensor(1.702))
+        log_slope = F.logsigmoid(v) + F.logsigmoid(-v) + math.log(1.702)
         log_q = standard_normal_log_prob(eps) - log_det - log_slope.flatten(1).sum(1)
         return x + (v.sigmoid() - 0.5) * (2 / self.levels), log_q
 

@@ -22,6 +22,16 @@ class Squeeze(Transform):
         return F.pixel_shuffle(z, 2)
 
 
+class Flatten(Transform):
+    """(B, ...) to (B, D); back, the shape is the caller's to restore."""
+
+    def forward(self, x: Tensor, cond: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return x.flatten(1), x.new_zeros(())
+
+    def inverse(self, z: Tensor, cond: Tensor | None = None) -> Tensor:
+        return z
+
+
 class MultiScale(Transform):
     """Levels, and between them a split: the first half of the channels is done, the rest goes on. z is flat, (B, D).
 
