@@ -185,6 +185,9 @@ class Config:
     beta2_end: float = 0.99
     critic_width: float = 1.0
     norm: bool = False
+    glr: float = 1.0
+    gain_g: float = 1.0
+    gain_d: float = 1.0
     backbone: str = "auto"
 
     def __post_init__(self) -> None:
@@ -212,6 +215,9 @@ class GAN(Adversarial):
         cw = ceil(width * config.critic_width)
         self.generator = decoder(space, config.latent, 1, width, backbone=config.backbone, plain=not config.norm)
         self.critic = encoder(space, 1, cw, backbone=config.backbone, plain=True)
+        with torch.no_grad():
+            for net, gain in ((self.generator, config.gain_g), (self.critic, config.gain_d)):
+                getattr(net, "net", net).stem.weight.mul_(gain)
 
     def optimizers(self) -> dict[nn.Module, Optimizer]:
         betas = (0.0, self.config.beta2)
@@ -238,6 +244,7 @@ class GAN(Adversarial):
         with torch.no_grad():
             d_real = D(x, y)  # the critic has stepped by now
         pairing = F.softplus(d_real - D(self.draw(len(x), y, noise), y)).mean()
+        settings = settings | {"lr": settings["lr"] * config.glr}
         yield Update(self.generator, pairing, {"generator": pairing}, settings)
 
     def runaway(self, terms: Mapping[str, float]) -> bool:

@@ -23,6 +23,11 @@ PLANE, MARKED = Space((2,)), Space((2,), 4)
 IMAGES, LABELLED = Space((1, 8, 8), 0, 17), Space((3, 8, 8), 10, 17)
 
 
+@pytest.fixture(autouse=True)
+def fixed_draws():
+    torch.manual_seed(0)
+
+
 class Quadratic(Backbone):
     """D(x) = x^T A x / 2 + b x + c, whose gradient is A x + b for symmetric A."""
 
@@ -98,9 +103,9 @@ def test_the_penalties_of_a_linear_critic_are_its_slope(slope):
         return (x * w).flatten(1).sum(1, keepdim=True)
 
     x, fake = torch.randn(4, 3, 8, 8), torch.randn(4, 3, 8, 8)
-    assert gradient_penalty(critic, x, None).item() == pytest.approx(slope**2, abs=1e-6)
+    assert gradient_penalty(critic, x, None).item() == pytest.approx(slope**2, rel=1e-4)
     penalty = lipschitz_penalty(critic, x, fake, None, torch.rand(4))
-    assert penalty.item() == pytest.approx((slope - 1) ** 2, abs=1e-5)
+    assert penalty.item() == pytest.approx((slope - 1) ** 2, rel=1e-4, abs=1e-5)
     assert torch.autograd.grad(penalty, w)[0].isfinite().all()  # the norm has no slope at 0
 
 

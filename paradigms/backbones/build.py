@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 
 from paradigms.backbones import Backbone
-from paradigms.backbones.mlp import MLP
+from paradigms.backbones.mlp import MLP, PlainMLP
 from paradigms.backbones.resnet import Decoder, Encoder
 from paradigms.backbones.unet import UNet
 from paradigms.contract import Space
@@ -56,24 +56,32 @@ def denoiser(space: Space, width: int, dropout: float = 0.0, backbone: str = "au
 class VectorEncoder(Backbone):
     """(x (B, D), y) -> (B, dout) by the MLP."""
 
-    def __init__(self, space: Space, dout: int, width: int, dropout: float, norm: bool) -> None:
+    def __init__(self, space: Space, dout: int, width: int, dropout: float, plain: bool) -> None:
         super().__init__()
-        self.net = MLP(space.dim, dout, width, timed=False, classes=space.classes, dropout=dropout, norm=norm)
+        self.net = (
+            PlainMLP(space.dim, dout, width, classes=space.classes, project=True)
+            if plain
+            else MLP(space.dim, dout, width, timed=False, classes=space.classes, dropout=dropout)
+        )
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        return self.net(x, None, y)
+        return self.net(x, y=y)
 
 
 class VectorDecoder(Backbone):
     """(z (B, din), y) -> (B, cout, *shape) by the MLP, cout numbers for each coordinate of x."""
 
-    def __init__(self, space: Space, din: int, cout: int, width: int, dropout: float, norm: bool) -> None:
+    def __init__(self, space: Space, din: int, cout: int, width: int, dropout: float, plain: bool) -> None:
         super().__init__()
         self.shape = (cout * space.shape[0], *space.shape[1:])
-        self.net = MLP(din, cout * space.dim, width, timed=False, classes=space.classes, dropout=dropout, norm=norm)
+        self.net = (
+            PlainMLP(din, cout * space.dim, width, classes=space.classes)
+            if plain
+            else MLP(din, cout * space.dim, width, timed=False, classes=space.classes, dropout=dropout)
+        )
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        return self.net(z, None, y).view(-1, *self.shape)
+        return self.net(z, y=y).view(-1, *self.shape)
 
 
 def encoder(
@@ -87,7 +95,7 @@ def encoder(
 ) -> Backbone:
     """(x (B, *shape), y) -> (B, dout). plain: no normalisation, labels by projection, as a critic wants."""
     if not convolutional(space, backbone):
-        return VectorEncoder(space, dout, width, dropout, norm=not plain)
+        return VectorEncoder(space, dout, width, dropout, plain)
     patch, mults = levels(space)
     return Encoder(space.shape, dout, width, mults, depth, patch, space.classes, dropout, plain)
 
@@ -104,7 +112,7 @@ def decoder(
 ) -> Backbone:
     """(z (B, din), y) -> (B, cout * C, ...): `cout` numbers for each number of x, stacked along the first axis."""
     if not convolutional(space, backbone):
-        return VectorDecoder(space, din, cout, width, dropout, norm=not plain)
+        return VectorDecoder(space, din, cout, width, dropout, plain)
     patch, mults = levels(space)
     out = cout * space.shape[0]
     return Decoder(din, space.shape, out, width, mults, depth, patch, space.classes, dropout, plain)
