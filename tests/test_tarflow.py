@@ -289,6 +289,14 @@ def test_the_loss_is_the_negative_log_density_per_dimension():
     torch.testing.assert_close(mass, density + 64 * math.log(2 / 17), rtol=1e-6, atol=1e-4)
 
 
+def test_the_noisy_models_loss_is_that_of_data_with_gaussian_noise():
+    model, x = build(DENOISED, IMAGE, config=replace(DENOISED.config, sigma=0.3)).eval(), examples(IMAGE, 5).x
+    (update,) = model.updates(Batch(x), 0.5, Noise("same"))
+    with torch.no_grad():
+        density = model.flow.log_density(x + 0.3 * Noise("same").normal(5, 1, 8, 8))
+    assert float(update.loss.detach()) == pytest.approx(-float(density.mean()) / 64, rel=1e-6)
+
+
 # --------------------------------------------------------------------------------------------------------- sampling
 
 
