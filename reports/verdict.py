@@ -374,6 +374,12 @@ def limitations(section: Section) -> list[str]:
             "No automatic score sees everything: look at the samples, which are not selected, and at the memorisation "
             "columns."
         )
+    counted = section.rows[(section.rows["metric"] == "modes") & (section.rows["features"] != "")]
+    if len(counted):
+        said.append(
+            "A mode counts once the classifier gives its name to one sample, whatever that looks like: noise reaches "
+            "modes too. Read them beside the distances and the baseline rows."
+        )
     took = len(section.finished) and section.rows["metric"].isin(["latency", "throughput"]).any()
     if took:
         said.append("Speed is that of this machine, these versions and this number of threads.")
