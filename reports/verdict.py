@@ -198,7 +198,7 @@ def _modes(section: Section) -> Text:
         return [(f"All {total:,} modes are reached by every recipe. ", False)]
     out: Text = [(f"Of {total:,} modes not all are reached by ", False)]
     for i, (_, name) in enumerate(fewer):
-        out += [(", " if i else "", False), (name, True), (f" ({words.with_interval(counted[name], 4)[0]})", False)]
+        out += [(", " if i else "", False), (name, True), (f" ({counted[name].mean:,.4g})", False)]
     return [*out, (". ", False)]
 
 
