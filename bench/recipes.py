@@ -36,13 +36,16 @@ class Described:
 
     @property
     def accepts(self) -> str:
-        """The data in words: "all", or "vectors; not images: <reason>"."""
+        """The data in words: "all", "vectors; not images: <reason>", or "all but mnist (<reason>) and ..."."""
         good = [name for name, reason in self.data.items() if reason is None]
         why: dict[str, list[str]] = {}
         for name, reason in self.data.items():
             if reason is not None:
                 why.setdefault(reason, []).append(name)
-        return "; ".join([_together(good) or "none", *(f"not {_together(some)}: {r}" for r, some in why.items())])
+        accepted = _together(good)
+        if why and accepted.count(",") > 2:
+            return "all but " + " and ".join(f"{_together(some)} ({reason})" for reason, some in why.items())
+        return "; ".join([accepted or "none", *(f"not {_together(some)}: {reason}" for reason, some in why.items())])
 
 
 def describe() -> list[Described]:
