@@ -5,8 +5,9 @@ chunk, the pool's size, the worker or what was drawn before. It is rounded to th
 computed once, and every metric reads them, against as many test as training examples. Network calls are counted while
 the pool is drawn.
 
-`evaluate` scores a finished run, `baselines` what needs no model (real against real, a fitted Gaussian, noise), `score`
-anyone's samples: the same rows for all. Finished rows are kept under a key of all that they depend on.
+`evaluate` scores a finished run, `likelihoods` adds those that a user chose, `baselines` scores what needs no model
+(real against real, a fitted Gaussian, noise), `score` anyone's samples: the same rows for all. Finished rows are kept
+under a key of all that they depend on.
 """
 
 from __future__ import annotations

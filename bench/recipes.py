@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -36,13 +37,17 @@ class Described:
 
     @property
     def accepts(self) -> str:
-        """The data in words: "all", or "vectors; not images: <reason>"."""
+        """The data in words: "all", "vectors; not images: <reason>", or "all but mnist (<reason>) and ..."."""
         good = [name for name, reason in self.data.items() if reason is None]
-        why: dict[str, list[str]] = {}
+        alike: dict[str, dict[str, str]] = {}  # reasons that differ in their numbers only
         for name, reason in self.data.items():
             if reason is not None:
-                why.setdefault(reason, []).append(name)
-        return "; ".join([_together(good) or "none", *(f"not {_together(some)}: {r}" for r, some in why.items())])
+                alike.setdefault(_NUMBER.sub("#", reason), {})[name] = reason
+        why = [(_together(list(some)), _ranged(list(some.values()))) for some in alike.values()]
+        accepted = _together(good)
+        if why and accepted.count(",") > 2:
+            return "all but " + " and ".join(f"{names} ({reason})" for names, reason in why)
+        return "; ".join([accepted or "none", *(f"not {names}: {reason}" for names, reason in why)])
 
 
 def describe() -> list[Described]:
@@ -67,6 +72,17 @@ def _described(recipe: Recipe) -> Described:
         no_likelihood=card.no_likelihood if card else "",
         data={d.name: refusal(recipe.name, Space(d.shape, 0, d.levels)) for d in DATASETS},
     )
+
+
+_NUMBER = re.compile(r"\d+(?:,\d{3})*")
+
+
+def _ranged(reasons: list[str]) -> str:
+    """One sentence for several that differ in their numbers only: "its 588–3,072 numbers"."""
+    columns = zip(*(_NUMBER.findall(reason) for reason in reasons))
+    ordered = [sorted(set(column), key=lambda text: int(text.replace(",", ""))) for column in columns]
+    numbers = iter([column[0] if len(column) == 1 else f"{column[0]}–{column[-1]}" for column in ordered])
+    return _NUMBER.sub(lambda _: next(numbers), reasons[0])
 
 
 def _together(names: list[str]) -> str:

@@ -748,8 +748,9 @@ def parts(section: Section) -> Table:
                     cell(entry, values.get("train", [])) if values.get("train") else Cell(""),
                 )
                 lines.append(Line(entry.name, "recipe", entry.mark, cells))
-    caption = "The parts that a paradigm's own estimate names; the parts of a bound add up to it. " + interval_words(
-        section
+    caption = (
+        "The parts that a paradigm's own estimate names; those of a bound add up to it. Mean over training seeds"
+        + (", ± 95 % t-interval." if section.seeds > 1 else ".")
     )
     return Table(f"{section.slug}-parts", "What the likelihoods are made of", caption, columns, tuple(lines))
 

@@ -198,7 +198,7 @@ def _modes(section: Section) -> Text:
         return [(f"All {total:,} modes are reached by every recipe. ", False)]
     out: Text = [(f"Of {total:,} modes not all are reached by ", False)]
     for i, (_, name) in enumerate(fewer):
-        out += [(", " if i else "", False), (name, True), (f" ({words.with_interval(counted[name], 4)[0]})", False)]
+        out += [(", " if i else "", False), (name, True), (f" ({counted[name].mean:,.4g})", False)]
     return [*out, (". ", False)]
 
 
@@ -373,6 +373,12 @@ def limitations(section: Section) -> list[str]:
         said.append(
             "No automatic score sees everything: look at the samples, which are not selected, and at the memorisation "
             "columns."
+        )
+    counted = section.rows[(section.rows["metric"] == "modes") & (section.rows["features"] != "")]
+    if len(counted):
+        said.append(
+            "A mode counts once the classifier gives its name to one sample, whatever that looks like: noise reaches "
+            "modes too. Read them beside the distances and the baseline rows."
         )
     took = len(section.finished) and section.rows["metric"].isin(["latency", "throughput"]).any()
     if took:

@@ -776,7 +776,8 @@ def test_modes_of_images_stand_beside_the_distance(tmp_path: Path) -> None:
     assert cells["real training data (floor)"]["Modes"].text == "999"
     (whole,) = tables.quality(section)
     assert {"Modes", "Mode KL"} <= {c.title for c in whole.columns}
-    assert "Of 1,000 modes not all are reached by beta (981.0)" in verdict.plain_text(verdict.verdict(section))
+    assert "Of 1,000 modes not all are reached by beta (981)" in verdict.plain_text(verdict.verdict(section))
+    assert any("noise reaches modes too" in said for said in verdict.limitations(section))
 
 
 def test_the_parts_of_a_bound_are_listed_in_order_and_drawn_by_number(tmp_path: Path) -> None:

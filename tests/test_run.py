@@ -738,6 +738,7 @@ def test_what_the_log_says_is_wrong_is_kept(out):
 def test_a_run_from_before_symptoms_is_still_a_run(out):
     """Its run.json lacks the field and has the schema before; one of a later schema is refused as such."""
     folder = runs.ensure(plan("mean"), out)
+    assert runs.read_info(folder).schema == runs.SCHEMA
     values = store.read_sealed(folder / runs.INFO)
     del values["symptom"]
     store.write_sealed(folder / runs.INFO, {**values, "schema": 1})
