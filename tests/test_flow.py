@@ -123,7 +123,7 @@ def test_a_spline_is_the_identity_outside_its_interval_and_smooth_at_its_ends():
         (slope,) = torch.autograd.grad(rational_quadratic(x, *p, bound=2.5)[0].sum(), x)
     x.requires_grad_(False)
     torch.testing.assert_close(log_slope, slope.log(), rtol=0, atol=1e-9)
-    edge = torch.tensor([-2.5 + 1e-9, 2.5 - 1e-9]).double()
+    edge = torch.tensor([-2.5 + 1e-9, 2.5 - 1e-9], dtype=torch.float64)
     assert rational_quadratic(edge, *(a[:2] for a in p), bound=2.5)[1].abs().max() < 1e-6
     back, log_back = rational_quadratic(z, *p, inverse=True, bound=2.5)
     torch.testing.assert_close(back, x, rtol=0, atol=1e-10)
