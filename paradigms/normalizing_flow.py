@@ -7,6 +7,8 @@ Model.      z = f(x) with f a composition of invertible steps; z has independent
               glow                  (actnorm, invertible 1x1 mixing, affine coupling), K times a level
               neural-spline-flow    (actnorm, mixing, rational-quadratic spline coupling), K times a level
               maf                   x_i -> x_i exp(s_i) + m_i with (s_i, m_i) of x_1 ... x_{i-1}, by masked networks
+            The row `normalizing-flow` is the neural spline flow: at equal budgets, on validation parts of the training
+            splits, it had the lowest bits/dim and Frechet distance on digits and the lowest NLL on ring8.
             On images the first three stand in levels: 2x2 pixels are folded into channels, and after each level half of
             the channels is split off to the noise. maf reads images as vectors.
 
@@ -143,11 +145,11 @@ class Shared:
     blocks: int = 1
     bound: float = 2.0
     nu: int = 4
-    batch: int = 64
+    batch: int = 128
     lr: float = 2e-3
-    dropout: float = 0.2
-    weight_decay: float = 0.05
-    clip: float = 10.0
+    dropout: float = 0.4
+    weight_decay: float = 0.5
+    clip: float = 1.0
 
     def __post_init__(self) -> None:
         check_training(self)
@@ -342,7 +344,6 @@ class VariationalGlow(NormalizingFlow):
 class SplineConfig(Shared):
     """See `Shared`. bins: of each spline, on [-bound, bound]."""
 
-    steps: int = 4
     bound: float = 3.0
     bins: int = 4
 
@@ -479,10 +480,17 @@ class MAF(NormalizingFlow):
 RECIPES = (
     Recipe(
         "normalizing-flow",
+        NeuralSplineFlow,
+        SplineConfig(),
+        "neural spline flow: Glow's steps with rational-quadratic couplings; exact likelihood and inverse",
+        aliases=("neural-spline-flow",),
+    ),
+    Recipe(
+        "glow",
         Glow,
         GlowConfig(),
-        "Glow: actnorm, 1x1 mixings, affine couplings, multi-scale; exact likelihood and inverse",
-        aliases=("glow",),
+        "actnorm, invertible 1x1 convolutions and affine couplings, multi-scale",
+        variant_of="normalizing-flow",
     ),
     Recipe(
         "glow-variational",
@@ -496,13 +504,6 @@ RECIPES = (
         RealNVP,
         RealNVPConfig(),
         "affine couplings with checkerboard and channel masks, multi-scale",
-        variant_of="normalizing-flow",
-    ),
-    Recipe(
-        "neural-spline-flow",
-        NeuralSplineFlow,
-        SplineConfig(),
-        "Glow's architecture with rational-quadratic spline couplings",
         variant_of="normalizing-flow",
     ),
     Recipe(
