@@ -38,7 +38,7 @@ class Elementwise(ABC):
 
 
 class Affine(Elementwise):
-    """z = x exp(s) + m (ibid., eq. 7), with s = bound tanh(s' / bound): no map stretches by more than e^bound."""
+    """z = x exp(s) + m (ibid., section 3.2), with s = bound tanh(s' / bound): no map stretches by more than e^bound."""
 
     size = 2
 

@@ -33,7 +33,7 @@ def rational_quadratic(
     w, h = x1 - x0, y1 - y0
     s = h / w
     bend = d0 + d1 - 2 * s
-    if inverse:  # eq. 6-8: the root of a quadratic in xi, in the form that loses no digits
+    if inverse:  # the root of a quadratic in xi, in the form that loses no digits
         rise = here - y0
         a, b, c = h * (s - d0) + rise * bend, h * d0 - rise * bend, -s * rise
         xi = 2 * c / (-b - (b.square() - 4 * a * c).clamp_min(0).sqrt())
@@ -43,8 +43,8 @@ def rational_quadratic(
     both = xi * (1 - xi)
     below = s + bend * both
     if not inverse:
-        out = y0 + h * (s * xi.square() + d0 * both) / below  # eq. 4
-    # eq. 5: the slope of the spline at xi.
+        out = y0 + h * (s * xi.square() + d0 * both) / below  # eq. 4: the spline
+    # Its slope (eq. 5).
     slope = s.square() * (d1 * xi.square() + 2 * s * both + d0 * (1 - xi).square()) / below.square()
     log_slope = -slope.log() if inverse else slope.log()
     return torch.where(inside, out, x), torch.where(inside, log_slope, 0.0)
