@@ -208,7 +208,7 @@ def test_a_linear_model_trained_by_our_loss_reaches_probabilistic_pca(name):
         net, var = model.coder.decoder.net, float(model.coder.decoder.log_scale.exp()) ** 2
         own = torch.distributions.MultivariateNormal(net.bias, net.weight @ net.weight.T + var * torch.eye(d))
         reached = float(own.log_prob(x).mean())
-        elbo = torch.stack([model.log_likelihood(x, vae.KINDS[0], Noise("e", i)).value for i in range(20)])
+        elbo = torch.stack([model.log_likelihood(x, vae.ELBO, Noise("e", i)).value for i in range(20)])
     assert truth - 0.01 < reached < truth + 1e-4, "nothing is above the maximum"
     error = 4 * float(elbo.mean(0).std()) / math.sqrt(20 * n)
     assert truth - 0.03 - error < float(elbo.mean()) < reached + error
@@ -299,7 +299,7 @@ def test_importance_samples_share_the_decoders_calls(monkeypatch):
     torch.testing.assert_close(found[0], found[2])
     for K in (0, 1.5, 10**6):
         with pytest.raises(BadInput, match="whole numbers K from 1 to 100,000"):
-            replace(vae.KINDS[1], options=(("K", K),)).check()
+            replace(vae.BOUNDS[0], options=(("K", K),)).check()
 
 
 # --------------------------------------------------------------------------------------------------- data with levels
