@@ -67,7 +67,8 @@ from paradigms.optim import adamw, check_training, cosine
 
 @dataclass(frozen=True)
 class Config:
-    """size: codes K in the codebook, vectors of `dim` numbers. grid: most codes for an image. slots: codes for a vector.
+    """size: codes K in the codebook, vectors of `dim` numbers. factor: pixels of an image per code, along each side (what
+    the patch and the halvings make of it). slots: codes for a vector.
 
     beta: weight of the commitment. decay: g of the codebook's running averages. restart: a code used less than this
     share of the mean use is restarted. codec: share of training for which the codec learns. depth: layers of the prior.
@@ -75,9 +76,9 @@ class Config:
     batch, lr, weight_decay, clip: training. backbone: "auto" or "mlp".
     """
 
-    size: int = 64
+    size: int = 128
     dim: int = 8
-    grid: int = 64
+    factor: int = 4
     slots: int = 2
     beta: float = 0.25
     decay: float = 0.99
@@ -97,7 +98,7 @@ class Config:
         check_training(self)
         require(self.size >= 2, "size must be at least 2")
         require(self.dim >= 1, "dim must be at least 1")
-        require(self.grid >= 1, "grid must be at least 1")
+        require(self.factor >= 1, "factor must be at least 1")
         require(self.slots >= 1, "slots must be at least 1")
         require(self.beta > 0, "beta must be above 0")
         require(0 <= self.decay < 1, "decay must be from 0 to below 1")
@@ -161,11 +162,12 @@ class Codebook(nn.Module):
 # -------------------------------------------------------------------------------------------------------- networks
 
 
-def resolutions(space: Space, grid: int) -> list[tuple[int, int]]:
-    """(H, W) of each level of the codec: after the patch, then halved until there are at most `grid` positions."""
-    patch, _ = levels(space)
-    sizes = [(space.shape[1] // patch, space.shape[2] // patch)]
-    while math.prod(sizes[-1]) > grid:
+def resolutions(space: Space, factor: int) -> list[tuple[int, int]]:
+    """(H, W) of each level of the codec: after the patch, then halved (rounding up) until `factor` is reached."""
+    scale, _ = levels(space)
+    sizes = [(space.shape[1] // scale, space.shape[2] // scale)]
+    while scale < factor:
+        scale *= 2
         sizes.append((math.ceil(sizes[-1][0] / 2), math.ceil(sizes[-1][1] / 2)))
     return sizes
 
@@ -177,14 +179,14 @@ def channels(width: int, level: int) -> int:
 class GridEncoder(Backbone):
     """(x (B, C, H, W), y) -> z_e (B, P, dim), a vector for each of the P positions of the last level."""
 
-    def __init__(self, space: Space, dim: int, width: int, grid: int) -> None:
+    def __init__(self, space: Space, dim: int, width: int, factor: int) -> None:
         super().__init__()
         self.patch, _ = levels(space)
         self.embed = Embedding(4 * width, space.classes, timed=False)
         emb = 4 * width if space.classes else 0
         self.stem = nn.Conv2d(space.shape[0] * self.patch**2, width, 3, padding=1)
         self.blocks, self.pools = nn.ModuleList(), nn.ModuleList()
-        c, n = width, len(resolutions(space, grid))
+        c, n = width, len(resolutions(space, factor))
         for level in range(n):
             if level:
                 self.pools.append(nn.Conv2d(c, c, 3, stride=2, padding=1))
@@ -208,10 +210,10 @@ class GridEncoder(Backbone):
 class GridDecoder(Backbone):
     """(z (B, P, dim), y) -> (B, cout, H, W)."""
 
-    def __init__(self, space: Space, dim: int, cout: int, width: int, grid: int, dropout: float) -> None:
+    def __init__(self, space: Space, dim: int, cout: int, width: int, factor: int, dropout: float) -> None:
         super().__init__()
         self.patch, _ = levels(space)
-        self.sizes = resolutions(space, grid)
+        self.sizes = resolutions(space, factor)
         self.embed = Embedding(4 * width, space.classes, timed=False)
         emb = 4 * width if space.classes else 0
         c = channels(width, len(self.sizes) - 1)
@@ -271,9 +273,9 @@ class Codec(nn.Module):
         self.encoder: nn.Module
         self.decoder: nn.Module
         if convolutional(space, config.backbone):
-            self.positions = math.prod(resolutions(space, config.grid)[-1])
-            self.encoder = GridEncoder(space, dim, width, config.grid)
-            self.decoder = GridDecoder(said, dim, self.law.shape[0], width, config.grid, config.dropout)
+            self.positions = math.prod(resolutions(space, config.factor)[-1])
+            self.encoder = GridEncoder(space, dim, width, config.factor)
+            self.decoder = GridDecoder(said, dim, self.law.shape[0], width, config.factor, config.dropout)
         else:
             self.positions = slots
             self.encoder = RowEncoder(encoder(space, slots * dim, width, backbone="mlp"), slots)
@@ -360,6 +362,7 @@ class CodePrior(Backbone):
 
 # -------------------------------------------------------------------------------------------------------- paradigm
 
+LONGEST = 1024  # codes for an example
 TEMPERATURE = "temperature divides the logits of the prior over codes"
 
 
@@ -399,6 +402,18 @@ class VQVAE(Paradigm):
         self.codec = Codec(config, space, width)
         self.code_prior = CodePrior(
             config.size, self.codec.positions, 2 * width, space.classes, config.depth, config.prior_dropout
+        )
+
+    @staticmethod
+    def refuses(config: Config, space: Space) -> str | None:
+        if not convolutional(space, config.backbone):
+            return None
+        codes = math.prod(resolutions(space, config.factor)[-1])
+        if codes <= LONGEST:
+            return None
+        return (
+            f"{codes:,} codes for an image are more than its prior can draw one after the other (at most {LONGEST:,}); "
+            "raise factor"
         )
 
     def optimizers(self) -> dict[nn.Module, Optimizer]:
