@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from paradigms import catalogue
 from paradigms.backbones import Backbone, count_calls
+from paradigms.backbones.grid import resolutions
 from paradigms.contract import Batch, Data, Kind, Noise, Plan, Space
-from paradigms.vq_vae import Codebook, CodePrior, resolutions
+from paradigms.vq_vae import Codebook, CodePrior
 
 RECIPE = catalogue.get("vq-vae")
 SMALL = Space((1, 8, 8), 0, 17)  # a grid of 2 x 2 codes
