@@ -195,8 +195,8 @@ class LatentGaussian(Paradigm):
 
     def symptom(self, terms: Mapping[str, float]) -> str | None:
         active, latent = terms.get("active", math.inf), self.config.latent
-        # The data's own dimensions are all that can be used: the rest of a larger latent is rightly idle.
-        if active >= 0.5 * min(latent, self.space.dim):
+        # Some dimensions are always idle (Burda et al. count them too), and those beyond the data's own rightly so.
+        if active >= 0.25 * min(latent, self.space.dim):
             return None
         return (
             f"posterior collapse: {latent - active:.0f} of {latent} latent dimensions carry less than {ACTIVE:g} nats, so "

@@ -393,13 +393,13 @@ def test_collapse_of_the_posterior_is_counted_and_said():
     (update,) = model.updates(examples(space, 4), 0.5, Noise(0))
     assert float(update.terms["active"]) == 1
     assert float(update.terms["kl"]) == pytest.approx(0.505)
-    said = model.symptom({"active": 1.0})
+    said = model.symptom({"active": 0.9})
     assert said is not None
     assert said.startswith("posterior collapse: 3 of 4 latent dimensions carry less than 0.01 nats")
-    assert model.symptom({"active": 2.0}) is None
+    assert model.symptom({"active": 1.0}) is None
     assert model.symptom({}) is None
     # Two dimensions of data need no sixteen.
-    assert build("vae", Space((2,))).symptom({"active": 1.6}) is None
+    assert build("vae", Space((2,))).symptom({"active": 0.6}) is None
 
 
 def test_a_latent_far_larger_than_the_data_is_refused():
