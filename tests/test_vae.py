@@ -239,7 +239,7 @@ def test_the_importance_weighted_gradient_is_that_of_the_paper(k):
     recipe, space = catalogue.get("iwae"), Space((3,))
     model = build(recipe, space, config=replace(recipe.config, K=k, latent=2)).eval()
     x = examples(space, 6).x
-    (update,) = model.updates(Batch(x), 0.0, Noise("g"))
+    (update,) = model.updates(Batch(x), 0.5, Noise("g"))
     log_w = written_out(model, x, Noise("g"), k)
     share, bound = log_w.detach().softmax(0), log_w.detach().logsumexp(0).mean() - math.log(k)
     mine, theirs = gradients(update.loss, model), gradients(-(share * log_w).sum(0).mean() / 3, model)
@@ -281,6 +281,23 @@ def test_the_kls_weight_warms_up():
     for progress, beta in ((0.0, 0.0), (0.1, 0.5), (0.4, 2.0), (0.9, 2.0)):
         (u,) = model.updates(batch, progress, Noise(0))
         expected = (u.terms["reconstruction"] + beta * u.terms["kl"]) / 3
+        assert float(u.loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
+def test_the_importance_weights_warm_up_as_the_kl_does():
+    """At first -log mean p(x | z_k); then the ratio of prior and q comes in, in proportion."""
+    recipe, space = catalogue.get("iwae"), Space((3,))
+    model = build(recipe, space, config=replace(recipe.config, K=3, warm_up=0.4, latent=2)).eval()
+    x = examples(space, 6).x
+    mu, log_sd = model.coder.encode(x, None)
+    noise = Noise("w")
+    z = torch.stack([mu + log_sd.exp() * noise.normal(*mu.shape) for _ in range(3)])
+    q, p = torch.distributions.Normal(mu, log_sd.exp()), torch.distributions.Normal(0.0, 1.0)
+    ratio = (p.log_prob(z) - q.log_prob(z)).sum(2)
+    log_px = torch.stack([model.coder.log_prob(x, one, None) for one in z])
+    for progress, beta in ((0.0, 0.0), (0.1, 0.25), (0.4, 1.0), (0.9, 1.0)):
+        (u,) = model.updates(Batch(x), progress, Noise("w"))
+        expected = -((log_px + beta * ratio).logsumexp(0) - math.log(3)).mean() / 3
         assert float(u.loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
 
 
