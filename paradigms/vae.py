@@ -77,7 +77,7 @@ class Config:
     batch: int = 64
     lr: float = 1e-3
     dropout: float = 0.1
-    weight_decay: float = 0.01
+    weight_decay: float = 0.3
     clip: float = 10.0
     backbone: str = "auto"
 
@@ -102,7 +102,7 @@ class ElboConfig(Config):
 class ImportanceConfig(Config):
     """K: draws of z for each example of a training step."""
 
-    K: int = 5
+    K: int = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()

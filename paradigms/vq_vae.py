@@ -90,7 +90,7 @@ class Config:
     batch: int = 64
     lr: float = 1e-3
     dropout: float = 0.1
-    prior_dropout: float = 0.1
+    prior_dropout: float = 0.3
     weight_decay: float = 0.01
     clip: float = 10.0
     backbone: str = "auto"
