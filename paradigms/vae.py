@@ -5,15 +5,16 @@ Model.      z ~ N(0, I), x ~ p(x | z). On images every pixel is an independent d
 
 Objective.  With q(z | x) = N(mu(x), diag sd(x)^2) and z = mu + sd eps (reparameterised):
             vae    the evidence lower bound (Kingma & Welling, eq. 3, the KL in closed form)
-                       log p(x) >= ELBO = E_q log p(x | z) - beta KL(q(z | x) || N(0, I)),
-                   where beta warms up from 0;
+                       log p(x) >= ELBO = E_q log p(x | z) - beta KL(q(z | x) || N(0, I)), at beta = 1;
             iwae   the importance-weighted bound (Burda et al., eq. 8)
                        log p(x) >= L_K = E_(z_1 ... z_K ~ q) log 1/K sum_k w_k,  w_k = p(x | z_k) p(z_k) / q(z_k | x),
                    by its plain reparameterised gradient (eq. 13): sum_k w_k / (sum_j w_j) grad log w_k.
+            At first the KL, and log p(z) / q(z | x) in the weights, count for nothing; their weight rises to 1 (beta).
 
 Sampling.   z ~ N(0, T^2 I), then x ~ p(x | z) ("sample", which at T = 1 the likelihood speaks of) or its mean ("mean").
 
-Likelihood. The ELBO at beta = 1, and L_K: it rises with K to log p(x).
+Likelihood. L_K, which rises with K to log p(x), and for the vae the ELBO at beta = 1. An iwae has no ELBO on its card:
+            its q is trained to propose K draws of which one must be good, and one alone may be very bad.
 
 References
     D. Kingma, M. Welling. Auto-Encoding Variational Bayes. ICLR 2014. arXiv:1312.6114
@@ -24,8 +25,8 @@ References
 
 Where this differs from the papers
     - Residual convolutional networks with dropout, and a mixture of logistics instead of a Bernoulli or a Gaussian.
-    - The IWAE has one stochastic layer and Gaussian noise only there; its plain gradient, not the doubly
-      reparameterised one.
+    - One stochastic layer (Burda et al. also stack two). The IWAE's bound is warmed up like the ELBO, and its gradient is
+      the plain one, whose part for the encoder grows noisy as K does, not the doubly reparameterised one.
 """
 
 from __future__ import annotations
@@ -66,41 +67,42 @@ AT_ONCE = 2**18  # numbers of x that one call of the decoder is asked about: K d
 class Config:
     """latent: dimensions of z. components: logistics mixed for a pixel of an image.
 
+    warm_up: share of training over which what pulls q to the prior gains its full weight.
     batch, lr, dropout (images only), weight_decay, clip: training. backbone: "auto" or "mlp".
     """
 
     latent: int = 16
     components: int = 10
+    warm_up: float = 0.1
     batch: int = 64
     lr: float = 1e-3
     dropout: float = 0.1
-    weight_decay: float = 0.01
+    weight_decay: float = 0.3
     clip: float = 10.0
     backbone: str = "auto"
 
     def __post_init__(self) -> None:
         check_training(self)
         require(self.components >= 1, "components must be at least 1")
+        require(0 <= self.warm_up <= 1, "warm_up must be from 0 to 1")
 
 
 @dataclass(frozen=True)
 class ElboConfig(Config):
-    """beta: the KL's final weight. warm_up: share of training over which it rises to that from 0."""
+    """beta: the KL's weight after the warm-up."""
 
     beta: float = 1.0
-    warm_up: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.beta >= 0, "beta must be at least 0")
-        require(0 <= self.warm_up <= 1, "warm_up must be from 0 to 1")
 
 
 @dataclass(frozen=True)
 class ImportanceConfig(Config):
     """K: draws of z for each example of a training step."""
 
-    K: int = 5
+    K: int = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -132,13 +134,18 @@ class Coder(nn.Module):
         """log p(x | z), (B,)."""
         return self.law.log_prob(self.decoder(z, y), x)
 
-    def log_weights(self, x: Tensor, mu: Tensor, log_sd: Tensor, eps: Tensor, y: Tensor | None) -> Tensor:
-        """log w_k of z_k = mu + sd eps_k, (K, B), for eps (K, B, latent): one call of the decoder with K B rows."""
+    def log_weights(
+        self, x: Tensor, mu: Tensor, log_sd: Tensor, eps: Tensor, y: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """log p(x | z_k) and log p(z_k) / q(z_k | x), each (K, B), of z_k = mu + sd eps_k for eps (K, B, latent).
+
+        Their sum is log w_k. One call of the decoder with K B rows.
+        """
         k, z = len(eps), mu + log_sd.exp() * eps
         x = x.expand(k, *x.shape).flatten(0, 1)
         y = None if y is None else y.repeat(k)
         log_q = (normal_log_prob(eps) - log_sd).sum(2)
-        return self.log_prob(x, z.flatten(0, 1), y).view(k, -1) + normal_log_prob(z).sum(2) - log_q
+        return self.log_prob(x, z.flatten(0, 1), y).view(k, -1), normal_log_prob(z).sum(2) - log_q
 
 
 SAMPLERS = (
@@ -158,8 +165,8 @@ SAMPLERS = (
         note="the mean of p(x | z); temperature as above",
     ),
 )
-KINDS = (
-    Kind("elbo", "≤", 2),
+ELBO = Kind("elbo", "≤", 2)
+BOUNDS = (
     Kind("iwae", "≤", 65, (("K", 64),), ranges={"K": (1, 100_000)}),
     Kind("iwae", "≤", 1001, (("K", 1000),), ranges={"K": (1, 100_000)}),
 )
@@ -185,6 +192,10 @@ class LatentGaussian(Paradigm):
     def optimizers(self) -> dict[nn.Module, Optimizer]:
         return {self.coder: adamw(self.coder, self.config.lr, weight_decay=self.config.weight_decay)}
 
+    def warmth(self, progress: float) -> float:
+        """What the prior and q weigh against the data: from 0 to 1 over the warm-up."""
+        return min(1.0, progress / self.config.warm_up) if self.config.warm_up else 1.0
+
     def update(self, loss: Tensor, kl: Tensor, terms: Mapping[str, Tensor], progress: float) -> Update:
         """The one step of a training step: loss in nats per example, kl (B, latent)."""
         # Per dimension of x, so that the gradient's size does not depend on the image's.
@@ -194,8 +205,8 @@ class LatentGaussian(Paradigm):
 
     def symptom(self, terms: Mapping[str, float]) -> str | None:
         active, latent = terms.get("active", math.inf), self.config.latent
-        # The data's own dimensions are all that can be used: the rest of a larger latent is rightly idle.
-        if active >= 0.5 * min(latent, self.space.dim):
+        # Some dimensions are always idle (Burda et al. count them too), and those beyond the data's own rightly so.
+        if active >= 0.25 * min(latent, self.space.dim):
             return None
         return (
             f"posterior collapse: {latent - active:.0f} of {latent} latent dimensions carry less than {ACTIVE:g} nats, so "
@@ -227,7 +238,8 @@ class LatentGaussian(Paradigm):
         log_sum = torch.full_like(mu[:, 0], -math.inf)
         for first in range(0, k, at_once):
             eps = torch.stack([noise.normal(*mu.shape) for _ in range(min(at_once, k - first))])
-            log_sum = torch.logaddexp(log_sum, self.coder.log_weights(x, mu, log_sd, eps, cond).logsumexp(0))
+            log_px, log_ratio = self.coder.log_weights(x, mu, log_sd, eps, cond)
+            log_sum = torch.logaddexp(log_sum, (log_px + log_ratio).logsumexp(0))
         return Estimate(log_sum - math.log(k))
 
 
@@ -241,7 +253,7 @@ class VAE(LatentGaussian):
         url="https://arxiv.org/abs/1312.6114",
         samplers=SAMPLERS,
         default=Plan("sample"),
-        likelihoods=KINDS,
+        likelihoods=(ELBO, *BOUNDS),
     )
 
     def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
@@ -250,8 +262,7 @@ class VAE(LatentGaussian):
         z = mu + log_sd.exp() * noise.normal(*mu.shape)
         reconstruction = -self.coder.log_prob(x, z, y).mean()
         kl = kl_from_prior(mu, log_sd)
-        beta = self.config.beta * min(1.0, progress / self.config.warm_up if self.config.warm_up else 1.0)
-        loss = reconstruction + beta * kl.sum(1).mean()
+        loss = reconstruction + self.config.beta * self.warmth(progress) * kl.sum(1).mean()
         yield self.update(loss, kl, {"reconstruction": reconstruction}, progress)
 
 
@@ -265,14 +276,15 @@ class IWAE(LatentGaussian):
         url="https://arxiv.org/abs/1509.00519",
         samplers=SAMPLERS,
         default=Plan("sample"),
-        likelihoods=KINDS,
+        likelihoods=BOUNDS,
     )
 
     def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
         x, y = batch
         mu, log_sd = self.coder.encode(x, y)
         eps = torch.stack([noise.normal(*mu.shape) for _ in range(self.config.K)])
-        log_w = self.coder.log_weights(x, mu, log_sd, eps, y)
+        log_px, log_ratio = self.coder.log_weights(x, mu, log_sd, eps, y)
+        log_w = log_px + self.warmth(progress) * log_ratio
         bound = (log_w.logsumexp(0) - math.log(self.config.K)).mean()  # eq. 8; its gradient weighs by w_k, eq. 13
         yield self.update(-bound, kl_from_prior(mu, log_sd), {"bound": bound}, progress)
 

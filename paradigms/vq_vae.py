@@ -42,9 +42,10 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from paradigms.backbones import Backbone
-from paradigms.backbones.blocks import ResBlock, groups, zero
-from paradigms.backbones.build import convolutional, decoder, encoder, levels
+from paradigms.backbones.blocks import zero
+from paradigms.backbones.build import convolutional, decoder, encoder
 from paradigms.backbones.embed import Embedding
+from paradigms.backbones.grid import GridDecoder, GridEncoder, RowDecoder, RowEncoder, resolutions
 from paradigms.contract import (
     Batch,
     Card,
@@ -67,7 +68,8 @@ from paradigms.optim import adamw, check_training, cosine
 
 @dataclass(frozen=True)
 class Config:
-    """size: codes K in the codebook, vectors of `dim` numbers. grid: most codes for an image. slots: codes for a vector.
+    """size: codes K in the codebook, vectors of `dim` numbers. factor: pixels of an image per code, along each side (what
+    the patch and the halvings make of it). slots: codes for a vector.
 
     beta: weight of the commitment. decay: g of the codebook's running averages. restart: a code used less than this
     share of the mean use is restarted. codec: share of training for which the codec learns. depth: layers of the prior.
@@ -75,9 +77,9 @@ class Config:
     batch, lr, weight_decay, clip: training. backbone: "auto" or "mlp".
     """
 
-    size: int = 64
+    size: int = 128
     dim: int = 8
-    grid: int = 64
+    factor: int = 4
     slots: int = 2
     beta: float = 0.25
     decay: float = 0.99
@@ -88,7 +90,7 @@ class Config:
     batch: int = 64
     lr: float = 1e-3
     dropout: float = 0.1
-    prior_dropout: float = 0.1
+    prior_dropout: float = 0.3
     weight_decay: float = 0.01
     clip: float = 10.0
     backbone: str = "auto"
@@ -97,7 +99,7 @@ class Config:
         check_training(self)
         require(self.size >= 2, "size must be at least 2")
         require(self.dim >= 1, "dim must be at least 1")
-        require(self.grid >= 1, "grid must be at least 1")
+        require(self.factor >= 1, "factor must be at least 1")
         require(self.slots >= 1, "slots must be at least 1")
         require(self.beta > 0, "beta must be above 0")
         require(0 <= self.decay < 1, "decay must be from 0 to below 1")
@@ -161,105 +163,6 @@ class Codebook(nn.Module):
 # -------------------------------------------------------------------------------------------------------- networks
 
 
-def resolutions(space: Space, grid: int) -> list[tuple[int, int]]:
-    """(H, W) of each level of the codec: after the patch, then halved until there are at most `grid` positions."""
-    patch, _ = levels(space)
-    sizes = [(space.shape[1] // patch, space.shape[2] // patch)]
-    while math.prod(sizes[-1]) > grid:
-        sizes.append((math.ceil(sizes[-1][0] / 2), math.ceil(sizes[-1][1] / 2)))
-    return sizes
-
-
-def channels(width: int, level: int) -> int:
-    return width * min(2, level + 1)
-
-
-class GridEncoder(Backbone):
-    """(x (B, C, H, W), y) -> z_e (B, P, dim), a vector for each of the P positions of the last level."""
-
-    def __init__(self, space: Space, dim: int, width: int, grid: int) -> None:
-        super().__init__()
-        self.patch, _ = levels(space)
-        self.embed = Embedding(4 * width, space.classes, timed=False)
-        emb = 4 * width if space.classes else 0
-        self.stem = nn.Conv2d(space.shape[0] * self.patch**2, width, 3, padding=1)
-        self.blocks, self.pools = nn.ModuleList(), nn.ModuleList()
-        c, n = width, len(resolutions(space, grid))
-        for level in range(n):
-            if level:
-                self.pools.append(nn.Conv2d(c, c, 3, stride=2, padding=1))
-            # No dropout: the codes that the prior learns from are those that it is asked about.
-            self.blocks.append(ResBlock(c, channels(width, level), emb))
-            c = channels(width, level)
-        self.last = ResBlock(c, c, emb)
-        self.norm = nn.GroupNorm(groups(c), c)
-        self.head = nn.Conv2d(c, dim, 1)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        emb = self.embed(None, y)
-        h = self.stem(F.pixel_unshuffle(x, self.patch))
-        for level, block in enumerate(self.blocks):
-            h = block(h if level == 0 else self.pools[level - 1](h), emb)
-        h = self.head(F.silu(self.norm(self.last(h, emb))))
-        return h.flatten(2).transpose(1, 2)
-
-
-class GridDecoder(Backbone):
-    """(z (B, P, dim), y) -> (B, cout, H, W)."""
-
-    def __init__(self, space: Space, dim: int, cout: int, width: int, grid: int, dropout: float) -> None:
-        super().__init__()
-        self.patch, _ = levels(space)
-        self.sizes = resolutions(space, grid)
-        self.embed = Embedding(4 * width, space.classes, timed=False)
-        emb = 4 * width if space.classes else 0
-        c = channels(width, len(self.sizes) - 1)
-        self.stem = nn.Conv2d(dim, c, 1)
-        self.first = ResBlock(c, c, emb, dropout)
-        self.blocks, self.unpools = nn.ModuleList(), nn.ModuleList()
-        for level in reversed(range(len(self.sizes))):
-            self.blocks.append(ResBlock(c, channels(width, level), emb, dropout))
-            c = channels(width, level)
-            if level:
-                self.unpools.append(nn.Conv2d(c, c, 3, padding=1))
-        self.norm = nn.GroupNorm(groups(c), c)
-        self.head = nn.Conv2d(c, cout * self.patch**2, 3, padding=1)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        emb = self.embed(None, y)
-        h = self.stem(z.transpose(1, 2).unflatten(2, self.sizes[-1]))
-        h = self.first(h, emb)
-        for i, block in enumerate(self.blocks):
-            h = block(h, emb)
-            if i < len(self.unpools):
-                h = self.unpools[i](F.interpolate(h, size=self.sizes[-2 - i], mode="nearest"))
-        return F.pixel_shuffle(self.head(F.silu(self.norm(h))), self.patch)
-
-
-class RowEncoder(nn.Module):
-    """A network that gives one vector, cut into (B, slots, dim): for vectors."""
-
-    def __init__(self, net: Backbone, slots: int) -> None:
-        super().__init__()
-        self.net, self.slots = net, slots
-
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        return self.net(x, y).unflatten(1, (self.slots, -1))
-
-
-class RowDecoder(nn.Module):
-    """The other way round."""
-
-    def __init__(self, net: Backbone) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        return self.net(z.flatten(1), y)
-
-
 class Codec(nn.Module):
     """Encoder, codebook and decoder; `positions` codes for an example."""
 
@@ -271,9 +174,9 @@ class Codec(nn.Module):
         self.encoder: nn.Module
         self.decoder: nn.Module
         if convolutional(space, config.backbone):
-            self.positions = math.prod(resolutions(space, config.grid)[-1])
-            self.encoder = GridEncoder(space, dim, width, config.grid)
-            self.decoder = GridDecoder(said, dim, self.law.shape[0], width, config.grid, config.dropout)
+            self.positions = math.prod(resolutions(space, config.factor)[-1])
+            self.encoder = GridEncoder(space, dim, width, config.factor)
+            self.decoder = GridDecoder(said, dim, self.law.shape[0], width, config.factor, config.dropout)
         else:
             self.positions = slots
             self.encoder = RowEncoder(encoder(space, slots * dim, width, backbone="mlp"), slots)
@@ -360,6 +263,7 @@ class CodePrior(Backbone):
 
 # -------------------------------------------------------------------------------------------------------- paradigm
 
+LONGEST = 1024  # codes for an example
 TEMPERATURE = "temperature divides the logits of the prior over codes"
 
 
@@ -399,6 +303,18 @@ class VQVAE(Paradigm):
         self.codec = Codec(config, space, width)
         self.code_prior = CodePrior(
             config.size, self.codec.positions, 2 * width, space.classes, config.depth, config.prior_dropout
+        )
+
+    @staticmethod
+    def refuses(config: Config, space: Space) -> str | None:
+        if not convolutional(space, config.backbone):
+            return None
+        codes = math.prod(resolutions(space, config.factor)[-1])
+        if codes <= LONGEST:
+            return None
+        return (
+            f"{codes:,} codes for an image are more than its prior can draw one after the other (at most {LONGEST:,}); "
+            "raise factor"
         )
 
     def optimizers(self) -> dict[nn.Module, Optimizer]:

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from paradigms import catalogue
 from paradigms.backbones import Backbone, count_calls
+from paradigms.backbones.grid import resolutions
 from paradigms.contract import Batch, Data, Kind, Noise, Plan, Space
-from paradigms.vq_vae import Codebook, CodePrior, resolutions
+from paradigms.vq_vae import Codebook, CodePrior
 
 RECIPE = catalogue.get("vq-vae")
-SMALL = Space((1, 4, 4), 0, 17)  # a grid of 2 x 2 codes
+SMALL = Space((1, 8, 8), 0, 17)  # a grid of 2 x 2 codes
 ELBO = Kind("elbo", "≤", 3)
 
 
@@ -263,36 +264,44 @@ def test_samples_are_decoded_codes():
     torch.testing.assert_close(x, model.codec.law.mean(out))
 
 
-def test_the_grid_has_at_most_so_many_codes():
-    for shape, grid, sizes in (
-        ((1, 8, 8), 64, [(4, 4)]),
+def test_the_grid_has_a_code_for_so_many_pixels():
+    for shape, factor, sizes in (
         ((1, 8, 8), 4, [(4, 4), (2, 2)]),
-        ((3, 14, 14), 64, [(7, 7)]),
-        ((1, 28, 28), 64, [(14, 14), (7, 7)]),
-        ((3, 32, 32), 64, [(16, 16), (8, 8)]),
-        ((1, 33, 33), 64, [(33, 33), (17, 17), (9, 9), (5, 5)]),
+        ((1, 8, 8), 2, [(4, 4)]),
+        ((3, 14, 14), 4, [(7, 7), (4, 4)]),
+        ((1, 28, 28), 4, [(14, 14), (7, 7)]),
+        ((3, 32, 32), 8, [(16, 16), (8, 8), (4, 4)]),
+        ((1, 33, 33), 4, [(33, 33), (17, 17), (9, 9)]),
+        ((1, 64, 48), 4, [(16, 12)]),
     ):
         space = Space(shape, 0, 256)
-        assert resolutions(space, grid) == sizes
-        model, (x, _) = model_of(space, grid=grid, size=4), examples(space, 2)
+        assert resolutions(space, factor) == sizes
+        model, (x, _) = model_of(space, factor=factor, size=4), examples(space, 2)
         with torch.no_grad():
             z = model.codec.encoder(x, None)
             assert z.shape == (2, math.prod(sizes[-1]), model.config.dim)
             assert model.codec.decoder(z, None).shape == (2, *model.codec.law.shape)
 
 
+def test_a_grid_too_long_to_draw_is_refused():
+    assert RECIPE.paradigm.refuses(RECIPE.config, Space((3, 128, 128), 0, 256)) is None
+    reason = RECIPE.paradigm.refuses(RECIPE.config, Space((3, 256, 256), 0, 256))
+    assert reason is not None
+    assert reason.startswith("4,096 codes for an image")
+    assert RECIPE.paradigm.refuses(replace(RECIPE.config, factor=8), Space((3, 256, 256), 0, 256)) is None
+
+
 def test_codes_keep_their_place():
     """Position i of the row is the i-th place of the grid in raster order: a code changes the image around its place."""
-    space = Space((1, 16, 16), 0, 17)
-    model = model_of(space)
+    model = model_of(Space((1, 32, 32), 0, 17))
     z = normal(1, 64, model.config.dim)
     moved = z.clone()
     moved[0, 8 * 1 + 6] += 3.0  # row 1, column 6 of 8 x 8
     with torch.no_grad():
         gap = (model.codec.decoder(moved, None) - model.codec.decoder(z, None)).abs().sum(1)[0]
-    row, column = divmod(int(gap.argmax()), 16)
-    assert abs(row - 2.5) <= 2.5
-    assert abs(column - 12.5) <= 2.5
+    row, column = divmod(int(gap.argmax()), 32)
+    assert abs(row - 5.5) <= 5
+    assert abs(column - 25.5) <= 5
 
 
 def test_collapse_of_the_codebook_is_said():
@@ -314,7 +323,7 @@ def test_collapse_of_the_codebook_is_said():
     [
         ("size", 1),
         ("dim", 0),
-        ("grid", 0),
+        ("factor", 0),
         ("slots", 0),
         ("beta", 0.0),
         ("decay", 1.0),
