@@ -47,10 +47,17 @@ References
     T. Karras et al. Training GANs with Limited Data (how gamma follows the size). NeurIPS 2020. arXiv:2006.06676
 
 Where this differs from the papers
-    - Plain residual blocks (no grouped inverted bottlenecks, no resampling filters), as all recipes here have.
+    - Residual blocks of the suite's family in every game (R3GAN: grouped inverted bottlenecks and resampling filters;
+      DCGAN: strided convolutions), and no tanh at the end of G.
     - No BatchNorm: it couples the samples of a batch, and its statistics would move outside an optimizer step. Where
-      the papers have it, these have the suite's group-normalised blocks.
-    - No tanh at the end of G.
+      the papers have it, these have the suite's normalised blocks: G of all but gan, and D of gan-nonsaturating.
+    - z has at most as many dimensions as x: on the plane, 32 of them leave G blurred between the modes.
+    - gan: the penalties are taken on a quarter of the batch (the same on average, and a third off the cost of a step);
+      lr, gamma and beta_2 move over the whole of a training, not over its first part, and beta_2 starts at 0.97, as 0.9
+      is noise at a batch this small; no augmentation.
+    - wgan-gp and gan-hinge: larger learning rates that fall to 0, for short budgets. SNGAN takes up to five critic steps
+      for one of the generator; here it is one.
+    - Labels: by projection where D is not normalised, else by modulation.
 """
 
 from __future__ import annotations
