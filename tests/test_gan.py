@@ -524,3 +524,9 @@ def test_a_config_refuses_what_can_not_be_trained(name, key, value):
 def test_the_games_are_variants_of_one_row():
     assert {catalogue.get(name).variant_of for name in GAMES[1:]} == {"gan"}
     assert catalogue.get("gan").variant_of == ""
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_z_has_no_more_dimensions_than_x(name):
+    assert build(name, PLANE).prior(3, Noise(0)).shape == (3, 2)
+    assert build(name, IMAGES).prior(3, Noise(0)).shape == (3, catalogue.get(name).config.latent)

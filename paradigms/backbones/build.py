@@ -59,7 +59,7 @@ class VectorEncoder(Backbone):
     def __init__(self, space: Space, dout: int, width: int, dropout: float, plain: bool) -> None:
         super().__init__()
         self.net = (
-            PlainMLP(space.dim, dout, width, classes=space.classes, project=True)
+            PlainMLP(space.dim, dout, width, classes=space.classes, critic=True)
             if plain
             else MLP(space.dim, dout, width, timed=False, classes=space.classes, dropout=dropout)
         )

@@ -10,6 +10,8 @@ from paradigms.backbones import Backbone
 from paradigms.backbones.blocks import zero
 from paradigms.backbones.embed import Embedding, modulate
 
+STEEP = 3.0  # a critic's first weights against those that keep the variance
+
 
 class MLPBlock(nn.Module):
     """x + W2 SiLU(W1 modulate(norm(x))), (B, width) -> (B, width); the branch starts silent."""
@@ -77,20 +79,18 @@ class PlainMLPBlock(nn.Module):
 class PlainMLP(Backbone):
     """(B, *shape) flattened to (B, din), y (B,) or None -> (B, dout), without normalisation.
 
-    Labels are joined to the input, or, with `project`, multiply the last features (Miyato & Koyama 2018), as a critic
-    wants.
+    Labels are joined to the input. critic: they multiply the last features instead (projection, Miyato & Koyama 2018),
+    and the stem starts steep, as modes lie far closer than the unit variance of the data.
     """
 
-    def __init__(
-        self, din: int, dout: int, width: int, depth: int = 3, classes: int = 0, project: bool = False
-    ) -> None:
+    def __init__(self, din: int, dout: int, width: int, depth: int = 3, classes: int = 0, critic: bool = False) -> None:
         super().__init__()
-        self.embed = Embedding(width, 0 if project else classes, timed=False)
-        self.stem = nn.Linear(din + (width if classes and not project else 0), width)
-        nn.init.kaiming_normal_(self.stem.weight, a=1)
+        self.embed = Embedding(width, 0 if critic else classes, timed=False)
+        self.stem = nn.Linear(din + (width if classes and not critic else 0), width)
+        nn.init.normal_(self.stem.weight, std=(STEEP if critic else 1) * self.stem.in_features**-0.5)
         self.blocks = nn.ModuleList(PlainMLPBlock(width, depth) for _ in range(depth))
         self.head = nn.Linear(width, dout)
-        self.project = zero(nn.Embedding(classes, width)) if classes and project else None
+        self.project = zero(nn.Embedding(classes, width)) if classes and critic else None
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         x, emb = x.flatten(1), self.embed(None, y)

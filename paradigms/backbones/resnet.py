@@ -141,10 +141,10 @@ class Decoder(Backbone):
                 cin = width * mult
             self.blocks.append(row)
             if level:
-                # Without normalisation, as R3GAN: 1x1 to the next width, before the resolution doubles.
-                cout_ = width * mults[level - 1] if plain else cin
-                self.unpools.append(nn.Conv2d(cin, cout_, 1) if plain else nn.Conv2d(cin, cin, 3, padding=1))
-                cin = cout_
+                # As R3GAN, a 1x1 to the next width: it costs next to nothing, and the blocks do the work.
+                below = width * mults[level - 1] if plain else cin
+                self.unpools.append(nn.Conv2d(cin, below, 1) if plain else nn.Conv2d(cin, cin, 3, padding=1))
+                cin = below
         self.norm = nn.Identity() if plain else nn.GroupNorm(groups(cin), cin)
         self.head = nn.Conv2d(cin, cout * patch * patch, 3, padding=1)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -160,9 +160,9 @@ class Decoder(Backbone):
             if i < len(self.unpools):
                 level = len(self.blocks) - 2 - i
                 size = (self.heights[level], self.widths[level])
-                if self.plain:
-                    h = F.interpolate(self.unpools[i](h), size=size, mode="nearest")
-                else:
-                    h = self.unpools[i](F.interpolate(h, size=size, mode="nearest"))
+                # A 1x1 convolution commutes with the upsampling, and is cheaper before it.
+                h = self.unpools[i](h) if self.plain else h
+                h = F.interpolate(h, size=size, mode="nearest")
+                h = h if self.plain else self.unpools[i](h)
         h = self.head(F.leaky_relu(h, 0.2) if self.plain else F.silu(self.norm(h)))
         return F.pixel_shuffle(h, self.patch) if self.patch > 1 else h
