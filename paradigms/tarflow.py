@@ -31,6 +31,7 @@ Where this differs from the paper
       that mu_1 and alpha_1 are learned constants of each class.
     - Every position of a block has constants mu and alpha of its own beside the network's. Those of the first block are
       set on the data before training (as Glow's ActNorm): a run starts at independent Gaussians, not at the identity.
+      Positional embeddings start as large as the tokens'. Both matter when training is short.
     - The headline draws from the model whose likelihood is reported, uniformly dequantised, and not from the noisy one.
     - Dropout and weight decay: small sets are memorised otherwise. No guidance. Vectors too: one coordinate a token.
 """
