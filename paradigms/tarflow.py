@@ -80,9 +80,9 @@ class Config:
     blocks: int = 4
     layers: int = 2
     patch: int = 0
-    batch: int = 64
-    lr: float = 3e-3
-    dropout: float = 0.1
+    batch: int = 32
+    lr: float = 5e-3
+    dropout: float = 0.2
     weight_decay: float = 0.05
     clip: float = 1.0
 
@@ -98,9 +98,9 @@ class DenoisedConfig:
     blocks: int = 4
     layers: int = 2
     patch: int = 0
-    batch: int = 64
-    lr: float = 3e-3
-    dropout: float = 0.1
+    batch: int = 32
+    lr: float = 5e-3
+    dropout: float = 0.2
     weight_decay: float = 0.05
     clip: float = 1.0
 
