@@ -29,9 +29,11 @@ References
 Where this differs from the paper
     - The first token of a block is not passed unchanged: the transformer reads a start token (zeros, and the label), so
       that mu_1 and alpha_1 are learned constants of each class.
+    - Every position of a block has constants mu and alpha of its own beside the network's. Those of the first block are
+      set on the data before training (as Glow's ActNorm): a run starts at independent Gaussians, not at the identity.
+      Positional embeddings start as large as the tokens'. Both matter when training is short.
     - The headline draws from the model whose likelihood is reported, uniformly dequantised, and not from the noisy one.
-    - Dropout and weight decay: small sets are memorised otherwise. No guidance.
-    - Vectors too: one coordinate a token.
+    - Dropout and weight decay: small sets are memorised otherwise. No guidance. Vectors too: one coordinate a token.
 """
 
 from __future__ import annotations
@@ -78,17 +80,14 @@ class Config:
     blocks: int = 4
     layers: int = 2
     patch: int = 0
-    batch: int = 64
-    lr: float = 3e-3
-    dropout: float = 0.1
+    batch: int = 32
+    lr: float = 5e-3
+    dropout: float = 0.2
     weight_decay: float = 0.05
     clip: float = 1.0
 
     def __post_init__(self) -> None:
-        check_training(self)
-        require(self.blocks >= 1, "blocks must be at least 1")
-        require(self.layers >= 1, "layers must be at least 1")
-        require(self.patch >= 0, "patch must be at least 0")
+        check_flow(self)
 
 
 @dataclass(frozen=True)
@@ -99,18 +98,23 @@ class DenoisedConfig:
     blocks: int = 4
     layers: int = 2
     patch: int = 0
-    batch: int = 64
-    lr: float = 3e-3
-    dropout: float = 0.1
+    batch: int = 32
+    lr: float = 5e-3
+    dropout: float = 0.2
     weight_decay: float = 0.05
     clip: float = 1.0
 
     def __post_init__(self) -> None:
-        check_training(self)
+        check_flow(self)
         require(self.sigma > 0, "sigma must be above 0")
-        require(self.blocks >= 1, "blocks must be at least 1")
-        require(self.layers >= 1, "layers must be at least 1")
-        require(self.patch >= 0, "patch must be at least 0")
+
+
+def check_flow(config: Config | DenoisedConfig) -> None:
+    """Raises ValueError with what a setting must be, when it is not."""
+    check_training(config)
+    require(config.blocks >= 1, "blocks must be at least 1")
+    require(config.layers >= 1, "layers must be at least 1")
+    require(config.patch >= 0, "patch must be at least 0")
 
 
 # ----------------------------------------------------------------------------------------------------------- tokens
@@ -242,7 +246,8 @@ class Flow(Backbone):
 
 # -------------------------------------------------------------------------------------------------------- paradigms
 
-COST = "one small network call for each token of each block, one after the other (tokens x blocks), with cached keys"
+COST = "tokens x blocks small network calls one after the other, each reads one token; keys and values are cached"
+TEMPERATURE, TEMPERATURES = {"temperature": 1.0}, {"temperature": (0.0, 2.0)}  # of the prior: z is multiplied by it
 
 
 class TarFlow(Paradigm):
@@ -253,16 +258,7 @@ class TarFlow(Paradigm):
         paper="Zhai et al., Normalizing Flows are Capable Generative Models",
         year=2024,
         url="https://arxiv.org/abs/2412.06329",
-        samplers=(
-            Sampler(
-                "inverse",
-                (1,),
-                calls=None,
-                options={"temperature": 1.0},
-                ranges={"temperature": (0.0, 2.0)},
-                note=COST,
-            ),
-        ),
+        samplers=(Sampler("inverse", (1,), calls=None, options=TEMPERATURE, ranges=TEMPERATURES, note=COST),),
         default=Plan("inverse"),
         likelihoods=(Kind("exact", "=", 1, dequantised=True, note="on pixels one uniform dequantisation draw"),),
     )
@@ -319,16 +315,16 @@ class DenoisedTarFlow(Paradigm):
                 "denoised",
                 (1,),
                 calls=None,
-                options={"temperature": 1.0},
-                ranges={"temperature": (0.0, 2.0)},
+                options=TEMPERATURE,
+                ranges=TEMPERATURES,
                 note=f"{COST}, and one pass forward and back",
             ),
             Sampler(
                 "noisy",
                 (1,),
                 calls=None,
-                options={"temperature": 1.0},
-                ranges={"temperature": (0.0, 2.0)},
+                options=TEMPERATURE,
+                ranges=TEMPERATURES,
                 note=f"what the flow draws, with its noise; {COST}",
             ),
         ),

@@ -11,6 +11,7 @@ from conftest import build, examples, shake, train_a_little
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
+from bench import kv_cache
 from paradigms import catalogue
 from paradigms.backbones import count_calls
 from paradigms.backbones.causal import CausalTransformer
@@ -363,3 +364,17 @@ def test_denoising_follows_the_gradient_of_the_models_own_density():
     score = torch.stack(rise, dim=1) / 2e-5
     torch.testing.assert_close(denoised - noisy, model.config.sigma**2 * score, rtol=1e-5, atol=1e-8)
     assert score.abs().min() > 1e-3
+
+
+def test_the_cache_is_timed_against_sampling_without_it(capsys, monkeypatch):
+    monkeypatch.setattr(kv_cache, "SPACES", (IMAGE,))
+    assert kv_cache.main(["tarflow", "--batch", "1", "3", "--rounds", "2"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert "CPU, 1 threads" in head
+    assert len(lines) == 2
+    assert all("8x8, 16 tokens x 4 blocks" in line and line.endswith("times") for line in lines)
+    assert kv_cache.main(["normalizing-flow"]) == 2
+    assert "does not draw token by token" in capsys.readouterr().err
+    pair = kv_cache.Pair([1.0, 2.0], [3.0, 8.0])
+    assert pair.ratios == [3.0, 4.0]
+    assert kv_cache.spread(pair.ratios) == "3.5 (3.2-3.8)"
