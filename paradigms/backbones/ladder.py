@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paradigms.backbones import Backbone
-from paradigms.backbones.embed import Embedding, modulate
 from paradigms.backbones.blocks import zero
+from paradigms.backbones.embed import Embedding, modulate
 
 
 class Pointwise(nn.Linear):
@@ -25,8 +25,8 @@ class Bottleneck(nn.Module):
     """1x1 - 3x3 - 3x3 - 1x1 convolutions, a SiLU before each: (B, cin, H, W) -> (B, cout, H, W), without a skip.
 
     Half of `width` is the width in the middle, where an embedding (B, emb) modulates. At 2 x 2 positions and below, where
-    a 3x3 kernel would mostly see padding, all four are 1x1. gain: multiplies the last weights at the start; 0 silences
-    the block.
+    a 3x3 kernel would mostly see padding, the 3x3 convolutions are left out. gain: multiplies the last weights at the
+    start; 0 silences the block.
     """
 
     def __init__(
@@ -40,18 +40,14 @@ class Bottleneck(nn.Module):
         gain: float = 1.0,
     ) -> None:
         super().__init__()
-        middle = max(1, width // 2)
-
-        def inner() -> nn.Module:
-            return Pointwise(middle, middle) if max(size) <= 2 else nn.Conv2d(middle, middle, 3, padding=1)
-
+        middle, spatial = max(1, width // 2), max(size) > 2
         self.first, self.last = Pointwise(cin, middle), Pointwise(middle, cout)
-        self.inner = nn.ModuleList(inner() for _ in range(INNER if max(size) <= 2 else 2))
+        self.inner = nn.ModuleList(nn.Conv2d(middle, middle, 3, padding=1) for _ in range(2 if spatial else 0))
         self.emb = zero(nn.Linear(emb, 2 * middle)) if emb else None
         self.dropout = nn.Dropout(dropout)
         for layer in (self.first, *self.inner, self.last):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # type: ignore[arg-type]
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
         with torch.no_grad():
             self.last.weight.mul_(gain)
 
@@ -63,8 +59,6 @@ class Bottleneck(nn.Module):
             h = layer(F.silu(h))
         return self.last(self.dropout(F.silu(h)))
 
-import os
-INNER = int(os.environ.get("INNER", "0"))
 
 class Halve(nn.Module):
     """(B, C, H, W) -> (B, C, H / 2, W / 2), rounded up: a linear map of each 2 x 2 positions (zeros beyond an odd edge)."""
