@@ -5,11 +5,11 @@ Model.      p(x, z) = p(x | z) prod_l p(z_l | z_<l), l = 1 (one position, the wh
             has drawn so far. On images p(x | z) is a mixture of discretised logistics for every pixel (PixelCNN++'s, the
             colours coupled); on vectors, where all levels have one position, a Gaussian whose scale is learned too.
 
-Objective.  The evidence lower bound (Child, eq. 1, with the ladder's factors of section 2.2). q(z | x) = prod_l
-            q(z_l | z_<l, x) runs the same top-down network and adds features of x from a bottom-up one:
+Objective.  The evidence lower bound. q(z | x) = prod_l q(z_l | z_<l, x) runs the same top-down network and adds features
+            of x from a bottom-up one:
                 log p(x) >= ELBO = E_q [ log p(x | z) - sum_l KL( q(z_l | z_<l, x) || p(z_l | z_<l) ) ],
             a closed form for each level's KL. beta_KL multiplies the KLs while it rises from 0 to 1. Now and then a
-            gradient explodes: a step whose norm is above `skip` is left out (Child, section 4 and table 5).
+            gradient explodes: a step whose norm is above `skip` is left out (Child).
 
 Sampling.   From top to bottom z_l = mu_p + T sd_p eps_l, then x ~ p(x | z) ("sample") or its mean ("mean"). T is the
             temperature; `levels` = k draws the first k levels and takes the others at their prior's mean.
@@ -147,7 +147,7 @@ class Level(NamedTuple):
 
 
 class TopDownBlock(nn.Module):
-    """One level (Child, figure 3): prior and posterior of z_l from the state h, z_l, and the state it leaves behind."""
+    """One level: prior and posterior of z_l from the state h, z_l, and the state it leaves behind."""
 
     def __init__(self, width: int, latent: int, size: tuple[int, int], emb: int, dropout: float, gain: float) -> None:
         super().__init__()
@@ -362,7 +362,7 @@ class HierarchicalVAE(Paradigm):
         self, x: Tensor, levels: int, noise: Noise, cond: Tensor | None = None, temperature: float = 0.1
     ) -> Tensor:
         """The mean of p(x | z), (B, *shape), with the first `levels` z_l drawn from the posterior given x (B, *shape)
-        and the others from the prior at `temperature`: what the upper levels hold of x (Child, figure 4)."""
+        and the others from the prior at `temperature`: what the upper levels hold of x, as Child shows it."""
         known = sum(math.prod(shape) for shape in self.ladder.down.shapes[:levels])
         eps = noise.normal(len(x), self.ladder.dim)
         eps = torch.cat([eps[:, :known], temperature * eps[:, known:]], dim=1)
