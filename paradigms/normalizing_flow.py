@@ -137,6 +137,8 @@ class Flow(Backbone):
 class Shared:
     """steps: invertible steps (a level, on images). blocks: residual blocks in a step's network.
 
+    bound: c of an affine map's scale exp(c tanh(s / c)); a spline's interval is [-bound, bound].
+
     nu: degrees of freedom, an even number, of the t-distributed noise of images; 0: normal, as on vectors.
     batch, lr, dropout (images only), weight_decay (of the networks' weights), clip: training.
     """
@@ -284,7 +286,7 @@ def mixed_couplings(config: Shared, space: Space, width: int, by: Elementwise) -
 
 @dataclass(frozen=True)
 class GlowConfig(Shared):
-    """See `Shared`. bound: c of the scale's bound."""
+    """See `Shared`."""
 
 
 class Glow(NormalizingFlow):
@@ -307,7 +309,7 @@ class Glow(NormalizingFlow):
 
 @dataclass(frozen=True)
 class VariationalConfig(Shared):
-    """See `Shared`. bound: c of the scale's bound. dequantise_steps: couplings of q(u | x)."""
+    """See `Shared`. dequantise_steps: couplings of q(u | x)."""
 
     dequantise_steps: int = 4
 
@@ -342,7 +344,7 @@ class VariationalGlow(NormalizingFlow):
 
 @dataclass(frozen=True)
 class SplineConfig(Shared):
-    """See `Shared`. bins: of each spline, on [-bound, bound]."""
+    """See `Shared`. bins: of each spline."""
 
     bound: float = 3.0
     bins: int = 4
@@ -372,7 +374,7 @@ class NeuralSplineFlow(NormalizingFlow):
 
 @dataclass(frozen=True)
 class RealNVPConfig(Shared):
-    """See `Shared`. steps: couplings with one kind of mask, before the next kind. bound: c of the scale's bound."""
+    """See `Shared`. steps: couplings with one kind of mask, before the next kind."""
 
     steps: int = 3
 
@@ -431,7 +433,7 @@ LARGEST = 256  # coordinates: each is a pass when sampling
 
 @dataclass(frozen=True)
 class MAFConfig(Shared):
-    """See `Shared`. steps: autoregressive layers. bound: c of the scale's bound."""
+    """See `Shared`. steps: autoregressive layers."""
 
     steps: int = 5
 
