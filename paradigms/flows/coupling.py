@@ -148,6 +148,17 @@ class ImageConditioner(nn.Module):
         return self.head(F.silu(self.norm(h)))
 
 
+class Folded(nn.Module):
+    """A conditioner that sees fold x fold pixels as channels, and whose outputs are unfolded again."""
+
+    def __init__(self, net: nn.Module, fold: int) -> None:
+        super().__init__()
+        self.net, self.fold = net, fold
+
+    def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
+        return F.pixel_shuffle(self.net(F.pixel_unshuffle(x, self.fold), cond), self.fold)
+
+
 class VectorConditioner(nn.Module):
     """(B, cin), label's embedding (B, emb) or None -> (B, cout): the suite's MLP, the embedding as further inputs."""
 
