@@ -302,6 +302,14 @@ def test_codes_keep_their_place():
     row, column = divmod(int(gap.argmax()), 32)
     assert abs(row - 5.5) <= 5
     assert abs(column - 25.5) <= 5
+    x = torch.zeros(1, 1, 32, 32)
+    seen = x.clone()
+    seen[0, 0, 4:8, 24:28] = 1.0
+    with torch.no_grad():
+        gap = (model.codec.encoder(seen, None) - model.codec.encoder(x, None)).norm(dim=2)[0]
+    row, column = divmod(int(gap.argmax()), 8)
+    assert abs(row - 1) <= 1
+    assert abs(column - 6) <= 1
 
 
 def test_collapse_of_the_codebook_is_said():
