@@ -239,7 +239,7 @@ def test_temperature_sharpens_the_prior():
 @pytest.mark.parametrize("space", [SMALL, Space((2,))], ids=["images", "vectors"])
 def test_the_bound_is_one_term_of_the_whole_sum(space):
     """log p(x) = log sum_c p(c) p(x | e_c) over all grids, for a codebook small enough to try them all."""
-    model, (x, _) = model_of(space, size=3), examples(space, 4)
+    model, (x, _) = model_of(space, size=3, slot_size=3), examples(space, 4)
     c = every_grid(3, model.codec.positions)
     with torch.no_grad():
         estimate = model.log_likelihood(x, ELBO, Noise("l"))
@@ -333,6 +333,7 @@ def test_collapse_of_the_codebook_is_said():
         ("dim", 0),
         ("factor", 0),
         ("slots", 0),
+        ("slot_size", 1),
         ("beta", 0.0),
         ("decay", 1.0),
         ("restart", 0.0),
