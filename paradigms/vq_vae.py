@@ -69,7 +69,7 @@ from paradigms.optim import adamw, check_training, cosine
 @dataclass(frozen=True)
 class Config:
     """size: codes K in the codebook, vectors of `dim` numbers. factor: pixels of an image per code, along each side (what
-    the patch and the halvings make of it). slots: codes for a vector.
+    the patch and the halvings make of it). slots: codes for a vector, from a codebook of slot_size.
 
     beta: weight of the commitment. decay: g of the codebook's running averages. restart: a code used less than this
     share of the mean use is restarted. codec: share of training for which the codec learns. depth: layers of the prior.
@@ -81,6 +81,7 @@ class Config:
     dim: int = 8
     factor: int = 4
     slots: int = 2
+    slot_size: int = 16
     beta: float = 0.25
     decay: float = 0.99
     restart: float = 0.05
@@ -101,6 +102,7 @@ class Config:
         require(self.dim >= 1, "dim must be at least 1")
         require(self.factor >= 1, "factor must be at least 1")
         require(self.slots >= 1, "slots must be at least 1")
+        require(self.slot_size >= 2, "slot_size must be at least 2")
         require(self.beta > 0, "beta must be above 0")
         require(0 <= self.decay < 1, "decay must be from 0 to below 1")
         require(0 < self.restart < 1, "restart must be between 0 and 1")
@@ -164,7 +166,7 @@ class Codebook(nn.Module):
 
 
 class Codec(nn.Module):
-    """Encoder, codebook and decoder; `positions` codes for an example."""
+    """Encoder, codebook and decoder; an example has `positions` codes of `size` possible ones."""
 
     def __init__(self, config: Config, space: Space, width: int) -> None:
         super().__init__()
@@ -174,14 +176,15 @@ class Codec(nn.Module):
         self.encoder: nn.Module
         self.decoder: nn.Module
         if convolutional(space, config.backbone):
+            self.size = config.size
             self.positions = math.prod(resolutions(space, config.factor)[-1])
             self.encoder = GridEncoder(space, dim, width, config.factor)
             self.decoder = GridDecoder(said, dim, self.law.shape[0], width, config.factor, config.dropout)
         else:
-            self.positions = slots
+            self.size, self.positions = config.slot_size, slots
             self.encoder = RowEncoder(encoder(space, slots * dim, width, backbone="mlp"), slots)
             self.decoder = RowDecoder(decoder(said, slots * dim, 1, width, backbone="mlp"))
-        self.codebook = Codebook(config.size, dim, config.decay, config.restart)
+        self.codebook = Codebook(self.size, dim, config.decay, config.restart)
 
     def log_prob(self, x: Tensor, z: Tensor, y: Tensor | None) -> Tensor:
         """log p(x | z), (B,), of z (B, P, dim)."""
@@ -302,7 +305,7 @@ class VQVAE(Paradigm):
         super().__init__(config, space, width, parents)
         self.codec = Codec(config, space, width)
         self.code_prior = CodePrior(
-            config.size, self.codec.positions, 2 * width, space.classes, config.depth, config.prior_dropout
+            self.codec.size, self.codec.positions, 2 * width, space.classes, config.depth, config.prior_dropout
         )
 
     @staticmethod
@@ -324,7 +327,7 @@ class VQVAE(Paradigm):
     @torch.no_grad()
     def prepare(self, data: Data, noise: Noise) -> Data:
         """Starts the codes on random outputs of the encoder."""
-        size = self.config.size
+        size = self.codec.size
         x, y = data.batch(noise.integers(len(data), size))
         z = self.codec.encoder(x, y)
         self.codec.codebook.start(z[torch.arange(size, device=z.device), noise.integers(z.shape[1], size)])
@@ -346,7 +349,7 @@ class VQVAE(Paradigm):
             loss = reconstruction / self.space.dim + self.config.beta * commitment
             terms = {"reconstruction": reconstruction, "commitment": commitment}
             rows = z_e.detach().flatten(0, 1)
-            spare = rows[noise.integers(len(rows), self.config.size)]
+            spare = rows[noise.integers(len(rows), self.codec.size)]
             settings = {"lr": self.config.lr * cosine(progress / self.config.codec)}
             after = partial(book.move, rows, c.flatten(), spare)
             yield Update(codec, loss, terms, settings, clip=self.config.clip, after=after)
@@ -357,7 +360,7 @@ class VQVAE(Paradigm):
         yield Update(self.code_prior, nats / c.shape[1], terms, settings, clip=self.config.clip)
 
     def symptom(self, terms: Mapping[str, float]) -> str | None:
-        perplexity, size = terms.get("perplexity", math.inf), self.config.size
+        perplexity, size = terms.get("perplexity", math.inf), self.codec.size
         if perplexity >= 0.1 * size:
             return None
         return (

@@ -239,7 +239,7 @@ def test_temperature_sharpens_the_prior():
 @pytest.mark.parametrize("space", [SMALL, Space((2,))], ids=["images", "vectors"])
 def test_the_bound_is_one_term_of_the_whole_sum(space):
     """log p(x) = log sum_c p(c) p(x | e_c) over all grids, for a codebook small enough to try them all."""
-    model, (x, _) = model_of(space, size=3), examples(space, 4)
+    model, (x, _) = model_of(space, size=3, slot_size=3), examples(space, 4)
     c = every_grid(3, model.codec.positions)
     with torch.no_grad():
         estimate = model.log_likelihood(x, ELBO, Noise("l"))
@@ -302,6 +302,14 @@ def test_codes_keep_their_place():
     row, column = divmod(int(gap.argmax()), 32)
     assert abs(row - 5.5) <= 5
     assert abs(column - 25.5) <= 5
+    x = torch.zeros(1, 1, 32, 32)
+    seen = x.clone()
+    seen[0, 0, 4:8, 24:28] = 1.0
+    with torch.no_grad():
+        gap = (model.codec.encoder(seen, None) - model.codec.encoder(x, None)).norm(dim=2)[0]
+    row, column = divmod(int(gap.argmax()), 8)
+    assert abs(row - 1) <= 1
+    assert abs(column - 6) <= 1
 
 
 def test_collapse_of_the_codebook_is_said():
@@ -325,6 +333,7 @@ def test_collapse_of_the_codebook_is_said():
         ("dim", 0),
         ("factor", 0),
         ("slots", 0),
+        ("slot_size", 1),
         ("beta", 0.0),
         ("decay", 1.0),
         ("restart", 0.0),
