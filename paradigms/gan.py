@@ -192,10 +192,10 @@ class Config:
     """
 
     latent: int = 32
-    gamma: float = 0.05
-    gamma_end: float = 0.0005
+    gamma: float = 0.08
+    gamma_end: float = 0.003
     penalised: float = 0.25
-    batch: int = 64
+    batch: int = 32
     lr: float = 2e-3
     beta1: float = 0.0
     beta2: float = 0.97
@@ -262,8 +262,8 @@ class NonSaturatingConfig:
     """latent: dimensions of z, at most. batch, lr, beta1, beta2: training by Adam. backbone: "auto" or "mlp"."""
 
     latent: int = 32
-    batch: int = 64
-    lr: float = 1e-3
+    batch: int = 32
+    lr: float = 2e-4
     beta1: float = 0.5
     beta2: float = 0.999
     backbone: str = "auto"
@@ -321,7 +321,7 @@ class WassersteinConfig:
     latent: int = 32
     penalty: float = 10.0
     n_critic: int = 5
-    batch: int = 320
+    batch: int = 160
     lr: float = 1e-3
     beta1: float = 0.0
     beta2: float = 0.9
@@ -387,7 +387,7 @@ class HingeConfig:
     """latent: dimensions of z, at most. batch, lr, beta1, beta2: training by Adam. backbone: "auto" or "mlp"."""
 
     latent: int = 32
-    batch: int = 64
+    batch: int = 32
     lr: float = 1e-3
     beta1: float = 0.0
     beta2: float = 0.9
