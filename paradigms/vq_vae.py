@@ -392,5 +392,11 @@ class VQVAE(Paradigm):
 
 
 RECIPES = (
-    Recipe("vq-vae", VQVAE, Config(), "a grid of codes from a learned codebook; an autoregressive prior over them"),
+    Recipe(
+        "vq-vae",
+        VQVAE,
+        Config(),
+        "a grid of codes from a learned codebook; an autoregressive prior over them",
+        variant_of="vae",
+    ),
 )
