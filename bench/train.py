@@ -6,10 +6,10 @@ that: warm-up, clipping, the average of the weights, divergence, the log, checkp
 All randomness is a function of (coordinates of the run, step), so a checkpoint holds no generator and a resumed run has
 the bits of an uninterrupted one (on a CPU, with the same versions and number of threads).
 
-log.jsonl has about a hundred lines: step, images, seconds and, averaged since the line before, `loss`, `grad_norm` and
-the paradigm's own terms; `lr` is the last one used. Where a paradigm trains several modules the three carry the
-module's name, as in `loss.critic`. `skipped` counts the steps that were skipped for their gradient norm, once there is
-one.
+log.jsonl has about a hundred lines: step, images, seconds and, averaged over the updates since the line before, `loss`,
+`grad_norm` and the paradigm's own terms; `lr` is the last one used. Where a paradigm trains several modules the three
+carry the module's name, as in `loss.critic`. `skipped` counts the steps that were skipped for their gradient norm, once
+there is one.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ class Loop:
         self.average = Average(model, self.optimised)
         self.warm_up = max(1, round(WARM_UP * steps))
         self.skipped = 0
-        self.sums: dict[str, Any] = {}
+        self.sums: dict[str, tuple[Any, int]] = {}
         self.last: dict[str, float] = {}
 
     @property
@@ -203,22 +203,19 @@ class Loop:
             if update.after is not None:
                 update.after()
         self.average.update(k + 1)
-        self.sums["_steps"] = self.sums.get("_steps", 0) + 1
 
     def _note(self, label: str, loss: float, norm: float, lr: float, terms: Any) -> None:
-        sums = self.sums
-        for name, value in ((f"loss{label}", loss), (f"grad_norm{label}", norm)):
-            sums[name] = sums.get(name, 0.0) + value
+        noted: dict[str, Any] = {f"loss{label}": loss, f"grad_norm{label}": norm}
+        # A term stays a tensor until the line is written: no synchronisation.
+        noted = {n: t.detach() if isinstance(t, Tensor) else t for n, t in terms.items() if n != "loss"} | noted
+        for name, value in noted.items():
+            total, count = self.sums.get(name, (0.0, 0))
+            self.sums[name] = (total + value, count + 1)
         self.last[f"lr{label}"] = lr
-        for name, term in terms.items():
-            if name not in ("loss", f"loss{label}"):
-                # Stays a tensor until the line is written: no synchronisation.
-                sums[name] = sums.get(name, 0.0) + (term.detach() if isinstance(term, Tensor) else term)
 
     def means(self) -> dict[str, float]:
-        """What was noted since the last call, averaged over the steps, with the last learning rates."""
-        steps = max(1, self.sums.pop("_steps", 1))
-        means = {name: float(total) / steps for name, total in self.sums.items()}
+        """What was noted since the last call, averaged over the updates that noted it, with the last learning rates."""
+        means = {name: float(total) / count for name, (total, count) in self.sums.items()}
         self.sums = {}
         means = {name: mean for name, mean in means.items() if math.isfinite(mean)}
         return {**means, **self.last, **({"skipped": self.skipped} if self.skipped else {})}

@@ -110,8 +110,16 @@ class DDPM(Paradigm):
                 100,
                 (("steps", 100),),
                 note="all terms of the chain of 100 steps that the default draws",
+                ranges={"steps": (2, 1_000_000)},
             ),
-            Kind("vlb", "≤", 51, (("terms", 50),), note="one term from each of 50 strata of t"),
+            Kind(
+                "vlb",
+                "≤",
+                51,
+                (("terms", 50),),
+                note="one term from each of 50 strata of t",
+                ranges={"terms": (1, 1_000_000)},
+            ),
             Kind("vlb", "≤", 1000, note="all terms"),
         ),
     )

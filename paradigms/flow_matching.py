@@ -44,7 +44,7 @@ from paradigms.contract import (
     Space,
     Update,
 )
-from paradigms.maths.likelihood import dequantise, ode_likelihood, standard_normal_log_prob
+from paradigms.maths.likelihood import SOLVED, SOLVED_RANGES, dequantise, ode_likelihood, standard_normal_log_prob
 from paradigms.maths.paths import LinearPath
 from paradigms.maths.solvers import dopri5, euler_step, grid, heun_step, solve
 from paradigms.optim import adamw, check_training, cosine
@@ -92,8 +92,8 @@ class FlowMatching(Paradigm):
         ),
         default=Plan("heun", 16),
         likelihoods=(
-            Kind("ode", "≈", 60, (("steps", 10), ("probes", 1)), note="RK4, Hutchinson (Rademacher)"),
-            Kind("ode", "≈", 300, (("steps", 50), ("probes", 8)), note="RK4, Hutchinson (Rademacher)"),
+            Kind("ode", "≈", 60, (("steps", 10), ("probes", 1)), note=SOLVED, ranges=SOLVED_RANGES),
+            Kind("ode", "≈", 300, (("steps", 50), ("probes", 8)), note=SOLVED, ranges=SOLVED_RANGES),
         ),
     )
 

@@ -57,7 +57,7 @@ from paradigms.contract import (
     Update,
     require,
 )
-from paradigms.maths.likelihood import dequantise, ode_likelihood, standard_normal_log_prob
+from paradigms.maths.likelihood import SOLVED, SOLVED_RANGES, dequantise, ode_likelihood, standard_normal_log_prob
 from paradigms.maths.paths import VPPath, expand
 from paradigms.maths.solvers import Field, euler_step, grid, heun_step, solve
 from paradigms.optim import adamw, check_training, cosine
@@ -102,8 +102,8 @@ class ScoreSDE(Paradigm):
         ),
         default=Plan("pf-heun", 16),
         likelihoods=(
-            Kind("ode", "≈", 60, (("steps", 10), ("probes", 1)), note="RK4, Hutchinson (Rademacher)"),
-            Kind("ode", "≈", 300, (("steps", 50), ("probes", 8)), note="RK4, Hutchinson (Rademacher)"),
+            Kind("ode", "≈", 60, (("steps", 10), ("probes", 1)), note=SOLVED, ranges=SOLVED_RANGES),
+            Kind("ode", "≈", 300, (("steps", 50), ("probes", 8)), note=SOLVED, ranges=SOLVED_RANGES),
         ),
     )
 

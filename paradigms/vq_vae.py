@@ -44,6 +44,7 @@ from torch.optim import Optimizer
 from paradigms.backbones import Backbone
 from paradigms.backbones.blocks import zero
 from paradigms.backbones.build import convolutional, decoder, encoder
+from paradigms.backbones.causal import Cache, CausalLayer
 from paradigms.backbones.embed import Embedding
 from paradigms.backbones.grid import GridDecoder, GridEncoder, RowDecoder, RowEncoder, resolutions
 from paradigms.contract import (
@@ -191,34 +192,11 @@ class Codec(nn.Module):
         return self.law.log_prob(self.decoder(z, y), x)
 
 
-class CausalLayer(nn.Module):
-    """(B, n, width) -> the same: attention to this and earlier positions, then an MLP; both branches start silent."""
-
-    def __init__(self, width: int, dropout: float) -> None:
-        super().__init__()
-        self.heads = max(1, width // 32)
-        inner = self.heads * (width // self.heads)
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * inner), zero(nn.Linear(inner, width))
-        self.w1, self.w2 = nn.Linear(width, 4 * width), zero(nn.Linear(4 * width, width))
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, h: Tensor, past: list[Tensor] | None = None) -> Tensor:
-        """past: the keys and values of all earlier positions, to which those of h are added; h is then one position."""
-        b, n, _ = h.shape
-        q, k, v = self.qkv(self.norm1(h)).view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        if past is not None:
-            past[:] = (torch.cat([old, new], dim=2) for old, new in zip(past, (k, v))) if past else (k, v)
-            k, v = past
-        a = F.scaled_dot_product_attention(q, k, v, is_causal=past is None)
-        h = h + self.dropout(self.out(a.transpose(1, 2).flatten(2)))
-        return h + self.dropout(self.w2(F.silu(self.w1(self.norm2(h)))))
-
-
 class CodePrior(Backbone):
-    """log p(c_i | c_1 ... c_(i-1), y): logits (B, n, K) of the codes at positions `first` ... from the codes before them.
+    """log p(c_i | c_1 ... c_(i-1), y): logits (B, n, K) of codes from those before them.
 
-    before (B, n): the code at the position before each; at position 0, where there is none, it is ignored.
+    before (B, n): the code at the position before each; at position 0, where there is none, it is ignored. With a cache
+    n is 1: the position that follows those read so far.
     """
 
     def __init__(self, size: int, positions: int, width: int, classes: int, depth: int, dropout: float) -> None:
@@ -231,15 +209,16 @@ class CodePrior(Backbone):
         self.head = zero(nn.Linear(width, size))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, before: Tensor, y: Tensor | None = None, first: int = 0, past: list[list[Tensor]] | None = None
-    ) -> Tensor:
+    def forward(self, before: Tensor, y: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+        first = 0 if cache is None else cache.read
         place = torch.arange(first, first + before.shape[1], device=before.device)
         h = F.embedding(before, self.code) * (place > 0)[:, None] + self.place[place]
         label = self.embed(None, y)
         h = self.dropout(h if label is None else h + label[:, None])
         for i, layer in enumerate(self.layers):
-            h = layer(h, None if past is None else past[i])
+            h = layer(h) if cache is None else layer(h, cache.kv[i], first)
+        if cache is not None:
+            cache.read += before.shape[1]
         return self.head(self.norm(h))
 
     def log_prob(self, c: Tensor, y: Tensor | None) -> Tensor:
@@ -252,11 +231,11 @@ class CodePrior(Backbone):
 
         The logits are divided by `temperature`; at 0 the likeliest code is taken.
         """
-        past: list[list[Tensor]] = [[] for _ in self.layers]
+        cache = Cache.empty(self.layers, len(u), u.shape[1])
         c = torch.zeros_like(u[:, :1], dtype=torch.long)
         drawn = []
         for i in range(u.shape[1]):
-            logits = self(c, y, i, past)[:, -1]
+            logits = self(c, y, cache)[:, -1]
             below = (logits / max(temperature, 1e-6)).softmax(1).cumsum(1)
             # Rounding may leave the last sum below u.
             c = (below <= u[:, i : i + 1]).sum(1, keepdim=True).clamp_max(logits.shape[1] - 1)

@@ -27,6 +27,12 @@ class Cache:
     def __init__(self, kv: Tensor) -> None:
         self.kv, self.read = kv, 0
 
+    @staticmethod
+    def empty(layers: nn.ModuleList, batch: int, tokens: int) -> Cache:
+        """A cache of the layers for `batch` sequences of up to `tokens` tokens."""
+        layer: CausalLayer = layers[0]  # type: ignore[assignment]
+        return Cache(layer.out.weight.new_empty(len(layers), 2, batch, layer.heads, tokens, layer.head))
+
 
 class CausalLayer(nn.Module):
     """(B, n, width) -> the same; position t is told of the positions up to t.
@@ -85,9 +91,7 @@ class CausalTransformer(Backbone):
 
     def cache(self, batch: int) -> Cache:
         """An empty cache for sequences of `batch` rows."""
-        layer: CausalLayer = self.layers[0]  # type: ignore[assignment]
-        shape = (len(self.layers), 2, batch, layer.heads, len(self.position), layer.head)
-        return Cache(self.position.new_empty(shape))
+        return Cache.empty(self.layers, batch, len(self.position))
 
     def forward(self, x: Tensor, y: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         read, n = (0 if cache is None else cache.read), x.shape[1]

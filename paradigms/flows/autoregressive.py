@@ -5,11 +5,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
 from paradigms.backbones import Backbone
 from paradigms.backbones.blocks import zero
 from paradigms.flows import Transform
 from paradigms.flows.coupling import Elementwise
+
+
+class Mask(nn.Module):
+    """weight -> weight * mask. Within `parametrize.cached()` the product is taken once."""
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mask", mask, persistent=False)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * self.mask
 
 
 class MaskedLinear(nn.Linear):
@@ -18,15 +32,9 @@ class MaskedLinear(nn.Linear):
     before, after: the degrees of inputs and outputs (Germain et al. 2015, eq. 8-9).
     """
 
-    mask: Tensor
-
     def __init__(self, before: Tensor, after: Tensor, strict: bool) -> None:
         super().__init__(len(before), len(after))
-        mask = after[:, None] > before if strict else after[:, None] >= before
-        self.register_buffer("mask", mask, persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight * self.mask, self.bias)
+        parametrize.register_parametrization(self, "weight", Mask(after[:, None] - before >= int(strict)))
 
 
 class MADE(Backbone):
@@ -72,6 +80,7 @@ class Autoregressive(Transform):
     def inverse(self, z: Tensor, cond: Tensor | None = None) -> Tensor:
         x = torch.zeros_like(z)
         rank = torch.arange(z.shape[1], device=z.device)
-        for i in range(z.shape[1]):
-            x = torch.where(rank == i, self.map.inverse(z, self.net(x, cond)), x)
+        with parametrize.cached():  # the masked weights are the same in every pass
+            for i in range(z.shape[1]):
+                x = torch.where(rank == i, self.map.inverse(z, self.net(x, cond)), x)
         return x

@@ -214,6 +214,11 @@ def ode_log_prob(
     return prior_log_prob(z) + state[:, d:].T, z
 
 
+# For the cards of what calls `ode_likelihood`.
+SOLVED = "RK4, Hutchinson (Rademacher); probes = 0: the exact trace"
+SOLVED_RANGES = {"steps": (1, 10_000), "probes": (0, 1_000)}
+
+
 def ode_likelihood(
     field: Field,
     x: Tensor,
