@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import zuko
 from conftest import build, examples, shake, train_a_little
 from torch import Tensor
 from torch.distributions import Independent, Normal
@@ -378,3 +379,26 @@ def test_the_cache_is_timed_against_sampling_without_it(capsys, monkeypatch):
     pair = kv_cache.Pair([1.0, 2.0], [3.0, 8.0])
     assert pair.ratios == [3.0, 4.0]
     assert kv_cache.spread(pair.ratios) == "3.5 (3.2-3.8)"
+
+
+def test_a_block_is_zukos_autoregressive_transform():
+    """zuko inverts by as many passes as there are numbers: density and inverse agree, given the same shift and scale."""
+    b = block(tokens=4, dim=2)
+
+    def meta(x: Tensor):
+        before = torch.nn.functional.pad(x.view(-1, 4, 2), (0, 0, 1, -1))
+        mu, alpha = b.net(before).chunk(2, dim=-1)
+        # z = (x - mu) exp(-alpha), as a shift and a log-scale of x
+        shift, log_scale = (-mu * torch.exp(-alpha)).flatten(-2), (-alpha).flatten(-2)
+        # zuko's log-scale is l / (1 + |l / log slope|).
+        unbounded = log_scale / (1 - (log_scale / math.log(1e-3)).abs())
+        return zuko.transforms.DependentTransform(zuko.transforms.MonotonicAffineTransform(shift, unbounded, 1e-3), 1)
+
+    theirs = zuko.transforms.AutoregressiveTransform(meta, passes=8)
+    x = torch.randn(5, 8, dtype=torch.float64)
+    with torch.no_grad():
+        z, log_det = b(x.view(5, 4, 2))
+        their_z, their_log_det = theirs.call_and_ladj(x)
+        torch.testing.assert_close(z.flatten(1), their_z, rtol=0, atol=1e-10)
+        torch.testing.assert_close(log_det, their_log_det, rtol=0, atol=1e-10)
+        torch.testing.assert_close(b.inverse(z).flatten(1), theirs.inv(their_z), rtol=0, atol=1e-10)

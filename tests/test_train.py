@@ -354,6 +354,25 @@ def test_a_step_above_the_limit_is_skipped_and_counted():
     assert torch.equal(model.weight.detach(), torch.zeros(4))
 
 
+class Often(Probe):
+    """Three updates of one module in a step, as a critic has."""
+
+    def updates(self, batch, progress, noise):
+        for k in range(3):
+            yield Update(
+                self, (self.weight * self.gradient).sum(), {"k": torch.tensor(float(k)), "once": torch.ones(())}
+            )
+
+
+def test_the_log_averages_over_updates_also_where_a_step_has_several():
+    run = loop(Often(), steps=100)
+    for k in range(2):
+        run.step(k)
+    means = run.means()
+    assert (means["k"], means["once"], means["grad_norm"]) == pytest.approx((1.0, 1.0, 5.0))
+    assert run.means() == {"lr": means["lr"]}
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_divergence_stops_before_the_weights_are_touched(bad, tmp_path):
     model = Probe()
