@@ -147,6 +147,7 @@ class Page:
     plans: Table | None
     pairs: Table | None
     failed: Table | None
+    sources: Table | None
     limitations: list[str]
     provenance: list[tuple[str, str]]
     commands: list[tuple[str, str]]
@@ -179,6 +180,7 @@ def _page(section: Section, many_tiers: bool, with_figures: bool, real: GridSour
         plans if plans and plans.lines else None,
         tables.pairs(section),
         tables.failed(section),
+        tables.sources(section),
         verdict.limitations(section),
         verdict.provenance(section),
         verdict.commands(section),
@@ -249,7 +251,7 @@ def _md_table(table: Table) -> str:
     lines = [" | ".join(words.markdown(h) for h in heads), " | ".join(rule)]
     for line in table.lines:
         name = words.markdown(line.name) + (f" ({words.markdown(line.sub)})" if line.sub else "")
-        name = f"*{name}*" if line.kind == "baseline" else name
+        name = f"*{name}*" if line.kind in ("baseline", "external") else f"– {name}" if line.member else name
         lines.append(" | ".join([name, *(_md_cell(c) for c in line.cells)]))
     return "\n".join(f"| {line} |" for line in lines)
 
@@ -267,7 +269,7 @@ def _markdown(pages: Sequence[Page]) -> str:
     for page in pages:
         blocks.append(f"## {words.markdown(page.heading)}")
         blocks.append("".join(_md_span(text, strong) for text, strong in page.verdict).strip())
-        for table in (page.headline, *page.tables, page.plans, page.pairs, page.failed):
+        for table in (page.headline, *page.tables, page.plans, page.pairs, page.failed, page.sources):
             if table is not None and table.lines:
                 blocks += _md_block(table)
         shown = [*page.dots, *page.pareto, *page.training]
@@ -313,10 +315,13 @@ def _tex_table(table: Table, section: Section) -> str:
     body: list[str] = []
     last = ""
     for line in table.lines:
-        if line.kind == "baseline" and last not in ("", "baseline"):
+        if line.kind in ("baseline", "external") and last not in ("", line.kind):
             body.append(r"\midrule")
         last = line.kind
-        body.append(" & ".join([words.tex(line.name), *(_tex_cell(c) for c in line.cells)]) + r" \\")
+        name = words.tex(line.name)
+        body.append(
+            " & ".join([rf"\quad {name}" if line.member else name, *(_tex_cell(c) for c in line.cells)]) + r" \\"
+        )
     caption = f"{table.title} on {section.title}. {table.caption} {' '.join(table.notes)}"
     return "\n".join(
         [
@@ -370,13 +375,18 @@ def _csv_value(value: Any) -> Any:
 
 
 def write(
-    frame: pd.DataFrame, runs: Sequence[Mapping[str, Any]], real: GridSource, to: Path, formats: Sequence[str]
+    frame: pd.DataFrame,
+    runs: Sequence[Mapping[str, Any]],
+    real: GridSource,
+    to: Path,
+    formats: Sequence[str],
+    families: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """See `reports.render`."""
     for name in formats:
         if name not in FORMATS:
             raise ValueError(f"unknown report format '{name}'; known: {', '.join(FORMATS)}")
-    found = sections(frame, runs)
+    found = sections(frame, runs, families)
     many_tiers = len({s.tier for s in found}) > 1
     pictured = any(f in formats for f in ("html", "md", "tex"))
     pages = [_page(s, many_tiers, pictured, real) for s in found]
