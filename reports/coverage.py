@@ -195,9 +195,9 @@ def at(seeds: int, laws: Iterable[str] = LAWS, kind: str = "interval") -> dict[s
     return {name: float(table[name][nearest]) for name in laws}
 
 
-def sentence(seeds: int) -> str:
-    """What the 95 % of an interval over so many seeds are worth."""
-    found = at(min(seeds, SEEDS[-1]))
+def sentence(seeds: int, kind: str = "interval") -> str:
+    """What the 95 % of an interval over so many seeds are worth; kind: "interval" (also of pairs) or "welch"."""
+    found = at(min(seeds, SEEDS[-1]), kind=kind)
     said = [f"{100 * rate:.1f} % ({LAWS[name].short})" for name, rate in found.items()]
     return (
         f"Over {recorded()['repetitions']:,} simulated repetitions 95 % intervals of {min(seeds, SEEDS[-1])} seeds held "

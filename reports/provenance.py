@@ -61,14 +61,14 @@ def keys(rows: pd.DataFrame, fields: Mapping[str, str]) -> list[Key]:
     return sorted({tuple(map(_text, fields, row)) for row in found.itertuples(index=False)})
 
 
-def difference(a: Key, b: Key, fields: Mapping[str, str], known: Iterable[str] = ()) -> str:
+def difference(a: Key, b: Key, fields: Mapping[str, str], known: Iterable[str] = (), between: str = ", not ") -> str:
     """In which columns two combinations differ, with what they hold: "the number of samples (500, not 898)".
 
     known: look at these columns only. The column "" holds what is too long to be told.
     """
     looked = set(known) or set(fields)
     parts = [
-        word + (f" ({x}, not {y})" if column else "")
+        word + (f" ({x}{between}{y})" if column else "")
         for (column, word), x, y in zip(fields.items(), a, b)
         if x != y and column in looked
     ]

@@ -150,13 +150,15 @@ class Entry:
 
     def headline(self, metric: str) -> pd.DataFrame:
         """The rows of a metric at the default plan; a baseline has no plans."""
-        rows = self.main[self.main["metric"] == metric]
-        if self.baseline or self.external:
-            return rows
-        plan = self.plan
-        if plan is None:
-            return rows[rows["headline"]]
-        return at_plan(rows, plan)
+        return self._default.get(metric, self.main.iloc[:0])
+
+    @cached_property
+    def _default(self) -> dict[str, pd.DataFrame]:
+        """The same by metric: they are asked for many times."""
+        rows = self.main
+        if not (self.baseline or self.external):
+            rows = at_plan(rows, self.plan) if self.plan else rows[rows["headline"]]
+        return {str(metric): group for metric, group in rows.groupby("metric")}
 
     def per_seed(self, metric: str, split: str = "", features: str = "") -> list[float]:
         """One value per training seed at the default plan, disjoint sample sets averaged."""
@@ -374,7 +376,9 @@ class Section:
                 unranked[name] = f"not ranked: {entry.multiple:.1f}× the budget"
                 continue
             if len(several) > 1:
-                unranked[name] = f"not ranked: its seeds differ in {provenance.difference(several[0], several[1], fields)}"
+                unranked[name] = (
+                    f"not ranked: its seeds differ in {provenance.difference(several[0], several[1], fields)}"
+                )
                 continue
             keys[name], values[name] = several[0], seed_means(mine)
             if entry.external:

@@ -183,7 +183,7 @@ def metric_title(section: Section, metric: str, features: str = "") -> str:
 
 
 def missing(entry: Entry, metric: str, default: str = "not measured") -> Cell:
-    if entry.baseline:
+    if entry.baseline or (entry.external and not entry.reason(metric)):
         return Cell("")
     if not len(entry.rows):
         return Cell("–", missing=True, note=f"{entry.name}: no finished run")
@@ -633,15 +633,21 @@ def _code_notes(section: Section) -> list[str]:
 def _notes(lines: Iterable[Line], *more: str) -> tuple[str, ...]:
     """Footnotes: why cells are missing or marked, each reason once, with the rows it holds for."""
     found: dict[str, dict[str, None]] = {}
+    lines = tuple(lines)
     for line in lines:
         for made in line.cells:
             told = made.missing or made.extra == "†" or (line.kind == "external" and made.value is not None)
             if made.note and told:
-                name, _, reason = (
-                    made.note.partition(": ") if made.note.startswith(f"{line.name}: ") else (line.name, "", made.note)
-                )
-                found.setdefault(reason, {})[name] = None
-    return (*more, *(f"{words.listing(list(names))}: {reason}." for reason, names in found.items()))
+                reason = made.note.removeprefix(f"{line.name}: ")
+                found.setdefault(reason, {})[line.name] = None
+    everyone = {line.name for line in lines if line.kind == "recipe"}
+
+    def who(names: Iterable[str]) -> str:
+        rest = [n for n in names if n not in everyone]
+        whole = len(everyone) > 3 and everyone <= set(names)
+        return words.listing([f"all {len(everyone)} recipes", *rest] if whole else list(names))
+
+    return (*more, *(f"{who(names)}: {reason}." for reason, names in found.items()))
 
 
 def _thin(columns: Sequence[Column], lines: tuple[Line, ...]) -> tuple[tuple[Line, ...], list[str]]:
@@ -720,6 +726,10 @@ def sampling_spread(entry: Entry, metric: str, features: str) -> float | None:
     """Pooled standard deviation over disjoint sample sets of the same trained model."""
     rows = entry.headline(metric)
     rows = finite(rows[(rows["split"] == "test") & (rows["features"] == features)])
+    return sampling_spread_of(rows)
+
+
+def sampling_spread_of(rows: pd.DataFrame) -> float | None:
     return stats.pooled_spread(g["value"].tolist() for _, g in rows.groupby("run") if g["draw"].nunique() > 1)
 
 
@@ -1018,10 +1028,11 @@ def pairs(section: Section) -> Table | None:
         a, b = values[pair.a], values[pair.b]
         floors[len(a), len(b)] = stats.permutation_floor(len(a), len(b))
         shuffled = stats.permutation(a, b) if pair.tested else None
+        mean, low, high = words.alike(pair.difference, pair.found.low, pair.found.high)
         cells = (
             Cell(
-                words.number(pair.difference),
-                f"[{words.number(pair.found.low)}, {words.number(pair.found.high)}]",
+                mean,
+                f"[{low}, {high}]",
                 value=pair.difference,
                 source=f"{len(a)} and {len(b)} training seeds, {pair.found.freedom:.1f} degrees of freedom",
             ),
