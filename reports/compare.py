@@ -32,6 +32,7 @@ from reports.tables import METRICS, UNITS, metric_title, multiple_text, sampling
 
 SPEED = {"latency": ("Latency", "↓"), "throughput": ("Throughput", "↑"), "peak_memory": ("Peak memory", "↓")}
 _LEFT_OUT = ("term_", "latency_", "throughput_", "flops", "entropy")
+_OF_TRAINING = ("nn_ratio", "authenticity")  # for these the training split is what is asked
 
 
 class NotComparable(ValueError):
@@ -188,12 +189,12 @@ def compare(
     lines = _lines(section, one, other)
     if not lines:
         raise NotComparable(f"nothing in common: no metric was measured of both {one.name} and {other.name}")
-    lead = _asked(section, lines, metric)
+    lead = _asked(section, lines, metric, one, other)
     if lead.refused:
         raise NotComparable(
             f"{one.name} and {other.name} can not be compared on {lead.title}: they differ in {lead.refused}"
         )
-    rest = [line for line in lines if line is not lead]
+    rest = [line for line in lines if line is not lead and _told(section, line)]
     tested = [x for x in rest if x.found is not None and not math.isnan(x.found.p)]
     corrected = dict(zip((x.key for x in tested), stats.holm([x.found.p for x in tested if x.found])))
     rest = [replace(x, adjusted=corrected.get(x.key, math.nan)) for x in rest]
@@ -367,7 +368,8 @@ def _title(section: Section, metric: str, split: str, rows: pd.DataFrame) -> str
         lead = section.quality[1]
         if rows["features"].iloc[0] not in ("", lead) and metric not in ("fd", "fd_inf", "kd"):
             name += f" ({rows['features'].iloc[0].split('@')[0]})"
-    return words.plain(name + (" against training data" if split == "train" else ""))
+    training = split == "train" and metric not in _OF_TRAINING
+    return words.plain(name + (" against training data" if training else ""))
 
 
 def _direction(metric: str) -> str:
@@ -391,17 +393,43 @@ def _refusal(a: Side, b: Side, metric: str, likelihood: bool, x: pd.DataFrame, y
     return provenance.difference(keys[0][0], keys[1][0], fields, known, " and ")
 
 
-def _asked(section: Section, lines: Sequence[Line], metric: str) -> Line:
+def _told(section: Section, line: Line) -> bool:
+    """Whether a metric that was not asked for is worth a line: held-out data, the leading features, and both spaces' FD."""
+    metric, *where = line.key.split("/")
+    lead = section.quality[1].split("@")[0]
+    spaces = {s.split("@")[0] for s in section.spaces}
+    if metric not in _OF_TRAINING and "train" in where:
+        return False
+    return metric in ("fd", "fd_inf") or not (spaces - {lead}) & set(where)
+
+
+def _asked(section: Section, lines: Sequence[Line], metric: str, a: Side, b: Side) -> Line:
     wanted, features = section.quality
     space = features.split("@")[0]
     if metric:
         named = [line for line in lines if metric in (line.key, line.key.split("/")[0])]
         if not named:
-            raise UnknownName("metric", metric, dict.fromkeys(line.key.split("/")[0] for line in lines))
+            raise _unshared(lines, metric, a, b)
         leading = [line for line in named if space and f"/test/{space}" in line.key]
         return (leading or named)[0]
     leading = [line for line in lines if line.key == "/".join(p for p in (wanted, "test", space) if p)]
     return (leading or [line for line in lines if not line.refused] or list(lines))[0]
+
+
+def _unshared(lines: Sequence[Line], metric: str, a: Side, b: Side) -> NotComparable:
+    """Why a metric is not among those that both have."""
+    kinds = []
+    for side in (a, b):
+        rows = finite(side.rows[side.rows["metric"] == metric])
+        kinds.append(sorted({kind_text(group) for _, group in rows.groupby(["kind", "options"])}))
+    if all(kinds) and metric in LIKELIHOODS:
+        have = [f"{side.name} has {words.listing(k)}" for side, k in zip((a, b), kinds)]
+        return NotComparable(f"likelihoods of different kinds are not compared: {', '.join(have)}")
+    if any(kinds):
+        side = a if not kinds[0] else b
+        why = side.entry.reason(metric)
+        return NotComparable(f"{side.name} has no {metric}" + (f": {why}" if why else ""))
+    return UnknownName("metric", metric, dict.fromkeys(line.key.split("/")[0] for line in lines))
 
 
 # -------------------------------------------------------------------------------------------------------------- words

@@ -219,6 +219,13 @@ def table() -> list[tuple[str, ...]]:
     return [heads, *rows]
 
 
+def alarms() -> str:
+    """How often a ranking of equal recipes finds a difference, in words."""
+    found = recorded()["false_alarms"]
+    rates = " and ".join(f"{100 * rate:.1f} % with {n} seeds" for n, rate in found["rate"].items())
+    return f"A ranking of {found['recipes']} equal recipes with normal errors told any two of them apart in {rates}."
+
+
 def _main(arguments: Sequence[str]) -> None:
     repetitions = int(arguments[0]) if arguments else 10_000
     found = measure(repetitions, lambda text: print(text, file=sys.stderr))
@@ -226,9 +233,8 @@ def _main(arguments: Sequence[str]) -> None:
     recorded.cache_clear()
     for row in table():
         print("  ".join(text.ljust(52 if i == 0 else 9) for i, text in enumerate(row)))
-    alarms, middle = found["false_alarms"], found["interquartile_mean"]
-    print(f"rankings of {alarms['recipes']} equal recipes with a false alarm, by seeds: {alarms['rate']}")
-    print(f"interquartile mean, by seeds × data sets: {middle['rate']}")
+    print(alarms())
+    print(f"interquartile mean, by seeds × data sets: {found['interquartile_mean']['rate']}")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from markupsafe import Markup
 from PIL import Image, UnidentifiedImageError
 
 from reports import FORMATS, figures, tables, verdict, words
+from reports.across import Across, across
 from reports.figures import Picture
 from reports.sections import Section, plan_text, run_id, sections
 from reports.tables import Cell, Table
@@ -212,7 +213,7 @@ def _harmless(value: object) -> object:
     return words.visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _html(pages: Sequence[Page], csv_text: str) -> str:
+def _html(pages: Sequence[Page], together: Sequence[Across], csv_text: str) -> str:
     _embed([t for p in pages for t in (*p.grids, *p.more_grids)])
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
@@ -229,6 +230,7 @@ def _html(pages: Sequence[Page], csv_text: str) -> str:
         title=title,
         lede=lede,
         pages=pages,
+        together=together,
         glyph=figures.glyph,
         style=(HERE / "report.css").read_text(encoding="utf-8"),
         script=script,
@@ -261,7 +263,7 @@ def _md_block(table: Table) -> list[str]:
     return [f"### {words.markdown(table.title)}", words.markdown(table.caption), _md_table(table), "\n".join(notes)]
 
 
-def _markdown(pages: Sequence[Page]) -> str:
+def _markdown(pages: Sequence[Page], together: Sequence[Across] = ()) -> str:
     title, lede = _title(pages)
     blocks = [f"# {words.markdown(title)}", words.markdown(lede)]
     if not pages:
@@ -282,6 +284,10 @@ def _markdown(pages: Sequence[Page]) -> str:
         blocks.append("\n".join(f"- {words.markdown(name)}: {words.markdown(fact)}" for name, fact in page.provenance))
         blocks.append("### Reproduce")
         blocks.append("\n".join(f"- {words.markdown(name)}: {_code(command)}" for name, command in page.commands))
+    for found in together:
+        blocks.append(f"## {words.markdown(found.heading)}")
+        blocks += _md_block(found.table)[1:] if found.table else [words.markdown(found.reason)]
+        blocks += [f"![{words.markdown(p.alt)}](figures/{p.slug}.svg)" for p in [found.picture] if p]
     return "\n\n".join(b for b in blocks if b) + "\n"
 
 
@@ -390,17 +396,19 @@ def write(
     many_tiers = len({s.tier for s in found}) > 1
     pictured = any(f in formats for f in ("html", "md", "tex"))
     pages = [_page(s, many_tiers, pictured, real) for s in found]
+    together = across(found, pictured)
     short = _csv(tables.comparison(found))
     files: list[tuple[str, bytes]] = []
     if "html" in formats:
-        files.append(("report.html", _html(pages, short).encode()))
+        files.append(("report.html", _html(pages, together, short).encode()))
     if "md" in formats:
-        files.append(("report.md", _markdown(pages).encode()))
+        files.append(("report.md", _markdown(pages, together).encode()))
     if "tex" in formats:
         files.append(("table.tex", _latex(pages).encode()))
     if "csv" in formats:
         files += [("report.csv", _csv(frame).encode()), ("table.csv", short.encode())]
-    for picture in (p for page in pages for p in page.pictures):
+    drawn = [p for page in pages for p in page.pictures] + [a.picture for a in together if a.picture]
+    for picture in drawn:
         files += [(f"figures/{picture.slug}.svg", picture.svg), (f"figures/{picture.slug}.pdf", picture.pdf)]
     return list(_write(Path(to), files))
 
