@@ -11,6 +11,7 @@ import pandas as pd
 from reports.words import plain
 
 _MODEL = {
+    "data": "the data",
     "unit": "the unit",
     "weights": "the weights",
     "fraction": "the part of the training budget",
@@ -40,7 +41,7 @@ SPEED = {
     "unit": "the unit",
 }
 # What samples that came from elsewhere say of themselves: nothing of the model.
-OF_SAMPLES = ("features", "split", "n", "n_ref", "unit")
+OF_SAMPLES = ("features", "split", "n", "n_ref", "data", "unit")
 
 _SPEED = ("latency", "throughput", "peak_memory")
 _WEIGHTS = {"ema": "averaged", "raw": "raw", "": "not recorded"}
@@ -115,6 +116,10 @@ def described(rows: pd.DataFrame, likelihood: bool = False) -> str:
         part = some("fraction")
         parts += [f"after {'/'.join(part)} of the budget"] if part != ["1"] else []
         parts += [v for v in some("dtype") if v != "none"]
+        parts += [f"data {v}" for v in some("data") if v != "none"]
+        parts += [f"samples {v}" for v in some("samples") if v != "none"]
+        parts += [f"brought from {v}" for v in some("resize") if v != "none"]
+        parts += [f"torch {'/'.join(v for v in some('torch'))}"] if some("torch") != ["none"] else []
         parts += ["told the labels"] if rows["conditional"].any() else []
     return ", ".join(parts)
 

@@ -25,7 +25,20 @@ from reports.words import plain, slug
 
 TEXT = (
     *("run", "status", "reason", "recipe", "paradigm", "tier", "dataset", "split", "sampler", "options", "metric"),
-    *("unit", "kind", "relation", "features", "weights", "device", "dtype", "code"),
+    *(
+        "unit",
+        "kind",
+        "relation",
+        "features",
+        "weights",
+        "device",
+        "dtype",
+        "code",
+        "data",
+        "samples",
+        "resize",
+        "torch",
+    ),
 )
 NUMBERS = (
     *("schema", "seed", "steps", "calls", "value", "error", "n", "n_ref", "draw", "fraction", "images", "flops"),
@@ -189,6 +202,11 @@ def _main(rows: pd.DataFrame) -> pd.DataFrame:
     return averaged if len(averaged) else whole
 
 
+def space_of(features: str) -> str:
+    """The name of a feature space, with its policy where it has one, without the hash of its weights."""
+    return features.rpartition("@")[0] or features
+
+
 def plans_of(rows: pd.DataFrame) -> list[tuple[str, float, str]]:
     plans = rows.loc[rows["sampler"] != "", ["sampler", "steps", "options"]].drop_duplicates()
     return [(s, float(k), o) for s, k, o in plans.itertuples(index=False)]
@@ -292,6 +310,12 @@ class Section:
         used = rows.groupby("features")["recipe"].nunique()
         return tuple(sorted(used.index, key=lambda s: (s.startswith("random"), -used[s], s)))
 
+    @property
+    def second(self) -> str:
+        """The space that guards against the blind spots of the leading one: that without labels, else the next."""
+        rest = self.spaces[1:]
+        return next((s for s in rest if s.startswith("random")), rest[0] if rest else "")
+
     @cached_property
     def quality(self) -> tuple[str, str]:
         """(metric, feature space) that leads: a Frechet distance on images, a transport distance on vectors."""
@@ -346,7 +370,7 @@ class Section:
             mine = entry.headline(metric)
             mine = mine[mine["split"] == split]
             here = mine[mine["features"] == features]
-            alike = mine["features"].str.split("@").str[0] == features.split("@")[0]
+            alike = mine["features"].map(space_of) == space_of(features)
             rows[entry.name] = here if len(finite(here)) else mine[alike]
         return self._rank(rows, lower_is_better, provenance.decisive(metric))
 
@@ -510,10 +534,11 @@ def _section(
         Entry(plain(name), str(name), -1, group, baseline=True) for name, group in baseline.groupby("recipe", sort=True)
     ]
     taken = {e.name for e in entries}
-    externals = [
-        Entry(_free(plain(name), taken), str(name), -1, group, external=True)
-        for name, group in external.groupby("recipe", sort=True)
-    ]
+    externals = []
+    for (recipe, run), group in external.groupby(["recipe", "run"], sort=True):
+        name = _free(plain(recipe), str(run), taken)
+        taken.add(name)
+        externals.append(Entry(name, str(recipe), -1, group, external=True))
     together = pd.concat([here, external, baseline])
     section = Section(dataset, tier, tuple(entries), tuple(baselines), mine, match, budget, tuple(externals), together)
     metric, features = section.quality
@@ -530,9 +555,9 @@ def _section(
     )
 
 
-def _free(name: str, taken: set[str]) -> str:
-    """A name that no recipe has: someone's samples may be called like one."""
-    return f"{name} (samples)" if name in taken else name
+def _free(name: str, run: str, taken: set[str]) -> str:
+    """A name that no other row has: someone's samples may be called like a recipe, or like other samples."""
+    return next(n for n in (name, f"{name} (samples)", plain(f"{name} ({run})")) if n not in taken)
 
 
 def _by_family(entries: Sequence[Entry]) -> list[Entry]:

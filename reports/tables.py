@@ -28,6 +28,7 @@ from reports.sections import (
     plan_text,
     plans_of,
     seed_means,
+    space_of,
 )
 from reports.stats import Summary, summarise
 
@@ -42,12 +43,7 @@ BASELINES = {
 # metric: (title, direction, what it is, whether being best is meaningful).
 METRICS: dict[str, tuple[str, str, str, bool]] = {
     "fd": ("FD", "↓", "Frechet distance between samples and the split, in the named feature space", True),
-    "fd_inf": (
-        "FD∞",
-        "↓",
-        "Frechet distance extrapolated to infinitely many samples: free of the bias that n samples bring",
-        True,
-    ),
+    "fd_inf": ("FD∞", "↓", "Frechet distance extrapolated to infinitely many samples; can fall below 0", True),
     "kd": ("Kernel distance", "↓", "unbiased cubic-kernel distance in the same features; leads at small n", True),
     "precision": ("Precision", "↑", "share of samples within the data's k-nearest-neighbour manifold", True),
     "recall": ("Recall", "↑", "share of data within the samples' manifold", True),
@@ -79,6 +75,8 @@ METRICS: dict[str, tuple[str, str, str, bool]] = {
     "mode_tv": ("Mode TV", "↓", "total variation between shares of modes in samples and in the truth", True),
     "off_support": ("Off support", "↓", "share of samples far from every mode or outside the support", True),
 }
+# The one space whose Frechet distance is called FID: the published network behind its own treatment of an image.
+FID = re.compile(r"inception-2015/299-tensorflow-bilinear,rgb,bytes@[0-9a-f]{12}")
 UNITS = {"bits_per_dim": "bits/dim", "nll": "nats"}
 
 
@@ -165,13 +163,15 @@ class Table:
 
 def space_name(section: Section, features: str) -> str:
     """digits@9f3c… as "digits" where that is unambiguous."""
-    short = features.split("@")[0]
-    alone = sum(s.split("@")[0] == short for s in section.spaces) == 1
+    short = space_of(features)
+    alone = sum(space_of(s) == short for s in section.spaces) == 1
     return words.plain(short if alone else features[: len(short) + 9])
 
 
 def metric_title(section: Section, metric: str, features: str = "") -> str:
     title = METRICS[metric][0] if metric in METRICS else metric
+    if metric == "fd" and FID.fullmatch(features):
+        return "FID"
     if features and metric in ("fd", "fd_inf"):
         return f"{title}-{space_name(section, features)}"
     if features and metric == "kd":
@@ -306,7 +306,7 @@ def _lines(
         for entry in some:
             cells = tuple(make(entry) for _, make in columns)
             if any(c.value is not None for c in cells):
-                lines.append(_line(section, entry, kind, cells, "samples from elsewhere" if kind == "external" else ""))
+                lines.append(_line(section, entry, kind, cells, elsewhere(entry) if entry.external else ""))
     return tuple(lines)
 
 
@@ -315,6 +315,12 @@ def _line(section: Section, entry: Entry, kind: str, cells: tuple[Cell, ...], su
     first = next((e for e in section.finished if e.family == entry.family), entry)
     member = kind == "recipe" and first is not entry
     return Line(name, kind, entry.mark, cells, sub, entry.family, member, runs_words(entry))
+
+
+def elsewhere(entry: Entry) -> str:
+    """What is said of someone's samples under their name."""
+    resized = [words.plain(r) for r in dict.fromkeys(entry.rows["resize"]) if r]
+    return "; ".join(["external samples", *(f"{r} first" for r in resized)])
 
 
 def runs_words(entry: Entry) -> str:
@@ -347,7 +353,7 @@ def _quality_column(
     where = f" on the {split} split" if split else ""
     space = f"; features: {words.plain(features)}" if features else ""
     column = Column(
-        title or name, direction, note + where + space, key=words.slug(f"{metric}-{features.split('@')[0]}-{split}")
+        title or name, direction, note + where + space, key=words.slug(f"{metric}-{space_of(features)}-{split}")
     )
 
     def make(entry: Entry) -> Cell:
@@ -440,9 +446,9 @@ def headline(section: Section) -> Table:
             )
         )
     columns.append(_quality_column(section, metric, "test", features, metric_title(section, metric, features)))
-    if metric == "fd" and len(section.spaces) > 1:
+    if metric == "fd" and section.second:
         columns.append(
-            _quality_column(section, "fd", "test", section.spaces[1], metric_title(section, "fd", section.spaces[1]))
+            _quality_column(section, "fd", "test", section.second, metric_title(section, "fd", section.second))
         )
     for counted in ("modes", "mode_kl"):
         found = section.rows[section.rows["metric"] == counted]
@@ -534,7 +540,7 @@ def _interval_notes(section: Section) -> list[str]:
 
 
 def _agreement_notes(section: Section) -> list[str]:
-    tau, names = space_agreement(section), [space_name(section, s) for s in section.spaces[:2]]
+    tau, names = space_agreement(section), [space_name(section, s) for s in (section.quality[1], section.second)]
     if tau is None:
         return []
     return [
@@ -698,7 +704,7 @@ def _quality(section: Section, space: str) -> Table:
     lines, more = _thin(heads, _lines(section, columns, section.baselines))
     if lead:
         more.append("Read every column against the floor row: a perfect model scores what real training data scores.")
-    more += _scale_notes(section) if lead else _agreement_notes(section)
+    more += _scale_notes(section) if lead else _agreement_notes(section) if space == section.second else []
     more += _bias_notes(section, space)
     named = f" in the feature space {words.plain(space)}" if space else ""
     caption = f"Default plans, {counts_words(section)}{named}. ↓ lower is better, ↑ higher is better."
@@ -734,11 +740,11 @@ def sampling_spread_of(rows: pd.DataFrame) -> float | None:
 
 
 def space_agreement(section: Section) -> float | None:
-    if len(section.spaces) < 2 or section.quality[0] != "fd":
+    if not section.second or section.quality[0] != "fd":
         return None
     means = []
     for entry in section.finished:
-        both = [summarise(entry.per_seed("fd", "test", s)) for s in section.spaces[:2]]
+        both = [summarise(entry.per_seed("fd", "test", s)) for s in (section.quality[1], section.second)]
         if both[0] and both[1]:
             means.append((both[0].mean, both[1].mean))
     return stats.agreement([a for a, _ in means], [b for _, b in means]) if means else None
