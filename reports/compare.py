@@ -26,6 +26,7 @@ from reports.sections import (
     plans_of,
     sections,
     seed_means,
+    space_of,
 )
 from reports.stats import Difference, Summary
 from reports.tables import METRICS, UNITS, metric_title, multiple_text, sampling_spread_of, seconds_text
@@ -78,6 +79,9 @@ class Line:
     """
 
     key: str
+    metric: str
+    split: str
+    space: str
     title: str
     direction: str
     a: Summary
@@ -129,9 +133,10 @@ class Comparison:
     def notes(self) -> list[str]:
         """What the intervals are worth, what the table holds, and how to know more."""
         line, out = self.lead, []
-        if len(self.lines) > 1:
+        others = sum(not math.isnan(x.adjusted) for x in self.lines[1:])
+        if others:
             out.append(
-                f"The first line is what was asked, a single test; the p of the {len(self.lines) - 1} others is corrected "
+                f"The first line is what was asked, a single test; of the {others} others that were tested p is corrected "
                 "for their number by Holm's method."
             )
         if line.found is not None:
@@ -290,7 +295,7 @@ def _groups(rows: pd.DataFrame) -> dict[_Group, pd.DataFrame]:
     by = ["metric", "split", "space", "kind", "options", "relation"]
     kept = kept.assign(options=kept["options"].where(kept["kind"] != "", ""))  # a sampler's options are the plan
     # Another version of a feature network stands for the same column: it is refused, not overlooked.
-    kept = kept.assign(space=kept["features"].str.split("@").str[0])
+    kept = kept.assign(space=kept["features"].map(space_of))
     return dict(iter(kept.groupby(by, sort=True)))
 
 
@@ -305,18 +310,21 @@ def _lines(section: Section, a: Side, b: Side) -> list[Line]:
     order = {m: i for i, m in enumerate((*METRICS, *LIKELIHOODS, "kl", *SPEED))}
 
     def place(line: Line) -> tuple[int, bool, str]:
-        return order.get(line.key.split("/")[0], 99), "/train" in line.key, line.key
+        return order.get(line.metric, 99), line.split == "train", line.key
 
     return sorted(made, key=place)
 
 
 def _line(section: Section, a: Side, b: Side, group: _Group, x: pd.DataFrame, y: pd.DataFrame) -> Line:
-    metric, split, _, kind, _, _ = group
+    metric, split, space, kind, _, _ = group
     left, right = stats.summarise(seed_means(x)), stats.summarise(seed_means(y))
     assert left is not None  # _groups keeps finite values only
     assert right is not None
     line = Line(
         key="/".join(part for part in group if part),
+        metric=metric,
+        split=split,
+        space=space,
         title=_title(section, metric, split, x),
         direction=_direction(metric),
         a=left,
@@ -367,7 +375,7 @@ def _title(section: Section, metric: str, split: str, rows: pd.DataFrame) -> str
         name = metric_title(section, metric, str(rows["features"].iloc[0])).replace("_", " ")
         lead = section.quality[1]
         if rows["features"].iloc[0] not in ("", lead) and metric not in ("fd", "fd_inf", "kd"):
-            name += f" ({rows['features'].iloc[0].split('@')[0]})"
+            name += f" ({space_of(str(rows['features'].iloc[0]))})"
     training = split == "train" and metric not in _OF_TRAINING
     return words.plain(name + (" against training data" if training else ""))
 
@@ -395,25 +403,26 @@ def _refusal(a: Side, b: Side, metric: str, likelihood: bool, x: pd.DataFrame, y
 
 def _told(section: Section, line: Line) -> bool:
     """Whether a metric that was not asked for is worth a line: held-out data, the leading features, and both spaces' FD."""
-    metric, *where = line.key.split("/")
-    lead = section.quality[1].split("@")[0]
-    spaces = {s.split("@")[0] for s in section.spaces}
-    if metric not in _OF_TRAINING and "train" in where:
+    lead = space_of(section.quality[1])
+    if line.split == "train" and line.metric not in _OF_TRAINING:
         return False
-    return metric in ("fd", "fd_inf") or not (spaces - {lead}) & set(where)
+    spaces = {space_of(s) for s in section.spaces} - {lead}
+    return line.metric in ("fd", "fd_inf") or line.space not in spaces
 
 
 def _asked(section: Section, lines: Sequence[Line], metric: str, a: Side, b: Side) -> Line:
     wanted, features = section.quality
-    space = features.split("@")[0]
+
+    def leads(line: Line) -> bool:
+        return line.split == "test" and line.space == space_of(features)
+
     if metric:
-        named = [line for line in lines if metric in (line.key, line.key.split("/")[0])]
+        named = [line for line in lines if metric in (line.key, line.metric)]
         if not named:
             raise _unshared(lines, metric, a, b)
-        leading = [line for line in named if space and f"/test/{space}" in line.key]
-        return (leading or named)[0]
-    leading = [line for line in lines if line.key == "/".join(p for p in (wanted, "test", space) if p)]
-    return (leading or [line for line in lines if not line.refused] or list(lines))[0]
+        return next((line for line in named if leads(line)), named[0])
+    found = [line for line in lines if line.metric == wanted and leads(line)]
+    return (found or [line for line in lines if not line.refused] or list(lines))[0]
 
 
 def _unshared(lines: Sequence[Line], metric: str, a: Side, b: Side) -> NotComparable:
@@ -429,32 +438,32 @@ def _unshared(lines: Sequence[Line], metric: str, a: Side, b: Side) -> NotCompar
         side = a if not kinds[0] else b
         why = side.entry.reason(metric)
         return NotComparable(f"{side.name} has no {metric}" + (f": {why}" if why else ""))
-    return UnknownName("metric", metric, dict.fromkeys(line.key.split("/")[0] for line in lines))
+    return UnknownName("metric", metric, dict.fromkeys(line.metric for line in lines))
 
 
 # -------------------------------------------------------------------------------------------------------------- words
 
 
 def _said(line: Line, summary: Summary) -> str:
-    if line.key.startswith("latency"):
+    if line.metric == "latency":
         return " ".join(p for p in seconds_text(summary) if p)
-    if line.key.startswith("throughput"):
+    if line.metric == "throughput":
         return words.si(summary.mean, "/s")
-    if line.key.startswith("peak_memory"):
+    if line.metric == "peak_memory":
         return f"{words.number(summary.mean / 2**20)} MiB"
     return " ".join(p for p in words.with_interval(summary) if p)
 
 
 def _number(line: Line, value: float) -> str:
-    if line.key.startswith("latency"):
+    if line.metric == "latency":
         return words.minus("-" * (value < 0)) + words.seconds(abs(value))
-    if line.key.startswith("throughput"):
+    if line.metric == "throughput":
         return words.minus("-" * (value < 0)) + words.si(abs(value), "/s")
-    return words.number(value / 2**20) + " MiB" if line.key.startswith("peak_memory") else words.number(value)
+    return words.number(value / 2**20) + " MiB" if line.metric == "peak_memory" else words.number(value)
 
 
 def _interval(line: Line, found: Difference) -> str:
-    if line.key.startswith(tuple(SPEED)):
+    if line.metric in SPEED:
         return f"{_number(line, found.mean)} [{_number(line, found.low)}, {_number(line, found.high)}]"
     mean, low, high = words.alike(found.mean, found.low, found.high)
     return f"{mean} [{low}, {high}]"
