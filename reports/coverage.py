@@ -67,7 +67,7 @@ def _fd(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 LAWS: Mapping[str, Law] = {
     "normal": Law("normal", "normal", _normal),
     "mild": Law("mildly skewed", "mildly skewed (gamma, skewness 0.5)", _gamma),
-    "fd": Law("the FD's own", "Frechet distances of simulated models (see reports/coverage.py)", _fd),
+    "fd": Law("simulated FDs", "Frechet distances of simulated models (see reports/coverage.py)", _fd),
     "heavy": Law("heavy-tailed", "heavy-tailed (Student's t, 3 degrees of freedom)", _student),
     "strong": Law("strongly skewed", "strongly skewed (exponential, skewness 2)", _exponential),
     "extreme": Law("log-normal", "extremely skewed (log-normal, skewness 6)", _lognormal),

@@ -415,7 +415,13 @@ def _x(value: float, unit: str) -> str:
 # ------------------------------------------------------------------------------------------------------------ dots
 
 
-_SHORT = {"real-train": "floor", "gaussian": "Gaussian", "uniform": "uniform", "pixel-histograms": "pixel histograms"}
+_SHORT = {
+    "real-train": "floor",
+    "gaussian": "Gaussian",
+    "uniform": "uniform",
+    "pixel-histograms": "pixel histograms",
+    "train-copies": "copies",
+}
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,10 @@ def grouped(rows: pd.DataFrame) -> list[Group]:
     kept = kept[~rows["metric"].str.startswith(("term_", "flops")) & rows["metric"].ne("")]
     by_metric: dict[tuple[str, Key], dict[str, None]] = {}
     for row in kept[[*HEADS, "metric", "name"]].drop_duplicates().itertuples(index=False):
-        key = tuple(_text(c, v).replace("none", "").replace("not recorded", "") for c, v in zip(HEADS, row))
+        none = ("fraction", "conditional") if not row.weights else ()  # of no model
+        key = tuple(
+            "" if c in none else _text(c, v).replace("none", "").replace("not recorded", "") for c, v in zip(HEADS, row)
+        )
         by_metric.setdefault((str(row.metric), key), {})[str(row.name)] = None
     found: dict[tuple[Key, tuple[str, ...]], list[str]] = {}
     for (metric, key), names in by_metric.items():

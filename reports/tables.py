@@ -651,7 +651,7 @@ def _notes(lines: Iterable[Line], *more: str) -> tuple[str, ...]:
     def who(names: Iterable[str]) -> str:
         rest = [n for n in names if n not in everyone]
         whole = len(everyone) > 3 and everyone <= set(names)
-        return words.listing([f"all {len(everyone)} recipes", *rest] if whole else list(names))
+        return words.listing([f"All {len(everyone)} recipes", *rest] if whole else list(names))
 
     return (*more, *(f"{who(names)}: {reason}." for reason, names in found.items()))
 
@@ -715,7 +715,8 @@ def _quality(section: Section, space: str) -> Table:
 def counts_words(section: Section) -> str:
     """How many samples stood against how many references, where one pair of numbers holds for all."""
     metric, _ = section.quality
-    rows = section.rows[(section.rows["metric"] == metric) & (section.rows["split"] == "test")]
+    rows = pd.concat([e.headline(metric) for e in section.finished]) if section.finished else section.rows
+    rows = rows[(rows["metric"] == metric) & (rows["split"] == "test")]
     n, ref = sorted(set(rows["n"].dropna())), sorted(set(rows["n_ref"].dropna()))
     if len(n) == 1 and len(ref) == 1:
         return f"{n[0]:,.0f} samples against {ref[0]:,.0f} held-out examples"
