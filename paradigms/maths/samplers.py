@@ -111,8 +111,9 @@ def ancestral(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, w
 def ddim(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch: Watch) -> Tensor:
     """eta = 0 is deterministic, eta = 1 ancestral."""
     alpha, sigma = _schedule(d.path, times)
-    c = plan.option("eta", 0.0) * sigma[1:] * _kappa(alpha, sigma).sqrt()
-    return _first_order(d, x, times, (sigma[1:].square() - c.square()).clamp_min(0).sqrt(), c, noise, watch)
+    kappa, eta = _kappa(alpha, sigma), plan.option("eta", 0.0)
+    r, c = sigma[1:] * (1 - eta**2 * kappa).sqrt(), eta * sigma[1:] * kappa.sqrt()
+    return _first_order(d, x, times, r, c, noise, watch)
 
 
 def _first_order(d: Denoiser, x: Tensor, times: Tensor, r: Tensor, c: Tensor, noise: Noise, watch: Watch) -> Tensor:
