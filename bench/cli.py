@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from bench.progress import Display
     from bench.store import Row
     from bench.tiers import Tier
-    from paradigms.contract import Card, Kind, Plan, Space
+    from paradigms.contract import Card, Kind, Plan, Setting, Space
 
 __all__ = ["app"]
 
@@ -362,6 +362,10 @@ def sample(
         list[str] | None, typer.Option("--option", help="Another option of the sampler: key=value. Repeatable.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the samples.")] = 0,
+    trajectory: Annotated[
+        bool,
+        typer.Option("--trajectory", help="Draw the way from noise to data instead: strips, or density and paths."),
+    ] = False,
     to: Annotated[Path, typer.Option("--to", help="A grid.png, a file.npz, or a folder/ of PNGs.")] = Path(
         "samples.png"
     ),
@@ -377,8 +381,11 @@ def sample(
         bench sample ddpm -n 100 --sampler ddim --steps 20 --to ddim.png
         bench sample runs/digits/gan/0-3f2a91c04d -n 10000 --to gan.npz
         bench sample flow-matching --label 3 --to threes/
+        bench sample score-sde --dataset ring8 --trajectory --to way.png
     """
     _writable_target(to)
+    if trajectory and to.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise BadInput(f"--trajectory draws a picture; --to {to} must end in .png, .svg or .pdf")
     folder = _find_run(run, dataset, out)
 
     from bench import evaluate
@@ -391,6 +398,14 @@ def sample(
     labels = _labels(model, info, label, n, seed)
     if not to.suffix and not model.space.is_image:
         raise BadInput(f"--to {to}: '{info.dataset}' holds vectors, not images; give a file.npz or a grid.png")
+    if trajectory:
+        from bench import trajectory as ways
+
+        found = evaluate.dataset(info.dataset)
+        few = {k: _labels(model, info, label, k, seed) for k in (ways.ROWS, ways.POINTS)}
+        way = ways.draw(model, plan, found, info.recipe, seed, few.__getitem__, to, where)
+        print(f"{to}: the way of {info.recipe} by {plan} through {len(way.times)} states")
+        return
     name = f"sample {info.recipe} {plan}"
     with _display_of(False)({name: 1.0}) as display, graceful_stop() as stopping:
         progress = Progress(name, display.event, stopping)
@@ -418,7 +433,7 @@ def _plan(
     name = sampler or card.default.sampler
     known = card.sampler(name)
     if known is None:
-        raise unknown(f"sampler of {recipe}:", name, [s.name for s in card.samplers])
+        raise BadInput(f"{recipe} has no sampler '{name}'; it has {', '.join(s.name for s in card.samplers)}")
     same = name == card.default.sampler
     values = dict(card.default.options) if same else {}
     asked = [_option(text, f"--option {text}", "--option eta=0.5") for text in options] + (
@@ -436,14 +451,17 @@ def _plan(
     return plan
 
 
-def _option(text: str, given: str, example: str) -> tuple[str, float]:
+def _option(text: str, given: str, example: str) -> tuple[str, Setting]:
+    """A number, or a word where it is none."""
     key, equals, value = text.partition("=")
+    if not equals or not value.strip():
+        raise BadInput(f"{given}: write it as key=value, as in {example}")
     try:
         number = float(value)
     except ValueError:
-        number = math.nan
-    if not equals or not math.isfinite(number):
-        raise BadInput(f"{given}: write it as key=number, as in {example}")
+        return key.strip(), value.strip()
+    if not math.isfinite(number):
+        raise BadInput(f"{given}: write it as key=value with a finite number, as in {example}")
     return key.strip(), number
 
 
@@ -459,8 +477,8 @@ def _kind(card: Card, recipe: str, text: str) -> Kind:
     options = {**dict(kind.options)}
     for part in given.split(",") if given else ():
         key, value = _option(part, f"--likelihood {text}", "iwae:K=5000")
-        if key not in options and key not in kind.ranges:
-            raise unknown(f"option of {name}:", key, {**options, **kind.ranges} or ["(it has none)"])
+        if key not in {**options, **kind.ranges, **kind.choices}:
+            raise unknown(f"option of {name}:", key, {**options, **kind.ranges, **kind.choices} or ["(it has none)"])
         options[key] = value
     kind = dataclasses.replace(kind, options=tuple(options.items()))
     kind.check()
@@ -911,6 +929,7 @@ def _list_runs(out: Path) -> list[dict[str, Any]]:
 
 def _list_samplers() -> list[dict[str, Any]]:
     from paradigms import catalogue
+    from paradigms.contract import settings_text
 
     found = []
     for name, recipe in catalogue.recipes().items():
@@ -928,7 +947,7 @@ def _list_samplers() -> list[dict[str, Any]]:
                     "steps": ", ".join(map(str, sampler.steps)),
                     "default": default,
                     "network calls": calls,
-                    "options": ", ".join(f"{k}={v:g}" for k, v in sampler.options.items()),
+                    "options": settings_text(sampler.options.items(), ", "),
                     "note": sampler.note,
                 }
             )

@@ -825,14 +825,13 @@ def _train(
 
 def _start(run: Run, recipe: Recipe, parents: Mapping[str, Path], device: torch.device, threads: int) -> Info:
     """What is known of a run before its schedule."""
-    card = getattr(recipe.paradigm, "card", None)
     budget = run.tier.budget(run.space)
     return Info(
         schema=SCHEMA,
         id=run.id,
         where=run.where,
         recipe=run.recipe,
-        paradigm=card.title if card is not None else recipe.paradigm.__name__,
+        paradigm=recipe.heading,
         summary=recipe.summary,
         dataset=run.dataset,
         checksum=run.checksum,

@@ -337,7 +337,7 @@ def _is_whole(run: Run, out: Path) -> bool:
 def _subject(run: Run, out: Path, tier: Tier) -> measure.Subject:
     paradigm = catalogue.get(run.recipe).paradigm
     assert issubclass(paradigm, Paradigm)  # plan_runs saw to it
-    headline, *others = evaluate.plans(paradigm.card, tier.max_calls, sweep=tier.sweep_seeds > 0)
+    headline, *others = evaluate.plans(paradigm.card, tier.max_calls, tier.sweep if tier.sweep_seeds else "")
     return measure.Subject(run.folder(out), (headline,), tuple(others))
 
 
@@ -355,7 +355,7 @@ def _record_failure(run: Run, out: Path, outcome: Outcome) -> None:
         status="failed",
         reason=outcome.failure,
         recipe=run.recipe,
-        paradigm=recipe.paradigm.card.title if issubclass(recipe.paradigm, Paradigm) else "",
+        paradigm=recipe.heading,
         tier=run.tier.name,
         dataset=run.dataset,
         seed=run.seed,
