@@ -156,9 +156,8 @@ def grouped(rows: pd.DataFrame) -> list[Group]:
     by_metric: dict[tuple[str, Key], dict[str, None]] = {}
     for row in kept[[*HEADS, "metric", "name"]].drop_duplicates().itertuples(index=False):
         none = ("fraction", "conditional") if not row.weights else ()  # of no model
-        key = tuple(
-            "" if c in none else _text(c, v).replace("none", "").replace("not recorded", "") for c, v in zip(HEADS, row)
-        )
+        told = [_text(c, v) for c, v in zip(HEADS, row)]
+        key = tuple("" if c in none or v in ("none", "not recorded") else v for c, v in zip(HEADS, told))
         by_metric.setdefault((str(row.metric), key), {})[str(row.name)] = None
     found: dict[tuple[Key, tuple[str, ...]], list[str]] = {}
     for (metric, key), names in by_metric.items():
