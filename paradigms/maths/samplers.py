@@ -333,7 +333,7 @@ def samplers(
     to it can ask the network there. T: of a chain, which has no more steps than that. learned: the network gives the
     variance. main: those that a short sweep tries.
     """
-    one, few, many = (1, 2, 4, 8, 16, 32, 64), (2, 4, 8, 16, 32), (8, 16, 32, 64, 100, 250, 1000)
+    one, few, many = (1, 2, 4, 8, 16, 32, 64), (2, 4, 8, 16, 18, 32), (8, 16, 32, 64, 100, 250, 1000)
     gridded = {"grid": GRIDS}
     carried = {"grid": GRIDS, "on": _ON}
     along: dict[str, Setting] = {"grid": grid}
@@ -379,7 +379,7 @@ def samplers(
             note="in sigma / alpha", main="churn" in main,
         ),
         Sampler(
-            "langevin", (8, 16, 32, 64, 128), (5, 1), stochastic=True,
+            "langevin", (10, 20, 50, 100, 200), (5, 1), stochastic=True,
             options={"inner": 5, "step": 0.1, "grid": "logsnr"}, choices=gridded,
             ranges={"inner": (1, 1000), "step": (1e-6, 1.0)}, note="inner calls a level", main="langevin" in main,
         ),
