@@ -36,6 +36,7 @@ __all__ = [
     "Kind",
     "Need",
     "Noise",
+    "Pairs",
     "Paradigm",
     "Plan",
     "Recipe",
@@ -88,14 +89,21 @@ class Space:
 
 
 class Batch(NamedTuple):
-    """x: (B, *shape) float32. y: (B,) int64 labels, or None when the model is unconditional.
-
-    z: (B, *shape) float32, the noise that each example was made of, where `Trainable.prepare` drew such pairs.
-    """
+    """x: (B, *shape) float32. y: (B,) int64 labels, or None when the model is unconditional."""
 
     x: Tensor
     y: Tensor | None = None
-    z: Tensor | None = None
+
+
+class Pairs(Batch):
+    """A batch of examples that a model made, and z (B, *shape) float32, the noise that each was made of."""
+
+    z: Tensor
+
+    def __new__(cls, x: Tensor, y: Tensor | None, z: Tensor) -> Pairs:
+        pairs = super().__new__(cls, x, y)
+        pairs.z = z
+        return pairs
 
 
 @dataclass(frozen=True)
@@ -114,13 +122,13 @@ class Data:
         return len(self.x)
 
     def batch(self, index: Tensor) -> Batch:
-        """The examples at `index` (B,), encoded; labels only when the space has classes."""
+        """The examples at `index` (B,), encoded; labels only when the space has classes. `Pairs` where there is z."""
         y = self.y.index_select(0, index) if self.y is not None and self.space.classes else None
-        z = None if self.z is None else self.z.index_select(0, index)
-        return Batch(self.space.encode(self.x.index_select(0, index)), y, z)
+        x = self.space.encode(self.x.index_select(0, index))
+        return Batch(x, y) if self.z is None else Pairs(x, y, self.z.index_select(0, index))
 
     def all(self) -> Batch:
-        return Batch(self.space.encode(self.x), self.y if self.space.classes else None, self.z)
+        return self.batch(torch.arange(len(self), device=self.x.device))
 
     def unlabelled(self) -> Data:
         """The same examples for a model that is told no labels."""

@@ -230,7 +230,7 @@ class GAN(Adversarial):
         self.critic = encoder(space, 1, width, backbone=config.backbone, plain=True)
 
     def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
-        x, y, D, config = batch.x, batch.y, self.critic, self.config
+        (x, y), D, config = batch, self.critic, self.config
         beta2 = 1 - between(1 - config.beta2, 1 - config.beta2_end, progress)
         gamma = between(config.gamma, config.gamma_end, progress) * self.space.dim
         settings = {"lr": config.lr * cosine(progress), "betas": (config.beta1, beta2)}
@@ -292,7 +292,7 @@ class NonSaturatingGAN(Adversarial):
         self.critic = encoder(space, 1, width, backbone=config.backbone, plain=True)
 
     def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
-        x, y, D = batch.x, batch.y, self.critic
+        (x, y), D = batch, self.critic
         settings = {"lr": self.config.lr * cosine(progress)}
 
         fake = self.draw_fixed(len(x), y, noise)
@@ -357,7 +357,7 @@ class WassersteinGAN(Adversarial):
         D, config = self.critic, self.config
         settings = {"lr": config.lr * cosine(progress)}
 
-        for x, y, _ in parts(batch, config.n_critic):  # fresh data at every step of the critic
+        for x, y in parts(batch, config.n_critic):  # fresh data at every step of the critic
             fake = self.draw_fixed(len(x), y, noise)
             d_real, d_fake = D(x, y).mean(), D(fake, y).mean()
             penalty = lipschitz_penalty(D, x, fake, y, noise.uniform(len(x)))
@@ -418,7 +418,7 @@ class HingeGAN(Adversarial):
         spectral.normalise(self.critic)
 
     def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
-        x, y, D = batch.x, batch.y, self.critic
+        (x, y), D = batch, self.critic
         settings = {"lr": self.config.lr * cosine(progress)}
 
         fake = self.draw_fixed(len(x), y, noise)

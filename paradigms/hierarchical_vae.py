@@ -318,7 +318,7 @@ class HierarchicalVAE(Paradigm):
     # ---------------------------------------------------------------------------------------------------- training
 
     def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
-        x, y = batch.x, batch.y
+        x, y = batch
         out, passed = self.ladder.decode(noise.normal(len(x), self.ladder.dim), y, self.ladder.encode(x, y))
         reconstruction = -self.log_prob_x(x, out).mean()
         kls = torch.stack([level.kl().mean() for level in passed])

@@ -200,7 +200,7 @@ class NormalizingFlow(Paradigm):
 
     def prepare(self, data: Data, noise: Noise) -> Data:
         index = noise.integers(len(data), 512).to(data.x.device)
-        x, y = data.batch(index)[:2]
+        x, y = data.batch(index)
         self.flow.initialise(self.dequantiser(x, y, noise)[0], y)
         return data
 

@@ -47,6 +47,7 @@ from paradigms.contract import (
     Kind,
     Need,
     Noise,
+    Pairs,
     Paradigm,
     Plan,
     Recipe,
@@ -140,8 +141,8 @@ class Rectified(Paradigm):
         """Of pairs x, z (B, ...)."""
 
     def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
-        if batch.z is None:
-            raise ValueError("a rectified flow trains on the pairs that `prepare` draws")
+        if not isinstance(batch, Pairs):
+            raise TypeError("a rectified flow trains on the pairs that `prepare` draws")
         loss = self.loss(batch.x, batch.z, batch.y, noise)
         yield Update(self.net, loss, {"loss": loss}, {"lr": self.config.lr * cosine(progress)}, clip=self.config.clip)
 

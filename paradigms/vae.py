@@ -259,7 +259,7 @@ class VAE(LatentGaussian):
     )
 
     def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
-        x, y = batch.x, batch.y
+        x, y = batch
         mu, log_sd = self.coder.encode(x, y)
         z = mu + log_sd.exp() * noise.normal(*mu.shape)
         reconstruction = -self.coder.log_prob(x, z, y).mean()
@@ -282,7 +282,7 @@ class IWAE(LatentGaussian):
     )
 
     def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
-        x, y = batch.x, batch.y
+        x, y = batch
         mu, log_sd = self.coder.encode(x, y)
         eps = torch.stack([noise.normal(*mu.shape) for _ in range(self.config.K)])
         log_px, log_ratio = self.coder.log_weights(x, mu, log_sd, eps, y)

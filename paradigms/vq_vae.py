@@ -307,13 +307,13 @@ class VQVAE(Paradigm):
     def prepare(self, data: Data, noise: Noise) -> Data:
         """Starts the codes on random outputs of the encoder."""
         size = self.codec.size
-        x, y, _ = data.batch(noise.integers(len(data), size))
+        x, y = data.batch(noise.integers(len(data), size))
         z = self.codec.encoder(x, y)
         self.codec.codebook.start(z[torch.arange(size, device=z.device), noise.integers(z.shape[1], size)])
         return data
 
     def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
-        x, y = batch.x, batch.y
+        x, y = batch
         codec, book = self.codec, self.codec.codebook
         learning = progress < self.config.codec
         with torch.set_grad_enabled(learning):
