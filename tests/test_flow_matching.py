@@ -483,7 +483,7 @@ def bench(*arguments: object):
         ("train reflow --dataset ring8 --set steps=0", ["steps must be at least 1", "--set steps=0"]),
         ("train reflow --dataset ring8 --set drawing=0", ["drawing must be above 0"]),
         ("train flow-matching --dataset ring8 --set times=late", ["times must be one of", "logit-normal", "'late'"]),
-        ("train ot-flow-matching --dataset ring8 --set coupled=1", ["coupled must be at least 2"]),
+        ("train ot-flow-matching --dataset ring8 --set coupled=1", ["coupled must be 0, or 2 or more"]),
     ],
 )
 def test_what_can_not_be_trained_is_refused_in_a_line(arguments, words, tmp_path):

@@ -15,6 +15,7 @@ References
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -31,13 +32,16 @@ def assign(x: Tensor, eps: Tensor, chunk: int) -> Tensor:
     Exact within each `chunk` of the batch: the assignment's cost grows as the cube of its size. Every index occurs once,
     so that the marginals stay as they are.
     """
-    found = []
-    for first in range(0, len(x), chunk):
-        a, b = (v[first : first + chunk].flatten(1).double() for v in (x, eps))
-        # || a - b ||^2 = |a|^2 + |b|^2 - 2 a.b, of which only the last depends on who goes with whom.
-        _, columns = linear_sum_assignment((a @ b.T).cpu().numpy(), maximize=True)
-        found.append(first + torch.from_numpy(columns))
-    return torch.cat(found).to(x.device)
+    n, found = len(x), []
+    for first, last in ((0, n - n % chunk), (n - n % chunk, n)):  # whole chunks at once, and what is left
+        if last > first:
+            size = min(chunk, last - first)
+            a, b = (v[first:last].flatten(1).unflatten(0, (-1, size)) for v in (x, eps))
+            # || a - b ||^2 = |a|^2 + |b|^2 - 2 a.b, of which only the last depends on who goes with whom.
+            gains = torch.bmm(a, b.mT).cpu().numpy()
+            columns = np.stack([linear_sum_assignment(gain, maximize=True)[1] for gain in gains])
+            found.append((columns + np.arange(first, last, size)[:, None]).ravel())
+    return torch.from_numpy(np.concatenate(found)).to(x.device)
 
 
 @torch.no_grad()
