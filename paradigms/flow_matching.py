@@ -102,7 +102,9 @@ class CoupledConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.coupled == 0 or self.coupled >= 2, "coupled must be 0, or 2 or more: how many the noise is shared by")
+        require(
+            self.coupled == 0 or self.coupled >= 2, "coupled must be 0, or 2 or more: how many the noise is shared by"
+        )
 
 
 class Matching(Paradigm):
