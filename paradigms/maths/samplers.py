@@ -162,9 +162,7 @@ def _multistep(d: Denoiser, x: Tensor, times: Tensor, noise: Noise | None, watch
     shrink = torch.exp(-h) if noise is None else torch.exp(-2 * h)
     # Weight of D_i - D_(i-1): none at the first step, nor at the last, which ends free of noise at x0.
     half = torch.zeros_like(h)
-    half[1:-1] = torch.where(
-        h[:-2] > 0, h[1:-1] / (2 * h[:-2]), 0.0
-    )  # a chain asked more often than it has times repeats some
+    half[1:-1] = torch.where(h[:-2] > 0, h[1:-1] / (2 * h[:-2]), 0.0)  # a chain asked more often than it has times repeats some
     keep = sigma[1:] / sigma[:-1] * (1.0 if noise is None else torch.exp(-h))
     w = sigma[1:] * torch.sqrt(1 - shrink)
     coefficients = torch.stack([keep, alpha[1:] * (1 - shrink), half, w], dim=1).tolist()
