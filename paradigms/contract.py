@@ -36,6 +36,7 @@ __all__ = [
     "Kind",
     "Need",
     "Noise",
+    "Pairs",
     "Paradigm",
     "Plan",
     "Recipe",
@@ -94,31 +95,48 @@ class Batch(NamedTuple):
     y: Tensor | None = None
 
 
+class Pairs(Batch):
+    """A batch of examples that a model made, and z (B, *shape) float32, the noise that each was made of."""
+
+    z: Tensor
+
+    def __new__(cls, x: Tensor, y: Tensor | None, z: Tensor) -> Pairs:
+        pairs = super().__new__(cls, x, y)
+        pairs.z = z
+        return pairs
+
+
 @dataclass(frozen=True)
 class Data:
-    """A split held on one device: integers where the space has levels, float32 otherwise; batched by index."""
+    """A split held on one device: integers where the space has levels, float32 otherwise; batched by index.
+
+    z: the noise that each example was made of, where `Trainable.prepare` drew such pairs.
+    """
 
     x: Tensor
     y: Tensor | None
     space: Space
+    z: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x)
 
     def batch(self, index: Tensor) -> Batch:
-        """The examples at `index` (B,), encoded; labels only when the space has classes."""
+        """The examples at `index` (B,), encoded; labels only when the space has classes. `Pairs` where there is z."""
         y = self.y.index_select(0, index) if self.y is not None and self.space.classes else None
-        return Batch(self.space.encode(self.x.index_select(0, index)), y)
+        x = self.space.encode(self.x.index_select(0, index))
+        return Batch(x, y) if self.z is None else Pairs(x, y, self.z.index_select(0, index))
 
     def all(self) -> Batch:
-        return Batch(self.space.encode(self.x), self.y if self.space.classes else None)
+        return self.batch(torch.arange(len(self), device=self.x.device))
 
     def unlabelled(self) -> Data:
         """The same examples for a model that is told no labels."""
         return replace(self, y=None, space=replace(self.space, classes=0))
 
     def to(self, device: torch.device | str) -> Data:
-        return replace(self, x=self.x.to(device), y=None if self.y is None else self.y.to(device))
+        y, z = (None if v is None else v.to(device) for v in (self.y, self.z))
+        return replace(self, x=self.x.to(device), y=y, z=z)
 
 
 # ---------------------------------------------------------------------------------------------------- randomness
@@ -258,11 +276,13 @@ class Trainable(nn.Module, ABC):
 class Frozen:
     """A trained parent held by a child: its averaged weights, in eval mode, without gradients.
 
+    images: the examples that it was trained on, repetitions counted: what its training cost, whatever the budget is in.
     Not a Module on purpose: a child that stores it does not train, average or save it.
     """
 
-    def __init__(self, model: Trainable) -> None:
+    def __init__(self, model: Trainable, images: int = 0) -> None:
         self.model: Any = model.eval().requires_grad_(False)
+        self.images = images
 
 
 # -------------------------------------------------------------------------------------------- sampling, likelihood

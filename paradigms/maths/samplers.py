@@ -34,7 +34,7 @@ from paradigms.maths.denoiser import Along, Denoiser
 from paradigms.maths.paths import COORDINATES, GaussianPath
 from paradigms.maths.solvers import Step, Watch, dopri5, euler_step, heun_step, nodes, rk4_step, solve
 
-__all__ = ["GRIDS", "levels", "sample", "samplers"]
+__all__ = ["GRIDS", "levels", "ode_samplers", "sample", "samplers"]
 
 GRIDS = ("uniform", "trailing", "quadratic", "cosine", "karras", "logsnr")
 RATIOS = (0.002, 80.0)  # sigma / alpha between which "karras" and "logsnr" lie where the path itself has no bounds
@@ -386,6 +386,14 @@ def samplers(
             ranges={"inner": (1, 1000), "step": (1e-6, 1.0)}, note="inner calls a level", main="langevin" in main,
         ),
     )  # fmt: skip
+
+
+def ode_samplers(main: tuple[str, ...]) -> tuple[Sampler, ...]:
+    """Those that solve the ODE and no more, of a model whose noise and data were coupled and whose path ends free of noise.
+
+    There E[eps | x_t] is no longer -sigma times the score, which samplers that add fresh noise rest on.
+    """
+    return tuple(s for s in samplers(free=True, main=main) if s.name in ("dpmpp-2m", "euler", "heun", "rk4", "rk45"))
 
 
 def sample(
