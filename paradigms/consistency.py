@@ -144,7 +144,9 @@ class Consistency(Paradigm):
     def optimizers(self) -> dict[nn.Module, Optimizer]:
         return {self.net: adamw(self.net, self.config.lr)}
 
-    def update(self, f: Tensor, goal: Tensor, weight: Tensor | float, progress: float, terms: dict[str, Tensor]) -> Update:
+    def update(
+        self, f: Tensor, goal: Tensor, weight: Tensor | float, progress: float, terms: dict[str, Tensor]
+    ) -> Update:
         """A step towards f = goal, (B, ...); weight (B,)."""
         error = (f - goal).square().flatten(1).sum(1)
         scale = math.sqrt(self.space.dim)
@@ -205,7 +207,7 @@ class Config:
         require(self.huber > 0, "huber must be above 0")
 
 
-class Distillation(Consistency):
+class ConsistencyDistillation(Consistency):
     """`net`: F, started from the teacher's. `target`: f-'s, its average. The teacher is held frozen."""
 
     card = CARD
@@ -266,7 +268,7 @@ class TrainingConfig:
         require(self.huber > 0, "huber must be above 0")
 
 
-class Training(Consistency):
+class ConsistencyTraining(Consistency):
     """Improved training from data alone. `net`: F of f = x_t - t F."""
 
     card = replace(
@@ -332,7 +334,7 @@ class EasyConfig:
         require(self.huber > 0, "huber must be above 0")
 
 
-class Easy(Consistency):
+class EasyConsistency(Consistency):
     """`net`: F, started from the parent's, whose path and preconditioning f goes on with."""
 
     card = replace(
@@ -374,32 +376,32 @@ FLOW = {"teacher": Need("flow-matching")}
 
 RECIPES = (
     Recipe(
-        "consistency", Distillation, Config(), "distilled from flow-matching; one to a few steps", needs=FLOW,
+        "consistency", ConsistencyDistillation, Config(), "distilled from flow-matching; one to a few steps", needs=FLOW,
         aliases=("consistency-distillation",),
     ),
     Recipe(
-        "consistency-equal-total", Distillation, Config(), "half of the budget for the teacher, half for the map",
+        "consistency-equal-total", ConsistencyDistillation, Config(), "half of the budget for the teacher, half for the map",
         needs={"teacher": Need("flow-matching", share=0.5)}, share=0.5,
         variant_of="consistency", title="Consistency model (distilled), one budget with its teacher",
     ),
     Recipe(
-        "consistency-edm", Distillation, Config(), "distilled from edm", needs={"teacher": Need("edm")},
+        "consistency-edm", ConsistencyDistillation, Config(), "distilled from edm", needs={"teacher": Need("edm")},
         variant_of="consistency", title="Consistency model (distilled from EDM)",
     ),
     Recipe(
-        "consistency-training", Training, TrainingConfig(), "trained from data alone, without a teacher",
+        "consistency-training", ConsistencyTraining, TrainingConfig(), "trained from data alone, without a teacher",
         variant_of="consistency", aliases=("ict",),
     ),
     Recipe(
-        "easy-consistency", Easy, EasyConfig(), "tuned from a trained flow-matching model, r -> t",
+        "easy-consistency", EasyConsistency, EasyConfig(), "tuned from a trained flow-matching model, r -> t",
         needs={"start": Need("flow-matching")}, variant_of="consistency", aliases=("ect",),
     ),
     Recipe(
-        "easy-consistency-edm", Easy, EasyConfig(), "tuned from a trained edm model, r -> t",
+        "easy-consistency-edm", EasyConsistency, EasyConfig(), "tuned from a trained edm model, r -> t",
         needs={"start": Need("edm")}, variant_of="consistency", title="Easy consistency tuning (ECT) of EDM",
     ),
     Recipe(
-        "easy-consistency-equal-total", Easy, EasyConfig(), "half of the budget for the start, half for the tuning",
+        "easy-consistency-equal-total", EasyConsistency, EasyConfig(), "half of the budget for the start, half for the tuning",
         needs={"start": Need("flow-matching", share=0.5)}, share=0.5,
         variant_of="consistency", title="Easy consistency tuning (ECT), one budget with its start",
     ),

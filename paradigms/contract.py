@@ -387,7 +387,9 @@ class Sampler:
         if not numbers:
             raise BadInput(f"{self.name} takes {name} written 0.8/0.4, or {self.options[name]}; not {given}")
         if len(numbers) != plan.steps - 1:
-            raise BadInput(f"{given} is for {len(numbers) + 1} steps, not {plan.steps}; give one for each after the first")
+            raise BadInput(
+                f"{given} is for {len(numbers) + 1} steps, not {plan.steps}; give one for each after the first"
+            )
         if not all(a > b for a, b in pairwise((high, *numbers, low))):
             raise BadInput(f"{self.name} takes falling {name} between {low:g} and {high:g}; not {given}; sort them")
 

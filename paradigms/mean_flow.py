@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -56,14 +57,15 @@ LINEAR = LinearPath()
 
 @dataclass(frozen=True)
 class Config:
-    """same: the part of a batch with r = t. P_mean, P_std: of log (t / (1 - t)) in training, for t and r alike.
+    """same: the part of a batch with r = t. P_mean, P_std: of log (t / (1 - t)) in training; P_mean_r: of r's.
 
     p, c: of the weight. batch, lr, clip: training. backbone: "auto" or "mlp".
     """
 
     same: float = 0.75
-    P_mean: float = -0.4
-    P_std: float = 1.0
+    P_mean: float = -0.6
+    P_mean_r: float = -4.0
+    P_std: float = 1.6
     p: float = 0.75
     c: float = 1e-3
     batch: int = 64
@@ -124,7 +126,8 @@ class MeanFlow(Paradigm):
 
     def times(self, n: int, noise: Noise) -> tuple[Tensor, Tensor, int]:
         """(r, t) with r <= t (n,), and how many are different: the first ones."""
-        draws = torch.sigmoid(self.config.P_mean + self.config.P_std * noise.normal(n, 2))
+        draws = self.config.P_std * noise.normal(n, 2)
+        draws = torch.sigmoid(draws + draws.new_tensor([self.config.P_mean, self.config.P_mean_r]))
         t, r = draws.amax(1), draws.amin(1)
         m = n - int(self.config.same * n)
         return torch.cat([r[:m], t[m:]]), t, m
@@ -158,7 +161,7 @@ class MeanFlow(Paradigm):
         times = (1.0, *plan.numbers("times", even), 0.0)
         if watch:
             watch(1.0, z)
-        for t, r in zip(times, times[1:]):
+        for t, r in pairwise(times):
             rows = z.new_tensor([r, t])[:, None].expand(2, len(z))
             z = z - (t - r) * self.u(z, rows[0], rows[1], cond)
             if watch:

@@ -19,8 +19,8 @@ References
     T. Salimans, J. Ho. Progressive Distillation for Fast Sampling of Diffusion Models. ICLR 2022. arXiv:2202.00512
 
 Where this differs from the paper
-    - DDIM in the coordinates of the linear path, whatever the teacher's: at equal noise-to-signal ratio their states differ by a
-      factor, which DDIM does not see. The steps are even in t.
+    - DDIM in the coordinates of the linear path, whatever the teacher's: at equal noise-to-signal ratio their states differ by
+      a factor, which DDIM does not see. The steps are even in t.
     - Rounds get equal parts of the training, each with a learning rate of its own that falls to zero along half a cosine.
 """
 
@@ -96,8 +96,6 @@ class ProgressiveDistillation(Paradigm):
                 "ddim",
                 (1, 2, 4, 8),
                 order=1,
-                options={"grid": "trailing"},
-                choices={"grid": samplers.GRIDS},
                 note="the last student's number of steps is the one it was trained for",
             ),
         ),
@@ -179,6 +177,8 @@ class ProgressiveDistillation(Paradigm):
         cond: Tensor | None = None,
         watch: Callable[[float, Tensor], None] | None = None,
     ) -> Tensor:
+        # The students' own times, t_max i / N.
+        plan = replace(plan, options=(*plan.options, ("grid", "trailing"), ("eta", 0.0)))
         return samplers.sample(self.card.samplers, self.denoiser(cond), z, plan, noise, watch)
 
 

@@ -25,7 +25,9 @@ class Embedding(nn.Module):
         self.dim = dim
         cycles = torch.logspace(-1, 4, frequencies, base=2.0)
         self.register_buffer("cycles", 2 * math.pi * cycles, persistent=False)
-        self.time = nn.Sequential(nn.Linear(2 * frequencies * times, dim), nn.SiLU(), nn.Linear(dim, dim)) if timed else None
+        self.time = (
+            nn.Sequential(nn.Linear(2 * frequencies * times, dim), nn.SiLU(), nn.Linear(dim, dim)) if timed else None
+        )
         self.label = nn.Embedding(classes, dim) if classes else None
         if self.label is not None:
             nn.init.normal_(self.label.weight, std=0.02)
