@@ -22,7 +22,7 @@ from paradigms.maths.paths import EDMPath, GaussianPath, VPPath, expand
 
 PLANE, IMAGES = Space((2,)), Space((1, 8, 8), 0, 17)
 PARENTS = ("flow-matching", "edm", "score-sde", "ddpm")
-FLOW = (lambda t: (1 - t, t), lambda x0, eps, a, s: eps - x0)
+FLOW = (LINEAR, Velocity())
 
 
 def of_parent(name: str, parent: str, space: Space = PLANE, **changes):
