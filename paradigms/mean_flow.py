@@ -31,6 +31,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 
@@ -118,11 +119,10 @@ class MeanFlow(Paradigm):
     @torch.no_grad()
     def derivative(self, z: Tensor, r: Tensor, t: Tensor, v: Tensor, y: Tensor | None) -> Tensor:
         """du/dt = v dz u + dt u (B, ...), by forward-mode differentiation, in float32."""
-        # Fused attention has no forward derivative.
-        with sdpa_kernel(SDPBackend.MATH), torch.autocast(z.device.type, enabled=False):
-            return torch.func.jvp(
-                lambda z, r, t: self.u(z, r, t, y), (z, r, t), (v, torch.zeros_like(r), torch.ones_like(t))
-            )[1]
+        # Fused attention has no forward derivative. (torch.func.jvp gives the same at a third more time.)
+        with sdpa_kernel(SDPBackend.MATH), torch.autocast(z.device.type, enabled=False), forward_ad.dual_level():
+            u = self.u(forward_ad.make_dual(z, v), r, forward_ad.make_dual(t, torch.ones_like(t)), y)
+            return forward_ad.unpack_dual(u).tangent
 
     def times(self, n: int, noise: Noise) -> tuple[Tensor, Tensor, int]:
         """(r, t) with r <= t (n,), and how many are different: the first ones."""
