@@ -34,26 +34,31 @@ def convolutional(space: Space, backbone: str) -> bool:
 class Denoiser(Backbone):
     """The MLP with an output shaped as its input."""
 
-    def __init__(self, space: Space, width: int, dropout: float, outputs: int) -> None:
+    def __init__(self, space: Space, width: int, dropout: float, outputs: int, times: int) -> None:
         super().__init__()
         self.shape = (outputs * space.shape[0], *space.shape[1:])
-        self.net = MLP(space.dim, outputs * space.dim, width, classes=space.classes, dropout=dropout)
+        self.net = MLP(space.dim, outputs * space.dim, width, classes=space.classes, dropout=dropout, times=times)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         return self.net(x, t, y).view(-1, *self.shape)
 
 
-def denoiser(space: Space, width: int, dropout: float = 0.0, backbone: str = "auto", outputs: int = 1) -> Backbone:
+def denoiser(
+    space: Space, width: int, dropout: float = 0.0, backbone: str = "auto", outputs: int = 1, times: int = 1
+) -> Backbone:
     """(x_t (B, *shape), t (B,), y) -> (B, *shape): a U-Net on images, a residual MLP on vectors (or on request).
 
-    outputs: how many numbers for each of x's, stacked along the first axis.
+    outputs: how many numbers for each of x's, stacked along the first axis. times: how many times it is told, t (B, times)
+    where there are several.
     """
     if not convolutional(space, backbone):
-        return Denoiser(space, width, dropout, outputs)
+        return Denoiser(space, width, dropout, outputs, times)
     patch, mults = levels(space)
     c = space.shape[0]
     attend = (len(mults) - 1,) if len(mults) > 2 else ()
-    return UNet(c, outputs * c, width, mults, patch=patch, classes=space.classes, dropout=dropout, attend=attend)
+    return UNet(
+        c, outputs * c, width, mults, patch=patch, classes=space.classes, dropout=dropout, attend=attend, times=times
+    )
 
 
 class VectorEncoder(Backbone):

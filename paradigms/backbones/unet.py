@@ -18,6 +18,7 @@ class UNet(Backbone):
     mults:  channels of each level in units of width; resolution halves between levels.
     depth:  residual blocks a level on the way down; one more on the way up.
     attend: levels that attend to all positions.
+    times:  how many times it is told, t (B, times) where there are several.
     """
 
     def __init__(
@@ -31,11 +32,12 @@ class UNet(Backbone):
         classes: int = 0,
         dropout: float = 0.0,
         attend: tuple[int, ...] = (),
+        times: int = 1,
     ) -> None:
         super().__init__()
         emb = 4 * width
         self.patch = patch
-        self.embed = Embedding(emb, classes)
+        self.embed = Embedding(emb, classes, times=times)
         self.stem = nn.Conv2d(cin * patch * patch, width * mults[0], 3, padding=1)
         self.down, self.pool, self.up, self.unpool = nn.ModuleList(), nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
 
