@@ -47,10 +47,12 @@ def denoiser(space: Space, width: int, dropout: float = 0.0, backbone: str = "au
     """(x_t (B, *shape), t (B,), y) -> (B, *shape): a U-Net on images, a residual MLP on vectors (or on request)."""
     if not convolutional(space, backbone):
         return Denoiser(space, width, dropout)
-    patch, mults = levels(space)
-    c = space.shape[0]
-    attend = (len(mults) - 1,) if len(mults) > 2 else ()
-    return UNet(c, c, width, mults, patch=patch, classes=space.classes, dropout=dropout, attend=attend)
+    c, *sides = space.shape
+    large = min(sides) > 16
+    # Convolutions run best on multiples of 8 channels.
+    channels = tuple(8 * max(1, round(width * mult / 8)) for mult in ((1, 2, 4, 8) if large else (1, 2, 4)))
+    patch = math.gcd(2, *sides) if min(sides) > 32 else 1
+    return UNet(c, c, channels, patch, space.classes, dropout, attend=large)
 
 
 class VectorEncoder(Backbone):
