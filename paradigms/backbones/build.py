@@ -16,7 +16,7 @@ BACKBONES = ("auto", "mlp")
 
 
 def levels(space: Space) -> tuple[int, tuple[int, ...]]:
-    """(patch, mults): pixels folded into channels before the first convolution, and the widths of the levels.
+    """(patch, mults) of encoders and decoders: pixels folded into channels at first, and the widths of the levels.
 
     At equal parameters a network that starts at half the resolution sees two to three times as many images a second.
     """
