@@ -34,25 +34,28 @@ def convolutional(space: Space, backbone: str) -> bool:
 class Denoiser(Backbone):
     """The MLP with an output shaped as its input."""
 
-    def __init__(self, space: Space, width: int, dropout: float) -> None:
+    def __init__(self, space: Space, width: int, dropout: float, outputs: int) -> None:
         super().__init__()
-        self.shape = space.shape
-        self.net = MLP(space.dim, space.dim, width, classes=space.classes, dropout=dropout)
+        self.shape = (outputs * space.shape[0], *space.shape[1:])
+        self.net = MLP(space.dim, outputs * space.dim, width, classes=space.classes, dropout=dropout)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         return self.net(x, t, y).view(-1, *self.shape)
 
 
-def denoiser(space: Space, width: int, dropout: float = 0.0, backbone: str = "auto") -> Backbone:
-    """(x_t (B, *shape), t (B,), y) -> (B, *shape): a U-Net on images, a residual MLP on vectors (or on request)."""
+def denoiser(space: Space, width: int, dropout: float = 0.0, backbone: str = "auto", outputs: int = 1) -> Backbone:
+    """(x_t (B, *shape), t (B,), y) -> (B, *shape): a U-Net on images, a residual MLP on vectors (or on request).
+
+    outputs: how many numbers for each of x's, stacked along the first axis.
+    """
     if not convolutional(space, backbone):
-        return Denoiser(space, width, dropout)
+        return Denoiser(space, width, dropout, outputs)
     c, *sides = space.shape
     large = min(sides) > 16
     # Convolutions run best on multiples of 8 channels.
     channels = tuple(8 * max(1, round(width * mult / 8)) for mult in ((1, 2, 4, 8) if large else (1, 2, 4)))
     patch = math.gcd(2, *sides) if min(sides) > 32 else 1
-    return UNet(c, c, channels, patch, space.classes, dropout, attend=large)
+    return UNet(c, outputs * c, channels, patch, space.classes, dropout, attend=large)
 
 
 class VectorEncoder(Backbone):
