@@ -93,6 +93,14 @@ def test_each_block_is_modulated_by_its_own_part_in_the_order_they_run():
         at += c
 
 
+def test_the_skips_carry_what_the_lower_levels_do_not():
+    space = Space((1, 8, 8))
+    net, (x, t, _) = shake(net_of(space)), inputs(space)
+    for up in net.up:
+        nn.init.zeros_(up.weight)
+    assert (net(x, t) - net(-x, t)).abs().max() > 1e-2
+
+
 def test_attention_agrees_with_torchs():
     torch.manual_seed(0)
     ours, x = shake(Attention(64)), torch.randn(2, 64, 3, 4)
