@@ -16,7 +16,7 @@ BACKBONES = ("auto", "mlp")
 
 
 def levels(space: Space) -> tuple[int, tuple[int, ...]]:
-    """(patch, mults): pixels folded into channels before the first convolution, and the widths of the levels.
+    """(patch, mults) of encoders and decoders: pixels folded into channels at first, and the widths of the levels.
 
     At equal parameters a network that starts at half the resolution sees two to three times as many images a second.
     """
@@ -53,12 +53,12 @@ def denoiser(
     """
     if not convolutional(space, backbone):
         return Denoiser(space, width, dropout, outputs, times)
-    patch, mults = levels(space)
-    c = space.shape[0]
-    attend = (len(mults) - 1,) if len(mults) > 2 else ()
-    return UNet(
-        c, outputs * c, width, mults, patch=patch, classes=space.classes, dropout=dropout, attend=attend, times=times
-    )
+    c, *sides = space.shape
+    large = min(sides) > 16
+    # Convolutions run best on multiples of 8 channels.
+    channels = tuple(8 * max(1, round(width * mult / 8)) for mult in ((1, 2, 4, 8) if large else (1, 2, 4)))
+    patch = math.gcd(2, *sides) if min(sides) > 32 else 1
+    return UNet(c, outputs * c, channels, patch, space.classes, dropout, attend=large, times=times)
 
 
 class VectorEncoder(Backbone):

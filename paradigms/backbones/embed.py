@@ -30,13 +30,14 @@ class Embedding(nn.Module):
         )
         self.label = nn.Embedding(classes, dim) if classes else None
         if self.label is not None:
-            nn.init.normal_(self.label.weight, std=0.02)
+            # Beside a time a label must be as loud: at 0.02 it is heard only after hundreds of steps.
+            nn.init.normal_(self.label.weight, std=1.0 if timed else 0.02)
 
     def forward(self, t: Tensor | None, y: Tensor | None = None) -> Tensor | None:
         out = None
         if self.time is not None:
             assert t is not None
-            angle = (t.to(torch.float32)[..., None] * self.cycles).flatten(1)
+            angle = (t.to(self.cycles.dtype)[..., None] * self.cycles).flatten(1)
             out = self.time(torch.cat([angle.sin(), angle.cos()], dim=1))
         if self.label is not None:
             if y is None:
