@@ -489,8 +489,13 @@ def test_uniform_dequantisation_is_the_shared_one():
 @pytest.mark.parametrize("name", [n for n in NAMES if n != "maf"])
 def test_odd_images_are_refused_in_words(name):
     paradigm, config = catalogue.get(name).paradigm, catalogue.get(name).config
-    for shape, word in (((1, 7, 8), "odd"), ((1, 2, 2), "small"), ((1,), "two")):
-        assert word in paradigm.refuses(config, Space(shape))
+    for shape, words in (
+        ((1, 7, 8), "even and at least 4, not 7x8"),
+        ((1, 8, 7), "not 8x7"),
+        ((1, 2, 2), "at least 4, not 2x2"),
+        ((1,), "two"),
+    ):
+        assert words in paradigm.refuses(config, Space(shape))
     assert paradigm.refuses(config, IMAGE) is None
 
 
