@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.stats
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +19,7 @@ from bench.data import Density, load
 from bench.features import Extractor, Features, FeatureSpace, random_conv, shipped, spaces_for
 from bench.metrics import (
     Value,
+    blocks,
     evenly,
     floor,
     frechet_distance,
@@ -30,6 +32,7 @@ from bench.metrics import (
     quality_without_fd,
     stacked_modes,
     vector_quality,
+    vectors,
 )
 from paradigms.contract import Space
 from paradigms.errors import BadInput
@@ -135,8 +138,8 @@ def test_kernel_distance_is_the_direct_formula_in_any_chunks(monkeypatch: pytest
     x, y = normal(57, 6, 0), normal(83, 6, 1) + 0.3
     expected = discrepancy(x.double().numpy(), y.double().numpy(), cubic)
     found = []
-    for chunk in (1000, 10, 57, 1):
-        monkeypatch.setattr(metrics, "CHUNK", chunk)
+    for block in (2**22, 830, 83 * 57, 1):
+        monkeypatch.setattr(blocks, "BLOCK", block)
         found.append(kernel_distance(features(x), features(y)))
     for value in found:
         assert value.value == pytest.approx(expected, rel=1e-9)
@@ -200,8 +203,8 @@ def prdc(fake: np.ndarray, real: np.ndarray, k: int) -> dict[str, float]:
 def test_neighbourhoods_are_the_definitions_in_any_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     fake, real = 1.1 * normal(150, 5, 0) + 0.2, normal(170, 5, 1)
     expected = prdc(fake.double().numpy(), real.double().numpy(), metrics.NEIGHBOURS)
-    for chunk in (1000, 64, 1):
-        monkeypatch.setattr(metrics, "CHUNK", chunk)
+    for block in (2**22, 64 * 150, 1):
+        monkeypatch.setattr(blocks, "BLOCK", block)
         assert table(neighbourhoods(features(fake), features(real))) == pytest.approx(expected, abs=1e-12)
 
 
@@ -256,10 +259,17 @@ def one_hot(labels: list[int], classes: int = 3) -> Tensor:
 def test_label_distance_is_total_variation() -> None:
     fake = features(normal(4, 2), one_hot([0, 0, 0, 1]))
     real = features(normal(8, 2), one_hot([0, 0, 0, 0, 1, 1, 2, 2]))
-    assert label_distance(fake, real).value == pytest.approx(0.25)
-    assert label_distance(fake, fake).value == 0
+    found = table(label_distance(fake, real))
+    assert found["label_tv"] == pytest.approx(0.25)
+    p, q = np.array([3.5, 1.5, 0.5]) / 5.5, np.array([4.5, 2.5, 2.5]) / 9.5
+    assert found["label_kl"] == pytest.approx(scipy.stats.entropy(p, q), rel=1e-12)
+    assert found["label_modes"] == 2
+    assert table(label_distance(fake, fake)) == {"label_tv": 0, "label_kl": 0, "label_modes": 2}
     dropped = features(normal(4, 2), one_hot([2, 2, 2, 2]))
-    assert label_distance(dropped, features(normal(2, 2), one_hot([0, 1]))).value == 1
+    found = table(label_distance(dropped, features(normal(2, 2), one_hot([0, 1]))))
+    assert (found["label_tv"], found["label_modes"]) == (1, 0), "a label that real images never show is no mode"
+    assert 0 < found["label_kl"] < math.inf
+    assert label_distance(real, real)[2].unit == "of 3"
 
 
 def test_stacked_modes_are_counted_and_compared_with_equal_shares() -> None:
@@ -313,7 +323,7 @@ def test_quality_says_which_metrics_a_space_has() -> None:
     spaces = spaces_for("digits", Space((1, 8, 8), 10, 17))
     names = [[v.metric for v in floor(*digits_features(space))] for space in spaces]
     plain = ["fd", "kd", "precision", "recall", "density", "coverage"]
-    assert names == [[*plain, "label_tv"], plain]
+    assert names == [[*plain, "label_tv", "label_kl", "label_modes"], plain]
 
 
 def test_the_floor_takes_equal_numbers_from_all_of_the_training_split() -> None:
@@ -412,10 +422,14 @@ def test_copies_unseen_data_and_noise_are_told_apart() -> None:
     data = load("digits")
     train, test = data.train.x, data.test.x
     copies = table(memorisation(train, train, test))
-    assert copies == {"nn_ratio": 0, "authenticity": 0}
+    assert (copies["nn_ratio"], copies["authenticity"]) == (0, 0)
+    assert copies["nn_gap"] > 0.99, "all but the one that is not among as many as there are held-out examples"
     unseen = table(memorisation(test, train, test))
-    assert unseen["nn_ratio"] == 1
+    assert (unseen["nn_ratio"], unseen["nn_gap"]) == (1, -1), "copies of the held-out examples"
     assert 0.4 < unseen["authenticity"] < 0.7
+    neither = memorisation(test[::2], train, test[1::2])[2]
+    assert neither.error is not None
+    assert abs(neither.value) < 3 * neither.error
     half = table(memorisation(torch.cat([train[:449], test[:449]]), train, test))
     assert 0.4 < half["nn_ratio"] < 0.6
     noise = torch.randint(0, 17, train.shape, generator=generator(), dtype=torch.uint8)
@@ -432,17 +446,22 @@ def test_memorisation_is_the_direct_formula_in_any_chunks(monkeypatch: pytest.Mo
     nearest = between.argmin(1)
     ratio = between.amin(1).mean() / torch.cdist(h, t).amin(1).mean()
     authenticity = (between.amin(1) > within.amin(1)[nearest]).double().mean()
-    for chunk in (1000, 8, 1):
-        monkeypatch.setattr(metrics, "CHUNK", chunk)
+    for block in (2**22, 8 * 47, 1):
+        monkeypatch.setattr(blocks, "BLOCK", block)
         values = table(memorisation(fake, train, test))
-        assert values == pytest.approx({"nn_ratio": ratio.item(), "authenticity": authenticity.item()}, rel=1e-9)
+        assert values["nn_ratio"] == pytest.approx(ratio.item(), rel=1e-9)
+        assert values["authenticity"] == pytest.approx(authenticity.item(), rel=1e-9)
+        # As many of the one as of the other, evenly taken.
+        a, b = torch.cdist(x, t[torch.arange(29) * 47 // 29]).amin(1), torch.cdist(x, h).amin(1)
+        assert values["nn_gap"] == pytest.approx(((b.sum() - a.sum()) / (b.sum() + a.sum())).item(), rel=1e-9)
 
 
 def test_a_copy_is_at_distance_zero_in_bytes_too() -> None:
     """A float32 matrix product alone would put it some units away."""
     train = torch.randint(200, 256, (300, 1, 28, 28), generator=generator(), dtype=torch.uint8)
     test = torch.randint(200, 256, (50, 1, 28, 28), generator=generator(1), dtype=torch.uint8)
-    assert table(memorisation(train[:60], train, test)) == {"nn_ratio": 0, "authenticity": 0}
+    found = table(memorisation(train[:60], train, test))
+    assert (found["nn_ratio"], found["authenticity"]) == (0, 0)
 
 
 def test_memorisation_refuses_what_it_can_not_answer() -> None:
@@ -461,6 +480,9 @@ def test_memorisation_refuses_what_it_can_not_answer() -> None:
 # ---------------------------------------------------------------------------------------------------------- vectors
 
 
+DISTANCES = ["w2", "sw2", "mmd2", "energy", "c2st"]
+
+
 def ring() -> Density:
     density = load("ring8").density
     assert density is not None
@@ -475,7 +497,7 @@ def draw(n: int, seed: int) -> Tensor:
 def test_real_vectors_cover_every_mode() -> None:
     values = vector_quality(draw(1500, 1), draw(1500, 2), ring())
     found = table(values)
-    assert [v.metric for v in values] == ["w2", "sw2", "mmd2", "modes", "mode_tv", "off_support"]
+    assert [v.metric for v in values] == [*DISTANCES, "modes", "mode_tv", "off_support"]
     assert found["modes"] == 8
     assert next(v for v in values if v.metric == "modes").unit == "of 8"
     assert found["mode_tv"] < 0.05
@@ -530,11 +552,11 @@ def test_off_support_by_radius_where_log_p_is_not_known() -> None:
     x, y = torch.cat([draw(600, 1), draw(400, 3) + 30]), draw(500, 2)
     for density in (known, unknown):
         assert table(vector_quality(x, y, density))["off_support"] == pytest.approx(0.4 + 0.6 * 0.01, abs=0.01)
-    assert [v.metric for v in vector_quality(x, y, replace(unknown, modes=None))] == ["w2", "sw2", "mmd2"]
+    assert [v.metric for v in vector_quality(x, y, replace(unknown, modes=None))] == DISTANCES
 
 
-def test_without_a_density_three_distances_remain() -> None:
-    assert [v.metric for v in vector_quality(normal(50, 3), normal(60, 3, 1), None)] == ["w2", "sw2", "mmd2"]
+def test_without_a_density_the_distances_remain() -> None:
+    assert [v.metric for v in vector_quality(normal(50, 3), normal(60, 3, 1), None)] == DISTANCES
 
 
 def test_wasserstein_of_a_shift_is_the_shift() -> None:
@@ -556,7 +578,7 @@ def test_wasserstein_in_one_dimension_is_sorting() -> None:
 
 def test_wasserstein_takes_its_points_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sorted samples: the first of them would be one end."""
-    monkeypatch.setattr(metrics, "ASSIGNED", 100)
+    monkeypatch.setattr(vectors, "ASSIGNED", 100)
     x = torch.linspace(-1, 1, 1000)[:, None]
     assert table(vector_quality(x, x[torch.randperm(1000, generator=generator())], None))["w2"] < 0.2
 
