@@ -259,15 +259,8 @@ def quality(
                 add(metrics.extrapolated_distance(fake, real_features), **columns)
             with _section(rows, here, "kd"):
                 add(metrics.quality_without_fd(fake, real_features), **columns)
-            truth = ref.labels[split]
-            if split == "test" and y is not None and truth is not None:
-                with _section(rows, here, "cas"):
-                    add([metrics.classification_accuracy_score(fake, y, real_features, truth)], **columns)
-        if fake.logits is not None:
-            with _section(rows, dataclasses.replace(base, features=space.id), "classifier_score"):
-                add([metrics.classifier_score(fake)], features=space.id)
-                if y is not None:
-                    add([metrics.label_accuracy(fake, y)], features=space.id)
+        if "test" in splits:
+            rows += _labels(base, fake, y, ref.features["test"][index], ref.labels["test"])
     for split in splits:
         columns = {"split": split, "n_ref": len(ref.real[split])}
         with _section(rows, dataclasses.replace(base, **columns), "sharpness"):
@@ -279,6 +272,21 @@ def quality(
             add(metrics.stacked_modes(channels), **columns)
     if copies:
         rows += memorisation(base, x, fakes, ref)
+    return rows
+
+
+def _labels(base: Row, fake: Features, y: Tensor | None, real: Features, truth: Tensor | None) -> list[Row]:
+    """What labels say of samples: those a classifier's space reads, and y (N,), those they were drawn for."""
+    rows: list[Row] = []
+    here = dataclasses.replace(base, split="test", features=fake.space.id, n_ref=len(real.values))
+    if fake.logits is not None:
+        with _section(rows, here, "classifier_score"):
+            rows += _of_values(here, [metrics.classifier_score(fake)])
+            if y is not None:
+                rows += _of_values(here, [metrics.label_accuracy(fake, y)])
+    if y is not None and truth is not None:
+        with _section(rows, here, "cas"):
+            rows += _of_values(here, [metrics.classification_accuracy_score(fake, y, real, truth)])
     return rows
 
 
