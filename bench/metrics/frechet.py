@@ -21,7 +21,7 @@ SMALLEST = 4  # samples per feature in the smallest blocks of the extrapolation
 LEVELS = 5  # sizes that it is fitted through, at most
 FEWEST = 3  # at least
 EPS = torch.finfo(torch.float64).eps
-NOTHING = 32 * EPS  # of a feature's variance: what rounding leaves of it where others determine it
+NOTHING = 16 * EPS  # of a feature's variance: what rounding leaves of it where others determine it
 
 
 class FrechetDistance(Stream[Value]):

@@ -33,8 +33,10 @@ class Sharpness(Stream[tuple[float, float]]):
             raise BadInput(f"sharpness: images have shape {tuple(batch.shape)}, expected (B, C, H, W) from 3×3")
         if batch.is_floating_point():
             raise BadInput(f"sharpness: images are {batch.dtype}; round them to the data's integers first")
+        if not len(batch):
+            return
         kernel = torch.tensor([[0, 1, 0], [1, -4, 1], [0, 1, 0]], dtype=torch.float64)[None, None]
-        for part in batch.cpu().split(max(1, PIXELS // batch[0].numel())):
+        for part in batch.cpu().split(max(1, PIXELS // math.prod(batch.shape[1:]))):
             answer = conv2d(part.double().flatten(0, 1)[:, None], kernel)
             each = answer.flatten(1).var(1, correction=0).view(len(part), -1).mean(1)
             self.n += len(each)
