@@ -253,6 +253,7 @@ def test_neighbourhoods_are_those_of_prdc(on: str) -> None:
 # ---------------------------------------------------------------------------------------------------------- labels
 
 
+@pytest.mark.filterwarnings("ignore:Metric `InceptionScore`:UserWarning", "ignore:std:UserWarning")
 def test_classifier_score_is_the_inception_score_of_one_split() -> None:
     logits = 3 * normal(500, 10, 0)
     metric = ClassifierScore(10)

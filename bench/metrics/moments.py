@@ -66,7 +66,7 @@ class Moments(Stream[tuple[Tensor, Tensor]]):
         self.n = n + m
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        """The mean (d,) and the unbiased covariance (d, d), symmetric to the bit."""
+        """The mean (d,) and the unbiased covariance (d, d)."""
         if self.n < 2:
             raise BadInput(f"a covariance of {self.n} samples; at least 2 are needed")
-        return self.mean, (self.scatter + self.scatter.mT) / (2 * (self.n - 1))
+        return self.mean, self.scatter / (self.n - 1)
