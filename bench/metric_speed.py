@@ -131,7 +131,8 @@ def fidelity_rows(folder: Path) -> Iterable[tuple[str, ...]]:
         n = len(x)
         theirs = kid.kid_features_to_metric(x, y, kid_subsets=1, kid_subset_size=n, verbose=False)
         theirs = theirs["kernel_inception_distance_mean"]
-        ours = kernel_distance(*(Features(v, None, space_of(v.shape[1])) for v in (x, y))).value
+        space = space_of(x.shape[1])
+        ours = kernel_distance(Features(x, None, space), Features(y, None, space)).value
         yield name, "kd", f"{ours:.9g}", f"{theirs:.9g}", f"{abs(ours / theirs - 1):.0e}"
 
 
@@ -155,16 +156,28 @@ def main() -> None:
             print(pairs(asked.pairs, 64))
             return
         if asked.torch_fidelity:
-            heads = ("features", "metric", "here", "torch-fidelity", "relative difference")
-            show("agreement with torch-fidelity's own code", heads, fidelity_rows(asked.torch_fidelity))
-        heads = ("features", "Frechet, CPU-s", "scipy sqrtm, CPU-s", "faster", "relative difference")
-        show("Frechet distance from the statistics of 10,000 samples", heads, frechet_rows(asked.dims))
-        heads = ("features", "statistics, CPU-s", "one product, CPU-s", "ratio")
-        show("statistics of 10,000 samples in batches of 1,000", heads, statistics_rows(asked.dims))
+            show(
+                "agreement with torch-fidelity's own code",
+                ("features", "metric", "here", "torch-fidelity", "relative difference"),
+                fidelity_rows(asked.torch_fidelity),
+            )
+        show(
+            "Frechet distance from the statistics of 10,000 samples",
+            ("features", "Frechet, CPU-s", "scipy sqrtm, CPU-s", "faster", "relative difference"),
+            frechet_rows(asked.dims),
+        )
+        show(
+            "statistics of 10,000 samples in batches of 1,000",
+            ("features", "statistics, CPU-s", "one product, CPU-s", "ratio"),
+            statistics_rows(asked.dims),
+        )
     child = [sys.executable, "-m", "bench.metric_speed", "--pairs", str(asked.neighbours)]
     row = subprocess.run(child, check=True, stdout=subprocess.PIPE, text=True).stdout.strip().split("|")
-    heads = ("neighbours", "CPU-s", "more than before, MiB", "peak, MiB")
-    show("precision, recall, density, coverage", heads, [row])
+    show(
+        "precision, recall, density, coverage",
+        ("neighbours", "CPU-s", "more than before, MiB", "peak, MiB"),
+        [row],
+    )
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from bench.metrics import (
     Value,
     blocks,
     evenly,
+    extrapolated_distance,
     floor,
     frechet_distance,
     kernel_distance,
@@ -117,6 +118,41 @@ def test_the_bias_of_few_samples_is_why_few_are_refused() -> None:
         frechet_distance(features(normal(159, d)), features(normal(500, d)))
     with pytest.raises(BadInput, match="159 real images are too few"):
         frechet_distance(features(normal(500, d)), features(normal(159, d)))
+
+
+def test_samples_that_are_all_the_same_have_a_distance() -> None:
+    """A collapsed generator: no covariance at all, and the distance is that of a point."""
+    x, same = normal(100, 4), torch.full((100, 4), 0.3)
+    expected = (x.double().mean(0) - same.double().mean(0)).square().sum() + torch.cov(x.double().mT).trace()
+    assert frechet_distance(features(same), features(x)).value == pytest.approx(expected.item(), rel=1e-12)
+    assert frechet_distance(features(x), features(same)).value == pytest.approx(expected.item(), rel=1e-12)
+    assert frechet_distance(features(same), features(same + 1)).value == pytest.approx(4, rel=1e-6)
+
+
+def test_extrapolation_finds_the_distance_that_few_samples_hide() -> None:
+    """Of Gaussians whose distance is known: fd is nine tenths bias, fd_inf has next to none over draws."""
+    d, n = 32, 640
+    truth = d * 0.05**2
+    found = [
+        (
+            frechet_distance(features(1.05 * normal(n, d, 2 * i)), features(normal(n, d, 2 * i + 1))).value,
+            *(
+                v.value
+                for v in extrapolated_distance(features(1.05 * normal(n, d, 2 * i)), features(normal(n, d, 2 * i + 1)))
+            ),
+        )
+        for i in range(40)
+    ]
+    fd, fd_inf, straight = np.mean(found, axis=0)
+    assert fd > 8 * truth
+    assert fd_inf == pytest.approx(truth, abs=0.05 * fd + 3 * np.std([f[1] for f in found]) / math.sqrt(len(found)))
+    assert straight > 0.99
+    x, y = features(normal(n, d)), features(normal(n, d, 1))
+    told: list[tuple[int, int]] = []
+    first = extrapolated_distance(x, y, progress=lambda done, of: told.append((done, of)))
+    assert told[-1] == (15, 15)
+    assert first == extrapolated_distance(x, y)
+    assert first != extrapolated_distance(x, y, seed=1)
 
 
 # ---------------------------------------------------------------------------------------------------------- kernel
