@@ -85,7 +85,7 @@ def _by_cholesky(s: Tensor, t: Tensor) -> float | None:
     product = blas.dtrmm(1.0, lower, t.numpy().T, side=1, lower=1)
     product = blas.dtrmm(1.0, lower, product, side=0, lower=1, trans_a=1, overwrite_b=1)
     values = eigvalsh(product, overwrite_a=True, check_finite=False)
-    if values[0] <= len(values) * EPS * values[-1]:
+    if values[0] <= 0:
         return None
     roots = np.sqrt(values)
     return float(roots.sum()) if EPS * values[-1] * (0.5 / roots).sum() < 1e-12 * roots.sum() else None
