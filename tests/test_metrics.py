@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import scipy.linalg
 import scipy.stats
 import torch
 from torch import Tensor, nn
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from bench import metrics
 from bench.data import Density, load
@@ -27,6 +29,7 @@ from bench.metrics import (
     kernel_distance,
     label_accuracy,
     label_distance,
+    likelihood_gap,
     memorisation,
     neighbourhoods,
     quality,
@@ -35,6 +38,7 @@ from bench.metrics import (
     vector_quality,
     vectors,
 )
+from bench.metrics.likelihood_gap import fitted_variances
 from paradigms.contract import Space
 from paradigms.errors import BadInput
 
@@ -498,6 +502,30 @@ def test_a_copy_is_at_distance_zero_in_bytes_too() -> None:
     test = torch.randint(200, 256, (50, 1, 28, 28), generator=generator(1), dtype=torch.uint8)
     found = table(memorisation(train[:60], train, test))
     assert (found["nn_ratio"], found["authenticity"]) == (0, 0)
+
+
+def test_the_likelihood_gap_is_that_of_torchs_mixture() -> None:
+    """With the variances that expectation maximisation found, and each of its steps raises the likelihood it fits."""
+    fake, train, test = normal(40, 3, 0).double(), normal(60, 3, 1).double(), 1.3 * normal(50, 3, 2).double() + 0.2
+    mean, sd = test.mean(0), test.std(0)
+    x, t, h = ((v - mean) / sd for v in (fake, train, test))
+    x = torch.cat([x, t.mean(0, keepdim=True)])
+    squared = (t[:, None] - x[None]).square().sum(2)
+
+    def mixture(steps: int) -> MixtureSameFamily:
+        spread = fitted_variances(squared, 3, steps).sqrt()[:, None].expand(-1, 3)
+        return MixtureSameFamily(Categorical(torch.ones(len(x)).double()), Independent(Normal(x, spread), 1))
+
+    fits = [mixture(steps).log_prob(t).mean().item() for steps in range(25)]
+    assert all(b > a - 1e-12 for a, b in pairwise(fits))
+    assert fits[20] > fits[0] + 0.1
+    expected = 100 / 3 * (mixture(20).log_prob(h).mean().item() - fits[20])
+    found = likelihood_gap(*(features(v) for v in (fake, train, test))).value
+    assert found == pytest.approx(expected, rel=1e-5), "features are float32"
+    dead = [features(torch.cat([v, torch.zeros(len(v), 1)], 1)) for v in (fake, train, test)]
+    assert likelihood_gap(*dead).value == pytest.approx(found, rel=1e-9), "a unit that is constant counts for nothing"
+    with pytest.raises(BadInput, match="are all constant"):
+        likelihood_gap(features(fake), features(train), features(0 * test + 1))
 
 
 def test_memorisation_refuses_what_it_can_not_answer() -> None:

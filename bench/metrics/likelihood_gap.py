@@ -11,7 +11,7 @@ from bench.metrics.blocks import squared_distances
 from bench.metrics.values import Features, Value, check, evenly
 from paradigms.errors import BadInput
 
-__all__ = ["likelihood_gap"]
+__all__ = ["fitted_variances", "likelihood_gap"]
 
 FITTED = 1000  # samples, and examples of either split, at most: the distances of all pairs are held
 STEPS = 20  # of expectation maximisation
@@ -40,13 +40,22 @@ def likelihood_gap(fake: Features, train: Features, test: Features) -> Value:
         raise BadInput(f"the held-out features of {test.space.id} are all constant; no density can be fitted to them")
     x, t, h = ((v[:, varies] - h.mean(0)[varies]) / scale[varies] for v in (x, t, h))
     x, d = torch.cat([x, t.mean(0, keepdim=True)]), x.shape[1]
-    near = squared_distances(t, x).clamp_(min=0)
-    variance = (near.amin(0) / d).clamp_(min=NARROWEST)
-    for _ in range(STEPS):
-        weights = _joint(near, variance, d).softmax(1)
-        variance = ((weights * near).sum(0) / (d * weights.sum(0)).clamp_(min=1e-300)).clamp_(min=NARROWEST)
-    seen, unseen = (_joint(q, variance, d).logsumexp(1).mean() for q in (near, squared_distances(h, x).clamp_(min=0)))
+    near, far = (squared_distances(v, x).clamp_(min=0) for v in (t, h))
+    variance = fitted_variances(near, d)
+    seen, unseen = (_joint(squared, variance, d).logsumexp(1).mean() for squared in (near, far))
     return Value("fld_gap", 100 / d * (unseen - seen).item())
+
+
+def fitted_variances(squared: Tensor, d: int, steps: int = STEPS) -> Tensor:
+    """Variances (n,) of n isotropic components in d dimensions, from the squared distances (m, n) of what they explain.
+
+    No step lowers the likelihood of the m points, up to the narrowest variance allowed.
+    """
+    variance = (squared.amin(0) / d).clamp_(min=NARROWEST)
+    for _ in range(steps):
+        weights = _joint(squared, variance, d).softmax(1)
+        variance = ((weights * squared).sum(0) / (d * weights.sum(0)).clamp_(min=1e-300)).clamp_(min=NARROWEST)
+    return variance
 
 
 def _joint(squared: Tensor, variance: Tensor, d: int) -> Tensor:
