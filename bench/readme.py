@@ -1,7 +1,7 @@
 """Keeps the generated parts of README.md true: `python -m bench.readme [RUNS/report/report.md]`.
 
-The table of recipes comes from the catalogue, that of columns from `bench.store.Row`, the results from the report of a
-suite.
+The table of recipes comes from the catalogue, that of columns from `bench.store.Row`, that of metrics from
+`bench.metrics.METRICS`, the results from the report of a suite.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from bench.metrics.cards import METRICS
 from bench.recipes import describe
 from bench.store import columns, write_atomic
 
@@ -18,6 +19,16 @@ from bench.store import columns, write_atomic
 def column_table() -> str:
     """The columns of a row as a Markdown table."""
     return _table(("column", "meaning"), [(f"`{name}`", meaning) for name, _, meaning in columns()])
+
+
+def metric_table() -> str:
+    """Every metric as a Markdown table: what is best, what it is, where from, what it costs."""
+    rows = []
+    for card in METRICS:
+        number = card.source.removeprefix("arXiv:")
+        source = card.source if number == card.source else f"[{number}](https://arxiv.org/abs/{number})"
+        rows.append((f"`{card.metric}`", card.best, card.what, source, card.cost))
+    return _table(("metric", "best", "what", "source", "CPU-s"), rows)
 
 
 def recipe_table() -> str:
@@ -55,6 +66,7 @@ if __name__ == "__main__":
     readme = Path(__file__).parents[1] / "README.md"
     text = replace_part(readme.read_text(), "columns", column_table())
     text = replace_part(text, "recipes", recipe_table())
+    text = replace_part(text, "metrics", metric_table())
     if len(sys.argv) > 1:
         text = replace_part(text, "results", headline(Path(sys.argv[1]).read_text()))
     write_atomic(readme, text.encode())

@@ -41,6 +41,7 @@ BASELINES = {
 # metric: (title, direction, what it is, whether being best is meaningful).
 METRICS: dict[str, tuple[str, str, str, bool]] = {
     "fd": ("FD", "↓", "Frechet distance between samples and the split, in the named feature space", True),
+    "fd_inf": ("FD∞", "↓", "Frechet distance extrapolated to infinitely many samples; can fall below 0", True),
     "kd": ("Kernel distance", "↓", "unbiased cubic-kernel distance in the same features; leads at small n", True),
     "precision": ("Precision", "↑", "share of samples within the data's k-nearest-neighbour manifold", True),
     "recall": ("Recall", "↑", "share of data within the samples' manifold", True),
@@ -51,6 +52,26 @@ METRICS: dict[str, tuple[str, str, str, bool]] = {
         "↓",
         "total variation between label histograms of samples and data, by the classifier",
         True,
+    ),
+    "label_kl": ("Label KL", "↓", "divergence of the samples' label histogram from the data's, nats", True),
+    "label_modes": ("Labels", "↑", "labels with at least a tenth of their real share of samples", True),
+    "classifier_score": (
+        "Classifier score",
+        "",
+        "the Inception score on the named network: are samples told apart and spread over the classes",
+        False,
+    ),
+    "cas": (
+        "CAS",
+        "↑",
+        "accuracy on real images of a linear classifier trained on samples' features and labels alone",
+        True,
+    ),
+    "sharpness": (
+        "Sharpness",
+        "",
+        "variance of the Laplacian of samples over that of data; near 1 is right, below blur, above noise",
+        False,
     ),
     "nn_ratio": (
         "NN ratio",
@@ -64,9 +85,23 @@ METRICS: dict[str, tuple[str, str, str, bool]] = {
         "share of samples that are not nearer to a training example than its own neighbour",
         False,
     ),
+    "nn_gap": (
+        "NN gap",
+        "",
+        "how much nearer samples are to training than to held-out data; 0 is right, 1 is copying",
+        False,
+    ),
+    "fld_gap": (
+        "FLD gap",
+        "",
+        "100/d (NLL of training − of held-out features) under a mixture centred on samples; far below 0 is copying",
+        False,
+    ),
     "w2": ("W₂", "↓", "exact Wasserstein-2 distance to held-out data", True),
     "sw2": ("Sliced W₂", "↓", "sliced Wasserstein-2 distance to held-out data", True),
     "mmd2": ("MMD²", "↓", "squared maximum mean discrepancy", True),
+    "energy": ("Energy", "↓", "energy distance, unbiased", True),
+    "c2st": ("C2ST", "↓", "how often a classifier tells samples from held-out data; 0.5 where it can not", True),
     "modes": ("Modes", "↑", "modes that samples reach", True),
     "mode_kl": ("Mode KL", "↓", "divergence of the samples' shares of modes from equal shares, nats", True),
     "mode_tv": ("Mode TV", "↓", "total variation between shares of modes in samples and in the truth", True),
