@@ -38,6 +38,7 @@ class Training:
     shift: pixels by which a shifted image moves at most, either way; its rim is filled with the darkest value.
     shifted: the share of the images that is shifted. Not all: what is compared later is not shifted.
     flip:  whether half of the images are mirrored (not where left and right mean something, as in a digit).
+    channels_last: the memory layout in which colour convolutions take a quarter less time on a CPU.
     """
 
     epochs: int
@@ -48,6 +49,7 @@ class Training:
     shift: int = 1
     shifted: float = 0.5
     flip: bool = False
+    channels_last: bool = False
 
 
 MIRRORED = ("fashion-mnist", "cifar10")  # the mirror image of a shirt is a shirt; that of a digit is not a digit
@@ -64,7 +66,10 @@ def recipe(name: str, space: Space) -> tuple[Architecture, Training]:
         return base, large
     if height <= 28:
         return replace(base, pools=(2, 2)), replace(large, shift=2)
-    return replace(base, channels=(32, 64, 96), pools=(2, 2, 2)), replace(large, epochs=12, shift=2)
+    # 64 features here too: a Frechet distance is then allowed from 640 samples on, in every tier.
+    return replace(base, channels=(32, 64, 128), pools=(2, 2, 2)), replace(
+        large, epochs=10, shift=2, channels_last=True
+    )
 
 
 def fit(
@@ -84,6 +89,8 @@ def fit(
     with torch.random.fork_rng(devices=[]):  # initialisation and dropout draw from the global generator
         torch.manual_seed(seed_of("features", "modules", seed))
         net = Classifier(architecture).train()
+        layout = torch.channels_last if training.channels_last else torch.contiguous_format
+        net = net.to(memory_format=layout)
         optimizer = torch.optim.AdamW(net.parameters(), lr=training.lr, weight_decay=training.weight_decay)
         batches = len(data) // training.batch
         steps, step = training.epochs * batches, 0
@@ -94,7 +101,7 @@ def fit(
                 for group in optimizer.param_groups:
                     group["lr"] = training.lr * min(1, (step + 1) / training.warmup) * (1 - step / steps)
                 x = augment(data.space.encode(data.x[index]), training, generator)
-                loss = F.cross_entropy(net(x), data.y[index])
+                loss = F.cross_entropy(net(x.contiguous(memory_format=layout)), data.y[index])
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
