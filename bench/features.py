@@ -475,10 +475,10 @@ def named(spec: str, space: Space, progress: Progress | None = None) -> FeatureS
     head, _, tail = spec.rpartition(":")
     what, settings = (head, tail) if head and "=" in tail else (spec, "")
     if what == INCEPTION:
-        key, _, path = settings.partition("=")
+        key, _, source = settings.partition("=")
         if settings and key != "from":
             raise BadInput(f"--features {spec}: {INCEPTION} takes from=PATH only; how it resizes is part of its name")
-        return inception(space, Path(path) if settings else None, progress)
+        return inception(space, Path(source) if settings else None, progress)
     if what == RANDOM:
         return random_conv(space.shape)
     path, suffix = Path(what), Path(what).suffix.lower()
@@ -493,7 +493,9 @@ def named(spec: str, space: Space, progress: Progress | None = None) -> FeatureS
                 raise BadInput(f"--features {spec}: a classifier of this package takes images as they are; no settings")
             found = _classifier(name, data, path)
             if found.shape != space.shape:
-                raise BadInput(f"--features {spec}: {found.id} is of images {found.shape}, the data set's {space.shape}")
+                raise BadInput(
+                    f"--features {spec}: {found.id} is of images {found.shape}, the data set's {space.shape}"
+                )
             return found
         network = _onnx(data, path) if suffix == ".onnx" else _torchscript(data, path)
         return _foreign(name, digest, network, Policy.parse(settings, spec), space, spec)
@@ -518,9 +520,13 @@ def _foreign(name: str, digest: str, network: nn.Module, policy: Policy, space: 
             "say what it needs, as in size=224,channels=3,range=imagenet"
         ) from None
     if values.dim() != 2 or len(values) != 2 or not values.shape[1] or not values.isfinite().all():
-        raise BadInput(f"--features {spec}: of 2 images it gives {tuple(values.shape)}; finite features (2, d) are needed")
+        raise BadInput(
+            f"--features {spec}: of 2 images it gives {tuple(values.shape)}; finite features (2, d) are needed"
+        )
     if not torch.allclose(values[1:], alone, rtol=1e-3, atol=1e-4 * (1 + float(values.abs().max()))):
-        raise BadInput(f"--features {spec}: an image's features depend on the batch it is in; export the network in eval mode")
+        raise BadInput(
+            f"--features {spec}: an image's features depend on the batch it is in; export the network in eval mode"
+        )
     body.num_features = values.shape[1]
     return FeatureSpace(f"{name}/{policy}", digest[:12], space.shape, body, pixels=policy.size**2)
 
@@ -655,4 +661,6 @@ def _digest(x: Tensor) -> str:
 def _code() -> str:
     """Short sha256 over the sources that compute features."""
     here = Path(__file__).parent
-    return hashlib.sha256(b"".join((here / name).read_bytes() for name in ("features.py", "inception.py"))).hexdigest()[:12]
+    return hashlib.sha256(b"".join((here / name).read_bytes() for name in ("features.py", "inception.py"))).hexdigest()[
+        :12
+    ]

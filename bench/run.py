@@ -894,7 +894,9 @@ def _costed(info: Info, trained: Trained, parents: Mapping[str, Path]) -> Info:
 
 def _weights(where: str, **parts: Mapping[str, torch.Tensor]) -> bytes:
     # Copies: safetensors refuses tensors that share memory, as tied weights do.
-    tensors = {f"{part}.{name}": t.cpu().contiguous().clone() for part, state in parts.items() for name, t in state.items()}
+    tensors = {
+        f"{part}.{name}": t.cpu().contiguous().clone() for part, state in parts.items() for name, t in state.items()
+    }
     return save_tensors(tensors, {"run": where})
 
 

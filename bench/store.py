@@ -91,7 +91,9 @@ class Row:
     unit: str = _column("unit of the value")
     kind: str = _column("kind of likelihood; numbers of different kinds are never ranked together")
     relation: str = _column('how a printed likelihood stands to the true one: "=", "≤" (bound), "≈" or ""')
-    features: str = _column("feature space: name, policy for size, channels and range where it has one, hash of its weights")
+    features: str = _column(
+        "feature space: name, policy for size, channels and range where it has one, hash of its weights"
+    )
     weights: str = _column('"ema" (averaged) or "raw"')
     fraction: float | None = _column("part of the training budget after which the weights were taken", None)
     images: int | None = _column("training examples seen, repeats counted", None)

@@ -18,7 +18,8 @@ __all__ = ["MATCHES", "SMALL_IMAGE", "Budget", "Tier", "get", "tiers"]
 MATCHES = ("flops", "images", "seconds")
 SMALL_IMAGE = 16
 _SHIPPED = Path(__file__).with_name("tiers.toml")
-_MAY_BE_ZERO = {"sweep_seeds", "timing_seeds", "raw_seeds", "snapshot_seeds"}  # none of the seeds; of anything else there must be some
+# None of the seeds; of anything else there must be some.
+_MAY_BE_ZERO = {"sweep_seeds", "timing_seeds", "raw_seeds", "snapshot_seeds"}
 _NUMBER = {"int": "a whole number", "float": "a number", "str": "a text", "Budget": "a table"}
 
 

@@ -288,9 +288,9 @@ def train(
     """Trains `model` in place for `steps` steps of `batch` examples, going on from the checkpoint in `folder` if any.
 
     Keeps log.jsonl and state.pt in `folder`: a checkpoint every `checkpoint_seconds`, by default every few seconds but
-    for at most 1 % of the time. `keep[k]` is given the averaged weights after step k; where a kill came between the two it
-    is given the same bits again by the resumed training. Raises KeyboardInterrupt (from `progress`) once a checkpoint is written, BadInput when
-    the checkpoint that is there is damaged or does not fit. Torch's global generators are left as they were.
+    for at most 1 % of the time. `keep[k]` is given the averaged weights after step k, by a resumed training again the
+    same bits. Raises KeyboardInterrupt (from `progress`) once a checkpoint is written, BadInput when the checkpoint
+    that is there is damaged or does not fit. Torch's global generators are left as they were.
     """
     log = Log(folder / LOG)
     with keep_generators(data.x.device):

@@ -90,7 +90,7 @@ def fit(
         torch.manual_seed(seed_of("features", "modules", seed))
         net = Classifier(architecture).train()
         layout = torch.channels_last if training.channels_last else torch.contiguous_format
-        net = net.to(memory_format=layout)
+        net.to(memory_format=layout)  # type: ignore[call-overload]
         optimizer = torch.optim.AdamW(net.parameters(), lr=training.lr, weight_decay=training.weight_decay)
         batches = len(data) // training.batch
         steps, step = training.epochs * batches, 0

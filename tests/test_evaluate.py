@@ -480,7 +480,7 @@ def pool() -> evaluate.Pool:
 def test_samples_come_back_as_they_were(pool: evaluate.Pool, tmp_path: Path, name: str) -> None:
     to = tmp_path / name
     evaluate.write_samples(pool, DIGITS, to)
-    assert torch.equal(evaluate.read_samples(to, DIGITS), pool.x)
+    assert torch.equal(evaluate.read_samples(to, DIGITS).x, pool.x)
 
 
 def test_arrays_in_every_form(pool: evaluate.Pool, tmp_path: Path) -> None:
@@ -493,7 +493,7 @@ def test_arrays_in_every_form(pool: evaluate.Pool, tmp_path: Path) -> None:
     forms["longest"] = forms["float"].astype(np.longdouble)
     for name, array in forms.items():
         np.save(tmp_path / f"{name}.npy", array)
-        assert torch.equal(evaluate.read_samples(tmp_path / f"{name}.npy", DIGITS), pool.x), name
+        assert torch.equal(evaluate.read_samples(tmp_path / f"{name}.npy", DIGITS).x, pool.x), name
 
 
 @pytest.mark.parametrize(
@@ -544,13 +544,13 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
 
 def test_labels_before_the_samples_are_not_taken_for_them(pool: evaluate.Pool, tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", y=np.zeros(12, np.int64), pictures=pool.x.numpy())
-    assert torch.equal(evaluate.read_samples(tmp_path / "x.npz", DIGITS), pool.x)
+    assert torch.equal(evaluate.read_samples(tmp_path / "x.npz", DIGITS).x, pool.x)
 
 
 def test_pictures_of_sixteen_bits_are_not_clipped(tmp_path: Path) -> None:
     levels = np.arange(64, dtype=np.uint16).reshape(8, 8) % 17
     Image.fromarray((levels * (65535 // 16)).astype(np.uint16)).save(tmp_path / "x.png")
-    assert np.array_equal(evaluate.read_samples(tmp_path, DIGITS)[0, 0].numpy(), levels)
+    assert np.array_equal(evaluate.read_samples(tmp_path, DIGITS).x[0, 0].numpy(), levels)
 
 
 def test_anyones_samples_get_the_same_rows(pool: evaluate.Pool, tmp_path: Path) -> None:
