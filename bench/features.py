@@ -29,6 +29,7 @@ import io
 import json
 import math
 import re
+import warnings
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -465,10 +466,11 @@ class _Adapted(nn.Module):
 def named(spec: str, space: Space, progress: Progress | None = None) -> FeatureSpace:
     """The feature space that `--features SPEC` names, for images of `space`.
 
-    SPEC: `inception-2015[:from=PATH]`; `random-conv`; a file: TorchScript (.pt, .pth, .ts), ONNX (.onnx) or a classifier
-    made by `bench.train_features` (.safetensors); or `package.module:factory`, a function without arguments that
-    returns a module. A network may be followed by a policy: `net.pt:size=224,channels=3,range=imagenet`. It is given
-    (B, C, H, W) float32 and must return features (B, d). Raises BadInput.
+    SPEC: `inception-2015[:from=PATH]`; `random-conv`; a file: TorchScript (.pt, .pth, .ts), what torch.export.save
+    writes (.pt2, with a dynamic batch), ONNX (.onnx) or a classifier made by `bench.train_features` (.safetensors); or
+    `package.module:factory`, a function without arguments that returns a module. A network may be followed by a policy:
+    `net.pt:size=224,channels=3,range=imagenet`. It is given (B, C, H, W) float32 and must return features (B, d).
+    Raises BadInput.
     """
     if not space.is_image:
         raise BadInput(f"--features {spec}: feature spaces are of images, and this data set holds vectors")
@@ -482,7 +484,7 @@ def named(spec: str, space: Space, progress: Progress | None = None) -> FeatureS
     if what == RANDOM:
         return random_conv(space.shape)
     path, suffix = Path(what), Path(what).suffix.lower()
-    if suffix in (".pt", ".pth", ".ts", ".onnx", ".safetensors"):
+    if suffix in (".pt", ".pth", ".ts", ".pt2", ".onnx", ".safetensors"):
         try:
             data = path.read_bytes()
         except OSError as error:
@@ -497,7 +499,7 @@ def named(spec: str, space: Space, progress: Progress | None = None) -> FeatureS
                     f"--features {spec}: {found.id} is of images {found.shape}, the data set's {space.shape}"
                 )
             return found
-        network = _onnx(data, path) if suffix == ".onnx" else _torchscript(data, path)
+        network = {".onnx": _onnx, ".pt2": _exported}.get(suffix, _torchscript)(data, path)
         return _foreign(name, digest, network, Policy.parse(settings, spec), space, spec)
     if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", what, re.ASCII):
         network, digest = _made(what)
@@ -509,21 +511,22 @@ def _foreign(name: str, digest: str, network: nn.Module, policy: Policy, space: 
     """A user's network behind its policy, after it was tried on two images."""
     body = Extractor(_Adapted(network, policy, space.levels), 0)
     try:
-        # Two that differ, so that a network which mixes the images of a batch is seen.
-        x = space.encode(torch.arange(2).view(2, 1, 1, 1).expand(2, *space.shape) * (space.levels - 1))
+        # Black, grey and white, so that a network which mixes the images of a batch is seen.
+        grey = (torch.arange(3) * (space.levels - 1)).div(2, rounding_mode="floor")
+        x = space.encode(grey.view(3, 1, 1, 1).expand(3, *space.shape))
         with torch.no_grad():
-            values, alone = body(x), body(x[1:])
+            values, fewer = body(x), body(x[1:])
     except Exception as error:  # whatever a stranger's network raises
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise BadInput(
             f"--features {spec}: the network does not take images {space.shape} as '{policy}' ({reason}); "
             "say what it needs, as in size=224,channels=3,range=imagenet"
         ) from None
-    if values.dim() != 2 or len(values) != 2 or not values.shape[1] or not values.isfinite().all():
+    if not values.shape[1] or not values.isfinite().all():
         raise BadInput(
-            f"--features {spec}: of 2 images it gives {tuple(values.shape)}; finite features (2, d) are needed"
+            f"--features {spec}: of 3 images it gives {tuple(values.shape)}; finite features (3, d) are needed"
         )
-    if not torch.allclose(values[1:], alone, rtol=1e-3, atol=1e-4 * (1 + float(values.abs().max()))):
+    if not torch.allclose(values[1:], fewer, rtol=1e-3, atol=1e-4 * (1 + float(values.abs().max()))):
         raise BadInput(
             f"--features {spec}: an image's features depend on the batch it is in; export the network in eval mode"
         )
@@ -533,10 +536,36 @@ def _foreign(name: str, digest: str, network: nn.Module, policy: Policy, space: 
 
 def _torchscript(data: bytes, path: Path) -> nn.Module:
     try:
-        return torch.jit.load(io.BytesIO(data), map_location="cpu").float()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # that it will go is news for who writes such files
+            return torch.jit.load(io.BytesIO(data), map_location="cpu").float()
     except Exception:  # what is not TorchScript fails in many ways
         raise BadInput(
             f"{path} is no TorchScript file; write one with torch.jit.trace(net.eval(), images).save(path)"
+        ) from None
+
+
+class _Exported(nn.Module):
+    """An exported program as a module. Its mode was fixed when it was exported, so it is kept out of train and eval."""
+
+    def __init__(self, program: Any) -> None:
+        super().__init__()
+        self.program = (program,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # An exported batch has two images or more.
+        found = self.program[0](x if len(x) > 1 else x.expand(2, -1, -1, -1))
+        found = found[0] if isinstance(found, (tuple, list)) else found
+        return found[: len(x)]
+
+
+def _exported(data: bytes, path: Path) -> nn.Module:
+    try:
+        return _Exported(torch.export.load(io.BytesIO(data)).module())
+    except Exception:  # what is no program fails in many ways
+        raise BadInput(
+            f"{path} is no exported program; write one with torch.export.save(torch.export.export(net.eval(), (images,), "
+            "dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)), path)"
         ) from None
 
 

@@ -385,7 +385,10 @@ def test_a_finished_run_is_loaded_and_not_trained_again(out):
     seen = Seen()
     folder = runs.ensure(plan(), out, seen)
     assert seen.stages == ["plan mean", "train mean"]
-    assert {p.name for p in folder.iterdir()} == {"run.json", LOG, "weights.safetensors", "manifest.json", ".lock"}
+    info = runs.read_info(folder)
+    kept = {f"at-{round(part * info.planned_steps)}.safetensors" for part in runs.SNAPSHOTS}
+    whole = {"run.json", LOG, "weights.safetensors", "manifest.json", ".lock"}
+    assert {p.name for p in folder.iterdir()} == whole | kept
     again = Seen()
     assert runs.ensure(plan(), out, again) == folder
     assert again.stages == []
