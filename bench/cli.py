@@ -507,7 +507,9 @@ def evaluate(
     dataset: DatasetOption = "digits",
     tier: Annotated[
         str | None,
-        typer.Option("--tier", "-t", help="Protocol for a run, its own by default; for samples: whose table they join."),
+        typer.Option(
+            "--tier", "-t", help="Protocol for a run, its own by default; for samples: whose table they join."
+        ),
     ] = None,
     features: Annotated[
         list[str] | None,
@@ -517,13 +519,16 @@ def evaluate(
         ),
     ] = None,
     number: Annotated[
-        int | None, typer.Option("-n", "--samples", min=2, help="Samples of a run for --features; the tier's by default.")
+        int | None,
+        typer.Option("-n", "--samples", min=2, help="Samples of a run for --features; the tier's by default."),
     ] = None,
     resize: Annotated[
-        str | None, typer.Option("--resize", help="Bring samples of another size to the data's: bicubic, bilinear, area, nearest.")
+        str | None,
+        typer.Option("--resize", help="Bring samples of another size to the data's: bicubic, bilinear, area, nearest."),
     ] = None,
     to: Annotated[
-        Path | None, typer.Option("--to", help="A folder to keep the rows of samples in; inside --out, `report` shows them.")
+        Path | None,
+        typer.Option("--to", help="A folder to keep the rows of samples in; inside --out, `report` shows them."),
     ] = None,
     likelihood: Annotated[
         list[str] | None,

@@ -636,7 +636,7 @@ FID = f"{INCEPTION}/{SIDE}-tensorflow-bilinear,rgb,bytes@{_INCEPTION_FILE.sha256
 
 def frechet_title(features: str) -> str:
     """What a Frechet distance in a space is called: "FID" for one only, "FD-<name>" for every other."""
-    return "FID" if features == FID else f"FD-{features.split('@')[0]}"
+    return "FID" if features == FID else f"FD-{features.rpartition('@')[0] or features}"
 
 
 def inception(space: Space, source: Path | None = None, progress: Progress | None = None) -> FeatureSpace:

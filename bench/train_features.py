@@ -3,7 +3,8 @@
 They are shipped, with their hashes, in bench/weights; this script is how they came about. Other weights are another
 feature space: every Frechet distance has to be computed again, and rows of the old space never stand beside rows of the
 new one. The network sees the training split only. Its accuracy on the held-out split is measured at the end and stored
-with the weights.
+with the weights. A labelled folder of images gets a network of its own with `folder:PATH@SIZE --to DIR`, and
+`bench evaluate ... --features FILE` uses it.
 
 One thread and fixed seeds: the same machine and versions give the same bytes.
 """
@@ -23,7 +24,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.data import load
+from bench.data.names import FOLDER
 from bench.features import SUMS, WEIGHTS, Architecture, Classifier, hashes, serialise
+from bench.run import slug
 from bench.store import write_atomic
 from paradigms.contract import Data, Space, seed_of
 from paradigms.errors import BadInput
@@ -148,6 +151,8 @@ def main(arguments: list[str] | None = None) -> None:
     dataset = load(options.dataset, options.source)
     if not dataset.space.is_image or not dataset.space.classes:
         raise BadInput(f"data set '{options.dataset}' has no labelled images; a classifier needs both")
+    if options.dataset.startswith(FOLDER) and options.to == WEIGHTS:
+        raise BadInput("a network of your own images does not belong in the package; say where it goes with --to DIR")
     architecture, training = recipe(dataset.name, dataset.space)
     start = time.perf_counter()
     net = fit(
@@ -161,11 +166,12 @@ def main(arguments: list[str] | None = None) -> None:
     held_out = accuracy(net, dataset.test)
     data = serialise(net, architecture, accuracy=held_out, dataset=dataset.name, data=dataset.checksum)
     digest = hashlib.sha256(data).hexdigest()
-    write_atomic(options.to / f"{dataset.name}.safetensors", data)
+    name = slug(dataset.name)
+    write_atomic(options.to / f"{name}.safetensors", data)
     others = hashes(options.to) if (options.to / SUMS).exists() else {}
-    table = {**others, dataset.name: digest}
+    table = {**others, name: digest}
     write_atomic(options.to / SUMS, "".join(f"{v}  {k}.safetensors\n" for k, v in sorted(table.items())).encode())
-    print(f"{dataset.name}@{digest[:12]}  accuracy {held_out:.4f}  {len(data):,} bytes")
+    print(f"{name}@{digest[:12]}  accuracy {held_out:.4f}  {len(data):,} bytes")
 
 
 if __name__ == "__main__":

@@ -669,8 +669,14 @@ def test_the_name_fid_is_kept_for_one_space() -> None:
     assert INCEPTION_ORIGIN.parts[0].sha256.startswith("6726825d0af5f729")
     assert frechet_title(FID) == "FID"
     assert frechet_title("digits@75d34dedc4ae") == "FD-digits"
+    assert frechet_title("mnist@14@42f3079cbab3") == "FD-mnist@14"
     name, _, digest = FID.partition("@")
-    for other in (f"{name}@0{digest[1:]}", f"{INCEPTION}/300-bilinear,rgb,bytes@{digest}", name, f"{INCEPTION}@{digest}"):
+    for other in (
+        f"{name}@0{digest[1:]}",
+        f"{INCEPTION}/300-bilinear,rgb,bytes@{digest}",
+        name,
+        f"{INCEPTION}@{digest}",
+    ):
         assert frechet_title(other) == f"FD-{other.split('@')[0]}"
 
 
@@ -821,6 +827,27 @@ def test_the_script_refuses_what_has_no_labelled_images(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="'ring8' has no labelled images"):
         train_features.main(["ring8", "--to", str(tmp_path)])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_labelled_folder_gets_a_network_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for index in range(60):
+        place = tmp_path / "in" / "ab"[index % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        grey = np.random.default_rng(index).integers(0, 128, (8, 8)) + 127 * (index % 2)
+        Image.fromarray(grey.astype(np.uint8)).save(place / f"{index}.png")
+    name, to = f"folder:{tmp_path / 'in'}@8", tmp_path / "out"
+    monkeypatch.setenv("BENCH_DATA", str(tmp_path / "cache"))
+    tiny = Architecture((1, 8, 8), channels=(4,), pools=(2,), features=8, classes=2)
+    monkeypatch.setattr(train_features, "recipe", lambda name, space: (tiny, Training(epochs=1, batch=8)))
+    with pytest.raises(BadInput, match="--to DIR"):
+        train_features.main([name])
+    train_features.main([name, "--to", str(to)])
+    (file,) = to.glob("*.safetensors")
+    space = named(str(file), load(name).space)
+    assert (space.dim, space.classes, space.shape) == (8, 2, (1, 8, 8))
+    assert space.id in capsys.readouterr().out
 
 
 @pytest.mark.slow

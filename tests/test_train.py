@@ -127,7 +127,13 @@ class Say(Progress):
 
 
 def go(
-    kind: str, folder: Path, progress: Progress | None = None, steps: int = 40, every: float = 1e9, model=None, keep=None
+    kind: str,
+    folder: Path,
+    progress: Progress | None = None,
+    steps: int = 40,
+    every: float = 1e9,
+    model=None,
+    keep=None,
 ):
     return train(
         model or fresh(kind),
