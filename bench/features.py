@@ -489,7 +489,7 @@ def named(spec: str, space: Space, progress: Progress | None = None) -> FeatureS
             data = path.read_bytes()
         except OSError as error:
             raise BadInput(f"--features {spec}: can not read {path}: {error.strerror or error}") from None
-        name, digest = re.sub(r"[^\w.+-]+", "-", path.stem, flags=re.ASCII), hashlib.sha256(data).hexdigest()
+        name, digest = re.sub(r"[^\w.@+-]+", "-", path.stem, flags=re.ASCII), hashlib.sha256(data).hexdigest()
         if suffix == ".safetensors":
             if settings:
                 raise BadInput(f"--features {spec}: a classifier of this package takes images as they are; no settings")
