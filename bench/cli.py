@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from bench.progress import Display
     from bench.store import Row
     from bench.tiers import Tier
-    from paradigms.contract import Card, Kind, Plan, Space
+    from paradigms.contract import Card, Kind, Plan, Setting, Space
 
 __all__ = ["app"]
 
@@ -417,7 +417,7 @@ def _plan(
     name = sampler or card.default.sampler
     known = card.sampler(name)
     if known is None:
-        raise unknown(f"sampler of {recipe}:", name, [s.name for s in card.samplers])
+        raise BadInput(f"{recipe} has no sampler '{name}'; it has {', '.join(s.name for s in card.samplers)}")
     same = name == card.default.sampler
     values = dict(card.default.options) if same else {}
     asked = [_option(text, f"--option {text}", "--option eta=0.5") for text in options] + (
@@ -435,14 +435,17 @@ def _plan(
     return plan
 
 
-def _option(text: str, given: str, example: str) -> tuple[str, float]:
+def _option(text: str, given: str, example: str) -> tuple[str, Setting]:
+    """A number, or a word where it is none."""
     key, equals, value = text.partition("=")
+    if not equals or not value.strip():
+        raise BadInput(f"{given}: write it as key=value, as in {example}")
     try:
         number = float(value)
     except ValueError:
-        number = math.nan
-    if not equals or not math.isfinite(number):
-        raise BadInput(f"{given}: write it as key=number, as in {example}")
+        return key.strip(), value.strip()
+    if not math.isfinite(number):
+        raise BadInput(f"{given}: write it as key=value with a finite number, as in {example}")
     return key.strip(), number
 
 
@@ -458,8 +461,8 @@ def _kind(card: Card, recipe: str, text: str) -> Kind:
     options = {**dict(kind.options)}
     for part in given.split(",") if given else ():
         key, value = _option(part, f"--likelihood {text}", "iwae:K=5000")
-        if key not in options and key not in kind.ranges:
-            raise unknown(f"option of {name}:", key, {**options, **kind.ranges} or ["(it has none)"])
+        if key not in {**options, **kind.ranges, **kind.choices}:
+            raise unknown(f"option of {name}:", key, {**options, **kind.ranges, **kind.choices} or ["(it has none)"])
         options[key] = value
     kind = dataclasses.replace(kind, options=tuple(options.items()))
     kind.check()
@@ -866,6 +869,7 @@ def _list_runs(out: Path) -> list[dict[str, Any]]:
 
 def _list_samplers() -> list[dict[str, Any]]:
     from paradigms import catalogue
+    from paradigms.contract import settings_text
 
     found = []
     for name, recipe in catalogue.recipes().items():
@@ -883,7 +887,7 @@ def _list_samplers() -> list[dict[str, Any]]:
                     "steps": ", ".join(map(str, sampler.steps)),
                     "default": default,
                     "network calls": calls,
-                    "options": ", ".join(f"{k}={v:g}" for k, v in sampler.options.items()),
+                    "options": settings_text(sampler.options.items(), ", "),
                     "note": sampler.note,
                 }
             )

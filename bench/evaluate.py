@@ -42,7 +42,7 @@ from bench.store import SCHEMA, Row, load_rows, manifest, results_key, save_rows
 from bench.tiers import Tier
 from paradigms import catalogue
 from paradigms.backbones import count_calls
-from paradigms.contract import Card, Data, Kind, Noise, Paradigm, Plan, Recipe, Space, seed_of
+from paradigms.contract import Card, Data, Kind, Noise, Paradigm, Plan, Recipe, Space, seed_of, settings_text
 from paradigms.errors import BadInput
 from paradigms.maths.likelihood import bits_per_dim
 
@@ -206,11 +206,16 @@ def _finite(x: Tensor, plan: Plan) -> Tensor:
     return x
 
 
-def plans(card: Card, max_calls: int, sweep: bool) -> list[Plan]:
-    """What is drawn: the headline plan, always and first; in a sweep every sampler and step count within the calls."""
+def plans(card: Card, max_calls: int, sweep: str) -> list[Plan]:
+    """What is drawn: the headline plan, always and first; in a sweep every step count within the calls.
+
+    sweep: "" for none, "main" for the samplers that the card says a short one tries, "all" for every sampler.
+    """
     found = [card.default]
     seen = {_identity(card, card.default)}
-    for sampler in card.samplers if sweep else ():
+    for sampler in card.samplers:
+        if not sweep or (sweep == "main" and not sampler.main):
+            continue
         for steps in sampler.steps:
             plan, calls = Plan(sampler.name, steps), sampler.calls_at(steps)
             if (calls is None or calls <= max_calls) and _identity(card, plan) not in seen:
@@ -224,10 +229,6 @@ def _identity(card: Card, plan: Plan) -> tuple[object, ...]:
     sampler = card.sampler(plan.sampler)
     options = {**(dict(sampler.options) if sampler else {}), **dict(plan.options)}
     return plan.sampler, plan.steps, tuple(sorted(options.items()))
-
-
-def options_text(options: Sequence[tuple[str, float]]) -> str:
-    return ",".join(f"{name}={value:g}" for name, value in options)
 
 
 # --------------------------------------------------------------------------------------------------------- quality
@@ -372,7 +373,7 @@ def likelihood(
         n=len(value),
         kind=kind.name,
         relation=kind.relation_on(model.space),
-        options=options_text(kind.options),
+        options=settings_text(kind.options),
         calls=count.examples / len(value) if count.calls else 0.0,
         unit=unit,
         sampler="",
@@ -437,7 +438,7 @@ def evaluate(
     """
     folder = Path(folder)
     model, info, found = _opened(folder, device)
-    sweep = info.seed < tier.sweep_seeds
+    sweep = _sweep(info, tier)
     key = _key(folder, info, tier, found, catalogue.get(info.recipe))
     if not force and (kept := _kept(folder, key)) is not None:
         return kept
@@ -502,7 +503,7 @@ def _planned(base: Row, plan: Plan, card: Card) -> Row:
         base,
         sampler=plan.sampler,
         steps=plan.steps,
-        options=options_text(plan.options),
+        options=settings_text(plan.options),
         headline=plan == card.default,
         draw=0,
     )
@@ -555,14 +556,14 @@ def likelihoods(
     key = _digest("likelihood", _protocol(found, tier, catalogue.get(info.recipe)), _weights_of(folder))
     kept = _kept(folder / ASKED, key) or []
     known = {_kind_of(row): row for row in kept}
-    todo = [kind for kind in dict.fromkeys(kinds) if force or (kind.name, options_text(kind.options)) not in known]
+    todo = [kind for kind in dict.fromkeys(kinds) if force or (kind.name, settings_text(kind.options)) not in known]
     work, base = Work(progress, _costs(todo, found, tier)), _measured(info, model, tier, device)
     rows = [row for kind in todo for row in _of_splits(base, model, kind, found, tier, device, work)]
     if todo:
         new = {_kind_of(row) for row in rows}
         kept = [row for row in kept if _kind_of(row) not in new] + rows
         save_rows(folder / ASKED, [row for row in kept if row.status != "failed"], key)
-    wanted = {(kind.name, options_text(kind.options)) for kind in kinds}
+    wanted = {(kind.name, settings_text(kind.options)) for kind in kinds}
     return [row for row in kept if _kind_of(row) in wanted]
 
 
@@ -618,7 +619,7 @@ def _of_splits(
     for split, part in _examples(found, tier).items():
         relation = kind.relation_on(model.space)
         here = dataclasses.replace(
-            base, split=split, kind=kind.name, relation=relation, options=options_text(kind.options)
+            base, split=split, kind=kind.name, relation=relation, options=settings_text(kind.options)
         )
         with work.part(f"{kind.name} {split}", len(part)) as tell, _section(rows, here, metric):
             rows += likelihood(base, model, kind, part, split, found, device, tell)
@@ -691,10 +692,15 @@ def _protocol(found: Dataset, tier: Tier, recipe: Recipe | None = None) -> tuple
     return SCHEMA, tier.name, n, tier.likelihood_n, spaces, found.checksum, torch.__version__, code(recipe)
 
 
+def _sweep(info: runs.Info, tier: Tier) -> str:
+    """Which samplers are swept over: the tier's on its first seeds, none on the others."""
+    return tier.sweep if info.seed < tier.sweep_seeds else ""
+
+
 def _key(folder: Path, info: runs.Info, tier: Tier, found: Dataset, recipe: Recipe) -> str:
     """All that a run's rows depend on."""
-    sweep = info.seed < tier.sweep_seeds
-    drawn = sweep, tier.max_calls, tier.draws, others(folder, info, tier), tier.likelihood_calls
+    variants = others(folder, info, tier)
+    drawn = _sweep(info, tier), tier.max_calls, tier.draws, variants, tier.likelihood_calls
     return _digest("evaluate", _protocol(found, tier, recipe), drawn, _weights_of(folder))
 
 

@@ -35,7 +35,7 @@ from bench.progress import Progress
 from bench.store import SCHEMA, Row, load_rows, manifest, results_key, save_rows
 from bench.tiers import Tier
 from paradigms import catalogue
-from paradigms.contract import Noise, Paradigm, Plan, Recipe
+from paradigms.contract import Noise, Paradigm, Plan, Recipe, settings_text
 from paradigms.errors import BadInput
 
 __all__ = [
@@ -212,7 +212,7 @@ class Setting:
             base,
             sampler=self.plan.sampler,
             steps=self.plan.steps,
-            options=",".join(f"{k}={v:g}" for k, v in self.plan.options),
+            options=settings_text(self.plan.options),
             n=len(values),
             unit=unit,
             contended=self.contended,

@@ -62,7 +62,7 @@ def _described(recipe: Recipe) -> Described:
         recipe=recipe.name,
         aliases=recipe.aliases,
         row=recipe.variant_of,
-        title=card.title if card else recipe.paradigm.__name__,
+        title=recipe.heading,
         paper=card.paper if card else "",
         year=card.year if card else None,
         url=card.url if card else "",

@@ -840,7 +840,7 @@ def _start(run: Run, recipe: Recipe, parents: Mapping[str, Path], device: torch.
         id=run.id,
         where=run.where,
         recipe=run.recipe,
-        paradigm=card.title if card is not None else recipe.paradigm.__name__,
+        paradigm=recipe.heading,
         summary=recipe.summary,
         dataset=run.dataset,
         checksum=run.checksum,

@@ -355,7 +355,7 @@ def _record_failure(run: Run, out: Path, outcome: Outcome) -> None:
         status="failed",
         reason=outcome.failure,
         recipe=run.recipe,
-        paradigm=recipe.paradigm.card.title if issubclass(recipe.paradigm, Paradigm) else "",
+        paradigm=recipe.heading,
         tier=run.tier.name,
         dataset=run.dataset,
         seed=run.seed,

@@ -13,9 +13,10 @@ from paradigms.errors import BadInput, unknown
 if TYPE_CHECKING:
     from paradigms.contract import Space
 
-__all__ = ["MATCHES", "SMALL_IMAGE", "Budget", "Tier", "get", "tiers"]
+__all__ = ["MATCHES", "SMALL_IMAGE", "SWEEPS", "Budget", "Tier", "get", "tiers"]
 
 MATCHES = ("flops", "images", "seconds")
+SWEEPS = ("main", "all")
 SMALL_IMAGE = 16
 _SHIPPED = Path(__file__).with_name("tiers.toml")
 # None of the seeds; of anything else there must be some.
@@ -53,6 +54,7 @@ class Tier:
     timing_seconds: float
     timing_seeds: int
     mode_samples: int = 10_000
+    sweep: str = "all"
     draws: int = 1
     raw_seeds: int = 0
     snapshot_seeds: int = 0
@@ -115,6 +117,8 @@ def _tier(name: str, table: Mapping[str, Any], path: Path) -> Tier:
     tier = _fill(Tier, {**values, "name": name}, defaults, f"{path} [{name}]")
     if tier.match not in MATCHES:
         raise unknown(f"match in {path} [{name}]", tier.match, MATCHES)
+    if tier.sweep not in SWEEPS:
+        raise unknown(f"sweep in {path} [{name}]", tier.sweep, SWEEPS)
     return tier
 
 

@@ -95,8 +95,9 @@ class Consistency(Paradigm):
         super().__init__(config, space, width, parents)
         self.path = LinearPath()
         self.teacher = parents["teacher"]
-        if self.teacher.model.path != self.path:
-            raise ValueError(f"the teacher's path is {self.teacher.model.path}; this map is written for {self.path}")
+        path = self.teacher.model.denoiser().path
+        if path != self.path:
+            raise ValueError(f"the teacher's path is {path}; this map is written for {self.path}")
         self.net = copy.deepcopy(self.teacher.model.net).requires_grad_(True)
         self.target = copy.deepcopy(self.net).requires_grad_(False)
 
@@ -114,7 +115,7 @@ class Consistency(Paradigm):
         t, s = i / n, (i - 1) / n
         x_t = self.path.perturb(x, noise.normal(*x.shape), t)
         with torch.no_grad():
-            x_s = heun_step(lambda h, u: self.teacher.model.velocity(h, u, y), x_t, t, s, expand(s - t, x))
+            x_s = heun_step(self.teacher.model.denoiser(y).velocity, x_t, t, s, expand(s - t, x))
             goal = self.f(self.target, x_s, s, y)
         c = self.config.huber * math.sqrt(self.space.dim)
         error = (self.f(self.net, x_t, t, y) - goal).square().flatten(1).sum(1)

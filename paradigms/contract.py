@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
@@ -24,13 +24,13 @@ from torch.optim import Optimizer
 from paradigms.errors import BadInput, unknown
 
 if TYPE_CHECKING:
-    from paradigms.maths.paths import GaussianPath
+    from paradigms.maths.denoiser import Denoiser
 
 __all__ = [
     "Batch",
     "Card",
     "Data",
-    "Denoiser",
+    "Denoises",
     "Estimate",
     "Frozen",
     "Kind",
@@ -40,10 +40,13 @@ __all__ = [
     "Plan",
     "Recipe",
     "Sampler",
+    "Setting",
     "Space",
     "Trainable",
     "Update",
+    "check_settings",
     "require",
+    "settings_text",
 ]
 
 
@@ -265,20 +268,63 @@ class Frozen:
 # -------------------------------------------------------------------------------------------- sampling, likelihood
 
 
+Setting = float | str
+
+
+def settings_text(options: Iterable[tuple[str, Setting]], between: str = ",") -> str:
+    """Options as they are written everywhere: name=value,..."""
+    return between.join(f"{k}={v}" if isinstance(v, str) else f"{k}={v:g}" for k, v in options)
+
+
+class _Options:
+    """What plans and kinds of likelihood share: options by name, numbers or words."""
+
+    options: tuple[tuple[str, Setting], ...]
+
+    def option(self, name: str, default: float) -> float:
+        """A number. Raises TypeError for a word."""
+        value = dict(self.options).get(name, default)
+        if isinstance(value, str):
+            raise TypeError(f"{name} is a number, not '{value}'")
+        return value
+
+    def word(self, name: str, default: str) -> str:
+        return str(dict(self.options).get(name, default))
+
+
 @dataclass(frozen=True)
-class Plan:
+class Plan(_Options):
     """How to draw: a sampler of the card, its number of steps, and its options by name."""
 
     sampler: str
     steps: int = 1
-    options: tuple[tuple[str, float], ...] = ()
-
-    def option(self, name: str, default: float) -> float:
-        return dict(self.options).get(name, default)
+    options: tuple[tuple[str, Setting], ...] = ()
 
     def __str__(self) -> str:
-        extra = "".join(f" {k}={v:g}" for k, v in self.options)
-        return f"{self.sampler}-{self.steps}{extra}"
+        return f"{self.sampler}-{self.steps}" + (f" {settings_text(self.options, ' ')}" if self.options else "")
+
+
+def check_settings(
+    name: str,
+    given: Iterable[tuple[str, Setting]],
+    ranges: Mapping[str, tuple[float, float]],
+    choices: Mapping[str, tuple[str, ...]],
+) -> None:
+    """Raises BadInput for a word that is no choice, or a number outside its range; two ints: whole numbers only."""
+    for key, value in given:
+        if key in choices:
+            if value not in choices[key]:
+                raise BadInput(
+                    f"{name} takes {key} from {', '.join(choices[key])}; not {settings_text([('', value)])[1:]}"
+                )
+            continue
+        if isinstance(value, str):
+            raise BadInput(f"{name} takes a number for {key}, not '{value}'")
+        low, high = ranges.get(key, (-math.inf, math.inf))
+        whole = isinstance(low, int) and isinstance(high, int)
+        if not low <= value <= high or (whole and value != int(value)):
+            what = f"whole numbers {key} from {low:,} to {high:,}" if whole else f"{key} from {low:g} to {high:g}"
+            raise BadInput(f"{name} takes {what}, not {value:g}")
 
 
 @dataclass(frozen=True)
@@ -289,7 +335,10 @@ class Sampler:
     calls:      (a, b): network calls = a * steps + b. None: adaptive, known only by counting.
     order:      of the numerical method, where it has one.
     stochastic: draws noise beyond the prior.
-    options:    what `Plan.options` may hold, with defaults; `ranges` the values each may take, both ends included.
+    options:    what `Plan.options` may hold, with defaults; `ranges` the numbers that each may take, both ends included
+                (two ints: whole numbers only), `choices` the words.
+    most:       the largest number of steps.
+    main:       tried at every step count in a short sweep; the others only in a full one.
     """
 
     name: str
@@ -297,65 +346,59 @@ class Sampler:
     calls: tuple[int, int] | None = (1, 0)
     order: int | None = None
     stochastic: bool = False
-    options: Mapping[str, float] = field(default_factory=dict)
+    options: Mapping[str, Setting] = field(default_factory=dict)
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     note: str = ""
+    most: int = 100_000
+    main: bool = True
 
     def check(self, plan: Plan) -> None:
         """Raises BadInput when the plan asks for what this sampler does not have."""
         if self.steps == (1,) and plan.steps != 1:
             raise BadInput(f"{self.name} takes no number of steps; leave it out")
-        if not 1 <= plan.steps <= 100_000:
-            raise BadInput(f"{self.name} takes 1 to 100,000 steps, not {plan.steps}")
-        for name, value in plan.options:
+        if not 1 <= plan.steps <= self.most:
+            raise BadInput(f"{self.name} takes 1 to {self.most:,} steps, not {plan.steps}")
+        for name, _ in plan.options:
             if name not in self.options:
                 raise unknown(f"option of {self.name}", name, self.options)
-            low, high = self.ranges.get(name, (-math.inf, math.inf))
-            if not low <= value <= high:
-                raise BadInput(f"{self.name} takes {name} from {low:g} to {high:g}, not {value:g}")
+        check_settings(self.name, plan.options, self.ranges, self.choices)
 
     def calls_at(self, steps: int) -> int | None:
         return None if self.calls is None else self.calls[0] * steps + self.calls[1]
 
 
 @dataclass(frozen=True)
-class Kind:
+class Kind(_Options):
     """A kind of likelihood a paradigm can compute.
 
     relation:    how the printed negative log-likelihood stands to the model's own: "=" exact, "≤" the true one is at most
                  this (a bound), "≈" an estimate.
     calls:       network calls per image it spends, so that a tier can choose what it can afford.
     dequantised: a density of continuous data, so on data with levels an exact one still only bounds the mass.
-    ranges:      the values that each option may take, both ends included; two ints: whole numbers only.
+    ranges:      the numbers that each option may take, both ends included; two ints: whole numbers only.
+    choices:     the words that an option may be.
     """
 
     name: str
     relation: str
     calls: int
-    options: tuple[tuple[str, float], ...] = ()
+    options: tuple[tuple[str, Setting], ...] = ()
     dequantised: bool = False
     note: str = ""
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict, hash=False)
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
     def check(self) -> None:
-        """Raises BadInput when an option is outside its range."""
-        for name, value in self.options:
-            low, high = self.ranges.get(name, (-math.inf, math.inf))
-            whole = isinstance(low, int) and isinstance(high, int)
-            if not low <= value <= high or (whole and value != int(value)):
-                what = f"whole numbers {name} from {low:,} to {high:,}" if whole else f"{name} from {low:g} to {high:g}"
-                raise BadInput(f"{self.name} takes {what}, not {value:g}")
+        """Raises BadInput when an option is outside its range, or no choice."""
+        check_settings(self.name, self.options, self.ranges, self.choices)
 
     def relation_on(self, space: Space) -> str:
         """The relation on this kind of data."""
         return "≤" if self.relation == "=" and self.dequantised and space.levels else self.relation
 
-    def option(self, name: str, default: float) -> float:
-        return dict(self.options).get(name, default)
-
     def __str__(self) -> str:
-        extra = ",".join(f"{k}={v:g}" for k, v in self.options)
-        return f"{self.name}({extra})" if extra else self.name
+        return f"{self.name}({settings_text(self.options)})" if self.options else self.name
 
 
 @dataclass(frozen=True)
@@ -410,14 +453,12 @@ class Paradigm(Trainable):
 
 
 @runtime_checkable
-class Denoiser(Protocol):
-    """What a distilled model needs of its teacher: the probability-flow velocity u(x_t, t) = dx_t/dt along its path,
-    and the network behind it, to start from."""
+class Denoises(Protocol):
+    """What a model needs of its teacher: all that it knows of noised data, and the network behind it, to start from."""
 
-    path: GaussianPath
     net: nn.Module
 
-    def velocity(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor: ...
+    def denoiser(self, cond: Tensor | None = None) -> Denoiser: ...
 
 
 # --------------------------------------------------------------------------------------------------------- recipes
@@ -432,7 +473,7 @@ class Need:
     """
 
     recipe: str
-    provides: type = Denoiser
+    provides: type = Denoises
     share: float = 1.0
     at_sampling: bool = False
 
@@ -444,6 +485,7 @@ class Recipe:
     share:      the part of a full budget that it is trained for.
     variant_of: the recipe that stands for this paradigm where every paradigm has one row; "" for that one itself.
     aliases:    other names it is found by.
+    title:      what it is, where the card's title does not say it.
     """
 
     name: str
@@ -454,6 +496,13 @@ class Recipe:
     share: float = 1.0
     variant_of: str = ""
     aliases: tuple[str, ...] = ()
+    title: str = ""
+
+    @property
+    def heading(self) -> str:
+        """What it is: its own title, else its card's, else the name of its class (of what does not sample)."""
+        card: Card | None = getattr(self.paradigm, "card", None)
+        return self.title or (card.title if card else self.paradigm.__name__)
 
     def build(self, space: Space, width: int, parents: Mapping[str, Frozen], config: Any = None) -> Trainable:
         """The model. Raises TypeError when a parent can not do what the need asks of it."""

@@ -7,7 +7,8 @@ Objective.  Conditional flow matching (Lipman et al., eq. 9; Liu et al., eq. 1):
                 E_{t, x, eps} || u(x_t, t) - (eps - x) ||^2,      t ~ U(0, 1).
             The minimiser is E[eps - x | x_t], the velocity field whose flow carries the marginals p_t into each other.
 
-Sampling.   Solve dx/dt = u(x, t) from x_1 = z ~ N(0, I) down to t = 0, by Euler, Heun, or an adaptive method.
+Sampling.   Solve dx/dt = u(x, t) from x_1 = z ~ N(0, I) down to t = 0, by Euler, Heun, or an adaptive method; since u
+            gives E[x | x_t] and E[eps | x_t], every other sampler of a Gaussian path serves as well: `maths.samplers`.
 
 Likelihood. The same ODE run from data to noise: log p(x) = log N(x_1; 0, I) + int_0^1 div u dt (Chen et al. 2018).
 
@@ -29,7 +30,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from paradigms.backbones.build import denoiser
+from paradigms.backbones import build
 from paradigms.contract import (
     Batch,
     Card,
@@ -40,13 +41,13 @@ from paradigms.contract import (
     Paradigm,
     Plan,
     Recipe,
-    Sampler,
     Space,
     Update,
 )
-from paradigms.maths.likelihood import SOLVED, SOLVED_RANGES, dequantise, ode_likelihood, standard_normal_log_prob
+from paradigms.maths import bounds, samplers
+from paradigms.maths.denoiser import Denoiser, Velocity
+from paradigms.maths.likelihood import dequantise
 from paradigms.maths.paths import LinearPath
-from paradigms.maths.solvers import dopri5, euler_step, grid, heun_step, solve
 from paradigms.optim import adamw, check_training, cosine
 
 
@@ -65,10 +66,6 @@ class Config:
         check_training(self)
 
 
-# Below 1e-6 float32 can not meet a tolerance.
-TOLERANCES = {"rtol": (1e-6, 1.0), "atol": (1e-6, 1.0)}
-
-
 class FlowMatching(Paradigm):
     """See the module's text. `net`: (x_t, t, y) -> u."""
 
@@ -77,30 +74,15 @@ class FlowMatching(Paradigm):
         paper="Lipman et al., Flow Matching for Generative Modeling; Liu et al., Rectified Flow",
         year=2023,
         url="https://arxiv.org/abs/2210.02747",
-        samplers=(
-            Sampler("euler", (1, 2, 4, 8, 16, 32, 64), calls=(1, 0), order=1),
-            Sampler("heun", (1, 2, 4, 8, 16, 32), calls=(2, 0), order=2),
-            Sampler(
-                "dopri5",
-                (1,),
-                calls=None,
-                order=5,
-                options={"rtol": 1e-3, "atol": 1e-3},
-                ranges=TOLERANCES,
-                note="steps are adaptive",
-            ),
-        ),
+        samplers=samplers.samplers(free=True, main=("euler", "heun", "rk45")),
         default=Plan("heun", 16),
-        likelihoods=(
-            Kind("ode", "≈", 60, (("steps", 10), ("probes", 1)), note=SOLVED, ranges=SOLVED_RANGES),
-            Kind("ode", "≈", 300, (("steps", 50), ("probes", 8)), note=SOLVED, ranges=SOLVED_RANGES),
-        ),
+        likelihoods=bounds.kinds(diffusion=False),
     )
 
     def __init__(self, config: Config, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
         super().__init__(config, space, width, parents)
         self.path = LinearPath()
-        self.net = denoiser(space, width, config.dropout, config.backbone)
+        self.net = build.denoiser(space, width, config.dropout, config.backbone)
 
     def optimizers(self) -> dict[nn.Module, Optimizer]:
         return {self.net: adamw(self.net, self.config.lr, weight_decay=self.config.weight_decay)}
@@ -112,8 +94,8 @@ class FlowMatching(Paradigm):
         loss = (self.net(x_t, t, y) - (eps - x)).square().mean()
         yield Update(self.net, loss, {"loss": loss}, {"lr": self.config.lr * cosine(progress)}, clip=self.config.clip)
 
-    def velocity(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        return self.net(x, t, cond)
+    def denoiser(self, cond: Tensor | None = None) -> Denoiser:
+        return Denoiser(self.net, self.path, Velocity(), told, t_min=0.0, y=cond)
 
     def prior(self, n: int, noise: Noise) -> Tensor:
         return noise.normal(n, *self.space.shape)
@@ -126,26 +108,15 @@ class FlowMatching(Paradigm):
         cond: Tensor | None = None,
         watch: Callable[[float, Tensor], None] | None = None,
     ) -> Tensor:
-        def field(x: Tensor, t: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
-            return self.net(x, t, None if cond is None else cond[rows])
-
-        if plan.sampler == "dopri5":
-            return dopri5(field, z, 1.0, 0.0, plan.option("rtol", 1e-3), plan.option("atol", 1e-3))
-        step = {"euler": euler_step, "heun": heun_step}[plan.sampler]
-        return solve(field, z, grid(1.0, 0.0, plan.steps), step, watch)
+        return samplers.sample(self.card.samplers, self.denoiser(cond), z, plan, noise, watch)
 
     def log_likelihood(self, x: Tensor, kind: Kind, noise: Noise, cond: Tensor | None = None) -> Estimate:
-        return ode_likelihood(
-            lambda h, t: self.net(h, t, cond),
-            x,
-            self.space,
-            start=0.0,
-            stop=1.0,
-            steps=int(kind.option("steps", 10)),
-            m=int(kind.option("probes", 1)),
-            prior_log_prob=standard_normal_log_prob,
-            noise=noise,
-        )
+        return bounds.log_likelihood(self.denoiser(cond), x, self.space, kind, noise)
+
+
+def told(t: Tensor) -> Tensor:
+    """What the network is told of the time: t itself."""
+    return t
 
 
 RECIPES = (Recipe("flow-matching", FlowMatching, Config(), "velocity regression on straight paths; ODE sampling"),)

@@ -34,23 +34,26 @@ def convolutional(space: Space, backbone: str) -> bool:
 class Denoiser(Backbone):
     """The MLP with an output shaped as its input."""
 
-    def __init__(self, space: Space, width: int, dropout: float) -> None:
+    def __init__(self, space: Space, width: int, dropout: float, outputs: int) -> None:
         super().__init__()
-        self.shape = space.shape
-        self.net = MLP(space.dim, space.dim, width, classes=space.classes, dropout=dropout)
+        self.shape = (outputs * space.shape[0], *space.shape[1:])
+        self.net = MLP(space.dim, outputs * space.dim, width, classes=space.classes, dropout=dropout)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         return self.net(x, t, y).view(-1, *self.shape)
 
 
-def denoiser(space: Space, width: int, dropout: float = 0.0, backbone: str = "auto") -> Backbone:
-    """(x_t (B, *shape), t (B,), y) -> (B, *shape): a U-Net on images, a residual MLP on vectors (or on request)."""
+def denoiser(space: Space, width: int, dropout: float = 0.0, backbone: str = "auto", outputs: int = 1) -> Backbone:
+    """(x_t (B, *shape), t (B,), y) -> (B, *shape): a U-Net on images, a residual MLP on vectors (or on request).
+
+    outputs: how many numbers for each of x's, stacked along the first axis.
+    """
     if not convolutional(space, backbone):
-        return Denoiser(space, width, dropout)
+        return Denoiser(space, width, dropout, outputs)
     patch, mults = levels(space)
     c = space.shape[0]
     attend = (len(mults) - 1,) if len(mults) > 2 else ()
-    return UNet(c, c, width, mults, patch=patch, classes=space.classes, dropout=dropout, attend=attend)
+    return UNet(c, outputs * c, width, mults, patch=patch, classes=space.classes, dropout=dropout, attend=attend)
 
 
 class VectorEncoder(Backbone):

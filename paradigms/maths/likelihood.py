@@ -1,4 +1,4 @@
-"""Likelihoods: bits per dimension, dequantisation, discretised decoders, and the probability-flow ODE's density.
+"""What likelihoods are made of: bits per dimension, dequantisation, discretised decoders, divergences.
 
 Log-likelihoods are nats per example. On data with L levels they are log *masses* of the bins (width 2/L on [-1, 1]).
 """
@@ -6,14 +6,12 @@ Log-likelihoods are nats per example. On data with L levels they are log *masses
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from paradigms.contract import Estimate, Noise, Space
-from paradigms.maths.solvers import Field, grid, rk4_step, solve
+from paradigms.contract import Noise, Space
 
 
 def bits_per_dim(log_likelihood: float | Tensor, dim: int) -> float | Tensor:
@@ -24,6 +22,19 @@ def bits_per_dim(log_likelihood: float | Tensor, dim: int) -> float | Tensor:
 def dequantise(x: Tensor, levels: int, noise: Noise) -> Tensor:
     """x + (u - 1/2) 2/L with u ~ U[0, 1): a bin centre to a uniform point of its bin. Real-valued data is unchanged."""
     return x + (noise.uniform(*x.shape) - 0.5) * (2 / levels) if levels else x
+
+
+def dequantise_normal(x: Tensor, levels: int, std: float, noise: Noise) -> tuple[Tensor, Tensor]:
+    """Bin centres x (B, ...) with N(0, std^2) cut off at the edges of the bin, and log q of the draw, (B,).
+
+    Such noise looks to a denoiser like the noise it was trained on (Zheng et al. 2023, arXiv:2305.03935, section 4.3).
+    """
+    half = 1 / (levels * std)  # of a bin, in units of std
+    inside = math.erf(half / math.sqrt(2))
+    u = (noise.uniform(*x.shape).to(x.dtype) - 0.5) * inside
+    e = (math.sqrt(2) * torch.erfinv(2 * u)).clamp(-half, half)
+    log_q = normal_log_prob(e) - math.log(inside * std)
+    return x + std * e, log_q.flatten(1).sum(1)
 
 
 def log_mass(log_density: Tensor, space: Space) -> Tensor:
@@ -181,65 +192,3 @@ def divergence_exact(out: Tensor, x: Tensor) -> Tensor:
         (g,) = torch.autograd.grad(flat[:, i].sum(), x, retain_graph=i + 1 < flat.shape[1])
         total = total + g.flatten(1)[:, i]
     return total[None]
-
-
-def ode_log_prob(
-    field: Field,
-    x: Tensor,
-    start: float,
-    stop: float,
-    steps: int,
-    prior_log_prob: Callable[[Tensor], Tensor],
-    probes: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """log p(x) of the ODE dx/dt = field(x, t) that carries data at `start` to the prior at `stop`.
-
-    log p(x_start) = log prior(x_stop) + int_start^stop div field dt (Chen et al. 2018), by RK4 on `steps` steps; state
-    and divergence are carried together. `probes` (m, B, ...) are held fixed over the whole solve; None is the exact
-    trace. Returns ((m, B) values, (B, ...) x_stop).
-    """
-    m = 1 if probes is None else len(probes)
-    b, d = len(x), x[0].numel()
-
-    def joint(state: Tensor, t: Tensor) -> Tensor:
-        with torch.enable_grad():
-            here = state[:, :d].reshape(x.shape).detach().requires_grad_(True)
-            out = field(here, t)
-            div = divergence_exact(out, here) if probes is None else divergence_hutchinson(out, here, probes)
-        return torch.cat([out.detach().flatten(1), div.detach().T], dim=1)
-
-    state = torch.cat([x.flatten(1), x.new_zeros(b, m)], dim=1)
-    state = solve(joint, state, grid(start, stop, steps), rk4_step)
-    z = state[:, :d].reshape(x.shape)
-    return prior_log_prob(z) + state[:, d:].T, z
-
-
-# For the cards of what calls `ode_likelihood`.
-SOLVED = "RK4, Hutchinson (Rademacher); probes = 0: the exact trace"
-SOLVED_RANGES = {"steps": (1, 10_000), "probes": (0, 1_000)}
-
-
-def ode_likelihood(
-    field: Field,
-    x: Tensor,
-    space: Space,
-    start: float,
-    stop: float,
-    steps: int,
-    m: int,
-    prior_log_prob: Callable[[Tensor], Tensor],
-    noise: Noise,
-) -> Estimate:
-    """Probability-flow likelihood of bin-centred (or real) x (B, ...) with its errors; m = 0 probes: the exact trace.
-
-    One uniform dequantisation draw, `m` Rademacher probes shared by the fine solution (steps) and the coarse one
-    (steps / 2) whose difference is the solver error. Network calls: 4 steps + 4 (steps // 2).
-    """
-    y = dequantise(x, space.levels, noise)
-    probes = None if m == 0 else torch.stack([noise.rademacher(*x.shape) for _ in range(m)])
-    fine, _ = ode_log_prob(field, y, start, stop, steps, prior_log_prob, probes)
-    coarse, _ = ode_log_prob(field, y, start, stop, max(1, steps // 2), prior_log_prob, probes)
-    errors = {"solver": (fine - coarse).mean(0).abs()}
-    if m > 1:
-        errors["probe"] = fine.std(0) / math.sqrt(m)
-    return Estimate(log_mass(fine.mean(0), space), errors=errors)

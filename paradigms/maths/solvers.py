@@ -1,12 +1,15 @@
 """ODE solvers dx/dt = f(x, t) over a grid of times, and one adaptive solver whose steps do not couple a batch.
 
-f takes x (B, ...) and t (B,) and returns the derivative, shaped as x. Grids may run in either direction.
+f takes x (B, ...) and t, and returns the derivative, shaped as x. Over a grid t is a plain number, which f may look up;
+where every row has a time and a step of its own, as in the training of a consistency model, it is (B,). Grids may run in
+either direction.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,13 +17,13 @@ from torch import Tensor
 from paradigms.errors import BadInput
 from paradigms.maths.paths import expand
 
-Field = Callable[[Tensor, Tensor], Tensor]
+Field = Callable[[Tensor, Any], Tensor]
 Watch = Callable[[float, Tensor], None]
 
 
-def grid(start: float, stop: float, steps: int, device: torch.device | str = "cpu") -> Tensor:
+def grid(start: float, stop: float, steps: int) -> Tensor:
     """steps + 1 equally spaced times, float64."""
-    return torch.linspace(start, stop, steps + 1, dtype=torch.float64, device=device)
+    return torch.linspace(start, stop, steps + 1, dtype=torch.float64)
 
 
 def _add(x: Tensor, h: float | Tensor, k: Tensor) -> Tensor:
@@ -28,19 +31,19 @@ def _add(x: Tensor, h: float | Tensor, k: Tensor) -> Tensor:
     return torch.addcmul(x, h, k) if isinstance(h, Tensor) else torch.add(x, k, alpha=h)
 
 
-def euler_step(f: Field, x: Tensor, t: Tensor, s: Tensor, h: float | Tensor) -> Tensor:
+def euler_step(f: Field, x: Tensor, t: Any, s: Any, h: float | Tensor) -> Tensor:
     """Order 1, one call."""
     return _add(x, h, f(x, t))
 
 
-def heun_step(f: Field, x: Tensor, t: Tensor, s: Tensor, h: float | Tensor) -> Tensor:
+def heun_step(f: Field, x: Tensor, t: Any, s: Any, h: float | Tensor) -> Tensor:
     """Order 2, two calls: the trapezoid rule on an Euler prediction."""
     k1 = f(x, t)
     k2 = f(_add(x, h, k1), s)
     return _add(x, h / 2, k1 + k2)
 
 
-def rk4_step(f: Field, x: Tensor, t: Tensor, s: Tensor, h: float | Tensor) -> Tensor:
+def rk4_step(f: Field, x: Tensor, t: Any, s: Any, h: float | Tensor) -> Tensor:
     """Order 4, four calls: the classical Runge-Kutta method."""
     m = (t + s) / 2
     k1 = f(x, t)
@@ -50,19 +53,20 @@ def rk4_step(f: Field, x: Tensor, t: Tensor, s: Tensor, h: float | Tensor) -> Te
     return _add(x, h / 6, k1 + 2 * (k2 + k3) + k4)
 
 
-# A step of size h from times t (B,) to s = t + h.
-Step = Callable[[Field, Tensor, Tensor, Tensor, float], Tensor]
+# A step of size h from time t to s = t + h.
+Step = Callable[[Field, Tensor, float, float, float], Tensor]
+
+
+def nodes(times: Tensor) -> Tensor:
+    """Every time at which a step above asks along `times` (N + 1,): these and, exactly as rk4_step has them, the middles."""
+    exact = times.tolist()
+    return torch.tensor([*exact, *((t + s) / 2 for t, s in pairwise(exact))], dtype=torch.float64)
 
 
 def solve(f: Field, x: Tensor, times: Tensor, step: Step, watch: Watch | None = None) -> Tensor:
-    """x carried along `times` (N + 1,) by `step`; returns x at the last time."""
-    # All (B,) rows of times at once, and step sizes as numbers: made in the loop they cost as much as a small network.
-    rows = times.to(x.device, x.dtype)[:, None].expand(-1, len(x)).contiguous().unbind()
-    exact = times.tolist()
-    if watch:
-        watch(exact[0], x)
-    for i, (t, s) in enumerate(pairwise(exact)):
-        x = step(f, x, rows[i], rows[i + 1], s - t)
+    """x carried along `times` (N + 1,) by `step`; returns x at the last time. `watch` sees each step's end."""
+    for t, s in pairwise(times.tolist()):
+        x = step(f, x, t, s, s - t)
         if watch:
             watch(s, x)
     return x

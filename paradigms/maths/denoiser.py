@@ -1,0 +1,286 @@
+"""What a network trained along a Gaussian path knows: of x_t = alpha x0 + sigma eps, the expected x0 and eps.
+
+Every model of this family, whatever its network puts out, is a `Denoiser`; samplers and likelihoods take one and ask
+nothing else of a model. A `Prediction` says how both expectations follow from the network's output F:
+
+    x0 = a x_t + b F,        eps = c x_t + d F,        F = net(c_in x_t, clock(t), y).
+
+`Denoiser.along` fixes the times beforehand, so that inside a sampler's loop a step costs the network and a few operations
+with plain numbers: coefficients, rows of times and changes of coordinates are all made before it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from paradigms.maths.paths import GaussianPath, expand
+
+__all__ = ["X0", "Along", "Denoiser", "Eps", "Preconditioned", "Prediction", "VPrediction", "Velocity"]
+
+
+class Coefficients(NamedTuple):
+    """x0 = a x + b F and eps = c x + d F, where F is the network's output for c_in x; all (N,)."""
+
+    a: Tensor
+    b: Tensor
+    c: Tensor
+    d: Tensor
+    c_in: Tensor
+
+
+class Prediction(ABC):
+    """What a network is trained to put out; `coefficients` and `target` say the same thing in two directions."""
+
+    @abstractmethod
+    def coefficients(self, path: GaussianPath, t: Tensor) -> Coefficients:
+        """At times t (N,)."""
+
+    @abstractmethod
+    def target(self, path: GaussianPath, t: Tensor, x0: Tensor, eps: Tensor) -> Tensor:
+        """The F that the network should put out for x_t = alpha x0 + sigma eps, (B, ...); t (B,)."""
+
+
+@dataclass(frozen=True)
+class Eps(Prediction):
+    """F = eps (Ho et al. 2020). sigma_data: where x_t grows with the noise, the network sees it at unit variance."""
+
+    sigma_data: float | None = None
+
+    def coefficients(self, path: GaussianPath, t: Tensor) -> Coefficients:
+        alpha, sigma, one = path.alpha(t), path.sigma(t), torch.ones_like(t)
+        c_in = one if self.sigma_data is None else 1 / torch.hypot(alpha * self.sigma_data, sigma)
+        return Coefficients(1 / alpha, -sigma / alpha, 0 * one, one, c_in)
+
+    def target(self, path: GaussianPath, t: Tensor, x0: Tensor, eps: Tensor) -> Tensor:
+        return eps
+
+
+@dataclass(frozen=True)
+class X0(Prediction):
+    """F = x0: the denoised data itself."""
+
+    def coefficients(self, path: GaussianPath, t: Tensor) -> Coefficients:
+        alpha, sigma, one = path.alpha(t), path.sigma(t), torch.ones_like(t)
+        return Coefficients(0 * one, one, 1 / sigma, -alpha / sigma, one)
+
+    def target(self, path: GaussianPath, t: Tensor, x0: Tensor, eps: Tensor) -> Tensor:
+        return x0
+
+
+@dataclass(frozen=True)
+class VPrediction(Prediction):
+    """F = v = alpha eps - sigma x0 (Salimans & Ho 2022): bounded at both ends of the path."""
+
+    def coefficients(self, path: GaussianPath, t: Tensor) -> Coefficients:
+        alpha, sigma = path.alpha(t), path.sigma(t)
+        norm = alpha.square() + sigma.square()
+        return Coefficients(alpha / norm, -sigma / norm, sigma / norm, alpha / norm, torch.ones_like(t))
+
+    def target(self, path: GaussianPath, t: Tensor, x0: Tensor, eps: Tensor) -> Tensor:
+        return expand(path.alpha(t), x0) * eps - expand(path.sigma(t), x0) * x0
+
+
+@dataclass(frozen=True)
+class Velocity(Prediction):
+    """F = u = alpha' x0 + sigma' eps (Lipman et al. 2023): dx_t/dt itself."""
+
+    def coefficients(self, path: GaussianPath, t: Tensor) -> Coefficients:
+        a, s, da, ds = path.alpha(t), path.sigma(t), path.alpha_dot(t), path.sigma_dot(t)
+        det = a * ds - s * da
+        return Coefficients(ds / det, -s / det, -da / det, a / det, torch.ones_like(t))
+
+    def target(self, path: GaussianPath, t: Tensor, x0: Tensor, eps: Tensor) -> Tensor:
+        return path.velocity(x0, eps, t)
+
+
+@dataclass(frozen=True)
+class Preconditioned(Prediction):
+    """x0 = c_skip x_t + c_out F(c_in x_t): in- and output of unit variance for data of std sigma_data (Karras et al. 2022,
+    eq. 7 and table 1, written for alpha x0 + sigma eps; on a variance-preserving path with sigma_data = 1, F = -v)."""
+
+    sigma_data: float
+
+    def coefficients(self, path: GaussianPath, t: Tensor) -> Coefficients:
+        alpha, sigma, data = path.alpha(t), path.sigma(t), self.sigma_data
+        var = (alpha * data).square() + sigma.square()
+        std = var.sqrt()
+        return Coefficients(alpha * data**2 / var, sigma * data / std, sigma / var, -alpha * data / std, 1 / std)
+
+    def target(self, path: GaussianPath, t: Tensor, x0: Tensor, eps: Tensor) -> Tensor:
+        # (x0 - c_skip x_t) / c_out, with x_t written out so that nothing cancels where sigma is small.
+        alpha, sigma, data = path.alpha(t), path.sigma(t), self.sigma_data
+        std = ((alpha * data).square() + sigma.square()).sqrt()
+        return expand(sigma / (data * std), x0) * x0 - expand(alpha * data / std, x0) * eps
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """net: (c_in x_t (B, ...), clock (B,), y (B,) or None) -> F (B, ...), its `prediction` along `path`.
+
+    clock:        what the network is told of t.
+    t_min, t_max: the times between which it was trained. Noise that is left at t_min is taken off in one last step to x0.
+                  Sampling starts from N(0, sigma(t_max)^2 I), and that is the model's prior.
+    T:            of a discrete chain: it was trained at the times i / T only.
+    reach:        samplers that work with x0 clip it to [-reach, reach]; velocities and densities are never clipped.
+    learned:      the network puts out 2C channels: F, and v where a step's variance lies between its bounds.
+    y:            labels (B,), or None.
+    """
+
+    net: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    path: GaussianPath
+    prediction: Prediction
+    clock: Callable[[Tensor], Tensor]
+    t_min: float
+    t_max: float = 1.0
+    T: int | None = None
+    reach: float = float("inf")
+    learned: bool = False
+    y: Tensor | None = None
+
+    @property
+    def free(self) -> bool:
+        """Whether the path ends free of noise."""
+        return float(self.path.sigma(torch.tensor(self.t_min, dtype=torch.float64))) == 0.0
+
+    def rows(self, index: Tensor) -> Denoiser:
+        """The denoiser of the examples at `index`."""
+        return self if self.y is None else replace(self, y=self.y[index])
+
+    def both(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(x0, eps) at x_t (B, ...) and t (B,)."""
+        out, (a, b, c, d) = self._out(x_t, t)
+        out = out.chunk(2, dim=1)[0] if self.learned else out
+        return a * x_t + b * out, c * x_t + d * out
+
+    def with_variance(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(x0, v in [0, 1]) of a network that gives the variance too; t (B,)."""
+        out, (a, b, _, _) = self._out(x_t, t)
+        out, v = out.chunk(2, dim=1)
+        return a * x_t + b * out, (v + 1) / 2
+
+    def _out(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, list[Tensor]]:
+        *numbers, c_in = self.prediction.coefficients(self.path, t)
+        out = self.net(expand(c_in, x_t) * x_t, self.clock(t), self.y)
+        return out, [expand(v, x_t) for v in numbers]
+
+    def velocity(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """u = alpha' x0 + sigma' eps, the probability-flow velocity dx_t/dt; t (B,)."""
+        x0, eps = self.both(x_t, t)
+        return self.path.velocity(x0, eps, t)
+
+    def score(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """grad log p_t(x_t) = -eps / sigma; t (B,)."""
+        return self.path.score_of_eps(self.both(x_t, t)[1], t)
+
+    def on(self, path: GaussianPath) -> Denoiser:
+        """The same knowledge on another path: at equal signal-to-noise ratio the states of two paths differ by a factor.
+
+        What lies beyond the ends of `path` is cut off.
+        """
+        if path == self.path:
+            return self
+        ends = torch.tensor([self.t_min, self.t_max], dtype=torch.float64)
+        t_min, t_max = path.time_of_log_snr(self.path.log_snr(ends)).clamp(0.0, 1.0).tolist()
+        moved = Moved(self.prediction, self.path, self.t_min, self.t_max)
+        clock = self.clock
+        return replace(
+            self,
+            path=path,
+            prediction=moved,
+            clock=lambda t: clock(moved.time(path, t)),
+            t_min=t_min,
+            t_max=t_max,
+            T=None,
+        )
+
+    def along(self, times: Tensor, like: Tensor) -> Along:
+        """The same at fixed times (N,), for states shaped as `like` (B, ...)."""
+        return Along(self, times, like)
+
+
+@dataclass(frozen=True)
+class Moved(Prediction):
+    """The prediction of a network trained along another path, for times between t_min and t_max there."""
+
+    prediction: Prediction
+    path: GaussianPath
+    t_min: float
+    t_max: float
+
+    def time(self, on: GaussianPath, t: Tensor) -> Tensor:
+        """The time of the network's own path with the signal-to-noise ratio that `on` has at t."""
+        return self.path.time_of_log_snr(on.log_snr(t)).clamp(self.t_min, self.t_max)
+
+    def coefficients(self, path: GaussianPath, t: Tensor) -> Coefficients:
+        own = self.time(path, t)
+        # A state x' on the new path is the state k x' on the network's own.
+        k = torch.hypot(self.path.alpha(own), self.path.sigma(own)) / torch.hypot(path.alpha(t), path.sigma(t))
+        a, b, c, d, c_in = self.prediction.coefficients(self.path, own)
+        return Coefficients(k * a, b, k * c, d, k * c_in)
+
+    def target(self, path: GaussianPath, t: Tensor, x0: Tensor, eps: Tensor) -> Tensor:
+        return self.prediction.target(self.path, self.time(path, t), x0, eps)
+
+
+class Along:
+    """A denoiser at fixed times, each a plain number and one of those given."""
+
+    def __init__(self, denoiser: Denoiser, times: Tensor, like: Tensor) -> None:
+        self.net, self.y = denoiser.net, denoiser.y
+        self.reach, self.learned = denoiser.reach, denoiser.learned
+        path, times = denoiser.path, times.double().cpu()
+        a, b, c, d, c_in = denoiser.prediction.coefficients(path, times)
+        # u = alpha' x0 + sigma' eps = p x + q F.
+        da, ds = path.alpha_dot(times), path.sigma_dot(times)
+        p, q = da * a + ds * c, da * b + ds * d
+        clock = denoiser.clock(times).to(like.device, like.dtype)
+        rows = clock[:, None].expand(-1, len(like)).contiguous().unbind()
+        table = torch.stack([c_in, a, b, c, d, p, q, path.alpha(times), path.sigma(times)], dim=1).tolist()
+        self._table = {t: (row, *numbers) for t, row, numbers in zip(times.tolist(), rows, table)}
+
+    def both(self, x: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        """(x0, eps) at a state (B, ...) and a time. Where x0 is clipped, eps is what then gives back the state."""
+        row, c_in, *_ = self._table[t]
+        return self._both(x, t, self._out(x, row, c_in))
+
+    def three(self, x: Tensor, t: float) -> tuple[Tensor, Tensor, Tensor]:
+        """(x0, eps, v in [0, 1]) of a network that gives the variance too."""
+        row, c_in, *_ = self._table[t]
+        out, v = self.net(x if c_in == 1.0 else c_in * x, row, self.y).chunk(2, dim=1)
+        return *self._both(x, t, out), (v + 1) / 2
+
+    def _both(self, x: Tensor, t: float, out: Tensor) -> tuple[Tensor, Tensor]:
+        _, _, a, b, c, d, _, _, alpha, sigma = self._table[t]
+        x0 = _mix(x, a, out, b)
+        if self.reach == float("inf"):
+            return x0, _mix(x, c, out, d)
+        x0 = x0.clamp(-self.reach, self.reach)
+        return x0, torch.sub(x, x0, alpha=alpha).div_(sigma)
+
+    def eps(self, x: Tensor, t: float) -> Tensor:
+        row, c_in, _, _, c, d, *_ = self._table[t]
+        return _mix(x, c, self._out(x, row, c_in), d)
+
+    def velocity(self, x: Tensor, t: float) -> Tensor:
+        """dx/dt; never clipped."""
+        row, c_in, _, _, _, _, p, q, _, _ = self._table[t]
+        return _mix(x, p, self._out(x, row, c_in), q)
+
+    def _out(self, x: Tensor, row: Tensor, c_in: float) -> Tensor:
+        out = self.net(x if c_in == 1.0 else c_in * x, row, self.y)
+        return out.chunk(2, dim=1)[0] if self.learned else out
+
+
+def _mix(x: Tensor, p: float, out: Tensor, q: float) -> Tensor:
+    """p x + q out in as few operations as the numbers allow."""
+    if p == 0.0:
+        return out if q == 1.0 else q * out
+    if q == 1.0:
+        return torch.add(out, x, alpha=p)
+    return (out * q).add_(x, alpha=p)

@@ -1,0 +1,411 @@
+"""Every sampler of the diffusion family. Each takes a `Denoiser`, whatever it was trained for, and nothing else of a model.
+
+A plan of N steps asks the network at N noise levels t_1 > t_2 > ... > t_N, which a grid lays between the ends of the path
+(`levels`), and leaves the last of them for the data. With x0 and eps what the denoiser expects at x_t, and s < t the next
+level, the steps are
+
+    DDIM, ancestral     x_s = alpha_s x0 + sqrt(sigma_s^2 - c^2) eps + c w        c^2 = eta^2 sigma_s^2 (1 - SNR_t / SNR_s)
+    DPM-Solver++ (2M)   x_s = (sigma_s / sigma_t) x_t + alpha_s (1 - e^-h) D      h = log (alpha/sigma)_s - log (alpha/sigma)_t
+    reverse SDE         dx = [alpha' x0 + (sigma' + r) eps] dt + sqrt(2 sigma r) dw       r = sigma (log sigma / alpha)'
+    its ODE             dx = [alpha' x0 + sigma' eps] dt
+
+with w ~ N(0, I). The ODE and the SDE are solved on the model's own path or on another one ("on"): on the linear one Euler's
+method is DDIM, on the cosine one the variance-preserving equations are short, on EDM's sigma itself is the time.
+
+References
+    Ho et al. 2020, arXiv:2006.11239 (ancestral); Song et al. 2021, arXiv:2010.02502 (DDIM, eq. 12)
+    Song et al. 2021, arXiv:2011.13456 (reverse SDE, predictor-corrector, algorithms 1, 4, 5)
+    Lu et al. 2022, arXiv:2211.01095 (DPM-Solver++, algorithm 2; SDE-DPM-Solver++(2M), appendix)
+    Karras et al. 2022, arXiv:2206.00364 (Heun and churn, algorithms 1 and 2; the grid, eq. 5)
+    Song & Ermon 2020, arXiv:2006.09011 (annealed Langevin dynamics, algorithm 1 with technique 4)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from paradigms.contract import Noise, Plan, Sampler, Setting
+from paradigms.maths.denoiser import Along, Denoiser
+from paradigms.maths.paths import COORDINATES, GaussianPath
+from paradigms.maths.solvers import Step, Watch, dopri5, euler_step, heun_step, nodes, rk4_step, solve
+
+__all__ = ["GRIDS", "levels", "sample", "samplers"]
+
+GRIDS = ("uniform", "trailing", "quadratic", "cosine", "karras", "logsnr")
+RATIOS = (0.002, 80.0)  # sigma / alpha between which "karras" and "logsnr" lie where the path itself has no bounds
+RHO = 7.0  # of Karras et al.
+LONGEST = 0.25  # Langevin step of the corrector, in sigma^2: |score| comes near 0 where there are few dimensions
+
+
+# ----------------------------------------------------------------------------------------------------------- grids
+
+
+def levels(d: Denoiser, n: int, kind: str = "uniform") -> Tensor:
+    """The n times (falling, float64) at which a plan of n steps asks the network.
+
+    From t_max to t_min, and where the path ends free of noise, to one step before it.
+    uniform, quadratic: in t, in the square root of t. trailing: uniform down to t = 0, whose neighbourhood is not visited.
+    cosine: uniform in arctan(sigma / alpha). karras: in (sigma / alpha)^(1 / 7). logsnr: in log (alpha / sigma).
+    """
+    path, free = d.path, d.free
+
+    def spaced(start: float, stop: float, reached: bool) -> Tensor:
+        return torch.linspace(start, stop, n if reached else n + 1, dtype=torch.float64)[:n]
+
+    ends = torch.tensor([d.t_max, d.t_min], dtype=torch.float64)
+    if kind in ("uniform", "trailing"):
+        t = spaced(d.t_max, 0.0, False) if kind == "trailing" else spaced(d.t_max, d.t_min, not free)
+        t = t if d.T is None else (t * d.T).round() / d.T  # a chain is asked at its own times
+    elif kind == "quadratic":
+        t = spaced(math.sqrt(d.t_max), math.sqrt(d.t_min), not free).square()
+    elif kind == "cosine":
+        first, last = path.angle(ends).tolist()
+        t = path.time_of_log_snr(-2 * torch.log(torch.tan(spaced(first, last, not free))))
+    else:
+        high, low = torch.exp(-path.log_snr(ends) / 2).clamp(*RATIOS).tolist()
+        if kind == "karras":
+            ratio = spaced(high ** (1 / RHO), low ** (1 / RHO), True) ** RHO
+        else:
+            ratio = spaced(math.log(high), math.log(low), True).exp()
+        t = path.time_of_log_snr(-2 * torch.log(ratio))
+    t = t.clamp(d.t_min, d.t_max)
+    t[0] = d.t_max  # the prior's noise, to the last digit
+    return t
+
+
+def _schedule(path: GaussianPath, times: Tensor) -> tuple[Tensor, Tensor]:
+    """(alpha, sigma) (N + 1,) of the levels and, last, of the data: (1, 0)."""
+    one = torch.ones(1, dtype=torch.float64)
+    return torch.cat([path.alpha(times), one]), torch.cat([path.sigma(times), 0 * one])
+
+
+def _kappa(alpha: Tensor, sigma: Tensor) -> Tensor:
+    """1 - SNR_t / SNR_s of neighbouring levels, (N,)."""
+    return 1 - (alpha[:-1] * sigma[1:] / (alpha[1:] * sigma[:-1])).square()
+
+
+# ----------------------------------------------------------------------------------------------------- first order
+
+
+def ancestral(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch: Watch) -> Tensor:
+    """The chain's own reverse steps, respaced to `times` (Ho et al., algorithm 2): DDIM's with eta = 1.
+
+    variance: of a step, "small" (the forward posterior's), "large" (the forward step's), or "learned" between the two.
+    """
+    alpha, sigma = _schedule(d.path, times)
+    kappa = _kappa(alpha, sigma)
+    r = sigma[1:] * (1 - kappa).sqrt()
+    small, large = sigma[1:] * kappa.sqrt(), sigma[:-1] * kappa.sqrt()
+    large[-1] = 0.0  # the last step ends at x0
+    variance = plan.word("variance", "small")
+    if variance == "learned":
+        return _learned(d, x, times, r, small, large, noise, watch)
+    return _first_order(d, x, times, r, small if variance == "small" else large, noise, watch)
+
+
+def ddim(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch: Watch) -> Tensor:
+    """eta = 0 is deterministic, eta = 1 ancestral."""
+    alpha, sigma = _schedule(d.path, times)
+    c = plan.option("eta", 0.0) * sigma[1:] * _kappa(alpha, sigma).sqrt()
+    return _first_order(d, x, times, (sigma[1:].square() - c.square()).clamp_min(0).sqrt(), c, noise, watch)
+
+
+def _first_order(d: Denoiser, x: Tensor, times: Tensor, r: Tensor, c: Tensor, noise: Noise, watch: Watch) -> Tensor:
+    """x_s = alpha_s x0 + r eps + c w over all levels; r, c (N,)."""
+    at, alpha = d.along(times, x), _schedule(d.path, times)[0]
+    ends = [*times.tolist()[1:], 0.0]
+    for t, s, a, r_s, c_s in zip(times.tolist(), ends, alpha[1:].tolist(), r.tolist(), c.tolist()):
+        x0, eps = at.both(x, t)
+        x = torch.add(x0 if a == 1.0 else a * x0, eps, alpha=r_s) if r_s else a * x0
+        if c_s:
+            x = x.add_(noise.normal(*x.shape), alpha=c_s)
+        watch(s, x)
+    return x
+
+
+def _learned(
+    d: Denoiser, x: Tensor, times: Tensor, r: Tensor, small: Tensor, large: Tensor, noise: Noise, watch: Watch
+) -> Tensor:
+    """log c = v log (large) + (1 - v) log (small), v from the network (Nichol & Dhariwal 2021, eq. 15)."""
+    at, alpha = d.along(times, x), _schedule(d.path, times)[0]
+    here = times.tolist()
+    for t, s, a, r_s, low, high in zip(here, here[1:], *(k.tolist() for k in (alpha[1:], r, small.log(), large.log()))):
+        x0, eps, v = at.three(x, t)
+        c = torch.exp(low + (high - low) * v)
+        x = torch.add(a * x0, eps, alpha=r_s).addcmul_(c, noise.normal(*x.shape))
+        watch(s, x)
+    x, _ = at.both(x, here[-1])
+    watch(0.0, x)
+    return x
+
+
+def dpmpp_2m(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch: Watch) -> Tensor:
+    """DPM-Solver++ (2M): x0 is extrapolated in log (alpha / sigma) from the last two levels; one call a step."""
+    return _multistep(d, x, times, None, watch)
+
+
+def dpmpp_2m_sde(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch: Watch) -> Tensor:
+    """SDE-DPM-Solver++ (2M): the same extrapolation in the exact solution of the reverse SDE."""
+    return _multistep(d, x, times, noise, watch)
+
+
+def _multistep(d: Denoiser, x: Tensor, times: Tensor, noise: Noise | None, watch: Watch) -> Tensor:
+    at, (alpha, sigma) = d.along(times, x), _schedule(d.path, times)
+    h = torch.log(alpha / sigma).diff()
+    shrink = torch.exp(-h) if noise is None else torch.exp(-2 * h)
+    # Weight of D_i - D_(i-1): none at the first step, nor at the last, which ends free of noise at x0.
+    half = torch.cat([torch.zeros(1), h[1:] / (2 * h[:-1])]).double()
+    half[0] = half[-1] = 0.0
+    keep = sigma[1:] / sigma[:-1] * (1.0 if noise is None else torch.exp(-h))
+    w = sigma[1:] * torch.sqrt(1 - shrink)
+    coefficients = torch.stack([keep, alpha[1:] * (1 - shrink), half, w], dim=1).tolist()
+    before = x
+    for t, s, (keep_s, new, half_s, w_s) in zip(times.tolist(), [*times.tolist()[1:], 0.0], coefficients):
+        x0 = at.both(x, t)[0]
+        D = torch.add(x0, x0 - before, alpha=half_s) if half_s else x0
+        x = torch.add(keep_s * x, D, alpha=new)
+        if noise is not None and w_s:
+            x = x.add_(noise.normal(*x.shape), alpha=w_s)
+        before = x0
+        watch(s, x)
+    return x
+
+
+# ------------------------------------------------------------------------------------------------- the SDE, Langevin
+
+
+def reverse_sde(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch: Watch) -> Tensor:
+    """Euler-Maruyama on the reverse SDE, and x0 at the end. A step from pure noise (alpha = 0) is the ancestral one."""
+    at, path = d.along(times, x), d.path
+    alpha, sigma = _schedule(path, times)
+    h, (a, s) = times.diff(), (alpha[:-2], sigma[:-2])
+    da, ds = path.alpha_dot(times[:-1]), path.sigma_dot(times[:-1])
+    rate = ds - da * s / a  # sigma (log sigma / alpha)'
+    stepped = torch.stack([torch.ones_like(h), h * da, h * (ds + rate), torch.sqrt(-2 * h * s * rate)], dim=1)
+    pure = torch.stack([0 * h, alpha[1:-1], 0 * h, sigma[1:-1]], dim=1)
+    steps = torch.where((a == 0)[:, None], pure, stepped).tolist()
+    for t, s_t, (keep, p, q, w) in zip(times.tolist(), times.tolist()[1:], steps):
+        x0, eps = at.both(x, t)
+        x = torch.add(keep * x, x0, alpha=p).add_(eps, alpha=q).add_(noise.normal(*x.shape), alpha=w)
+        watch(s_t, x)
+    x, _ = at.both(x, float(times[-1]))
+    watch(0.0, x)
+    return x
+
+
+def predictor_corrector(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch: Watch) -> Tensor:
+    """An ancestral step, then one of Langevin dynamics at the new level (Song et al., algorithm 1), two calls a step.
+
+    Langevin: x + e score + sqrt(2 e) w with e = 2 (snr |w| / |score|)^2, the norms of each sample its own.
+    """
+    at, (alpha, sigma) = d.along(times, x), _schedule(d.path, times)
+    kappa, snr = _kappa(alpha, sigma), plan.option("snr", 0.16)
+    r, c = sigma[1:] * (1 - kappa).sqrt(), sigma[1:] * kappa.sqrt()
+    here = times.tolist()
+    for t, s, a, sig, r_s, c_s in zip(here, here[1:], *(v.tolist() for v in (alpha[1:], sigma[1:], r, c))):
+        x0, eps = at.both(x, t)
+        x = torch.add(a * x0, eps, alpha=r_s).add_(noise.normal(*x.shape), alpha=c_s)
+        eps, w = at.eps(x, s), noise.normal(*x.shape)
+        # In units of sigma: score = -eps / sigma, e = sigma^2 k.
+        k = (2 * (snr * _norm(w) / _norm(eps)).square()).clamp_max_(LONGEST)
+        x = torch.addcmul(x, k, eps, value=-sig).addcmul_((2 * k).sqrt(), w, value=sig)
+        watch(s, x)
+    x, _ = at.both(x, here[-1])
+    watch(0.0, x)
+    return x
+
+
+def _norm(x: Tensor) -> Tensor:
+    """The norm of each example, (B, 1, ..., 1)."""
+    return x.flatten(1).norm(dim=1).reshape(-1, *(1,) * (x.dim() - 1))
+
+
+def langevin(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch: Watch) -> Tensor:
+    """Annealed Langevin dynamics on sigma: `inner` steps x + e score + sqrt(2 e) w at each level, e = step sigma^2; then x0."""
+    at, inner, step = d.along(times, x), int(plan.option("inner", 5)), plan.option("step", 0.1)
+    for t, sigma in zip(times.tolist(), d.path.sigma(times).tolist()):
+        for _ in range(inner):
+            x = torch.add(x, at.eps(x, t), alpha=-step * sigma)
+            x = x.add_(noise.normal(*x.shape), alpha=math.sqrt(2 * step) * sigma)
+        watch(t, x)
+    x, _ = at.both(x, float(times[-1]))
+    watch(0.0, x)
+    return x
+
+
+# --------------------------------------------------------------------------------------------------------- the ODE
+
+
+def _fixed(step: Step) -> Callable[[Denoiser, Tensor, Tensor, Plan, Noise, Watch], Tensor]:
+    def ode(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch: Watch) -> Tensor:
+        """The probability-flow ODE along the levels, and a step to x0 where noise is left at the last of them."""
+        if d.free:
+            times = torch.cat([times, times.new_tensor([d.t_min])])
+        at = d.along(nodes(times), x)
+        x = solve(at.velocity, x, times, step, watch)
+        return x if d.free else _last(at, x, float(times[-1]), watch)
+
+    return ode
+
+
+def _last(at: Along, x: Tensor, t: float, watch: Watch) -> Tensor:
+    x, _ = at.both(x, t)
+    watch(0.0, x)
+    return x
+
+
+def rk45(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch: Watch) -> Tensor:
+    """Adaptive Dormand-Prince, every row with steps of its own."""
+
+    def field(x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
+        return d.rows(rows).velocity(x, t)
+
+    x = dopri5(field, x, d.t_max, d.t_min, plan.option("rtol", 1e-3), plan.option("atol", 1e-3))
+    watch(d.t_min, x)
+    if not d.free:
+        x = _last(d.along(torch.tensor([d.t_min], dtype=torch.float64), x), x, d.t_min, watch)
+    return x
+
+
+def churn(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch: Watch) -> Tensor:
+    """Karras et al., algorithm 2: before each Heun step in sigma, noise is raised by a factor 1 + gamma with fresh noise."""
+    s_churn, s_noise = plan.option("churn", 10.0), plan.option("noise", 1.003)
+    low, high = plan.option("from", 0.05), plan.option("to", 50.0)
+    sigma, n = d.path.sigma(times), len(times)
+    gamma = torch.where((sigma >= low) & (sigma <= high), min(s_churn / n, math.sqrt(2) - 1), 0.0)
+    raised = (times * (1 + gamma)).clamp_max(d.t_max)
+    at = d.along(torch.cat([raised, times]), x)
+    extra = s_noise * (d.path.sigma(raised).square() - sigma.square()).clamp_min(0).sqrt()
+    for t_hat, s, w in zip(raised.tolist(), [*times.tolist()[1:], 0.0], extra.tolist()):
+        if w:
+            x = torch.add(x, noise.normal(*x.shape), alpha=w)
+        if s == 0.0:
+            x, _ = at.both(x, t_hat)
+        else:
+            x = heun_step(at.velocity, x, t_hat, s, s - t_hat)
+        watch(s, x)
+    return x
+
+
+# ------------------------------------------------------------------------------------------------- claims, dispatch
+
+Method = Callable[[Denoiser, Tensor, Tensor, Plan, Noise, Watch], Tensor]
+
+_METHODS: dict[str, Method] = {
+    "ancestral": ancestral,
+    "ddim": ddim,
+    "dpmpp-2m": dpmpp_2m,
+    "dpmpp-2m-sde": dpmpp_2m_sde,
+    "euler": _fixed(euler_step),
+    "heun": _fixed(heun_step),
+    "rk4": _fixed(rk4_step),
+    "rk45": rk45,
+    "reverse-sde": reverse_sde,
+    "pc": predictor_corrector,
+    "churn": churn,
+    "langevin": langevin,
+}
+# Below 1e-6 float32 can not meet a tolerance.
+TOLERANCES = {"rtol": (1e-6, 1.0), "atol": (1e-6, 1.0)}
+_ON = ("own", *COORDINATES)
+
+
+def samplers(
+    grid: str = "uniform",
+    on: str = "own",
+    free: bool = False,
+    T: int | None = None,
+    learned: bool = False,
+    main: tuple[str, ...] = ("ddim", "heun"),
+    snr: float = 0.16,
+) -> tuple[Sampler, ...]:
+    """The samplers of a model with a `denoiser`, for its card.
+
+    grid, on: defaults of the samplers that have the option. free: the path ends free of noise, so that a step
+    to it can ask the network there. T: of a chain, which has no more steps than that. learned: the network gives the
+    variance. main: those that a short sweep tries.
+    """
+    one, few, many = (1, 2, 4, 8, 16, 32, 64), (2, 4, 8, 16, 32), (8, 16, 32, 64, 100, 250, 1000)
+    gridded = {"grid": GRIDS}
+    carried = {"grid": GRIDS, "on": _ON}
+    along: dict[str, Setting] = {"grid": grid}
+    over: dict[str, Setting] = {"grid": grid, "on": on}
+    variance = "learned" if learned else "small"
+    variances = ("small", "large", *(("learned",) if learned else ()))
+    chain = 100_000 if T is None else T
+
+    def fixed(name: str, order: int) -> Sampler:
+        calls = (order, 0) if free else (order, 1 - order)
+        return Sampler(name, few if order > 1 else one, calls, order, options=over, choices=carried, main=name in main)
+
+    return (
+        Sampler(
+            "ancestral", many, order=1, stochastic=True, options={**along, "variance": variance},
+            choices={**gridded, "variance": variances}, note="weak order", most=chain, main="ancestral" in main,
+        ),
+        Sampler(
+            "ddim", one, order=1, options={**along, "eta": 0.0}, choices=gridded, ranges={"eta": (0.0, 1.0)},
+            most=chain, main="ddim" in main,
+        ),
+        Sampler("dpmpp-2m", few, order=2, options=along, choices=gridded, main="dpmpp-2m" in main),
+        Sampler("dpmpp-2m-sde", few, stochastic=True, options=along, choices=gridded, main="dpmpp-2m-sde" in main),
+        fixed("euler", 1),
+        fixed("heun", 2),
+        fixed("rk4", 4),
+        Sampler(
+            "rk45", (1,), None, 5, options={"rtol": 1e-3, "atol": 1e-3, "on": on}, choices={"on": _ON},
+            ranges=TOLERANCES, note="steps are adaptive", main="rk45" in main,
+        ),
+        Sampler(
+            "reverse-sde", many, order=1, stochastic=True, options=over, choices=carried, note="weak order",
+            main="reverse-sde" in main,
+        ),
+        Sampler(
+            "pc", many, (2, -1), stochastic=True, options={**along, "snr": snr}, choices=gridded,
+            ranges={"snr": (0.0, 1.0)}, note="ancestral predictor, Langevin corrector", main="pc" in main,
+        ),
+        Sampler(
+            "churn", (8, 18, 32, 64, 128), (2, -1), stochastic=True,
+            options={"churn": 10.0, "from": 0.05, "to": 50.0, "noise": 1.003, "grid": "karras"}, choices=gridded,
+            ranges={"churn": (0.0, 1000.0), "from": (0.0, 1e6), "to": (0.0, 1e6), "noise": (0.5, 1.5)},
+            note="in sigma / alpha", main="churn" in main,
+        ),
+        Sampler(
+            "langevin", (8, 16, 32, 64, 128), (5, 1), stochastic=True,
+            options={"inner": 5, "step": 0.1, "grid": "logsnr"}, choices=gridded,
+            ranges={"inner": (1, 1000), "step": (1e-6, 1.0)}, note="inner calls a level", main="langevin" in main,
+        ),
+    )  # fmt: skip
+
+
+def sample(
+    offered: tuple[Sampler, ...],
+    d: Denoiser,
+    z: Tensor,
+    plan: Plan,
+    noise: Noise,
+    watch: Callable[[float, Tensor], None] | None = None,
+) -> Tensor:
+    """Samples (B, ...) from z ~ N(0, I), by a sampler of those offered; what the plan leaves open is as the card has it.
+
+    `watch` sees (t, x_t) on the path that the sampler works on, the prior's noise first.
+    """
+    claims = next(s for s in offered if s.name == plan.sampler)
+    plan = replace(plan, options=tuple({**claims.options, **dict(plan.options)}.items()))
+    on = "edm" if plan.sampler in ("churn", "langevin") else plan.word("on", "own")
+    if on != "own":
+        d = d.on(COORDINATES[on])
+    times = levels(d, plan.steps, plan.word("grid", "uniform"))
+    x = z * float(d.path.sigma(torch.tensor(d.t_max, dtype=torch.float64)))
+    tell = watch or _unwatched
+    tell(d.t_max, x)
+    return _METHODS[plan.sampler](d, x, times, plan, noise, tell)
+
+
+def _unwatched(t: float, x: Tensor) -> None:
+    pass
