@@ -361,6 +361,10 @@ def sample(
         list[str] | None, typer.Option("--option", help="Another option of the sampler: key=value. Repeatable.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the samples.")] = 0,
+    trajectory: Annotated[
+        bool,
+        typer.Option("--trajectory", help="Draw the way from noise to data instead: strips, or density and paths."),
+    ] = False,
     to: Annotated[Path, typer.Option("--to", help="A grid.png, a file.npz, or a folder/ of PNGs.")] = Path(
         "samples.png"
     ),
@@ -376,8 +380,11 @@ def sample(
         bench sample ddpm -n 100 --sampler ddim --steps 20 --to ddim.png
         bench sample runs/digits/gan/0-3f2a91c04d -n 10000 --to gan.npz
         bench sample flow-matching --label 3 --to threes/
+        bench sample score-sde --dataset ring8 --trajectory --to way.png
     """
     _writable_target(to)
+    if trajectory and to.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise BadInput(f"--trajectory draws a picture; --to {to} must end in .png, .svg or .pdf")
     folder = _find_run(run, dataset, out)
 
     from bench import evaluate
@@ -390,6 +397,14 @@ def sample(
     labels = _labels(model, info, label, n, seed)
     if not to.suffix and not model.space.is_image:
         raise BadInput(f"--to {to}: '{info.dataset}' holds vectors, not images; give a file.npz or a grid.png")
+    if trajectory:
+        from bench import trajectory as ways
+
+        found = evaluate.dataset(info.dataset)
+        few = {k: _labels(model, info, label, k, seed) for k in (ways.ROWS, ways.POINTS)}
+        way = ways.draw(model, plan, found, info.recipe, seed, few.__getitem__, to, where)
+        print(f"{to}: the way of {info.recipe} by {plan} through {len(way.times)} states")
+        return
     name = f"sample {info.recipe} {plan}"
     with _display_of(False)({name: 1.0}) as display, graceful_stop() as stopping:
         progress = Progress(name, display.event, stopping)

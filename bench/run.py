@@ -833,7 +833,6 @@ def _train(
 
 def _start(run: Run, recipe: Recipe, parents: Mapping[str, Path], device: torch.device, threads: int) -> Info:
     """What is known of a run before its schedule."""
-    card = getattr(recipe.paradigm, "card", None)
     budget = run.tier.budget(run.space)
     return Info(
         schema=SCHEMA,

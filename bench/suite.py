@@ -337,7 +337,7 @@ def _is_whole(run: Run, out: Path) -> bool:
 def _subject(run: Run, out: Path, tier: Tier) -> measure.Subject:
     paradigm = catalogue.get(run.recipe).paradigm
     assert issubclass(paradigm, Paradigm)  # plan_runs saw to it
-    headline, *others = evaluate.plans(paradigm.card, tier.max_calls, sweep=tier.sweep_seeds > 0)
+    headline, *others = evaluate.plans(paradigm.card, tier.max_calls, tier.sweep if tier.sweep_seeds else "")
     return measure.Subject(run.folder(out), (headline,), tuple(others))
 
 

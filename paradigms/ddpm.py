@@ -76,7 +76,7 @@ SCHEDULES = ("cosine", "linear")
 class Config:
     """predicts: "eps", "x0" or "v". schedule: "cosine", or "linear" in beta.
 
-    first: noise of step 1 in bin widths (images) or absolute (vectors); last: alpha_T. Of the cosine schedule.
+    first: noise of step 1 in bin widths (images) or twentieths (vectors); last: alpha_T. Of the cosine schedule.
     beta_1, beta_T: of the linear one. batch, lr, dropout, weight_decay, clip: training. backbone: "auto" or "mlp".
     """
 

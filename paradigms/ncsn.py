@@ -10,7 +10,7 @@ Sampling.   Annealed Langevin dynamics (algorithm 1): a few steps x + e score + 
             (technique 4 of Song & Ermon 2020), and the denoised mean at the end (Jolicoeur-Martineau et al. 2021). Every
             other sampler of a Gaussian path serves as well: `maths.samplers`.
 
-Likelihood. The bound of the chain of its levels, and the density of the ODE that its scores define: `maths.bounds`.
+Likelihood. The bound of its diffusion, and the density of the ODE that its scores define: `maths.bounds`.
 
 References
     Y. Song, S. Ermon. Generative Modeling by Estimating Gradients of the Data Distribution. NeurIPS 2019. arXiv:1907.05600

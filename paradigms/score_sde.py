@@ -74,7 +74,7 @@ WEIGHTINGS = ("uniform", "likelihood")
 class Config:
     """sde: "vp", "subvp" or "ve". weighting: "uniform" or "likelihood".
 
-    beta_min, beta_max: of VP and sub-VP. floor: noise at t_min in bin widths (images) or absolute (vectors).
+    beta_min, beta_max: of VP and sub-VP. floor: noise at t_min in bin widths (images) or twentieths (vectors).
     batch, lr, dropout, weight_decay, clip: training. backbone: "auto" or "mlp".
     """
 

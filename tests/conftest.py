@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from paradigms import catalogue
 from paradigms.backbones import Backbone
 from paradigms.contract import Batch, Frozen, Noise, Recipe, Space, Trainable, Update
+from paradigms.maths.denoiser import Prediction
+from paradigms.maths.paths import GaussianPath
 
 torch.set_num_threads(1)
 
@@ -125,16 +127,26 @@ class Mixture:
 
 
 class Exact(Backbone):
-    """The network that a trained one approaches: the posterior mean of what it predicts, given (x_t, t)."""
+    """The network that a trained one approaches: the posterior mean of its `prediction`, given (c_in x_t, clock(t)).
 
-    def __init__(self, data: Mixture, schedule: Callable, target: Callable) -> None:
+    time: the inverse of the clock.
+    """
+
+    def __init__(
+        self,
+        data: Mixture,
+        path: GaussianPath,
+        prediction: Prediction,
+        time: Callable[[Tensor], Tensor] = lambda told: told,
+    ) -> None:
         super().__init__()
-        self.data, self.schedule, self.target = data, schedule, target
+        self.data, self.path, self.prediction, self.time = data, path, prediction, time
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        alpha, sigma = self.schedule(t.double())
-        x0, eps = self.data.posterior(x.double(), alpha, sigma)
-        return self.target(x0, eps, alpha[:, None], sigma[:, None]).to(x.dtype)
+    def forward(self, x: Tensor, told: Tensor, y: Tensor | None = None) -> Tensor:
+        t = self.time(told.double())
+        seen = self.prediction.coefficients(self.path, t).c_in[:, None]
+        x0, eps = self.data.posterior(x.double() / seen, self.path.alpha(t), self.path.sigma(t))
+        return self.prediction.target(self.path, t, x0, eps).to(x.dtype)
 
 
 @pytest.fixture(scope="session")

@@ -197,12 +197,12 @@ def test_progress_tells_images(fake: Fake) -> None:
 
 
 def test_plans_headline_first_then_the_sweep_within_the_calls() -> None:
-    assert evaluate.plans(Fake.card, 4, sweep=False) == [Plan("copy", 2)]
-    swept = [(p.sampler, p.steps) for p in evaluate.plans(Fake.card, 4, sweep=True)]
+    assert evaluate.plans(Fake.card, 4, sweep="") == [Plan("copy", 2)]
+    swept = [(p.sampler, p.steps) for p in evaluate.plans(Fake.card, 4, sweep="all")]
     assert swept == [("copy", 2), ("copy", 1), ("copy", 4), ("twice", 1), ("adaptive", 1)]
     dear = dataclasses.replace(Fake.card, default=Plan("copy", 8, (("eta", 0.0),)))
-    assert [p.steps for p in evaluate.plans(dear, 1, sweep=True)] == [8, 1, 1], "the headline is drawn at any cost"
-    assert len(evaluate.plans(dear, 8, sweep=True)) == 7, "an option at its default is no other plan"
+    assert [p.steps for p in evaluate.plans(dear, 1, sweep="all")] == [8, 1, 1], "the headline is drawn at any cost"
+    assert len(evaluate.plans(dear, 8, sweep="all")) == 7, "an option at its default is no other plan"
 
 
 def test_the_dearest_affordable_kind_of_each_name() -> None:
@@ -385,7 +385,7 @@ def test_a_run_is_scored_once(digits_run: Path, monkeypatch: pytest.MonkeyPatch)
     card = type(runs.load(digits_run)[0]).card  # type: ignore[attr-defined]
     headline = {(r.sampler, r.steps) for r in rows if r.headline and r.sampler}
     assert headline == {(card.default.sampler, card.default.steps)}
-    assert len({(r.sampler, r.steps) for r in rows if r.sampler}) == len(evaluate.plans(card, 4, sweep=True))
+    assert len({(r.sampler, r.steps) for r in rows if r.sampler}) == len(evaluate.plans(card, 4, sweep="all"))
     for row in rows:
         if row.metric == "fd":
             claimed = card.sampler(row.sampler).calls_at(row.steps)

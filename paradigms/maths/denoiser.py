@@ -215,7 +215,8 @@ class Moved(Prediction):
 
     def time(self, on: GaussianPath, t: Tensor) -> Tensor:
         """The time of the network's own path with the signal-to-noise ratio that `on` has at t."""
-        return self.path.time_of_log_snr(on.log_snr(t)).clamp(self.t_min, self.t_max)
+        # In float32 cos(pi / 2) is negative.
+        return self.path.time_of_log_snr(on.log_snr(t.double())).clamp(self.t_min, self.t_max).to(t.dtype)
 
     def coefficients(self, path: GaussianPath, t: Tensor) -> Coefficients:
         own = self.time(path, t)

@@ -67,7 +67,8 @@ def levels(d: Denoiser, n: int, kind: str = "uniform") -> Tensor:
         first, last = path.angle(ends).tolist()
         t = path.time_of_log_snr(-2 * torch.log(torch.tan(spaced(first, last, not free))))
     else:
-        high, low = torch.exp(-path.log_snr(ends) / 2).clamp(*RATIOS).tolist()
+        high, low = torch.exp(-path.log_snr(ends) / 2).tolist()
+        high, low = (high if high < 1e6 else RATIOS[1]), (low if low > 1e-6 else RATIOS[0])
         if kind == "karras":
             ratio = spaced(high ** (1 / RHO), low ** (1 / RHO), True) ** RHO
         else:
@@ -111,8 +112,9 @@ def ancestral(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, w
 def ddim(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch: Watch) -> Tensor:
     """eta = 0 is deterministic, eta = 1 ancestral."""
     alpha, sigma = _schedule(d.path, times)
-    c = plan.option("eta", 0.0) * sigma[1:] * _kappa(alpha, sigma).sqrt()
-    return _first_order(d, x, times, (sigma[1:].square() - c.square()).clamp_min(0).sqrt(), c, noise, watch)
+    kappa, eta = _kappa(alpha, sigma), plan.option("eta", 0.0)
+    r, c = sigma[1:] * (1 - eta**2 * kappa).sqrt(), eta * sigma[1:] * kappa.sqrt()
+    return _first_order(d, x, times, r, c, noise, watch)
 
 
 def _first_order(d: Denoiser, x: Tensor, times: Tensor, r: Tensor, c: Tensor, noise: Noise, watch: Watch) -> Tensor:
@@ -159,8 +161,8 @@ def _multistep(d: Denoiser, x: Tensor, times: Tensor, noise: Noise | None, watch
     h = torch.log(alpha / sigma).diff()
     shrink = torch.exp(-h) if noise is None else torch.exp(-2 * h)
     # Weight of D_i - D_(i-1): none at the first step, nor at the last, which ends free of noise at x0.
-    half = torch.cat([torch.zeros(1), h[1:] / (2 * h[:-1])]).double()
-    half[0] = half[-1] = 0.0
+    half = torch.zeros_like(h)
+    half[1:-1] = torch.where(h[:-2] > 0, h[1:-1] / (2 * h[:-2]), 0.0)  # a chain asked more often than it has times repeats some
     keep = sigma[1:] / sigma[:-1] * (1.0 if noise is None else torch.exp(-h))
     w = sigma[1:] * torch.sqrt(1 - shrink)
     coefficients = torch.stack([keep, alpha[1:] * (1 - shrink), half, w], dim=1).tolist()
@@ -188,7 +190,7 @@ def reverse_sde(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise,
     rate = ds - da * s / a  # sigma (log sigma / alpha)'
     stepped = torch.stack([torch.ones_like(h), h * da, h * (ds + rate), torch.sqrt(-2 * h * s * rate)], dim=1)
     pure = torch.stack([0 * h, alpha[1:-1], 0 * h, sigma[1:-1]], dim=1)
-    steps = torch.where((a == 0)[:, None], pure, stepped).tolist()
+    steps = torch.where((a < 1e-12 * s)[:, None], pure, stepped).tolist()
     for t, s_t, (keep, p, q, w) in zip(times.tolist(), times.tolist()[1:], steps):
         x0, eps = at.both(x, t)
         x = torch.add(keep * x, x0, alpha=p).add_(eps, alpha=q).add_(noise.normal(*x.shape), alpha=w)
@@ -201,7 +203,8 @@ def reverse_sde(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise,
 def predictor_corrector(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch: Watch) -> Tensor:
     """An ancestral step, then one of Langevin dynamics at the new level (Song et al., algorithm 1), two calls a step.
 
-    Langevin: x + e score + sqrt(2 e) w with e = 2 (snr |w| / |score|)^2, the norms of each sample its own.
+    Langevin: x + e score + sqrt(2 e) w with e = 2 (snr |w| / |score|)^2, the norms of each sample its own. Where e follows
+    the state, what it leaves at rest is p(x) / e(x), not p(x): in D dimensions up to sqrt(1 + 2 / D) too wide.
     """
     at, (alpha, sigma) = d.along(times, x), _schedule(d.path, times)
     kappa, snr = _kappa(alpha, sigma), plan.option("snr", 0.16)
@@ -367,7 +370,7 @@ def samplers(
         ),
         Sampler(
             "pc", many, (2, -1), stochastic=True, options={**along, "snr": snr}, choices=gridded,
-            ranges={"snr": (0.0, 1.0)}, note="ancestral predictor, Langevin corrector", main="pc" in main,
+            ranges={"snr": (0.0, 1.0)}, note="ancestral predictor, Langevin corrector; for images: too wide by up to 1 / D", main="pc" in main,
         ),
         Sampler(
             "churn", (8, 18, 32, 64, 128), (2, -1), stochastic=True,
