@@ -232,12 +232,26 @@ def test_points_on_the_rim_of_a_ball_are_outside_it(shift: float) -> None:
     squared = (steps[:, None] - steps[None]).square().sum(2)
     reached = squared.sort(1).values[:, 5]
     for points in (steps, halves):
-        within = (steps[:, None] - points[None]).square().sum(2) < reached[:, None]
+        between = (steps[:, None] - points[None]).square().sum(2)
+        within, recalled = between < reached[:, None], between < reached  # the steps between samples are the same
         found = neighbourhoods(features(points * 0.1 + shift), features(steps * 0.1 + shift))
         values = {v.metric: v.value for v in found}
         assert values["density"] == pytest.approx(within.sum(0).double().mean().item() / 5, rel=1e-12)
         assert values["precision"] == within.any(0).double().mean().item()
         assert values["coverage"] == within.any(1).double().mean().item()
+        assert values["recall"] == recalled.any(1).double().mean().item()
+
+
+def test_a_real_point_on_the_rim_of_every_sample_is_not_recalled() -> None:
+    """Samples on a line, a tenth apart; the fifth neighbour of an end is half a unit off, and so is the real point."""
+    line = torch.arange(6).double()[:, None] * 0.1
+    samples = torch.cat([line, line + 100, line + 200])
+    real = torch.cat([line[:1] - 0.5, torch.arange(20).double()[:, None] * 10 + 1000])
+    found = {v.metric: v.value for v in neighbourhoods(features(samples), features(real))}
+    assert found["recall"] == 0
+    real[0] += 0.001
+    found = {v.metric: v.value for v in neighbourhoods(features(samples), features(real))}
+    assert found["recall"] == 1 / 21
 
 
 # ------------------------------------------------------------------------------------------------------------ traps
