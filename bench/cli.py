@@ -1,4 +1,4 @@
-"""The command line: `bench all`, `train`, `sample`, `evaluate`, `time`, `report`, `list`, `data`.
+"""The command line: `bench all`, `train`, `sample`, `evaluate`, `time`, `compare`, `report`, `list`, `data`.
 
 Nothing here imports torch, pandas or scikit-learn before work starts, so that help and completion answer at once. A
 user's mistake is one line on stderr and exit code 2; a run that failed is exit code 1; Ctrl-C saves, says how to go on
@@ -202,6 +202,7 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Change the recipe's config: key=value. Repeatable.")
 ]
 RUN_HELP = "A run's folder, or a recipe's name: its newest finished run on --dataset under --out."
+COMPARED = "A recipe, RECIPE:SAMPLER-STEPS, RECIPE:raw (not averaged weights), or a run's folder."
 ForceOption = Annotated[bool, typer.Option("--force", help="Measure again what is already known.")]
 
 
@@ -737,6 +738,99 @@ def report(
         print(path)
     if suite.damaged([*folders, *run_folders]):
         raise typer.Exit(1)  # named in a warning above, and left out
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help=COMPARED, autocompletion=_complete_run)],
+    b: Annotated[str, typer.Argument(metavar="B", help="The same.", autocompletion=_complete_run)],
+    runs: Annotated[Path, typer.Argument(help="A folder with runs in it, at any depth.")] = Path("runs"),
+    metric: Annotated[
+        str, typer.Option("--metric", help="What is asked, as in fd; by default what leads the report.")
+    ] = "",
+    dataset: Annotated[
+        str,
+        typer.Option("--dataset", "-d", help="Where both were run, if on several.", autocompletion=_complete_dataset),
+    ] = "",
+    tier: Annotated[str, typer.Option("--tier", "-t", help="The same for tiers.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Say in words whether A is better than B: the difference, its interval, the test, and what would be needed.
+
+    Training seeds are the unit. Plans and averagings of the same trained models are compared in pairs.
+
+    [bold]Examples[/bold]
+    \b
+        bench compare flow-matching vae
+        bench compare ddpm:ddim-20 ddpm:ancestral-100 --metric fd
+        bench compare gan gan-hinge results/ --dataset digits --json
+        bench compare runs/digits/vae/0-3f2a91c04d runs/digits/vae/1-3f2a91c04d
+    """
+    from bench import store, suite
+
+    folders = sorted(path.parent for path in runs.rglob("results.jsonl"))
+    run_folders = sorted(path.parent for path in runs.rglob("run.json"))
+    sides = []
+    for text in (a, b):
+        base, *details = text.split(":")
+        if (folder := Path(base)) and (folder / "run.json").exists():
+            known = {f.resolve() for f in folders}
+            folders += [p.parent for p in sorted(folder.rglob("results.jsonl")) if p.parent.resolve() not in known]
+            run_folders += [folder] if folder.resolve() not in {f.resolve() for f in run_folders} else []
+        sides.append((base, details))
+    if not folders:
+        raise BadInput(
+            f"no results in {runs}; run `bench all` or `bench evaluate` first, or name the folder of the runs"
+        )
+    bad = suite.damaged([*folders, *run_folders])
+    for reason in bad.values():
+        print(f"warning: left out: {reason}", file=sys.stderr)
+    folders, run_folders = ([f for f in some if f not in bad] for some in (folders, run_folders))
+
+    from reports import compare as comparing
+
+    one, other = (_selector(base, details) for base, details in sides)
+    try:
+        found = comparing.compare(store.frame(folders), suite.records(run_folders), one, other, metric, dataset, tier)
+    except comparing.UnknownName as error:
+        if error.what == "recipe" and _is_recipe(error.name):
+            there, again = f" on {dataset}" if dataset else "", f"bench all --recipes {error.name}"
+            raise BadInput(f"no results of {error.name}{there} in {runs}; make them: {again}") from None
+        raise unknown(error.what, error.name, error.known) from None
+    except comparing.NotComparable as error:
+        raise BadInput(str(error)) from None
+    if as_json:
+        _print_json(found.as_json())
+        return
+    print(found.verdict())
+    heads, rows = found.table()
+    _table(heads, rows, numeric=heads[1:6])
+    for note in found.notes:
+        print(note)
+
+
+def _selector(base: str, details: Sequence[str]) -> Any:
+    """recipe or run folder, then in any order a plan and "raw" or "ema"."""
+    from reports.compare import Selector
+
+    weights = [d for d in details if d in ("raw", "ema")]
+    plans = [d for d in details if d not in weights]
+    if len(weights) > 1 or len(plans) > 1 or not all(details):
+        raise BadInput(
+            f"{':'.join((base, *details))}: write RECIPE, RECIPE:SAMPLER-STEPS or RECIPE:raw, as in ddpm:ddim-20"
+        )
+    run, name = "", base
+    if (Path(base) / "run.json").exists():
+        from bench import run as runs
+
+        run, name = Path(base).resolve().name, runs.read_info(Path(base)).recipe
+    elif os.sep in base:
+        raise BadInput(f"there is no run {base}; see `bench list runs`")
+    else:
+        from paradigms.catalogue import names
+
+        name = names().get(base, base)
+    return Selector(name, run, plans[0] if plans else "", weights[0] if weights else "")
 
 
 def _real_grids(folders: Iterable[Path]) -> dict[str, Path]:

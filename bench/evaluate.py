@@ -89,6 +89,7 @@ class Reference:
     In a wide space (2,048 features) there may be more of the training split, whose features alone are kept then.
 
     real:     split -> integers (N, C, H, W), or float32 (N, D).
+    labels:   split -> (N,), or None for data without classes.
     features: split -> one entry for each feature space; empty for vectors.
     channels: the classifier that says which mode an image of stacked ones shows.
     """
@@ -96,6 +97,7 @@ class Reference:
     dataset: Dataset
     spaces: tuple[FeatureSpace, ...]
     real: dict[str, Tensor]
+    labels: dict[str, Tensor | None]
     features: dict[str, tuple[Features, ...]]
     channels: FeatureSpace | None = None
 
@@ -117,7 +119,8 @@ def reference(name: str, specs: tuple[str, ...] = ()) -> Reference:
     found = dataset(name)
     n = min(len(found.test), len(found.train), REFERENCE)
     parts = {"test": found.test, "train": found.train}
-    real = {split: subset(part, n, name, split).x for split, part in parts.items()}
+    some = {split: subset(part, n, name, split) for split, part in parts.items()}
+    real, labels = {k: part.x for k, part in some.items()}, {k: part.y for k, part in some.items()}
     spaces = tuple(named(spec, found.space) for spec in specs) or tuple(spaces_for(name, found.space))
 
     def features(space: FeatureSpace, split: str) -> Features:
@@ -125,7 +128,7 @@ def reference(name: str, specs: tuple[str, ...] = ()) -> Reference:
         return cached(space, found, split, wide)
 
     kept = {split: tuple(features(space, split) for space in spaces) for split in parts}
-    return Reference(found, spaces, real, kept, shipped(found.stacked) if found.stacked else None)
+    return Reference(found, spaces, real, labels, kept, shipped(found.stacked) if found.stacked else None)
 
 
 # -------------------------------------------------------------------------------------------------------- sampling
@@ -264,10 +267,7 @@ def quality(
     base = dataclasses.replace(base, n=len(x), draw=base.draw or 0)
 
     def add(values: Sequence[metrics.Value], **columns: Any) -> None:
-        rows.extend(
-            dataclasses.replace(base, metric=v.metric, value=v.value, error=v.error, unit=v.unit, **columns)
-            for v in values
-        )
+        rows.extend(_of_values(base, values, **columns))
 
     if not ref.spaces:
         if "test" not in splits:
@@ -277,8 +277,8 @@ def quality(
         with _section(rows, dataclasses.replace(base, split="test"), "w2"):
             add(metrics.vector_quality(x[: len(real)], real, ref.dataset.density), split="test", n_ref=len(real))
         return rows
-    for index, space in enumerate(ref.spaces):
-        fake = space.features(ref.dataset.space.encode(x))
+    fakes = [space.features(ref.dataset.space.encode(x)) for space in ref.spaces]
+    for index, (space, fake) in enumerate(zip(ref.spaces, fakes)):
         for split in splits:
             real_features = ref.features[split][index]
             columns: dict[str, Any] = {"split": split, "features": space.id, "n_ref": len(real_features.values)}
@@ -286,21 +286,60 @@ def quality(
             # A Frechet distance is refused when samples are few: that costs its own row, not the others.
             with _section(rows, here, "fd"):
                 add([metrics.frechet_distance(fake, real_features)], **columns)
+            with _section(rows, here, "fd_inf"):
+                add(metrics.extrapolated_distance(fake, real_features), **columns)
             with _section(rows, here, "kd"):
                 add(metrics.quality_without_fd(fake, real_features), **columns)
-        if y is not None and fake.logits is not None:
-            add([metrics.label_accuracy(fake, y)], features=space.id)
+        if "test" in splits:
+            rows += _labels(base, fake, y, ref.features["test"][index], ref.labels["test"])
+    for split in splits:
+        columns = {"split": split, "n_ref": len(ref.real[split])}
+        with _section(rows, dataclasses.replace(base, **columns), "sharpness"):
+            add([metrics.sharpness(x, ref.real[split])], **columns)
     if ref.channels is not None and "test" in splits:
         columns = {"split": "test", "features": ref.channels.id}
         with _section(rows, dataclasses.replace(base, **columns), "modes"):
             channels = [ref.channels.features(c) for c in ref.dataset.space.encode(x).split(1, dim=1)]
             add(metrics.stacked_modes(channels), **columns)
     if copies:
-        # All of the training split, for any of it may have been copied; as many held-out examples as samples.
-        train, held_out = ref.dataset.train.x, ref.real["test"][: len(x)]
-        with _section(rows, base, "nn_ratio"):
-            add(metrics.memorisation(x, train, held_out), split="train", n_ref=len(train))
+        rows += memorisation(base, x, fakes, ref)
     return [_marked(row) for row in rows]
+
+
+def _labels(base: Row, fake: Features, y: Tensor | None, real: Features, truth: Tensor | None) -> list[Row]:
+    """What labels say of samples: those a classifier's space reads, and y (N,), those they were drawn for."""
+    rows: list[Row] = []
+    here = dataclasses.replace(base, split="test", features=fake.space.id, n_ref=len(real.values))
+    if fake.logits is not None:
+        with _section(rows, here, "classifier_score"):
+            rows += _of_values(here, [metrics.classifier_score(fake)])
+            if y is not None:
+                rows += _of_values(here, [metrics.label_accuracy(fake, y)])
+    if y is not None and truth is not None:
+        with _section(rows, here, "cas"):
+            rows += _of_values(here, [metrics.classification_accuracy_score(fake, y, real, truth)])
+    return rows
+
+
+def _of_values(base: Row, values: Sequence[metrics.Value], **columns: Any) -> list[Row]:
+    return [
+        dataclasses.replace(base, metric=v.metric, value=v.value, error=v.error, unit=v.unit, **columns) for v in values
+    ]
+
+
+def memorisation(base: Row, x: Tensor, fakes: Sequence[Features], ref: Reference) -> list[Row]:
+    """Are images x (N, *shape), as the data is stored, copies of training examples? In pixels and by their features."""
+    rows: list[Row] = []
+    base = dataclasses.replace(base, n=len(x), draw=base.draw or 0)
+    # All of the training split, for any of it may have been copied; as many held-out examples as samples.
+    train, held_out = ref.dataset.train.x, ref.real["test"][: len(x)]
+    with _section(rows, base, "nn_ratio"):
+        rows += _of_values(base, metrics.memorisation(x, train, held_out), split="train", n_ref=len(train))
+    for fake, seen, unseen in zip(fakes, ref.features["train"], ref.features["test"]):
+        here = dataclasses.replace(base, split="train", features=fake.space.id, n_ref=len(seen.values))
+        with _section(rows, here, "fld_gap"):
+            rows += _of_values(here, [metrics.likelihood_gap(fake, seen, unseen)])
+    return rows
 
 
 def _marked(row: Row) -> Row:
@@ -865,12 +904,17 @@ def baselines(name: str, tier: Tier, folder: Path, progress: Progress, force: bo
 
     tell("real-train")
     real = dataclasses.replace(base, recipe="real-train")
-    # Each split as if it were samples, against the other; held-out examples, which are no copies, for memorisation.
-    rows += quality(real, subset(found.train, n, name, "floor").x, None, ref, ("test",), copies=False)
-    rows += quality(real, subset(found.test, n, name, "floor").x, None, ref, ("train",))
+    # Each split as if it were samples, against the other.
+    seen, unseen = subset(found.train, n, name, "floor"), subset(found.test, n, name, "floor")
+    rows += quality(real, seen.x, seen.y, ref, ("test",), copies=False)
+    rows += quality(real, unseen.x, unseen.y, ref, ("train",), copies=False)
+    if ref.spaces:
+        # Half of the held-out examples, which are no copies, with the other half as the held-out ones.
+        some, others = (_every_second(ref, first, n) for first in (0, 1))
+        rows += memorisation(real, some.real["test"], some.features["test"], others)
     tell("train-copies")
-    copied = subset(found.train, n, name, "copies").x
-    rows += quality(dataclasses.replace(base, recipe="train-copies"), copied, None, ref)
+    copied = subset(found.train, n, name, "copies")
+    rows += quality(dataclasses.replace(base, recipe="train-copies"), copied.x, copied.y, ref)
     flat = space.encode(found.train.x).flatten(1).double()
     tell("gaussian")
     gaussian = fit_pixels(flat).sample(n, Noise("gaussian", name)).float()
@@ -888,6 +932,20 @@ def baselines(name: str, tier: Tier, folder: Path, progress: Progress, force: bo
     _keep_samples(folder, Pool(Plan("real"), shown.x, shown.y, None), space)
     progress.update("baselines", total, total)
     return rows
+
+
+def _every_second(ref: Reference, first: int, n: int) -> Reference:
+    """With every second held-out example alone, the first n of them."""
+
+    def part(x: Tensor) -> Tensor:
+        return x[first::2][:n]
+
+    features = tuple(
+        Features(part(f.values), None if f.logits is None else part(f.logits), f.space) for f in ref.features["test"]
+    )
+    return dataclasses.replace(
+        ref, real={**ref.real, "test": part(ref.real["test"])}, features={**ref.features, "test": features}
+    )
 
 
 def _environment(found: Dataset) -> Row:
@@ -1042,9 +1100,9 @@ def floor(
     base = dataclasses.replace(
         _environment(found), status="baseline", tier=tier.name if tier else "", recipe="real-train"
     )
-    real = subset(found.train, n, name, "floor").x
+    real = subset(found.train, n, name, "floor")
     refs = [reference(name), *([reference(name, tuple(specs))] if specs else [])]
-    return [row for ref in refs for row in quality(base, real, None, ref, ("test",), copies=False)]
+    return [row for ref in refs for row in quality(base, real.x, real.y, ref, ("test",), copies=False)]
 
 
 def read_samples(path: Path, space: Space, resize: Resize | None = None) -> Samples:

@@ -796,7 +796,7 @@ def _train(
             broken = next((read_info(f) for f in parents.values() if read_info(f).status != "ok"), None)
             if broken is not None:
                 raise RuntimeError(f"it needs {broken.where}, which {broken.status}: {broken.reason}")
-            held = {role: Frozen(load(parent, device=device)[0]) for role, parent in parents.items()}
+            held = {role: _frozen(parent, device) for role, parent in parents.items()}
             if before is None:
                 schedule = _schedule(run, recipe, data, held, out, threads, progress)
                 info = replace(started, **dataclasses.asdict(schedule))
@@ -1024,7 +1024,7 @@ def load(
     space = Space(tuple(info.space["shape"]), info.space["classes"], info.space["levels"])
     where = device_of(device) if isinstance(device, str) else device
     root = folder.resolve().parents[2]
-    parents = {role: Frozen(load(root / parent, device=where)[0]) for role, parent in info.parents.items()}
+    parents = {role: _frozen(root / parent, where) for role, parent in info.parents.items()}
     model = _build(recipe, space, info.width, parents, config, 0, where)
     state = {n.removeprefix(f"{weights}."): t for n, t in load_tensors(data).items() if n.startswith(f"{weights}.")}
     try:
@@ -1035,3 +1035,9 @@ def load(
             f"{folder} does not fit the recipe '{info.recipe}' as it is now ({text}); train it anew"
         ) from None
     return model.eval(), info if step is None else at_step(info, step)
+
+
+def _frozen(folder: Path, device: torch.device) -> Frozen:
+    """A finished run as the parent of another."""
+    model, info = load(folder, device=device)
+    return Frozen(model, info.images)

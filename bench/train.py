@@ -385,10 +385,11 @@ def _prepare(
             prepared = model.prepare(data, Noise(*coords, "prepare", device=device))
         if prepared is not data:
             space = prepared.space
-            _save(path, {"x": prepared.x, "y": prepared.y, "space": (space.shape, space.classes, space.levels)})
+            told = (space.shape, space.classes, space.levels)
+            _save(path, {"x": prepared.x, "y": prepared.y, "z": prepared.z, "space": told})
         return prepared, float(count.total)
     kept = _load(path, device) or {}
-    return Data(kept["x"], kept["y"], Space(*kept["space"])), saved["prepare_flops"]
+    return Data(kept["x"], kept["y"], Space(*kept["space"]), kept["z"]), saved["prepare_flops"]
 
 
 # ----------------------------------------------------------------------------------------------------- checkpoints

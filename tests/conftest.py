@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from paradigms import catalogue
 from paradigms.backbones import Backbone
-from paradigms.contract import Batch, Frozen, Noise, Recipe, Space, Trainable, Update
+from paradigms.contract import Batch, Frozen, Noise, Pairs, Recipe, Space, Trainable, Update
 from paradigms.maths.denoiser import Prediction
 from paradigms.maths.paths import GaussianPath
 
@@ -48,14 +48,14 @@ def build(recipe: Recipe | str, space: Space, width: int = 8, seed: int = 0, con
 
 
 def examples(space: Space, n: int = 4, seed: int = 0) -> Batch:
-    """n examples of a space: bin centres where it has levels, and labels where it has classes."""
+    """n examples of a space: bin centres where it has levels, labels where it has classes, and noise to go with them."""
     generator = torch.Generator().manual_seed(seed)
     if space.levels:
         x = space.encode(torch.randint(space.levels, (n, *space.shape), generator=generator))
     else:
         x = torch.randn(n, *space.shape, generator=generator)
     y = torch.randint(space.classes, (n,), generator=generator) if space.classes else None
-    return Batch(x, y)
+    return Pairs(x, y, torch.randn(n, *space.shape, generator=generator))
 
 
 def descend(optimizers: dict, update: Update) -> list[nn.Parameter]:

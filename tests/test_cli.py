@@ -28,7 +28,7 @@ from paradigms.contract import Space
 from paradigms.errors import BadInput
 
 ROOT = Path(__file__).parents[1]
-VERBS = ("all", "train", "sample", "evaluate", "time", "report", "list", "data")
+VERBS = ("all", "train", "sample", "evaluate", "time", "compare", "report", "list", "data")
 
 TIER = """
 [tiny]

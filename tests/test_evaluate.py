@@ -280,6 +280,37 @@ def test_real_images_score_near_the_floor_and_their_labels_are_read() -> None:
     assert all(row.n == 700 for row in rows)
 
 
+def test_labels_copies_and_pixels_have_their_rows() -> None:
+    """Which split, space and number each of them is of."""
+    ref = evaluate.reference("digits")
+    train = ref.dataset.train
+    assert train.y is not None
+    rows = evaluate.quality(Row(), train.x[:700], train.y[:700], ref)
+    classifier, plain = (space.id for space in ref.spaces)
+    where = {(r.metric, r.split, r.features) for r in rows}
+    assert {m[1:] for m in where if m[0] == "cas"} == {("test", classifier), ("test", plain)}
+    assert {m[1:] for m in where if m[0] == "classifier_score"} == {("test", classifier)}
+    assert {m[1:] for m in where if m[0] == "fld_gap"} == {("train", classifier), ("train", plain)}
+    assert {m[1:] for m in where if m[0] == "sharpness"} == {("test", ""), ("train", "")}
+    assert {m[1:] for m in where if m[0] == "nn_gap"} == {("train", "")}
+    assert all(r.value < -100 for r in rows if r.metric == "fld_gap"), "copies of training images"  # type: ignore[operator]
+    assert all(r.value > 0.9 for r in rows if r.metric == "cas")  # type: ignore[operator]
+    unlabelled = evaluate.quality(Row(), train.x[:700], None, ref, copies=False)
+    assert not {r.metric for r in unlabelled} & {"cas", "label_accuracy", "fld_gap", "nn_gap"}
+
+
+def test_the_floor_of_copying_is_taken_of_unseen_examples(tmp_path: Path) -> None:
+    """Half of the held-out examples, with the other half beside: were it all of them, they would be their own copies."""
+    rows = [r for r in evaluate.baselines("digits", TIER, tmp_path, QUIET) if r.recipe == "real-train"]
+    gap, ratio = only(rows, metric="nn_gap"), only(rows, metric="nn_ratio")
+    assert (gap.n, ratio.n) == (449, 449)
+    assert abs(gap.value) < 3 * gap.error  # type: ignore[arg-type, operator]
+    assert ratio.value == pytest.approx(1, abs=0.05)
+    assert all(-15 < r.value < 15 for r in rows if r.metric == "fld_gap")  # type: ignore[operator]
+    assert len([r for r in rows if r.metric == "fld_gap"]) == 2
+    assert only(rows, metric="cas", split="test", features=rows[0].features).value > 0.9  # type: ignore[operator]
+
+
 def test_modes_of_stacked_digits_are_counted_by_the_digits_classifier() -> None:
     found = evaluate.dataset("stacked-digits")
     assert evaluate.pool_size(found, TIER) == 10_000
@@ -307,7 +338,7 @@ def test_too_few_samples_cost_the_frechet_distance_only() -> None:
     ref = evaluate.reference("digits")
     rows = evaluate.quality(Row(), ref.dataset.train.x[:50], None, ref)
     for row in rows:
-        if row.metric == "fd":
+        if row.metric in ("fd", "fd_inf"):
             assert row.value is not None
             assert math.isnan(row.value)
             assert "too few" in row.reason
