@@ -15,6 +15,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -311,6 +312,14 @@ class _Options:
     def word(self, name: str, default: str) -> str:
         return str(dict(self.options).get(name, default))
 
+    def numbers(self, name: str, default: tuple[float, ...]) -> tuple[float, ...]:
+        """A list of numbers written 0.8/0.4; `default` for a word in its place."""
+        value = dict(self.options).get(name, "")
+        try:
+            return tuple(float(v) for v in str(value).split("/"))
+        except ValueError:
+            return default
+
 
 @dataclass(frozen=True)
 class Plan(_Options):
@@ -357,6 +366,8 @@ class Sampler:
     stochastic: draws noise beyond the prior.
     options:    what `Plan.options` may hold, with defaults; `ranges` the numbers that each may take, both ends included
                 (two ints: whole numbers only), `choices` the words.
+    falling:    options that are lists of falling numbers strictly within a range, one for each step after the first,
+                written 0.8/0.4; their default is a word.
     most:       the largest number of steps.
     main:       tried at every step count in a short sweep; the others only in a full one.
     """
@@ -369,6 +380,7 @@ class Sampler:
     options: Mapping[str, Setting] = field(default_factory=dict)
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    falling: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     note: str = ""
     most: int = 100_000
     main: bool = True
@@ -382,7 +394,24 @@ class Sampler:
         for name, _ in plan.options:
             if name not in self.options:
                 raise unknown(f"option of {self.name}", name, self.options)
-        check_settings(self.name, plan.options, self.ranges, self.choices)
+        lists = [(name, value) for name, value in plan.options if name in self.falling]
+        for name, value in lists:
+            if value != self.options[name]:
+                self._check_falling(plan, name, value)
+        check_settings(self.name, (o for o in plan.options if o not in lists), self.ranges, self.choices)
+
+    def _check_falling(self, plan: Plan, name: str, value: Setting) -> None:
+        low, high = self.falling[name]
+        numbers = plan.numbers(name, ())
+        given = f"{name}={settings_text([('', value)])[1:]}"
+        if not numbers:
+            raise BadInput(f"{self.name} takes {name} written 0.8/0.4, or {self.options[name]}; not {given}")
+        if len(numbers) != plan.steps - 1:
+            raise BadInput(
+                f"{given} is for {len(numbers) + 1} steps, not {plan.steps}; give one for each after the first"
+            )
+        if not all(a > b for a, b in pairwise((high, *numbers, low))):
+            raise BadInput(f"{self.name} takes falling {name} between {low:g} and {high:g}; not {given}; sort them")
 
     def calls_at(self, steps: int) -> int | None:
         return None if self.calls is None else self.calls[0] * steps + self.calls[1]

@@ -152,12 +152,12 @@ def test_interval_is_students_t() -> None:
 
 def test_welch_and_holm_agree_with_references() -> None:
     a, b = [2.0, 2.3, 2.9], [4.0, 4.1, 4.6, 3.9]
-    difference, low, high, p = stats.welch(a, b)
+    found = stats.welch(a, b)
     reference = scipy_stats.ttest_ind(a, b, equal_var=False)
     interval = reference.confidence_interval(0.95)
-    assert p == pytest.approx(reference.pvalue)
-    assert (low, high) == pytest.approx((interval.low, interval.high))
-    assert difference == pytest.approx(np.mean(a) - np.mean(b))
+    assert found.p == pytest.approx(reference.pvalue)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert found.mean == pytest.approx(np.mean(a) - np.mean(b))
     # Holm (1979): sorted p times the number of tests left, made monotone.
     assert stats.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert stats.holm([]) == []
