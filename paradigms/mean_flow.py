@@ -169,4 +169,12 @@ class MeanFlow(Paradigm):
         return z
 
 
-RECIPES = (Recipe("mean-flow", MeanFlow, Config(), "average velocity by the mean-flow identity; one step, no teacher"),)
+RECIPES = (
+    Recipe(
+        "mean-flow",
+        MeanFlow,
+        Config(),
+        "average velocity by the mean-flow identity; one step, no teacher",
+        variant_of="consistency",
+    ),
+)

@@ -601,7 +601,7 @@ def test_a_wide_space_is_compared_with_more_of_the_training_split(monkeypatch: p
     assert {split: len(x) for split, x in own.real.items()} == {"test": 300, "train": 300}
     assert {split: len(f[0].values) for split, f in wide.features.items()} == {"test": 640, "train": 640}
     rows = evaluate.quality(Row(), own.dataset.test.x[:640], None, wide, copies=False)
-    assert {row.n_ref for row in rows} == {640}
+    assert {row.n_ref for row in rows if row.features} == {640}
     assert all(math.isfinite(row.value) for row in rows if row.metric == "fd")  # type: ignore[arg-type]
 
 
@@ -797,7 +797,7 @@ def test_more_samples_than_a_tier_draws_are_cut_to_as_many_by_a_fixed_choice(tmp
     space = evaluate.reference("digits").spaces[0].id
     assert {row.n for row in rows} == {700}
     assert only(rows, metric="label_tv", features=space, status="external", split="test").value < 0.05  # type: ignore[operator]
-    assert only(rows, metric="label_accuracy").value > 0.97, "labels are chosen with their samples"  # type: ignore[operator]
+    assert only(rows, metric="label_accuracy", status="external").value > 0.97, "labels are chosen with their samples"  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(
