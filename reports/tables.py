@@ -55,6 +55,26 @@ METRICS: dict[str, tuple[str, str, str, bool]] = {
         "total variation between label histograms of samples and data, by the classifier",
         True,
     ),
+    "label_kl": ("Label KL", "↓", "divergence of the samples' label histogram from the data's, nats", True),
+    "label_modes": ("Labels", "↑", "labels with at least a tenth of their real share of samples", True),
+    "classifier_score": (
+        "Classifier score",
+        "",
+        "the Inception score on the named network: are samples told apart and spread over the classes",
+        False,
+    ),
+    "cas": (
+        "CAS",
+        "↑",
+        "accuracy on real images of a linear classifier trained on samples' features and labels alone",
+        True,
+    ),
+    "sharpness": (
+        "Sharpness",
+        "",
+        "variance of the Laplacian of samples over that of data; near 1 is right, below blur, above noise",
+        False,
+    ),
     "nn_ratio": (
         "NN ratio",
         "",
@@ -67,16 +87,30 @@ METRICS: dict[str, tuple[str, str, str, bool]] = {
         "share of samples that are not nearer to a training example than its own neighbour",
         False,
     ),
+    "nn_gap": (
+        "NN gap",
+        "",
+        "how much nearer samples are to training than to held-out data; 0 is right, 1 is copying",
+        False,
+    ),
+    "fld_gap": (
+        "FLD gap",
+        "",
+        "100/d (NLL of training − of held-out features) under a mixture centred on samples; far below 0 is copying",
+        False,
+    ),
     "w2": ("W₂", "↓", "exact Wasserstein-2 distance to held-out data", True),
     "sw2": ("Sliced W₂", "↓", "sliced Wasserstein-2 distance to held-out data", True),
     "mmd2": ("MMD²", "↓", "squared maximum mean discrepancy", True),
+    "energy": ("Energy", "↓", "energy distance, unbiased", True),
+    "c2st": ("C2ST", "↓", "how often a classifier tells samples from held-out data; 0.5 where it can not", True),
     "modes": ("Modes", "↑", "modes that samples reach", True),
     "mode_kl": ("Mode KL", "↓", "divergence of the samples' shares of modes from equal shares, nats", True),
     "mode_tv": ("Mode TV", "↓", "total variation between shares of modes in samples and in the truth", True),
     "off_support": ("Off support", "↓", "share of samples far from every mode or outside the support", True),
 }
-# The one space whose Frechet distance is called FID: the published network behind its own treatment of an image.
-FID = re.compile(r"inception-2015/299-tensorflow-bilinear,rgb,bytes@[0-9a-f]{12}")
+# The one space whose Frechet distance is called FID: the published weights behind their own treatment of an image.
+FID = "inception-2015/299-tensorflow-bilinear,rgb,bytes@6726825d0af5"
 UNITS = {"bits_per_dim": "bits/dim", "nll": "nats"}
 
 
@@ -170,7 +204,7 @@ def space_name(section: Section, features: str) -> str:
 
 def metric_title(section: Section, metric: str, features: str = "") -> str:
     title = METRICS[metric][0] if metric in METRICS else metric
-    if metric == "fd" and FID.fullmatch(features):
+    if metric == "fd" and features == FID:
         return "FID"
     if features and metric in ("fd", "fd_inf"):
         return f"{title}-{space_name(section, features)}"

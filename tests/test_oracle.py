@@ -19,9 +19,9 @@ from torch import Tensor
 from paradigms import catalogue, edm
 from paradigms.backbones import Backbone, count_calls
 from paradigms.contract import Batch, Data, Kind, Noise, Plan, Space
-from paradigms.maths.denoiser import Denoiser, Velocity
+from paradigms.maths.denoiser import Denoiser
 from paradigms.maths.likelihood import normal_log_prob
-from paradigms.maths.paths import CosinePath, LinearPath
+from paradigms.maths.paths import CosinePath
 from paradigms.maths.samplers import levels
 from paradigms.maths.solvers import grid, nodes, rk4_step, solve
 from paradigms.score_sde import ScoreSDE
@@ -361,92 +361,6 @@ def test_ode_likelihood_with_probes_agrees(name, mixture):
     assert abs(float(gap.mean())) < 4 * float(gap.std()) / math.sqrt(400) + 2e-3
     said = float(estimate.errors["probe"].square().mean().sqrt())
     assert float(gap.std()) == pytest.approx(said, rel=0.5)
-
-
-# ------------------------------------------------------------------------------------------------------ consistency
-
-
-class ExactJump(Backbone):
-    """F of f(x, t) = x - t F, where f carries x to the end of its ODE path; one Gaussian, linear path."""
-
-    def __init__(self, data: Mixture, stretch: float = 1.0) -> None:
-        super().__init__()
-        self.data, self.stretch = data, stretch
-
-    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        t = t.double()[:, None]
-        mean, std = self.data.means[0], self.data.stds[0] * self.stretch
-        spread = ((1 - t).square() * self.data.stds[0].square() + t.square()).sqrt()
-        end = mean + std * (x.double() - (1 - t) * mean) / spread
-        return ((x.double() - end) / t.clamp_min(1e-12)).to(x.dtype)
-
-
-def perfect_jump(data: Mixture, times: int, stretch: float = 1.0):
-    recipe = catalogue.get("consistency")
-    model = build(recipe, PLANE, config=replace(recipe.config, steps_start=times, steps_end=times)).eval()
-    model.teacher.model.net = Exact(data, LinearPath(), Velocity())
-    model.net = model.target = ExactJump(data, stretch)
-    return model
-
-
-def test_the_closed_form_map_minimises_the_consistency_loss(gaussian):
-    """Up to the teacher's Heun step, of third order: doubling the times divides the squared gap by 2^6."""
-    batch = Batch(gaussian.sample(2000).float())
-
-    def gap(times: int, stretch: float = 1.0) -> float:
-        (update,) = perfect_jump(gaussian, times, stretch).updates(batch, 0.5, Noise("c"))
-        assert float(update.terms["times"]) == times
-        assert update.loss >= 0
-        return float(update.terms["gap"].detach())
-
-    gaps = [gap(n) for n in (4, 8, 16, 32)]
-    assert gaps[0] < 0.03
-    ratios = [a / b for a, b in pairwise(gaps)]
-    assert all(r > 12 for r in ratios[1:]), gaps
-    # A map that ends elsewhere and is not the identity at t = 0 is told so.
-    assert gap(32, stretch=1.3) > 100 * gaps[-1]
-
-
-def test_the_consistency_map_is_the_identity_on_data():
-    model = build("consistency", Space((1, 8, 8), 0, 17))
-    x = torch.randn(5, 1, 8, 8)
-    assert torch.equal(model.f(model.net, x, torch.zeros(5), None), x)
-    assert not torch.equal(model.f(model.net, x, torch.full((5,), 0.1), None), x)
-
-
-@pytest.mark.parametrize("steps", [1, 2, 4])
-def test_the_closed_form_map_samples_the_gaussian(steps, gaussian):
-    model, n = perfect_jump(gaussian, 8), 20_000
-    z = prior(n)
-    times = []
-    with torch.no_grad():
-        x = model.sample(z, Plan("multistep", steps), Noise("again"), watch=lambda t, _: times.append(t))
-    assert times == pytest.approx(torch.linspace(1, 0, steps + 1).tolist())
-    if steps == 1:
-        torch.testing.assert_close(x, gaussian.means[0] + gaussian.stds[0] * z)
-    assert ((x.mean(0) - gaussian.mean).abs() / gaussian.stds[0] < 4 / math.sqrt(n)).all()
-    assert (x.std(0) / gaussian.stds[0] - 1).abs().max() < 4 / math.sqrt(2 * n)
-
-
-def test_the_target_is_an_average_and_the_times_double():
-    recipe = catalogue.get("consistency")
-    model = build(recipe, PLANE)
-    with torch.no_grad():
-        for p in model.net.parameters():
-            p.fill_(1.0)
-        for p in model.target.parameters():
-            p.zero_()
-    model.move_target()
-    model.move_target()
-    decay = recipe.config.decay
-    assert all(torch.allclose(p, torch.full_like(p, 1 - decay**2)) for p in model.target.parameters())
-    x = torch.randn(8, 2)
-    seen = [
-        int(next(model.updates(Batch(x), k / 40, Noise(k))).terms["times"]) for k in range(41)
-    ]  # fmt: skip
-    start, end = recipe.config.steps_start, recipe.config.steps_end
-    assert (seen[0], seen[-1]) == (start, end)
-    assert all(b in (a, 2 * a) for a, b in pairwise(seen))
 
 
 # ------------------------------------------------------------------------------------------------- training targets
