@@ -161,7 +161,7 @@ def test_help_and_completion_do_not_wait_for_torch() -> None:
                 cli.app([*verb, "--help"])
             assert "Usage" in text.getvalue()
         assert "flow-matching" in cli._complete_recipe("flow")
-        assert cli._complete_recipes("gan,flow-m") == ["gan,flow-matching"]
+        assert "gan,flow-matching" in cli._complete_recipes("gan,flow-m")
         assert cli._complete_recipes("ro") == ["rows"]
         assert cli._complete_dataset("fashion-mnist")[0] == "fashion-mnist"
         assert cli._complete_tier("q") == ["quick"]
@@ -287,11 +287,11 @@ def test_plans_are_checked_against_the_card() -> None:
         card = cli._card(catalogue.get(recipe).paradigm, recipe)
         cli._plan(card, recipe, sampler, steps, None, options)
 
-    asked("flow-matching", "dopri5", None, "rtol=1e-3")
+    asked("flow-matching", "rk45", None, "rtol=1e-3")
     asked("gan", None, 1)
     for arguments, words in (
-        (("flow-matching", "dopri5", None, "rtol=0", "atol=0"), "rtol|atol"),
-        (("flow-matching", "dopri5", 7), "no number of steps"),
+        (("flow-matching", "rk45", None, "rtol=0", "atol=0"), "rtol|atol"),
+        (("flow-matching", "rk45", 7), "no number of steps"),
         (("flow-matching", "euler", 1_000_000_000), "100,000"),
         (("gan", None, 5), "no number of steps"),
         (("ddpm", "ddim", 10, "eta=5"), "eta"),
@@ -552,7 +552,7 @@ def test_sample_evaluate_time_report(
 
     refused(bench("sample", "vae", "--label", 3), "without labels")
     refused(bench("sample", "flow-matching", "--guidance", 2), "no guidance")
-    refused(bench("sample", "flow-matching", "--sampler", "hein"), "did you mean 'heun'?")
+    refused(bench("sample", "flow-matching", "--sampler", "hein"), "no sampler 'hein'; it has ancestral, ddim")
     refused(bench("sample", "flow-matching", "--option", "eta=x"), "key=number")
 
     scored = json.loads(bench("evaluate", tmp_path / "new" / "v.npz", "--json").stdout)
@@ -614,7 +614,7 @@ def test_a_likelihood_with_options_of_ones_own(
     refused(bench(*arguments, "means:K=3"), "unknown likelihood 'means' of eighth; known: exact, mean")
     refused(bench(*arguments, "mean:K=0"), "mean takes whole numbers K from 1 to 100,000, not 0")
     refused(bench(*arguments, "mean:K=2.5"), "whole numbers K", "not 2.5")
-    refused(bench(*arguments, "mean:K=many"), "--likelihood mean:K=many", "key=number")
+    refused(bench(*arguments, "mean:K=many"), "mean takes a number for K, not 'many'")
     refused(bench(*arguments, "mean:k=3"), "unknown option of mean: 'k'; known: K")
     refused(bench(*arguments, "exact:K=3"), "unknown option of exact: 'K'", "it has none")
     refused(bench("evaluate", "mine.toml", "--likelihood", "exact"), "holds samples")
@@ -665,7 +665,7 @@ def test_rows_of_real_images_copies_noise_and_pngs(theirs: Path) -> None:
     fd = ("fd", "test", "digits")
     assert real[fd]["value"] < 1e-6, "they are the reference"
     assert 0.05 < real["fd", "train", "digits"]["value"] < 1
-    assert real["label_accuracy", "", "digits"]["value"] > 0.98
+    assert real["label_accuracy", "test", "digits"]["value"] > 0.98
     assert real["nn_ratio", "train", ""]["value"] == pytest.approx(1)
     assert copies["nn_ratio", "train", ""]["value"] == 0
     assert copies["authenticity", "train", ""]["value"] == 0
