@@ -58,7 +58,7 @@ def label_distance(fake: Features, real: Features) -> list[Value]:
     Real images are labelled by the same classifier, so that its own preferences cancel. label_tv is the total
     variation, label_kl the divergence of the samples' histogram from the real one in nats, each count with ½ added, so
     that a label that only samples show does not make it infinite; label_modes how many labels get at least a tenth of
-    their real share, and at least one sample.
+    their real share.
     """
     check(fake, real, at_least=1, of="a label histogram")
     a, b = (_histogram(f) for f in (fake, real))
@@ -74,7 +74,7 @@ def label_distance(fake: Features, real: Features) -> list[Value]:
 def covered_modes(found: Tensor, real: Tensor) -> int:
     """How many of the modes that `real` counts (K,) show have at least a tenth of their share in `found` (K,)."""
     expected = real * found.sum() / real.sum()
-    return int(((found >= (COVERED * expected).clamp(min=1)) & (real > 0)).sum())
+    return int(((found >= COVERED * expected) & (real > 0)).sum())
 
 
 def _histogram(features: Features) -> Tensor:
