@@ -82,7 +82,14 @@ _ROOT = Path(__file__).parent.parent
 @cache
 def _own_sources(modules: tuple[str, ...]) -> bytes:
     digest = hashlib.sha256()
-    for path in (*sorted((_ROOT / "paradigms").rglob("*.py")), *(_ROOT / "bench" / f"{name}.py" for name in modules)):
+    bench = _ROOT / "bench"
+    files = [
+        path
+        for name in modules
+        for path in (bench / f"{name}.py", *sorted((bench / name).glob("*.py")))
+        if path.exists()
+    ]
+    for path in (*sorted((_ROOT / "paradigms").rglob("*.py")), *files):
         digest.update(f"{path.relative_to(_ROOT).as_posix()}\0".encode() + path.read_bytes())
     return digest.digest()
 

@@ -73,7 +73,7 @@ class Result:
         """The headline table of the report."""
         import reports
 
-        return reports.comparison(self.frame(), records(self.run_folders))
+        return reports.comparison(self.frame(), records(self.run_folders), families())
 
     def as_json(self) -> dict[str, Any]:
         table = self.comparison()
@@ -337,7 +337,7 @@ def _is_whole(run: Run, out: Path) -> bool:
 def _subject(run: Run, out: Path, tier: Tier) -> measure.Subject:
     paradigm = catalogue.get(run.recipe).paradigm
     assert issubclass(paradigm, Paradigm)  # plan_runs saw to it
-    headline, *others = evaluate.plans(paradigm.card, tier.max_calls, sweep=tier.sweep_seeds > 0)
+    headline, *others = evaluate.plans(paradigm.card, tier.max_calls, tier.sweep if tier.sweep_seeds else "")
     return measure.Subject(run.folder(out), (headline,), tuple(others))
 
 
@@ -367,6 +367,11 @@ def _record_failure(run: Run, out: Path, outcome: Outcome) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------- report
+
+
+def families() -> dict[str, str]:
+    """For each recipe the one that it varies, or itself: the report sets them together."""
+    return {name: recipe.variant_of or name for name, recipe in catalogue.recipes().items()}
 
 
 def records(folders: Sequence[Path]) -> list[dict[str, Any]]:
@@ -420,7 +425,7 @@ def report(
     if (kept := _kept_report(to, key)) is not None:
         return kept
     try:
-        written = reports.render(store.frame(folders), records(run_folders), grids or None, to, wanted)
+        written = reports.render(store.frame(folders), records(run_folders), grids or None, to, wanted, families())
     except OSError as error:
         raise BadInput(f"can not write the report to {to}: {error.strerror or error}; choose another --to") from None
     except ValueError as error:
@@ -433,7 +438,7 @@ def _report_key(folders: Sequence[Path], formats: Sequence[str]) -> str:
     """All that a report depends on: what the folders hold, and the sources that draw it."""
     import reports
 
-    digest = hashlib.sha256(repr(formats).encode())
+    digest = hashlib.sha256(repr((formats, sorted(families().items()))).encode())
     for folder in folders:
         digest.update(f"{folder}\0{sorted((n, f['sha256']) for n, f in store.manifest(folder).items())}\0".encode())
     for path in sorted(Path(reports.__file__).parent.iterdir()):

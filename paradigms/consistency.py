@@ -1,39 +1,53 @@
-"""Consistency distillation: one network that jumps from any point of a teacher's ODE path to the path's end.
+"""Consistency: one network that jumps from any point of an ODE path to the path's end, distilled or trained from data.
 
-Model.      f(x_t, t) = x_t - t F(x_t, t, y): along the linear path x_t = (1 - t) x + t eps the velocity is (x_t - x) / t, so
-            F is a mean velocity from t to 0. f(x, 0) = x holds by construction (Song et al. 2023, eq. 5, with c_skip = 1
-            and c_out = -t). F starts as the teacher's velocity network.
+Model.      Along x_t = (1 - t) x + t eps, with D(x_t, t) what a denoiser expects of x and s = t / (1 - t) its noise,
+                f(x_t, t) = (s_min / s) x_t / (1 - t) + (1 - s_min / s) D(x_t, t),
+            an Euler step of the ODE from s to s_min. f(x_t, t_min) = x_t / (1 - t_min), the identity, holds by
+            construction (Song et al. 2023, eq. 5). Where t_min = 0 it is f = D = x_t - t F, F a mean velocity from t to 0.
 
-Objective.  On neighbouring times s < t of one path (eq. 7): x_t is a noised example, x_s one Heun step of the teacher
-            from it, and
-                E rho( f(x_t, t), f-(x_s, s) ) / (t - s)^p
-            where f- is an exponential average of f without gradient and rho the pseudo-Huber distance. The number of
-            times doubles as training goes on: few at first (little variance), many at the end (little bias).
+Objective.  For neighbouring times r < t of one path, f- a copy of f without gradient and d the pseudo-Huber distance
+            d(a, b) = sqrt(|a - b|^2 + c^2) - c,
+                E d( f(x_t, t), f-(x_r, r) ) / (t - r).
+            Distillation: x_r is one Heun step of a teacher from x_t (eq. 7), f- an exponential average.
+            Training: x_r has the same x and eps as x_t (improved training, eq. 2-5), f- the weights as they are. Times lie
+            on a grid whose number of steps doubles as training goes on: little variance first, little bias at last.
+            Easy: the same from a trained denoiser's weights, with r -> t (Geng et al., eq. 9-10),
+                1 - s_r / s = n(s) / q^(stage + 1),    n(s) = 1 + k sigmoid(-b s),
+            which begins with r = 0 (the denoiser's own loss) and ends with a nearly continuous one.
 
-Sampling.   One step: f(z, 1). More (algorithm 1): noise the result back to a lower time and map again.
+Sampling.   One step: f(z, t_max). More (algorithm 1): noise the result back to a lower time and map again.
 
 Likelihood. None: the model defines samples, not a density.
 
 References
     Y. Song, P. Dhariwal, M. Chen, I. Sutskever. Consistency Models. ICML 2023. arXiv:2303.01469
     Y. Song, P. Dhariwal. Improved Techniques for Training Consistency Models. ICLR 2024. arXiv:2310.14189
+    Z. Geng, A. Pokle, W. Luo, J. Lin, J. Z. Kolter. Consistency Models Made Easy. ICLR 2025. arXiv:2406.14548
 
 Where this differs from the papers
-    - The teacher is a flow-matching model, so the path is linear and the boundary condition needs no sigma_data.
-    - The curriculum of step counts and the pseudo-Huber distance, proposed for training, are used in distillation.
+    - One path for all parents: at equal s the states of two paths differ by a factor, so a teacher of any Gaussian path is
+      asked in linear coordinates. For an EDM network c_out is then the paper's, c_skip = (s s_min + sigma_data^2) /
+      (s^2 + sigma_data^2), which differs from the paper's by at most the order of s_min and starts f at the teacher's
+      own Euler step.
+    - The grid is even in t, not Karras et al.'s in s. The curriculum and the pseudo-Huber distance, proposed for training,
+      serve in distillation too.
+    - Easy: c is that of improved training, not 0, at which a perfect f has no gradient. No dropout.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from paradigms.backbones import build
 from paradigms.contract import (
     Batch,
     Card,
@@ -48,15 +62,132 @@ from paradigms.contract import (
     Update,
     require,
 )
+from paradigms.maths.denoiser import Denoiser, Velocity
 from paradigms.maths.likelihood import dequantise
 from paradigms.maths.paths import LinearPath, expand
 from paradigms.maths.solvers import heun_step
 from paradigms.optim import adamw, check_training, cosine
 
+LINEAR = LinearPath()
+
+
+# ------------------------------------------------------------------------------------------------------ the map f
+
+
+def jump(d: Denoiser, x_t: Tensor, t: Tensor) -> Tensor:
+    """f(x_t, t) of a denoiser on the linear path: x_t (B, ...) carried to s_min; t (B,) in [t_min, t_max]."""
+    x0, _ = d.both(x_t, t)
+    if d.t_min == 0:
+        return x0
+    t_min = torch.as_tensor(d.t_min, dtype=t.dtype, device=t.device)
+    # Of equal operations, so that at t = t_min it is 1 to the last digit and the network has no say.
+    share = ((1 - t) / t) / ((1 - t_min) / t_min)
+    return expand(t_min / (1 - t_min) / t, x_t) * x_t + expand(1 - share, x_t) * x0
+
+
+def noised(d: Denoiser, x: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+    """What f carries to x, drawn anew: x has noise s_min already, so sqrt(s^2 - s_min^2) is added. eps as x; t (B,)."""
+    rest = (t.square() - ((1 - t) * (d.t_min / (1 - d.t_min))).square()).clamp_min(0).sqrt()
+    return expand(1 - t, x) * x + expand(rest, x) * eps
+
+
+def pseudo_huber(error: Tensor, c: float) -> Tensor:
+    """sqrt(|e|^2 + c^2) - c of squared errors |e|^2 (B,)."""
+    return torch.sqrt(error + c**2) - c
+
+
+def doubled(start: int, end: int, progress: float) -> int:
+    """start, 2 start, ... end, each for an equal part of the training."""
+    doublings = int(math.log2(end / start))
+    return start * 2 ** min(int(progress * (doublings + 1)), doublings)
+
+
+def check_steps(config: Any) -> None:
+    """Of a config with steps_start and steps_end, for its __post_init__."""
+    require(1 <= config.steps_start <= config.steps_end, "steps_start must be from 1 to steps_end")
+    ratio = config.steps_end / config.steps_start
+    require(math.log2(ratio).is_integer(), "steps_end must be steps_start times a power of two")
+
+
+CARD = Card(
+    title="Consistency model (distilled)",
+    paper="Song et al., Consistency Models",
+    year=2023,
+    url="https://arxiv.org/abs/2303.01469",
+    samplers=(
+        Sampler(
+            "multistep",
+            (1, 2, 4, 8),
+            stochastic=True,
+            options={"times": "even"},
+            falling={"times": (0.001, 0.999)},
+            note="1 is the one-step map; times: of the later steps, noise as its share t of the linear path",
+        ),
+    ),
+    default=Plan("multistep", 1),
+    no_likelihood="a consistency model defines samples, not a density",
+)
+
+
+class Consistency(Paradigm):
+    """What the three share: `net` behind a denoiser on the linear path, and the sampler."""
+
+    net: nn.Module
+
+    @abstractmethod
+    def denoiser_of(self, net: nn.Module, y: Tensor | None) -> Denoiser:
+        """The denoiser that f is made of, with `net` as its network, on the linear path."""
+
+    def f(self, net: nn.Module, x_t: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        return jump(self.denoiser_of(net, y), x_t, t)
+
+    def optimizers(self) -> dict[nn.Module, Optimizer]:
+        return {self.net: adamw(self.net, self.config.lr)}
+
+    def update(
+        self, f: Tensor, goal: Tensor, weight: Tensor | float, progress: float, terms: dict[str, Tensor]
+    ) -> Update:
+        """A step towards f = goal, (B, ...); weight (B,)."""
+        error = (f - goal).square().flatten(1).sum(1)
+        scale = math.sqrt(self.space.dim)
+        loss = (weight * pseudo_huber(error, self.config.huber * scale)).mean() / scale
+        terms = {"loss": loss, "gap": error.mean(), **terms}
+        return Update(self.net, loss, terms, {"lr": self.config.lr * cosine(progress)}, clip=self.config.clip)
+
+    def prior(self, n: int, noise: Noise) -> Tensor:
+        return noise.normal(n, *self.space.shape)
+
+    def sample(
+        self,
+        z: Tensor,
+        plan: Plan,
+        noise: Noise,
+        cond: Tensor | None = None,
+        watch: Callable[[float, Tensor], None] | None = None,
+    ) -> Tensor:
+        d = self.denoiser_of(self.net, cond)
+        even = tuple(d.t_max * (1 - i / plan.steps) for i in range(1, plan.steps))
+        times = (d.t_max, *(min(max(t, d.t_min), d.t_max) for t in plan.numbers("times", even)))
+        x_t, x = d.t_max * z, z
+        for i, t in enumerate(times):
+            row = z.new_full((len(z),), t)
+            if i:
+                x_t = noised(d, x, noise.normal(*z.shape).to(z), row)
+            if watch:
+                watch(t, x_t)
+            x = jump(d, x_t, row)
+        if watch:
+            watch(0.0, x)
+        return x
+
+
+# --------------------------------------------------------------------------------------------------- distillation
+
 
 @dataclass(frozen=True)
 class Config:
-    """steps_start, steps_end: times on the path at the start and at the end. decay: of the target's average.
+    """steps_start, steps_end: of the grid of times at the start and at the end. decay: of the target's average; 0: it is
+    the network without gradient.
 
     huber: c of the pseudo-Huber distance in units of sqrt(D). batch, lr, clip: training.
     """
@@ -71,100 +202,207 @@ class Config:
 
     def __post_init__(self) -> None:
         check_training(self)
-        require(1 <= self.steps_start <= self.steps_end, "steps_start must be from 1 to steps_end")
-        ratio = self.steps_end / self.steps_start
-        require(math.log2(ratio).is_integer(), "steps_end must be steps_start times a power of two")
+        check_steps(self)
         require(0 <= self.decay < 1, "decay must be from 0 to below 1")
-        require(self.huber >= 0, "huber must be at least 0")
+        require(self.huber > 0, "huber must be above 0")
 
 
-class Consistency(Paradigm):
-    """See the module's text. `net`: F, `target`: its average f- is made of; the teacher is held frozen."""
+class ConsistencyDistillation(Consistency):
+    """`net`: F, started from the teacher's. `target`: f-'s, its average. The teacher is held frozen."""
 
-    card = Card(
-        title="Consistency model (distilled)",
-        paper="Song et al., Consistency Models",
-        year=2023,
-        url="https://arxiv.org/abs/2303.01469",
-        samplers=(Sampler("multistep", (1, 2, 4, 8), stochastic=True, note="1 is the one-step map"),),
-        default=Plan("multistep", 1),
-        no_likelihood="a consistency model defines samples, not a density",
-    )
+    card = CARD
 
     def __init__(self, config: Config, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
         super().__init__(config, space, width, parents)
-        self.path = LinearPath()
         self.teacher = parents["teacher"]
-        path = self.teacher.model.denoiser().path
-        if path != self.path:
-            raise ValueError(f"the teacher's path is {path}; this map is written for {self.path}")
         self.net = copy.deepcopy(self.teacher.model.net).requires_grad_(True)
         self.target = copy.deepcopy(self.net).requires_grad_(False)
 
-    def optimizers(self) -> dict[nn.Module, Optimizer]:
-        return {self.net: adamw(self.net, self.config.lr)}
-
-    def f(self, net: nn.Module, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-        return x - expand(t, x) * net(x, t, y)
+    def denoiser_of(self, net: nn.Module, y: Tensor | None) -> Denoiser:
+        return replace(self.teacher.model.denoiser(y).on(LINEAR), net=net)
 
     def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
         x, y = dequantise(batch.x, self.space.levels, noise), batch.y
-        doublings = math.log2(self.config.steps_end / self.config.steps_start)
-        n = self.config.steps_start * 2 ** min(int(progress * (doublings + 1)), int(doublings))
+        teacher = self.teacher.model.denoiser(y).on(LINEAR)
+        n = doubled(self.config.steps_start, self.config.steps_end, progress)
         i = 1 + noise.integers(n, len(x))
-        t, s = i / n, (i - 1) / n
-        x_t = self.path.perturb(x, noise.normal(*x.shape), t)
+        span = teacher.t_max - teacher.t_min
+        t, r = (teacher.t_min + span * (k / n) for k in (i, i - 1))
+        x_t = LINEAR.perturb(x, noise.normal(*x.shape), t)
         with torch.no_grad():
-            x_s = heun_step(self.teacher.model.denoiser(y).velocity, x_t, t, s, expand(s - t, x))
-            goal = self.f(self.target, x_s, s, y)
-        c = self.config.huber * math.sqrt(self.space.dim)
-        error = (self.f(self.net, x_t, t, y) - goal).square().flatten(1).sum(1)
-        loss = ((torch.sqrt(error + c**2) - c) * n).mean() / math.sqrt(self.space.dim)
-        terms = {"loss": loss, "gap": error.mean(), "times": torch.tensor(float(n))}
-        yield Update(
-            self.net,
-            loss,
-            terms,
-            {"lr": self.config.lr * cosine(progress)},
-            clip=self.config.clip,
-            after=self.move_target,
-        )
+            x_r = heun_step(teacher.velocity, x_t, t, r, expand(r - t, x))
+            goal = self.f(self.target, x_r, r, y)
+        f = self.f(self.net, x_t, t, y)
+        update = self.update(f, goal, n / span, progress, {"times": torch.tensor(float(n))})
+        yield update._replace(after=self.move_target)
 
     @torch.no_grad()
     def move_target(self) -> None:
         torch._foreach_lerp_(list(self.target.parameters()), list(self.net.parameters()), 1 - self.config.decay)
 
-    def prior(self, n: int, noise: Noise) -> Tensor:
-        return noise.normal(n, *self.space.shape)
 
-    def sample(
-        self,
-        z: Tensor,
-        plan: Plan,
-        noise: Noise,
-        cond: Tensor | None = None,
-        watch: Callable[[float, Tensor], None] | None = None,
-    ) -> Tensor:
-        times = [1 - i / plan.steps for i in range(plan.steps)]
-        x_t = x = z
-        for i, t in enumerate(times):
-            row = z.new_full((len(z),), t)
-            if i:
-                x_t = self.path.perturb(x, noise.normal(*z.shape), row)
-            if watch:
-                watch(t, x_t)
-            x = self.f(self.net, x_t, row, cond)
-        if watch:
-            watch(0.0, x)
-        return x
+# ------------------------------------------------------------------------------------------------------- training
 
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """steps_start, steps_end: of the grid of times at the start and at the end. P_mean, P_std: of log s.
+
+    huber: c of the pseudo-Huber distance in units of sqrt(D). batch, lr, clip: training. backbone: "auto" or "mlp".
+    """
+
+    steps_start: int = 8
+    steps_end: int = 128
+    P_mean: float = -1.1
+    P_std: float = 2.0
+    huber: float = 0.00054
+    batch: int = 64
+    lr: float = 1e-3
+    clip: float = 1.0
+    backbone: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_training(self)
+        check_steps(self)
+        require(self.P_std > 0, "P_std must be above 0")
+        require(self.huber > 0, "huber must be above 0")
+
+
+class ConsistencyTraining(Consistency):
+    """Improved training from data alone. `net`: F of f = x_t - t F."""
+
+    card = replace(
+        CARD,
+        title="Consistency model (improved training)",
+        paper="Song & Dhariwal, Improved Techniques for Training Consistency Models",
+        year=2024,
+        url="https://arxiv.org/abs/2310.14189",
+    )
+
+    def __init__(self, config: TrainingConfig, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
+        super().__init__(config, space, width, parents)
+        self.net = build.denoiser(space, width, 0.0, config.backbone)
+
+    def denoiser_of(self, net: nn.Module, y: Tensor | None) -> Denoiser:
+        return Denoiser(net, LINEAR, Velocity(), told, t_min=0.0, y=y)
+
+    def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
+        x, y = dequantise(batch.x, self.space.levels, noise), batch.y
+        eps, log_s = noise.normal(*x.shape), self.config.P_mean + self.config.P_std * noise.normal(len(x))
+        n = doubled(self.config.steps_start, self.config.steps_end, progress)
+        # The interval of the grid that a log-normal s falls into.
+        i = (torch.sigmoid(log_s) * n).ceil().clamp(1, n)
+        t, r = i / n, (i - 1) / n
+        with torch.no_grad():
+            goal = self.f(self.net, LINEAR.perturb(x, eps, r), r, y)
+        f = self.f(self.net, LINEAR.perturb(x, eps, t), t, y)
+        yield self.update(f, goal, float(n), progress, {"times": torch.tensor(float(n))})
+
+
+def told(t: Tensor) -> Tensor:
+    """What the network is told of the time: t itself."""
+    return t
+
+
+# ----------------------------------------------------------------------------------------------------------- easy
+
+
+@dataclass(frozen=True)
+class EasyConfig:
+    """P_mean, P_std: of log s. q, stages: 1 - s_r / s falls as q^-stage over so many stages. k, b: of n(s).
+
+    huber: c of the pseudo-Huber distance in units of sqrt(D). batch, lr, clip: training.
+    """
+
+    P_mean: float = -1.1
+    P_std: float = 2.0
+    q: float = 2.0
+    stages: int = 8
+    k: float = 8.0
+    b: float = 1.0
+    huber: float = 0.00054
+    batch: int = 64
+    lr: float = 1e-3
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_training(self)
+        require(self.P_std > 0, "P_std must be above 0")
+        require(self.q > 1, "q must be above 1")
+        require(self.stages >= 1, "stages must be at least 1")
+        require(self.k >= 0, "k must be at least 0")
+        require(self.huber > 0, "huber must be above 0")
+
+
+class EasyConsistency(Consistency):
+    """`net`: F, started from the parent's, whose path and preconditioning f goes on with."""
+
+    card = replace(
+        CARD,
+        title="Easy consistency tuning (ECT)",
+        paper="Geng et al., Consistency Models Made Easy",
+        year=2025,
+        url="https://arxiv.org/abs/2406.14548",
+    )
+
+    def __init__(self, config: EasyConfig, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
+        super().__init__(config, space, width, parents)
+        self.start = parents["start"]
+        self.net = copy.deepcopy(self.start.model.net).requires_grad_(True)
+
+    def denoiser_of(self, net: nn.Module, y: Tensor | None) -> Denoiser:
+        return replace(self.start.model.denoiser(y).on(LINEAR), net=net)
+
+    def times(self, log_s: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+        """s and s_r (B,), s_r < s; log_s (B,)."""
+        stage = min(int(progress * self.config.stages), self.config.stages - 1)
+        s = log_s.exp()
+        gap = (1 + self.config.k * torch.sigmoid(-self.config.b * s)) / self.config.q ** (stage + 1)
+        return s, s * (1 - gap).clamp_min(0)
+
+    def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
+        x, y = dequantise(batch.x, self.space.levels, noise), batch.y
+        eps, log_s = noise.normal(*x.shape), self.config.P_mean + self.config.P_std * noise.normal(len(x))
+        d = self.denoiser_of(self.net, y)
+        s, s_r = self.times(log_s, progress)
+        t, r = ((v / (1 + v)).clamp(d.t_min, d.t_max) for v in (s, s_r))
+        with torch.no_grad():
+            goal = jump(d, LINEAR.perturb(x, eps, r), r)
+        f = jump(d, LINEAR.perturb(x, eps, t), t)
+        yield self.update(f, goal, 1 / (s - s_r), progress, {"gap_s": (1 - s_r / s).mean()})
+
+
+FLOW = {"teacher": Need("flow-matching")}
 
 RECIPES = (
     Recipe(
-        "consistency",
-        Consistency,
-        Config(),
-        "distilled from flow-matching; one to a few steps",
-        needs={"teacher": Need("flow-matching")},
+        "consistency", ConsistencyDistillation, Config(), "distilled from flow-matching; one to a few steps", needs=FLOW,
+        aliases=("consistency-distillation",),
     ),
-)
+    Recipe(
+        "consistency-equal-total", ConsistencyDistillation, Config(), "half of the budget for the teacher, half for the map",
+        needs={"teacher": Need("flow-matching", share=0.5)}, share=0.5,
+        variant_of="consistency", title="Consistency model (distilled), one budget with its teacher",
+    ),
+    Recipe(
+        "consistency-edm", ConsistencyDistillation, Config(), "distilled from edm", needs={"teacher": Need("edm")},
+        variant_of="consistency", title="Consistency model (distilled from EDM)",
+    ),
+    Recipe(
+        "consistency-training", ConsistencyTraining, TrainingConfig(), "trained from data alone, without a teacher",
+        variant_of="consistency", aliases=("ict",),
+    ),
+    Recipe(
+        "easy-consistency", EasyConsistency, EasyConfig(), "tuned from a trained flow-matching model, r -> t",
+        needs={"start": Need("flow-matching")}, variant_of="consistency", aliases=("ect",),
+    ),
+    Recipe(
+        "easy-consistency-edm", EasyConsistency, EasyConfig(), "tuned from a trained edm model, r -> t",
+        needs={"start": Need("edm")}, variant_of="consistency", title="Easy consistency tuning (ECT) of EDM",
+    ),
+    Recipe(
+        "easy-consistency-equal-total", EasyConsistency, EasyConfig(), "half of the budget for the start, half for the tuning",
+        needs={"start": Need("flow-matching", share=0.5)}, share=0.5,
+        variant_of="consistency", title="Easy consistency tuning (ECT), one budget with its start",
+    ),
+)  # fmt: skip

@@ -15,6 +15,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -36,6 +37,7 @@ __all__ = [
     "Kind",
     "Need",
     "Noise",
+    "Pairs",
     "Paradigm",
     "Plan",
     "Recipe",
@@ -94,31 +96,48 @@ class Batch(NamedTuple):
     y: Tensor | None = None
 
 
+class Pairs(Batch):
+    """A batch of examples that a model made, and z (B, *shape) float32, the noise that each was made of."""
+
+    z: Tensor
+
+    def __new__(cls, x: Tensor, y: Tensor | None, z: Tensor) -> Pairs:
+        pairs = super().__new__(cls, x, y)
+        pairs.z = z
+        return pairs
+
+
 @dataclass(frozen=True)
 class Data:
-    """A split held on one device: integers where the space has levels, float32 otherwise; batched by index."""
+    """A split held on one device: integers where the space has levels, float32 otherwise; batched by index.
+
+    z: the noise that each example was made of, where `Trainable.prepare` drew such pairs.
+    """
 
     x: Tensor
     y: Tensor | None
     space: Space
+    z: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x)
 
     def batch(self, index: Tensor) -> Batch:
-        """The examples at `index` (B,), encoded; labels only when the space has classes."""
+        """The examples at `index` (B,), encoded; labels only when the space has classes. `Pairs` where there is z."""
         y = self.y.index_select(0, index) if self.y is not None and self.space.classes else None
-        return Batch(self.space.encode(self.x.index_select(0, index)), y)
+        x = self.space.encode(self.x.index_select(0, index))
+        return Batch(x, y) if self.z is None else Pairs(x, y, self.z.index_select(0, index))
 
     def all(self) -> Batch:
-        return Batch(self.space.encode(self.x), self.y if self.space.classes else None)
+        return self.batch(torch.arange(len(self), device=self.x.device))
 
     def unlabelled(self) -> Data:
         """The same examples for a model that is told no labels."""
         return replace(self, y=None, space=replace(self.space, classes=0))
 
     def to(self, device: torch.device | str) -> Data:
-        return replace(self, x=self.x.to(device), y=None if self.y is None else self.y.to(device))
+        y, z = (None if v is None else v.to(device) for v in (self.y, self.z))
+        return replace(self, x=self.x.to(device), y=y, z=z)
 
 
 # ---------------------------------------------------------------------------------------------------- randomness
@@ -258,11 +277,13 @@ class Trainable(nn.Module, ABC):
 class Frozen:
     """A trained parent held by a child: its averaged weights, in eval mode, without gradients.
 
+    images: the examples that it was trained on, repetitions counted: what its training cost, whatever the budget is in.
     Not a Module on purpose: a child that stores it does not train, average or save it.
     """
 
-    def __init__(self, model: Trainable) -> None:
+    def __init__(self, model: Trainable, images: int = 0) -> None:
         self.model: Any = model.eval().requires_grad_(False)
+        self.images = images
 
 
 # -------------------------------------------------------------------------------------------- sampling, likelihood
@@ -290,6 +311,14 @@ class _Options:
 
     def word(self, name: str, default: str) -> str:
         return str(dict(self.options).get(name, default))
+
+    def numbers(self, name: str, default: tuple[float, ...]) -> tuple[float, ...]:
+        """A list of numbers written 0.8/0.4; `default` for a word in its place."""
+        value = dict(self.options).get(name, "")
+        try:
+            return tuple(float(v) for v in str(value).split("/"))
+        except ValueError:
+            return default
 
 
 @dataclass(frozen=True)
@@ -337,6 +366,8 @@ class Sampler:
     stochastic: draws noise beyond the prior.
     options:    what `Plan.options` may hold, with defaults; `ranges` the numbers that each may take, both ends included
                 (two ints: whole numbers only), `choices` the words.
+    falling:    options that are lists of falling numbers strictly within a range, one for each step after the first,
+                written 0.8/0.4; their default is a word.
     most:       the largest number of steps.
     main:       tried at every step count in a short sweep; the others only in a full one.
     """
@@ -349,6 +380,7 @@ class Sampler:
     options: Mapping[str, Setting] = field(default_factory=dict)
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    falling: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     note: str = ""
     most: int = 100_000
     main: bool = True
@@ -362,7 +394,24 @@ class Sampler:
         for name, _ in plan.options:
             if name not in self.options:
                 raise unknown(f"option of {self.name}", name, self.options)
-        check_settings(self.name, plan.options, self.ranges, self.choices)
+        lists = [(name, value) for name, value in plan.options if name in self.falling]
+        for name, value in lists:
+            if value != self.options[name]:
+                self._check_falling(plan, name, value)
+        check_settings(self.name, (o for o in plan.options if o not in lists), self.ranges, self.choices)
+
+    def _check_falling(self, plan: Plan, name: str, value: Setting) -> None:
+        low, high = self.falling[name]
+        numbers = plan.numbers(name, ())
+        given = f"{name}={settings_text([('', value)])[1:]}"
+        if not numbers:
+            raise BadInput(f"{self.name} takes {name} written 0.8/0.4, or {self.options[name]}; not {given}")
+        if len(numbers) != plan.steps - 1:
+            raise BadInput(
+                f"{given} is for {len(numbers) + 1} steps, not {plan.steps}; give one for each after the first"
+            )
+        if not all(a > b for a, b in pairwise((high, *numbers, low))):
+            raise BadInput(f"{self.name} takes falling {name} between {low:g} and {high:g}; not {given}; sort them")
 
     def calls_at(self, steps: int) -> int | None:
         return None if self.calls is None else self.calls[0] * steps + self.calls[1]

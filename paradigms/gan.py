@@ -67,6 +67,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -121,6 +122,15 @@ class Adversarial(Paradigm):
 
     generator: nn.Module
     critic: nn.Module
+
+    @staticmethod
+    def refuses(config: Any, space: Space) -> str | None:
+        most = max(64, space.dim)
+        if config.latent <= most:
+            return None
+        return (
+            f"of a latent of {config.latent} dimensions no more than the {space.dim} of x are used; take at most {most}"
+        )
 
     def optimizers(self) -> dict[nn.Module, Optimizer]:
         betas = (self.config.beta1, self.config.beta2)

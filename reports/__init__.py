@@ -21,17 +21,20 @@ __all__ = ["FORMATS", "comparison", "render"]
 FORMATS = ("html", "md", "tex", "csv")
 
 
-def comparison(frame: DataFrame, runs: Sequence[Mapping[str, Any]] = ()) -> DataFrame:
+def comparison(
+    frame: DataFrame, runs: Sequence[Mapping[str, Any]] = (), families: Mapping[str, str] | None = None
+) -> DataFrame:
     """The headline table: a row per recipe and baseline, best first, for every data set and tier in the rows.
 
     The columns named in `.attrs["display"]` are strings to print ("2.04 ± 0.21", a trailing * marks the best and their
     ties); the others are the same as numbers (`fd-digits-test`, its half-width `fd-digits-test_half` ...) and
-    `kind_of_row`, "recipe", "baseline" or "failed". `runs` tells runs of one recipe with different settings apart.
+    `kind_of_row`, "recipe", "baseline" or "failed". `runs` tells runs of one recipe with different settings apart;
+    `families` the recipe that each one varies, or itself: they stand together, that one first.
     """
     from reports.sections import sections
     from reports.tables import comparison as compare
 
-    return compare(sections(frame, runs))
+    return compare(sections(frame, runs, families))
 
 
 def render(
@@ -40,16 +43,18 @@ def render(
     real_grid: GridSource,
     to: Path,
     formats: Sequence[str] = FORMATS,
+    families: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """Write the report into the folder `to` and return the files written, the page first.
 
     frame:     one row per metric value, with the columns of the row schema; missing columns count as empty.
     runs:      what each run.json holds plus "folder", the run's folder with log.jsonl and grid.png.
     real_grid: a PNG of real held-out examples, as a path or as bytes; or one for each data set by name; or None.
+    families:  for each recipe the one that it varies, or itself; rows of a family stand together.
     formats:   any of "html", "md", "tex", "csv". Figures are written as SVG and PDF with html, md and tex.
 
     Raises ValueError for an unknown format and OSError when `to` can not be written.
     """
     from reports.page import write
 
-    return write(frame, runs, real_grid, to, formats)
+    return write(frame, runs, real_grid, to, formats, families)

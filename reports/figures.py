@@ -40,7 +40,7 @@ from reports.sections import (
     run_id,
     seed_means,
 )
-from reports.stats import Summary, summarise
+from reports.stats import Summary, profile, summarise
 from reports.tables import UNITS, metric_title
 
 INK, MUTED, GRID, PAPER = "#1f2329", "#59636f", "#d1d9e1", "#fefefe"
@@ -415,7 +415,13 @@ def _x(value: float, unit: str) -> str:
 # ------------------------------------------------------------------------------------------------------------ dots
 
 
-_SHORT = {"real-train": "floor", "gaussian": "Gaussian", "uniform": "uniform", "pixel-histograms": "pixel histograms"}
+_SHORT = {
+    "real-train": "floor",
+    "gaussian": "Gaussian",
+    "uniform": "uniform",
+    "pixel-histograms": "pixel histograms",
+    "train-copies": "copies",
+}
 
 
 @dataclass(frozen=True)
@@ -588,6 +594,37 @@ def budget_curve(section: Section) -> Picture | None:
     alt = f"{name} on {section.title} after parts of the training budget, {len(lines)} recipes."
     caption = "Whether the order depends on the budget. Default plans; bars: 95 % t-intervals."
     return _draw(f"{section.slug}-budget", f"{name} over the training budget", caption, alt, (4.7, 3.5), paint)
+
+
+# -------------------------------------------------------------------------------------------- over several data sets
+
+
+def profiles(slug: str, strata: Mapping[str, Sequence[Sequence[float]]], marks: Mapping[str, int]) -> Picture:
+    """The share of a recipe's runs that score no more than a threshold, over all data sets: higher is better."""
+    everyone = [v for sets in strata.values() for values in sets for v in values]
+    low, high = min(0.0, *everyone), min(max(everyone), 2.0)
+    thresholds = np.linspace(low, high, 201)
+
+    def paint(d: _Drawing) -> None:
+        ax = d.figure.subplots()
+        for i, (name, sets) in enumerate(strata.items()):
+            tone = colour(marks[name])
+            shares = profile(sets, thresholds.tolist())
+            ax.step(thresholds, shares, where="post", color=tone, lw=1.3, ls=STYLES[i % 4],
+                    gid=d.name(f"{name}: half of the runs score at most {_half(thresholds, shares)}", marks[name]))  # fmt: skip
+            d.legend.append(_handle(name, marks[name]))
+        ax.set_ylim(0, 1.02)
+        ax.set_xlabel("normalised score: 0 real training data, 1 Gaussian fit")
+        ax.set_ylabel("share of runs at or below ↑")
+
+    alt = f"Performance profiles of {words.listing(list(strata))}: the share of runs at or below each normalised score."
+    caption = "A curve above another is better at every threshold; data sets weigh alike."
+    return _draw(f"{slug}-profile", "Performance profiles", caption, alt, (5.9, 3.6), paint)
+
+
+def _half(thresholds: np.ndarray, shares: Sequence[float]) -> str:
+    reached = [t for t, share in zip(thresholds, shares) if share >= 0.5]
+    return words.number(float(reached[0])) if reached else "more than is drawn"
 
 
 # ------------------------------------------------------------------------------------------------- training curves

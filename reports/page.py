@@ -23,6 +23,7 @@ from markupsafe import Markup
 from PIL import Image, UnidentifiedImageError
 
 from reports import FORMATS, figures, tables, verdict, words
+from reports.across import Across, across
 from reports.figures import Picture
 from reports.sections import Section, plan_text, run_id, sections
 from reports.tables import Cell, Table
@@ -147,6 +148,7 @@ class Page:
     plans: Table | None
     pairs: Table | None
     failed: Table | None
+    sources: Table | None
     limitations: list[str]
     provenance: list[tuple[str, str]]
     commands: list[tuple[str, str]]
@@ -179,6 +181,7 @@ def _page(section: Section, many_tiers: bool, with_figures: bool, real: GridSour
         plans if plans and plans.lines else None,
         tables.pairs(section),
         tables.failed(section),
+        tables.sources(section),
         verdict.limitations(section),
         verdict.provenance(section),
         verdict.commands(section),
@@ -210,7 +213,7 @@ def _harmless(value: object) -> object:
     return words.visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _html(pages: Sequence[Page], csv_text: str) -> str:
+def _html(pages: Sequence[Page], together: Sequence[Across], csv_text: str) -> str:
     _embed([t for p in pages for t in (*p.grids, *p.more_grids)])
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
@@ -227,6 +230,7 @@ def _html(pages: Sequence[Page], csv_text: str) -> str:
         title=title,
         lede=lede,
         pages=pages,
+        together=together,
         glyph=figures.glyph,
         style=(HERE / "report.css").read_text(encoding="utf-8"),
         script=script,
@@ -249,7 +253,7 @@ def _md_table(table: Table) -> str:
     lines = [" | ".join(words.markdown(h) for h in heads), " | ".join(rule)]
     for line in table.lines:
         name = words.markdown(line.name) + (f" ({words.markdown(line.sub)})" if line.sub else "")
-        name = f"*{name}*" if line.kind == "baseline" else name
+        name = f"*{name}*" if line.kind in ("baseline", "external") else f"– {name}" if line.member else name
         lines.append(" | ".join([name, *(_md_cell(c) for c in line.cells)]))
     return "\n".join(f"| {line} |" for line in lines)
 
@@ -259,7 +263,7 @@ def _md_block(table: Table) -> list[str]:
     return [f"### {words.markdown(table.title)}", words.markdown(table.caption), _md_table(table), "\n".join(notes)]
 
 
-def _markdown(pages: Sequence[Page]) -> str:
+def _markdown(pages: Sequence[Page], together: Sequence[Across] = ()) -> str:
     title, lede = _title(pages)
     blocks = [f"# {words.markdown(title)}", words.markdown(lede)]
     if not pages:
@@ -267,7 +271,7 @@ def _markdown(pages: Sequence[Page]) -> str:
     for page in pages:
         blocks.append(f"## {words.markdown(page.heading)}")
         blocks.append("".join(_md_span(text, strong) for text, strong in page.verdict).strip())
-        for table in (page.headline, *page.tables, page.plans, page.pairs, page.failed):
+        for table in (page.headline, *page.tables, page.plans, page.pairs, page.failed, page.sources):
             if table is not None and table.lines:
                 blocks += _md_block(table)
         shown = [*page.dots, *page.pareto, *page.training]
@@ -280,6 +284,10 @@ def _markdown(pages: Sequence[Page]) -> str:
         blocks.append("\n".join(f"- {words.markdown(name)}: {words.markdown(fact)}" for name, fact in page.provenance))
         blocks.append("### Reproduce")
         blocks.append("\n".join(f"- {words.markdown(name)}: {_code(command)}" for name, command in page.commands))
+    for found in together:
+        blocks.append(f"## {words.markdown(found.heading)}")
+        blocks += _md_block(found.table)[1:] if found.table else [words.markdown(found.reason)]
+        blocks += [f"![{words.markdown(p.alt)}](figures/{p.slug}.svg)" for p in [found.picture] if p]
     return "\n\n".join(b for b in blocks if b) + "\n"
 
 
@@ -313,10 +321,13 @@ def _tex_table(table: Table, section: Section) -> str:
     body: list[str] = []
     last = ""
     for line in table.lines:
-        if line.kind == "baseline" and last not in ("", "baseline"):
+        if line.kind in ("baseline", "external") and last not in ("", line.kind):
             body.append(r"\midrule")
         last = line.kind
-        body.append(" & ".join([words.tex(line.name), *(_tex_cell(c) for c in line.cells)]) + r" \\")
+        name = words.tex(line.name)
+        body.append(
+            " & ".join([rf"\quad {name}" if line.member else name, *(_tex_cell(c) for c in line.cells)]) + r" \\"
+        )
     caption = f"{table.title} on {section.title}. {table.caption} {' '.join(table.notes)}"
     return "\n".join(
         [
@@ -370,27 +381,34 @@ def _csv_value(value: Any) -> Any:
 
 
 def write(
-    frame: pd.DataFrame, runs: Sequence[Mapping[str, Any]], real: GridSource, to: Path, formats: Sequence[str]
+    frame: pd.DataFrame,
+    runs: Sequence[Mapping[str, Any]],
+    real: GridSource,
+    to: Path,
+    formats: Sequence[str],
+    families: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """See `reports.render`."""
     for name in formats:
         if name not in FORMATS:
             raise ValueError(f"unknown report format '{name}'; known: {', '.join(FORMATS)}")
-    found = sections(frame, runs)
+    found = sections(frame, runs, families)
     many_tiers = len({s.tier for s in found}) > 1
     pictured = any(f in formats for f in ("html", "md", "tex"))
     pages = [_page(s, many_tiers, pictured, real) for s in found]
+    together = across(found, pictured)
     short = _csv(tables.comparison(found))
     files: list[tuple[str, bytes]] = []
     if "html" in formats:
-        files.append(("report.html", _html(pages, short).encode()))
+        files.append(("report.html", _html(pages, together, short).encode()))
     if "md" in formats:
-        files.append(("report.md", _markdown(pages).encode()))
+        files.append(("report.md", _markdown(pages, together).encode()))
     if "tex" in formats:
         files.append(("table.tex", _latex(pages).encode()))
     if "csv" in formats:
         files += [("report.csv", _csv(frame).encode()), ("table.csv", short.encode())]
-    for picture in (p for page in pages for p in page.pictures):
+    drawn = [p for page in pages for p in page.pictures] + [a.picture for a in together if a.picture]
+    for picture in drawn:
         files += [(f"figures/{picture.slug}.svg", picture.svg), (f"figures/{picture.slug}.pdf", picture.pdf)]
     return list(_write(Path(to), files))
 

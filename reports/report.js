@@ -1,5 +1,5 @@
 "use strict";
-// Sort by a click on a heading, filter rows by name, and light up a recipe everywhere while the pointer is on it.
+// Sort by a click on a heading, fold variants, filter rows by name, and light up a recipe everywhere while the pointer is on it.
 (() => {
   const all = (selector, root) => Array.from((root || document).querySelectorAll(selector));
 
@@ -23,6 +23,7 @@
         const up = head.getAttribute("aria-sort") !== "ascending";
         heads.forEach((h) => h.removeAttribute("aria-sort"));
         head.setAttribute("aria-sort", up ? "ascending" : "descending");
+        table.classList.add("flat"); // sorted, families no longer stand together
         for (const body of all("tbody", table)) {
           const rows = Array.from(body.rows);
           rows.map((row, at) => [row, value(row, i), at])
@@ -30,6 +31,32 @@
             .forEach(([row]) => body.append(row));
         }
       });
+    });
+  }
+
+  const members = (button) => {
+    const row = button.closest("tr");
+    return all("tr.member", row.parentElement).filter((r) => r.dataset.family === row.dataset.family);
+  };
+  const fold = (button, shut) => {
+    const rows = members(button);
+    for (const row of rows) row.classList.toggle("folded", shut);
+    button.setAttribute("aria-expanded", String(!shut));
+    button.textContent = (shut ? "▸ " : "▾ ") + rows.length;
+  };
+  const folds = all("button.fold");
+  for (const button of folds) {
+    button.hidden = false;
+    fold(button, false);
+    button.addEventListener("click", () => fold(button, button.getAttribute("aria-expanded") === "true"));
+  }
+  const foldAll = document.getElementById("fold");
+  if (foldAll && folds.length) {
+    foldAll.hidden = false;
+    foldAll.addEventListener("click", () => {
+      const shut = foldAll.textContent === "fold variants";
+      for (const button of folds) fold(button, shut);
+      foldAll.textContent = shut ? "show variants" : "fold variants";
     });
   }
 

@@ -20,12 +20,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports import stats
+from reports import provenance, stats
 from reports.words import plain, slug
 
 TEXT = (
     *("run", "status", "reason", "recipe", "paradigm", "tier", "dataset", "split", "sampler", "options", "metric"),
-    *("unit", "kind", "relation", "features", "weights", "device", "dtype", "code"),
+    *(
+        "unit",
+        "kind",
+        "relation",
+        "features",
+        "weights",
+        "device",
+        "dtype",
+        "code",
+        "data",
+        "samples",
+        "resize",
+        "torch",
+    ),
 )
 NUMBERS = (
     *("schema", "seed", "steps", "calls", "value", "error", "n", "n_ref", "draw", "fraction", "images", "flops"),
@@ -35,6 +48,7 @@ FLAGS = ("headline", "conditional", "contended")
 
 LIKELIHOODS = ("bits_per_dim", "nll")
 FLOOR = "real-train"
+NO_RUN = ("baseline", "external")  # rows of no model of the suite
 # A larger multiple of the budget is marked, never bold and never ranked. Clocks jitter, counted quantities do not.
 OVER_BUDGET = 1.05
 OVER_SECONDS = 1.10
@@ -80,13 +94,19 @@ class Failure:
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of the comparison: a recipe with one configuration, over its seeds; or a baseline."""
+    """A row of the comparison: a recipe with one configuration, over its seeds; a baseline; or someone's samples.
+
+    family: the recipe that this one varies, or its own: rows of a family stand together. external: samples that came as
+    a file; nothing is known of the model, its seeds or its budget.
+    """
 
     name: str
     recipe: str
     mark: int  # colour and marker, the same on the whole page
     rows: pd.DataFrame  # finished rows
     baseline: bool = False
+    external: bool = False
+    family: str = ""
     failures: tuple[Failure, ...] = ()
     gaps: tuple[Failure, ...] = ()  # measurements of finished runs that failed
     records: tuple[Mapping[str, Any], ...] = ()
@@ -143,13 +163,15 @@ class Entry:
 
     def headline(self, metric: str) -> pd.DataFrame:
         """The rows of a metric at the default plan; a baseline has no plans."""
-        rows = self.main[self.main["metric"] == metric]
-        if self.baseline:
-            return rows
-        plan = self.plan
-        if plan is None:
-            return rows[rows["headline"]]
-        return at_plan(rows, plan)
+        return self._default.get(metric, self.main.iloc[:0])
+
+    @cached_property
+    def _default(self) -> dict[str, pd.DataFrame]:
+        """The same by metric: they are asked for many times."""
+        rows = self.main
+        if not (self.baseline or self.external):
+            rows = at_plan(rows, self.plan) if self.plan else rows[rows["headline"]]
+        return {str(metric): group for metric, group in rows.groupby("metric")}
 
     def per_seed(self, metric: str, split: str = "", features: str = "") -> list[float]:
         """One value per training seed at the default plan, disjoint sample sets averaged."""
@@ -178,6 +200,11 @@ def _main(rows: pd.DataFrame) -> pd.DataFrame:
     whole = rows[rows["fraction"].isna() | (rows["fraction"] >= 1)]
     averaged = whole[whole["weights"] != "raw"]
     return averaged if len(averaged) else whole
+
+
+def space_of(features: str) -> str:
+    """The name of a feature space, with its policy where it has one, without the hash of its weights."""
+    return features.rpartition("@")[0] or features
 
 
 def plans_of(rows: pd.DataFrame) -> list[tuple[str, float, str]]:
@@ -236,11 +263,12 @@ class Section:
 
     dataset: str
     tier: str
-    entries: tuple[Entry, ...]  # recipes, the best first
+    entries: tuple[Entry, ...]  # recipes, the best first, each followed by its family
     baselines: tuple[Entry, ...]
     records: tuple[Mapping[str, Any], ...]
     match: str = "flops"
     budget: Mapping[str, float] = field(default_factory=dict)  # what the tier allows a run
+    externals: tuple[Entry, ...] = ()
     rows: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
@@ -273,9 +301,20 @@ class Section:
 
     @cached_property
     def spaces(self) -> tuple[str, ...]:
-        """Feature spaces, the one that leads first: the data set's own before the label-free one."""
-        used = self.rows.loc[self.rows["metric"].isin(["fd", "kd"]) & (self.rows["features"] != ""), "features"]
-        return tuple(sorted(used.unique(), key=lambda s: (s.startswith("random"), s)))
+        """Feature spaces, the one that leads first: the data set's own before the label-free one, the most used first.
+
+        Two versions of a network are two spaces.
+        """
+        rows = self.rows[self.rows["metric"].isin(["fd", "kd"]) & (self.rows["features"] != "")]
+        rows = rows[rows["value"].notna() | rows["reason"].ne("")]
+        used = rows.groupby("features")["recipe"].nunique()
+        return tuple(sorted(used.index, key=lambda s: (s.startswith("random"), -used[s], s)))
+
+    @property
+    def second(self) -> str:
+        """The space that guards against the blind spots of the leading one: that without labels, else the next."""
+        rest = self.spaces[1:]
+        return next((s for s in rest if s.startswith("random")), rest[0] if rest else "")
 
     @cached_property
     def quality(self) -> tuple[str, str]:
@@ -322,65 +361,73 @@ class Section:
         return next((m for m in LIKELIHOODS if m in have), "bits_per_dim")
 
     def rank(self, metric: str, split: str = "test", features: str = "", lower_is_better: bool = True) -> Ranking:
-        """Rank the recipes on one metric at their default plans."""
+        """Rank the recipes on one metric at their default plans.
+
+        Those scored by another version of the feature network are not, and are told so.
+        """
         rows = {}
-        for entry in self.entries:
+        for entry in (*self.entries, *self.externals):
             mine = entry.headline(metric)
-            rows[entry.name] = mine[(mine["split"] == split) & (mine["features"] == features)]
-        return self._rank(rows, lower_is_better)
+            mine = mine[mine["split"] == split]
+            here = mine[mine["features"] == features]
+            alike = mine["features"].map(space_of) == space_of(features)
+            rows[entry.name] = here if len(finite(here)) else mine[alike]
+        return self._rank(rows, lower_is_better, provenance.decisive(metric))
 
     def rank_likelihood(self, chosen: Mapping[str, pd.DataFrame]) -> dict[str, Ranking]:
         """Rank likelihoods within each kind: {kind and relation: ranking}. `chosen`: held-out rows by entry name."""
         kinds = {name: kind_key(rows) for name, rows in chosen.items() if len(rows)}
         return {
-            kind: self._rank({name: chosen[name] for name, k in kinds.items() if k == kind}, True)
+            kind: self._rank(
+                {name: chosen[name] for name, k in kinds.items() if k == kind}, True, provenance.LIKELIHOOD
+            )
             for kind in sorted(set(kinds.values()))
         }
 
-    def _rank(self, rows: Mapping[str, pd.DataFrame], lower_is_better: bool) -> Ranking:
-        groups: dict[tuple[str, ...], dict[str, list[float]]] = {}
+    def _rank(self, rows: Mapping[str, pd.DataFrame], lower_is_better: bool, fields: Mapping[str, str]) -> Ranking:
+        """Ranks within the largest group of entries whose numbers have the same provenance, and why others have none."""
+        fields = {"": "the budget or the data", **fields}
+        by_name = {e.name: e for e in (*self.entries, *self.externals)}
+        values: dict[str, list[float]] = {}
+        keys: dict[str, provenance.Key] = {}
         unranked: dict[str, str] = {}
-        by_name = {e.name: e for e in self.entries}
-        for name, mine in rows.items():
-            mine = finite(mine)
-            values, protocol = seed_means(mine), by_name[name].protocol
-            keys = {(protocol, *map(str, k)) for k in mine[list(_PROVENANCE)].itertuples(index=False)}
-            if not values:
+        for name, found in rows.items():
+            entry, mine = by_name[name], finite(found).assign(**{"": by_name[name].protocol})
+            several = provenance.keys(mine, fields)
+            if not several:
                 continue
-            if by_name[name].over_budget:
-                unranked[name] = f"not ranked: {by_name[name].multiple:.1f}× the budget"
-            elif len(values) < 2:
+            if entry.over_budget:
+                unranked[name] = f"not ranked: {entry.multiple:.1f}× the budget"
+                continue
+            if len(several) > 1:
+                unranked[name] = (
+                    f"not ranked: its seeds differ in {provenance.difference(several[0], several[1], fields)}"
+                )
+                continue
+            keys[name], values[name] = several[0], seed_means(mine)
+            if entry.external:
+                unranked[name] = "external, not ranked: its training seeds and budget are not known"
+            elif len(values[name]) < 2:
                 unranked[name] = "not ranked: one training seed"
-            elif len(keys) > 1:
-                unranked[name] = f"not ranked: its seeds differ in {_difference(*sorted(keys)[:2])}"
-            else:
-                groups.setdefault(keys.pop(), {})[name] = values
-        if not groups:
+        rivals = [key for name, key in keys.items() if name not in unranked]
+        rivals = rivals or [key for name, key in keys.items() if not by_name[name].external]
+        if not rivals:
             return Ranking({}, unranked)
-        common = max(sorted(groups), key=lambda key: len(groups[key]))
-        for key, members in groups.items():
-            if key != common:
-                unranked |= dict.fromkeys(members, f"not ranked: differs from the others in {_difference(key, common)}")
-        ranks, pairs = stats.compare(groups[common], lower_is_better)
+        common = max(sorted(set(rivals)), key=rivals.count)
+        for name, key in keys.items():
+            known = provenance.OF_SAMPLES if by_name[name].external else tuple(fields)
+            said = provenance.difference(key, common, fields, known)
+            if said and name in unranked:
+                unranked[name] += f"; it also differs from the others in {said}"
+            elif said:
+                unranked[name] = f"not ranked: differs from the others in {said}"
+        ranks, pairs = stats.compare({n: v for n, v in values.items() if n not in unranked}, lower_is_better)
         for pair in pairs:
             if not pair.tested:  # the worse of two that never vary: neither a tie nor shown to be worse
                 worse, other = (pair.a, pair.b) if (pair.difference > 0) == lower_is_better else (pair.b, pair.a)
                 ranks.pop(worse, None)
                 unranked[worse] = f"not ranked: no spread over seeds, so no test against {other} is possible"
         return Ranking(ranks, unranked, tuple(pairs))
-
-
-_PROVENANCE = {
-    "n": "the number of samples",
-    "n_ref": "the number of reference examples",
-    "unit": "the unit",
-    "weights": "the weights (averaged or raw)",
-    "conditional": "being told the labels",
-}
-
-
-def _difference(a: tuple[str, ...], b: tuple[str, ...]) -> str:
-    return ", ".join(word for word, x, y in zip(("the budget or the data", *_PROVENANCE.values()), a, b) if x != y)
 
 
 def kind_key(rows: pd.DataFrame) -> str:
@@ -433,18 +480,23 @@ def numbered(names: Sequence[str]) -> dict[str, list[str]]:
     return {stem: some for stem, some in found.items() if len(some) > 2}
 
 
-def sections(frame: pd.DataFrame, runs: Sequence[Mapping[str, Any]] = ()) -> list[Section]:
-    """Every data set and tier in the rows, and those that only have (unfinished) runs."""
+def sections(
+    frame: pd.DataFrame, runs: Sequence[Mapping[str, Any]] = (), families: Mapping[str, str] | None = None
+) -> list[Section]:
+    """Every data set and tier in the rows, and those that only have (unfinished) runs.
+
+    families: for each recipe the one that it varies, or itself; others are families of their own.
+    """
     rows = tidy(frame)
     records = sorted(runs, key=lambda r: (_text(r, "dataset"), _text(r, "recipe"), _number(r, "seed"), run_id(r)))
-    of_runs = rows[rows["status"] != "baseline"]
+    of_runs = rows[~rows["status"].isin(NO_RUN)]
     places = {(d, t) for d, t in of_runs[["dataset", "tier"]].itertuples(index=False)}
     places |= {(_text(r, "dataset"), tier_of(r)) for r in records}
     covered = {d for d, _ in places}
     places |= {(d, t) for d, t in rows[["dataset", "tier"]].itertuples(index=False) if d not in covered}
     labels = _labels(of_runs, records)
     marks = {name: i for i, name in enumerate(sorted(set(labels.values())))}
-    return [_section(rows, records, labels, marks, dataset, tier) for dataset, tier in sorted(places)]
+    return [_section(rows, records, labels, marks, families or {}, dataset, tier) for dataset, tier in sorted(places)]
 
 
 def _section(
@@ -452,12 +504,14 @@ def _section(
     records: Sequence[Mapping[str, Any]],
     labels: Mapping[str, str],
     marks: Mapping[str, int],
+    families: Mapping[str, str],
     dataset: str,
     tier: str,
 ) -> Section:
     here = rows[rows["dataset"] == dataset]
-    baseline = here[(here["status"] == "baseline") & here["tier"].isin([tier, ""])]
-    here = here[(here["status"] != "baseline") & (here["tier"] == tier)]
+    free = here[here["tier"].isin([tier, ""])]
+    baseline, external = free[free["status"] == "baseline"], free[free["status"] == "external"]
+    here = here[~here["status"].isin(NO_RUN) & (here["tier"] == tier)]
     mine = tuple(r for r in records if _text(r, "dataset") == dataset and tier_of(r) == tier)
     names = pd.Series([labels[k] for k in _run_keys(here)], index=here.index, dtype=object)
     stopped = [r for r in mine if _text(r, "status") in ("failed", "diverged") and run_id(r) not in set(here["run"])]
@@ -468,6 +522,7 @@ def _section(
             here[names == name],
             tuple(r for r in mine if labels[run_id(r)] == name),
             [r for r in stopped if labels[run_id(r)] == name],
+            families,
         )
         for name in sorted({*names, *(labels[run_id(r)] for r in stopped)})
     ]
@@ -478,14 +533,39 @@ def _section(
     baselines = [
         Entry(plain(name), str(name), -1, group, baseline=True) for name, group in baseline.groupby("recipe", sort=True)
     ]
-    section = Section(dataset, tier, tuple(entries), tuple(baselines), mine, match, budget, pd.concat([here, baseline]))
+    taken = {e.name for e in entries}
+    externals = []
+    for (recipe, run), group in external.groupby(["recipe", "run"], sort=True):
+        name = _free(plain(recipe), str(run), taken)
+        taken.add(name)
+        externals.append(Entry(name, str(recipe), -1, group, external=True))
+    together = pd.concat([here, external, baseline])
+    section = Section(dataset, tier, tuple(entries), tuple(baselines), mine, match, budget, tuple(externals), together)
     metric, features = section.quality
 
     def order(entry: Entry) -> tuple[bool, float, str]:
         summary = stats.summarise(entry.per_seed(metric, "test", features))
         return (entry.recipe != FLOOR, summary.mean if summary else math.inf, entry.name)
 
-    return replace(section, entries=tuple(sorted(entries, key=order)), baselines=tuple(sorted(baselines, key=order)))
+    return replace(
+        section,
+        entries=tuple(_by_family(sorted(entries, key=order))),
+        externals=tuple(sorted(externals, key=order)),
+        baselines=tuple(sorted(baselines, key=order)),
+    )
+
+
+def _free(name: str, run: str, taken: set[str]) -> str:
+    """A name that no other row has: someone's samples may be called like a recipe, or like other samples."""
+    return next(n for n in (name, f"{name} (samples)", plain(f"{name} ({run})")) if n not in taken)
+
+
+def _by_family(entries: Sequence[Entry]) -> list[Entry]:
+    """Families in the order of their best members; in each the recipe that the others vary leads."""
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        found.setdefault(entry.family, []).append(entry)
+    return [e for family, some in found.items() for e in sorted(some, key=lambda e: e.recipe != family)]
 
 
 def _entry(
@@ -494,6 +574,7 @@ def _entry(
     rows: pd.DataFrame,
     records: tuple[Mapping[str, Any], ...],
     stopped: Sequence[Mapping[str, Any]],
+    families: Mapping[str, str],
 ) -> Entry:
     """A recipe's rows, with what failed: a whole run (no metric in its row) or one measurement of it."""
     bad = rows[rows["status"] != "ok"]
@@ -512,6 +593,7 @@ def _entry(
         recipe,
         mark,
         rows[rows["status"] == "ok"],
+        family=families.get(recipe, recipe),
         failures=tuple(f for f in found if not f.metric),
         gaps=tuple(f for f in found if f.metric),
         records=records,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from reports import stats, words
+from reports import coverage, provenance, stats, words
 from reports.sections import (
     FLOOR,
     Entry,
@@ -28,6 +28,7 @@ from reports.sections import (
     plan_text,
     plans_of,
     seed_means,
+    space_of,
 )
 from reports.stats import Summary, summarise
 
@@ -36,11 +37,13 @@ BASELINES = {
     "gaussian": "Gaussian fit",
     "uniform": "uniform noise",
     "pixel-histograms": "pixel histograms",
+    "train-copies": "copies of training images",
 }
 
 # metric: (title, direction, what it is, whether being best is meaningful).
 METRICS: dict[str, tuple[str, str, str, bool]] = {
     "fd": ("FD", "↓", "Frechet distance between samples and the split, in the named feature space", True),
+    "fd_inf": ("FD∞", "↓", "Frechet distance extrapolated to infinitely many samples; can fall below 0", True),
     "kd": ("Kernel distance", "↓", "unbiased cubic-kernel distance in the same features; leads at small n", True),
     "precision": ("Precision", "↑", "share of samples within the data's k-nearest-neighbour manifold", True),
     "recall": ("Recall", "↑", "share of data within the samples' manifold", True),
@@ -51,6 +54,26 @@ METRICS: dict[str, tuple[str, str, str, bool]] = {
         "↓",
         "total variation between label histograms of samples and data, by the classifier",
         True,
+    ),
+    "label_kl": ("Label KL", "↓", "divergence of the samples' label histogram from the data's, nats", True),
+    "label_modes": ("Labels", "↑", "labels with at least a tenth of their real share of samples", True),
+    "classifier_score": (
+        "Classifier score",
+        "",
+        "the Inception score on the named network: are samples told apart and spread over the classes",
+        False,
+    ),
+    "cas": (
+        "CAS",
+        "↑",
+        "accuracy on real images of a linear classifier trained on samples' features and labels alone",
+        True,
+    ),
+    "sharpness": (
+        "Sharpness",
+        "",
+        "variance of the Laplacian of samples over that of data; near 1 is right, below blur, above noise",
+        False,
     ),
     "nn_ratio": (
         "NN ratio",
@@ -64,14 +87,30 @@ METRICS: dict[str, tuple[str, str, str, bool]] = {
         "share of samples that are not nearer to a training example than its own neighbour",
         False,
     ),
+    "nn_gap": (
+        "NN gap",
+        "",
+        "how much nearer samples are to training than to held-out data; 0 is right, 1 is copying",
+        False,
+    ),
+    "fld_gap": (
+        "FLD gap",
+        "",
+        "100/d (NLL of training − of held-out features) under a mixture centred on samples; far below 0 is copying",
+        False,
+    ),
     "w2": ("W₂", "↓", "exact Wasserstein-2 distance to held-out data", True),
     "sw2": ("Sliced W₂", "↓", "sliced Wasserstein-2 distance to held-out data", True),
     "mmd2": ("MMD²", "↓", "squared maximum mean discrepancy", True),
+    "energy": ("Energy", "↓", "energy distance, unbiased", True),
+    "c2st": ("C2ST", "↓", "how often a classifier tells samples from held-out data; 0.5 where it can not", True),
     "modes": ("Modes", "↑", "modes that samples reach", True),
     "mode_kl": ("Mode KL", "↓", "divergence of the samples' shares of modes from equal shares, nats", True),
     "mode_tv": ("Mode TV", "↓", "total variation between shares of modes in samples and in the truth", True),
     "off_support": ("Off support", "↓", "share of samples far from every mode or outside the support", True),
 }
+# The one space whose Frechet distance is called FID: the published weights behind their own treatment of an image.
+FID = "inception-2015/299-tensorflow-bilinear,rgb,bytes@6726825d0af5"
 UNITS = {"bits_per_dim": "bits/dim", "nll": "nats"}
 
 
@@ -79,7 +118,8 @@ UNITS = {"bits_per_dim": "bits/dim", "nll": "nats"}
 class Cell:
     """`text`, what follows it in lighter type, a second line; the numbers behind it; `note` on hover or as a footnote.
 
-    seeds: how many training seeds it rests on, where that is fewer than the row has.
+    seeds:  how many training seeds it rests on, where that is fewer than the row has.
+    source: where the number comes from, shown on hover.
     """
 
     text: str
@@ -91,11 +131,17 @@ class Cell:
     bold: bool = False
     missing: bool = False
     seeds: int | None = None
+    source: str = ""
 
     @property
     def hint(self) -> bool:
         """Whether a reader should see that there is a note: a gap, a mark, a multiple of the budget."""
         return bool(self.note) and (self.missing or self.extra == "†" or self.sub.endswith("budget"))
+
+    @property
+    def title(self) -> str:
+        """What is shown on hover: the note, where no hint shows it, and where the number comes from."""
+        return "\n".join(part for part in ("" if self.hint else self.note, self.source) if part)
 
     @property
     def plain(self) -> str:
@@ -118,13 +164,19 @@ class Column:
 
 @dataclass(frozen=True)
 class Line:
-    """A row of a table: `kind` is "recipe", "baseline" or "failed"."""
+    """A row of a table: `kind` is "recipe", "external", "baseline" or "failed".
+
+    family: rows with the same one stand together; a `member` is set in under the first of them. source: the runs.
+    """
 
     name: str
     kind: str
     mark: int
     cells: tuple[Cell, ...]
     sub: str = ""
+    family: str = ""
+    member: bool = False
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -137,18 +189,25 @@ class Table:
     notes: tuple[str, ...] = ()
     first: str = "Recipe"
 
+    @property
+    def heads(self) -> frozenset[str]:
+        """The families that have members below their first row."""
+        return frozenset(line.family for line in self.lines if line.member)
+
 
 def space_name(section: Section, features: str) -> str:
     """digits@9f3c… as "digits" where that is unambiguous."""
-    short = features.split("@")[0]
-    alone = sum(s.split("@")[0] == short for s in section.spaces) == 1
+    short = space_of(features)
+    alone = sum(space_of(s) == short for s in section.spaces) == 1
     return words.plain(short if alone else features[: len(short) + 9])
 
 
 def metric_title(section: Section, metric: str, features: str = "") -> str:
     title = METRICS[metric][0] if metric in METRICS else metric
-    if features and metric == "fd":
-        return f"FD-{space_name(section, features)}"
+    if metric == "fd" and features == FID:
+        return "FID"
+    if features and metric in ("fd", "fd_inf"):
+        return f"{title}-{space_name(section, features)}"
     if features and metric == "kd":
         return f"KD-{space_name(section, features)}"
     return title
@@ -158,7 +217,7 @@ def metric_title(section: Section, metric: str, features: str = "") -> str:
 
 
 def missing(entry: Entry, metric: str, default: str = "not measured") -> Cell:
-    if entry.baseline:
+    if entry.baseline or (entry.external and not entry.reason(metric)):
         return Cell("")
     if not len(entry.rows):
         return Cell("–", missing=True, note=f"{entry.name}: no finished run")
@@ -175,19 +234,28 @@ def cell(
     prefix: str = "",
     ranking: Ranking | None = None,
     default: str = "not measured",
+    rows: pd.DataFrame | None = None,
+    likelihood: bool = False,
 ) -> Cell:
-    """Mean and interval over seeds; says when it rests on fewer seeds than the row has."""
+    """Mean and interval over seeds; says when it rests on fewer seeds than the row has. `rows`: where they stand."""
     summary = summarise(values)
     if summary is None:
-        return missing(entry, metric, default)
+        return missing(entry, metric, ranking.unranked.get(entry.name, default) if ranking is not None else default)
     text, extra = show(summary)
     fewer = summary.n if summary.n < len(entry.seeds) else None
     note = ""
-    if ranking is not None and len(entry.seeds) > 1:
+    if ranking is not None and (entry.external or len(entry.seeds) > 1):
         note = ranking.unranked.get(entry.name, "")
     bold = ranking is not None and ranking.best(entry.name)
     return Cell(
-        f"{prefix} {text}".strip(), extra, value=summary.mean, half=summary.half, note=note, bold=bold, seeds=fewer
+        f"{prefix} {text}".strip(),
+        extra,
+        value=summary.mean,
+        half=summary.half,
+        note=note,
+        bold=bold,
+        seeds=fewer,
+        source="" if rows is None else provenance.described(finite(rows), likelihood),
     )
 
 
@@ -264,19 +332,41 @@ def _lines(
 ) -> tuple[Line, ...]:
     lines = []
     for entry in section.finished:
-        lines.append(Line(entry.name, "recipe", entry.mark, tuple(make(entry) for _, make in columns), sub(entry)))
+        lines.append(_line(section, entry, "recipe", tuple(make(entry) for _, make in columns), sub(entry)))
     for entry in section.entries:
         if not len(entry.rows):
-            lines.append(Line(entry.name, "failed", entry.mark, tuple(make(entry) for _, make in columns), sub(entry)))
-    for entry in baselines:
-        cells = tuple(make(entry) for _, make in columns)
-        if not all(c.missing or not c.text for c in cells):
-            lines.append(Line(BASELINES.get(entry.recipe, entry.name), "baseline", -1, cells))
+            lines.append(_line(section, entry, "failed", tuple(make(entry) for _, make in columns), sub(entry)))
+    for kind, some in (("external", section.externals), ("baseline", tuple(baselines))):
+        for entry in some:
+            cells = tuple(make(entry) for _, make in columns)
+            if any(c.value is not None for c in cells):
+                lines.append(_line(section, entry, kind, cells, elsewhere(entry) if entry.external else ""))
     return tuple(lines)
 
 
+def _line(section: Section, entry: Entry, kind: str, cells: tuple[Cell, ...], sub: str = "") -> Line:
+    name = BASELINES.get(entry.recipe, entry.name) if entry.baseline else entry.name
+    first = next((e for e in section.finished if e.family == entry.family), entry)
+    member = kind == "recipe" and first is not entry
+    return Line(name, kind, entry.mark, cells, sub, entry.family, member, runs_words(entry))
+
+
+def elsewhere(entry: Entry) -> str:
+    """What is said of someone's samples under their name."""
+    resized = [words.plain(r) for r in dict.fromkeys(entry.rows["resize"]) if r]
+    return "; ".join(["external samples", *(f"{r} first" for r in resized)])
+
+
+def runs_words(entry: Entry) -> str:
+    """The runs behind a row, the code that trained them and where they were measured."""
+    runs = [words.plain(r) for r in dict.fromkeys(entry.rows["run"]) if r]
+    places = [words.plain(d) for d in sorted(set(entry.main["device"])) if d]
+    parts = [f"runs {', '.join(runs)}" if runs else "", f"code {', '.join(sorted(entry.codes))}" if entry.codes else ""]
+    return "; ".join(p for p in (*parts, f"measured on {words.listing(places)}" if places else "") if p)
+
+
 def seeds_cell(entry: Entry) -> Cell:
-    if entry.baseline:
+    if entry.baseline or entry.external:
         return Cell("")
     done, failed = len(entry.seeds), len(entry.failures)
     if not failed:
@@ -297,40 +387,44 @@ def _quality_column(
     where = f" on the {split} split" if split else ""
     space = f"; features: {words.plain(features)}" if features else ""
     column = Column(
-        title or name, direction, note + where + space, key=words.slug(f"{metric}-{features.split('@')[0]}-{split}")
+        title or name, direction, note + where + space, key=words.slug(f"{metric}-{space_of(features)}-{split}")
     )
 
     def make(entry: Entry) -> Cell:
-        values = entry.per_seed(metric, split, features)
+        rows = entry.headline(metric)
+        rows = rows[(rows["split"] == split) & (rows["features"] == features)] if split or features else rows
+        values = seed_means(rows)
         if metric != "modes":
-            return cell(entry, values, metric=metric, ranking=ranking)
-        units = entry.headline(metric)["unit"]
-        made = cell(entry, values, _modes, metric=metric, ranking=ranking)
+            return cell(entry, values, metric=metric, ranking=ranking, rows=rows)
+        units = rows["unit"]
+        made = cell(entry, values, _modes, metric=metric, ranking=ranking, rows=rows)
         return made if made.value is None else replace(made, extra=f"{made.extra} {units.iloc[0]}".strip())
 
     return column, make
 
 
-def _speed_values(entry: Entry, metric: str) -> list[float]:
-    return seed_means(entry.headline(metric))
+def _timed(metric: str, show: Callable[[Summary], tuple[str, str]]) -> Callable[[Entry], Cell]:
+    def make(entry: Entry) -> Cell:
+        rows = entry.headline(metric)
+        return cell(entry, seed_means(rows), show, metric=metric, default="not timed", rows=rows)
+
+    return _of_runs(make)
 
 
 def _calls(entry: Entry) -> Cell:
-    if entry.baseline:
+    if entry.baseline or entry.external:
         return Cell("")
     rows = entry.main[entry.main["headline"] & (entry.main["sampler"] != "")]
     return cell(entry, seed_means(rows, "calls"), _count, default="not counted")
 
 
 def _facts(name: str, show: Callable[[Summary], tuple[str, str]]) -> Callable[[Entry], Cell]:
-    def make(entry: Entry) -> Cell:
-        return Cell("") if entry.baseline else cell(entry, entry.fact(name), show, default="not recorded")
-
-    return make
+    return _of_runs(lambda entry: cell(entry, entry.fact(name), show, default="not recorded"))
 
 
-def _blank_for_baselines(make: Callable[[Entry], Cell]) -> Callable[[Entry], Cell]:
-    return lambda entry: Cell("") if entry.baseline else make(entry)
+def _of_runs(make: Callable[[Entry], Cell]) -> Callable[[Entry], Cell]:
+    """Blank for what no run of the suite made."""
+    return lambda entry: Cell("") if entry.baseline or entry.external else make(entry)
 
 
 def chosen_likelihoods(section: Section) -> dict[str, pd.DataFrame]:
@@ -347,10 +441,12 @@ def _likelihood_cell(section: Section) -> Callable[[Entry], Cell]:
     def make(entry: Entry) -> Cell:
         frames = likelihood_rows(entry, metric, "test")
         if not frames:
-            return Cell("") if entry.baseline else missing(entry, metric, "no likelihood reported")
+            blank = entry.baseline or entry.external
+            return Cell("") if blank else missing(entry, metric, "no likelihood reported")
         rows = frames[0]
         ranking = rankings.get(kind_key(rows)) if entry.name in chosen else None
-        made = cell(entry, seed_means(rows), prefix=words.plain(rows["relation"].iloc[0]), ranking=ranking)
+        relation = words.plain(rows["relation"].iloc[0])
+        made = cell(entry, seed_means(rows), prefix=relation, ranking=ranking, rows=rows, likelihood=True)
         note = "; ".join(x for x in (f"kind: {kind_text(rows)}", made.note) if x)
         return replace(made, sub=words.plain(rows["kind"].iloc[0]), note=note)
 
@@ -384,9 +480,9 @@ def headline(section: Section) -> Table:
             )
         )
     columns.append(_quality_column(section, metric, "test", features, metric_title(section, metric, features)))
-    if metric == "fd" and len(section.spaces) > 1:
+    if metric == "fd" and section.second:
         columns.append(
-            _quality_column(section, "fd", "test", section.spaces[1], metric_title(section, "fd", section.spaces[1]))
+            _quality_column(section, "fd", "test", section.second, metric_title(section, "fd", section.second))
         )
     for counted in ("modes", "mode_kl"):
         found = section.rows[section.rows["metric"] == counted]
@@ -415,13 +511,13 @@ def headline(section: Section) -> Table:
                 note="FLOPs with what its parents cost; × marks multiples of the suite's budget",
                 key="flops_total",
             ),
-            _blank_for_baselines(lambda e: _cost(e, "flops", e.fact("cost_total") or e.fact("flops"), _si("FLOP"))),
+            _of_runs(lambda e: _cost(e, "flops", e.fact("cost_total") or e.fact("flops"), _si("FLOP"))),
         ),
         *(
             [
                 (
                     Column("Images", note="training images with those of its parents", key="images_total"),
-                    _blank_for_baselines(lambda e: _cost(e, "images", _images_total(e), _si(""))),
+                    _of_runs(lambda e: _cost(e, "images", _images_total(e), _si(""))),
                 )
             ]
             if any(e.match == "images" for e in section.finished)
@@ -429,20 +525,16 @@ def headline(section: Section) -> Table:
         ),
         (
             Column("Time", note="training seconds with what its parents took, by the wall clock", key="seconds_total"),
-            _blank_for_baselines(lambda e: _cost(e, "seconds", e.fact("seconds_total"), seconds_text)),
+            _of_runs(lambda e: _cost(e, "seconds", e.fact("seconds_total"), seconds_text)),
         ),
         (Column("Calls", note="network calls per sample, counted", key="calls"), _calls),
         (
             Column("Latency", "↓", "median time for one sample, batch 1", key="latency"),
-            _blank_for_baselines(
-                lambda e: cell(e, _speed_values(e, "latency"), seconds_text, metric="latency", default="not timed")
-            ),
+            _timed("latency", seconds_text),
         ),
         (
             Column("Throughput", "↑", "samples per second at the best batch", key="throughput"),
-            _blank_for_baselines(
-                lambda e: cell(e, _speed_values(e, "throughput"), _rate, metric="throughput", default="not timed")
-            ),
+            _timed("throughput", _rate),
         ),
         (Column("Seeds", note="training seeds that finished", key="seeds"), seeds_cell),
     ]
@@ -454,7 +546,16 @@ def headline(section: Section) -> Table:
         "Every recipe at the plan its card named before any score was seen. " + interval_words(section),
         heads,
         lines,
-        _notes(lines, *_symptom_notes(section), *thin, *_budget_notes(section), *_code_notes(section)),
+        _notes(
+            lines,
+            *_symptom_notes(section),
+            *thin,
+            *_scale_notes(section),
+            *_budget_notes(section),
+            *_code_notes(section),
+            *_agreement_notes(section),
+            *_interval_notes(section),
+        ),
     )
 
 
@@ -465,6 +566,58 @@ def interval_words(section: Section) -> str:
             "(Welch's t with Holm's correction), where a difference could be shown at all."
         )
     return "One training seed each: no intervals, no tests, no ranks."
+
+
+def _interval_notes(section: Section) -> list[str]:
+    """What the 95 % are worth, as measured."""
+    return [coverage.sentence(section.seeds)] if section.seeds > 1 else []
+
+
+def _agreement_notes(section: Section) -> list[str]:
+    tau, names = space_agreement(section), [space_name(section, s) for s in (section.quality[1], section.second)]
+    if tau is None:
+        return []
+    return [
+        f"Agreement of the feature spaces {names[0]} and {names[1]} on the order of the recipes by FD: Kendall's τ = "
+        f"{words.number(tau, 2)} (1: the same order, 0: unrelated, −1: reversed). They are never mixed in one ranking."
+    ]
+
+
+def _scale_notes(section: Section) -> list[str]:
+    """Whether the baselines give the scale of the other rows: with as many samples."""
+    metric, features = section.quality
+
+    def counts(entries: Iterable[Entry]) -> set[float]:
+        rows = [e.headline(metric) for e in entries]
+        kept = [r[(r["split"] == "test") & (r["features"] == features)] for r in rows]
+        return {float(n) for r in kept for n in finite(r)["n"].dropna()}
+
+    mine, theirs = counts(section.finished), counts(section.baselines)
+    if not mine or not theirs or theirs <= mine:
+        return []
+    said = [words.listing([f"{n:,.0f}" for n in sorted(some)]) for some in (theirs, mine)]
+    return [
+        f"The baseline rows were measured with {said[0]} samples, the recipes with {said[1]}: "
+        f"{metric_title(section, metric, features)} depends on that number, so they are no floor for them."
+    ]
+
+
+def _bias_notes(section: Section, space: str) -> list[str]:
+    """How far n samples raise a Frechet distance, where it was extrapolated to infinitely many."""
+    gaps, counts = [], set()
+    for entry in (*section.finished, *section.baselines):
+        here, limit = (summarise(entry.per_seed(m, "test", space)) for m in ("fd", "fd_inf"))
+        if here and limit:
+            gaps.append(here.mean - limit.mean)
+            counts |= set(entry.headline("fd")["n"].dropna())
+    if not gaps:
+        return []
+    low, high = words.number(min(gaps), 2), words.number(max(gaps), 2)
+    n = words.listing([f"{c:,.0f}" for c in sorted(counts)])
+    return [
+        f"At n = {n} FD lies {low if low == high else f'{low} to {high}'} above FD∞: that is its bias in n, which "
+        "differs between models. FD is ranked at equal n only."
+    ]
 
 
 def _symptom_notes(section: Section) -> list[str]:
@@ -520,12 +673,21 @@ def _code_notes(section: Section) -> list[str]:
 def _notes(lines: Iterable[Line], *more: str) -> tuple[str, ...]:
     """Footnotes: why cells are missing or marked, each reason once, with the rows it holds for."""
     found: dict[str, dict[str, None]] = {}
+    lines = tuple(lines)
     for line in lines:
         for made in line.cells:
-            if made.note and (made.missing or made.extra == "†"):
-                name, _, reason = made.note.partition(": ")
-                found.setdefault(reason, {})[name] = None
-    return (*more, *(f"{words.listing(list(names))}: {reason}." for reason, names in found.items()))
+            told = made.missing or made.extra == "†" or (line.kind == "external" and made.value is not None)
+            if made.note and told:
+                reason = made.note.removeprefix(f"{line.name}: ")
+                found.setdefault(reason, {})[line.name] = None
+    everyone = {line.name for line in lines if line.kind == "recipe"}
+
+    def who(names: Iterable[str]) -> str:
+        rest = [n for n in names if n not in everyone]
+        whole = len(everyone) > 3 and everyone <= set(names)
+        return words.listing([f"All {len(everyone)} recipes", *rest] if whole else list(names))
+
+    return (*more, *(f"{who(names)}: {reason}." for reason, names in found.items()))
 
 
 def _thin(columns: Sequence[Column], lines: tuple[Line, ...]) -> tuple[tuple[Line, ...], list[str]]:
@@ -558,7 +720,7 @@ def _quality(section: Section, space: str) -> Table:
         features = space if space in set(found["features"]) else found["features"].iloc[0]
         splits = set(found.loc[found["features"] == features, "split"])
         # Distances to both splits: much nearer to training than to held-out data is a sign of copying.
-        both = metric in ("fd", "kd") and splits >= {"test", "train"}
+        both = metric in ("fd", "fd_inf", "kd") and splits >= {"test", "train"}
         for split in ("test", "train") if both else ("test",) if "test" in splits else sorted(splits)[:1]:
             title = METRICS[metric][0] + (f", {split}" if both else "")
             columns.append(_quality_column(section, metric, split, features, title))
@@ -576,12 +738,8 @@ def _quality(section: Section, space: str) -> Table:
     lines, more = _thin(heads, _lines(section, columns, section.baselines))
     if lead:
         more.append("Read every column against the floor row: a perfect model scores what real training data scores.")
-    tau = space_agreement(section)
-    if not lead and tau is not None:
-        more.append(
-            f"Agreement of the two feature spaces on the order of the recipes by FD: Kendall's τ = "
-            f"{words.number(tau, 2)} (1: the same order, 0: unrelated, −1: reversed). They are never mixed in one ranking."
-        )
+    more += _scale_notes(section) if lead else _agreement_notes(section) if space == section.second else []
+    more += _bias_notes(section, space)
     named = f" in the feature space {words.plain(space)}" if space else ""
     caption = f"Default plans, {counts_words(section)}{named}. ↓ lower is better, ↑ higher is better."
     title = f"Quality, {space_name(section, space)} features" if len(section.spaces) > 1 else "Quality"
@@ -591,7 +749,8 @@ def _quality(section: Section, space: str) -> Table:
 def counts_words(section: Section) -> str:
     """How many samples stood against how many references, where one pair of numbers holds for all."""
     metric, _ = section.quality
-    rows = section.rows[(section.rows["metric"] == metric) & (section.rows["split"] == "test")]
+    rows = pd.concat([e.headline(metric) for e in section.finished]) if section.finished else section.rows
+    rows = rows[(rows["metric"] == metric) & (rows["split"] == "test")]
     n, ref = sorted(set(rows["n"].dropna())), sorted(set(rows["n_ref"].dropna()))
     if len(n) == 1 and len(ref) == 1:
         return f"{n[0]:,.0f} samples against {ref[0]:,.0f} held-out examples"
@@ -608,17 +767,19 @@ def sampling_spread(entry: Entry, metric: str, features: str) -> float | None:
     """Pooled standard deviation over disjoint sample sets of the same trained model."""
     rows = entry.headline(metric)
     rows = finite(rows[(rows["split"] == "test") & (rows["features"] == features)])
-    groups = [g["value"] for _, g in rows.groupby("run") if g["draw"].nunique() > 1]
-    free = sum(len(g) - 1 for g in groups)
-    return math.sqrt(sum(float(g.var(ddof=1)) * (len(g) - 1) for g in groups) / free) if free else None
+    return sampling_spread_of(rows)
+
+
+def sampling_spread_of(rows: pd.DataFrame) -> float | None:
+    return stats.pooled_spread(g["value"].tolist() for _, g in rows.groupby("run") if g["draw"].nunique() > 1)
 
 
 def space_agreement(section: Section) -> float | None:
-    if len(section.spaces) < 2 or section.quality[0] != "fd":
+    if not section.second or section.quality[0] != "fd":
         return None
     means = []
     for entry in section.finished:
-        both = [summarise(entry.per_seed("fd", "test", s)) for s in section.spaces[:2]]
+        both = [summarise(entry.per_seed("fd", "test", s)) for s in (section.quality[1], section.second)]
         if both[0] and both[1]:
             means.append((both[0].mean, both[1].mean))
     return stats.agreement([a for a, _ in means], [b for _, b in means]) if means else None
@@ -671,21 +832,20 @@ def likelihood(section: Section) -> Table:
     last: list[Line] = []
     for entry in (*section.entries, *section.baselines):
         kind_of_line = "baseline" if entry.baseline else "recipe"
-        name = BASELINES.get(entry.recipe, entry.name) if entry.baseline else entry.name
         frames = found.get(entry.name, [])
         if not frames and entry.baseline:
             continue
         if not frames:
             gap = missing(entry, metric, "no likelihood reported")
             kind_of_line = "recipe" if len(entry.rows) else "failed"
-            last.append(Line(name, kind_of_line, entry.mark, (gap, *[Cell("")] * (len(columns) - 1))))
+            last.append(_flat(section, entry, kind_of_line, (gap, *[Cell("")] * (len(columns) - 1))))
             continue
         for rows in frames:
             trains = [f for f in likelihood_rows(entry, metric, "train") if kind_key(f) == kind_key(rows)]
             relation = words.plain(rows["relation"].iloc[0])
             test, train = seed_means(rows), seed_means(trains[0]) if trains else []
             ranking = None if entry.baseline else every.get(kind_key(rows))
-            held = cell(entry, test, metric=metric, prefix=relation, ranking=ranking)
+            held = cell(entry, test, metric=metric, prefix=relation, ranking=ranking, rows=rows, likelihood=True)
             cells = [
                 Cell(kind_text(rows) or "–"),
                 held,
@@ -700,7 +860,7 @@ def likelihood(section: Section) -> Table:
                 excess = summarise(seed_means(_same_kind(entry, "kl", rows)) or [v - entropy for v in test])
                 text, extra = words.with_interval(excess) if excess else ("", "")
                 cells.insert(3, Cell(text, extra, value=excess.mean if excess else None))
-            lines.append(Line(name, kind_of_line, entry.mark, tuple(cells)))
+            lines.append(_flat(section, entry, kind_of_line, tuple(cells)))
 
     def order(line: Line) -> tuple[str, float]:
         return (line.cells[0].text, line.cells[1].value or math.inf)
@@ -753,6 +913,11 @@ def parts(section: Section) -> Table:
         + (", ± 95 % t-interval." if section.seeds > 1 else ".")
     )
     return Table(f"{section.slug}-parts", "What the likelihoods are made of", caption, columns, tuple(lines))
+
+
+def _flat(section: Section, entry: Entry, kind: str, cells: tuple[Cell, ...]) -> Line:
+    """A line of a table that is not grouped by families."""
+    return replace(_line(section, entry, kind, cells), family="", member=False)
 
 
 def _same_kind(entry: Entry, metric: str, rows: pd.DataFrame) -> pd.DataFrame:
@@ -898,33 +1063,48 @@ def pairs(section: Section) -> Table | None:
     if not ranking.pairs:
         return None
     title = metric_title(section, metric, features)
-    lines = []
+    values = {e.name: e.per_seed(metric, "test", features) for e in section.finished}
+    lines, floors = [], {}
     for pair in sorted(ranking.pairs, key=lambda p: (not p.tested, p.adjusted if p.tested else 0.0, p.a, p.b)):
-        lines.append(
-            Line(
-                f"{pair.a} − {pair.b}",
-                "recipe",
-                -1,
-                (
-                    Cell(
-                        words.number(pair.difference),
-                        f"[{words.number(pair.low)}, {words.number(pair.high)}]",
-                        value=pair.difference,
-                    ),
-                    _p_cell(pair.p),
-                    _p_cell(pair.adjusted),
-                    Cell("different" if pair.significant else "tie" if pair.tested else "no test possible"),
-                ),
-            )
+        a, b = values[pair.a], values[pair.b]
+        floors[len(a), len(b)] = stats.permutation_floor(len(a), len(b))
+        shuffled = stats.permutation(a, b) if pair.tested else None
+        mean, low, high = words.alike(pair.difference, pair.found.low, pair.found.high)
+        cells = (
+            Cell(
+                mean,
+                f"[{low}, {high}]",
+                value=pair.difference,
+                source=f"{len(a)} and {len(b)} training seeds, {pair.found.freedom:.1f} degrees of freedom",
+            ),
+            _p_cell(pair.p),
+            _p_cell(pair.adjusted),
+            Cell("–") if shuffled is None else _p_cell(shuffled),
+            Cell("different" if pair.significant else "tie" if pair.tested else "no test possible"),
         )
-    columns = (
+        lines.append(Line(f"{pair.a} − {pair.b}", "recipe", -1, cells))
+    columns: tuple[Column, ...] = (
         Column(f"Difference of {title}", key="difference", note="with its 95 % Welch interval (of this pair alone)"),
         Column("p", key="p"),
         Column("p, Holm", key="p_holm", note="corrected for all pairs of this table"),
+        Column("p, permutation", key="p_permutation", note="exact, of this pair alone: a check that assumes no law"),
         Column("Verdict", numeric=False, key="verdict"),
     )
+    blind = sorted({(n, m, p) for (n, m), p in floors.items() if p >= stats.ALPHA})
+    notes = [
+        f"No permutation test of {n} against {m} seeds: its smallest attainable p is {p:.2g}, not below {stats.ALPHA:g}."
+        for n, m, p in blind
+    ]
+    notes.append(
+        f"{words.plural(len(lines), 'pair')}: Holm's method asks the smallest p to be below "
+        f"{words.number(stats.ALPHA / len(lines), 2)}. To ask one question only, `bench compare A B`."
+    )
+    if len(blind) == len(floors):
+        columns = (*columns[:3], *columns[4:])
+        lines = [replace(line, cells=(*line.cells[:3], *line.cells[4:])) for line in lines]
     caption = "Welch's t over training seeds, corrected by Holm's method."
-    return Table(f"{section.slug}-pairs", "Pairwise differences", caption, columns, tuple(lines), first="Pair")
+    slug = f"{section.slug}-pairs"
+    return Table(slug, "Pairwise differences", caption, columns, tuple(lines), tuple(notes), first="Pair")
 
 
 def _p_cell(p: float) -> Cell:
@@ -960,6 +1140,41 @@ def failed(section: Section) -> Table | None:
     )
     caption = "They stay in the comparison: their seeds count as lost, their measurements as missing."
     return Table(f"{section.slug}-failed", "What did not finish", caption, columns, lines)
+
+
+def sources(section: Section) -> Table | None:
+    """What stands behind the numbers at the default plans: a line for each combination of what decides them."""
+    frames = []
+    for entry in (*section.finished, *section.externals, *section.baselines):
+        whole = entry.baseline or entry.external or entry.plan is None
+        rows = entry.main if whole else at_plan(entry.main, entry.plan or ("", math.nan, ""))
+        likely = entry.main[entry.main["kind"] != ""]
+        rows = pd.concat([rows[rows["kind"] == ""], likely])
+        name = BASELINES.get(entry.recipe, entry.name) if entry.baseline else entry.name
+        frames.append(rows.assign(name=name, mark=entry.mark))
+    if not frames or not len(rows := finite(pd.concat(frames))):
+        return None
+    everyone = len({e.name for e in section.finished})
+    lines = []
+    for group in provenance.grouped(rows):
+        names = [n for n in group.names if n in {e.name for e in section.finished}]
+        rest = [n for n in group.names if n not in names]
+        who = [f"all {everyone} recipes"] if len(names) == everyone > 3 else names
+        cells = [Cell(text) for text in (*group.values, words.listing([*who, *rest]))]
+        lines.append(Line(words.listing([_short(m) for m in group.metrics]), "recipe", -1, tuple(cells)))
+    heads = provenance.HEADS
+    columns = tuple(Column(title, numeric=False, key=key) for key, title in heads.items())
+    versions = sorted({f"{v:g}" for v in rows["schema"].dropna()})
+    schema = (
+        f" Rows of schema {words.listing(versions)}, which the README documents column by column." if versions else ""
+    )
+    caption = "Numbers that differ in any of these columns are never ranked together." + schema
+    columns = (*columns, Column("Rows", numeric=False, key="rows"))
+    return Table(f"{section.slug}-sources", "Behind the numbers", caption, columns, tuple(lines), first="Numbers")
+
+
+def _short(metric: str) -> str:
+    return METRICS[metric][0] if metric in METRICS else words.plain(metric).replace("_", " ")
 
 
 def comparison(found: Sequence[Section]) -> pd.DataFrame:

@@ -29,12 +29,17 @@ def plain_text(text: Text) -> str:
     return "".join(part for part, _ in text)
 
 
+NAMED = 6  # of more recipes a sentence names the first and counts the others
+
+
 def _names(entries: Sequence[Entry]) -> Text:
+    shown = entries if len(entries) <= NAMED + 1 else entries[:NAMED]
     out: Text = []
-    for i, entry in enumerate(entries):
-        out.append(("" if i == 0 else " and " if i == len(entries) - 1 else ", ", False))
+    for i, entry in enumerate(shown):
+        last = i == len(shown) - 1 and len(shown) == len(entries)
+        out.append(("" if i == 0 else " and " if last else ", ", False))
         out.append((entry.name, True))
-    return out
+    return out if len(shown) == len(entries) else [*out, (f" and {len(entries) - len(shown)} others", False)]
 
 
 def verdict(section: Section) -> Text:
@@ -57,7 +62,7 @@ def verdict(section: Section) -> Text:
     for counted in (True, False):
         mine = [e for e in over if e.parents is counted]
         if mine:
-            multiples = words.listing([multiple_text(e) for e in mine])
+            multiples = words.listing(list(dict.fromkeys(multiple_text(e) for e in mine)))
             out += [*_names(mine), (f" had {multiples} the budget{', parents included' if counted else ''}, ", False)]
             out.append((f"and so {'is' if len(mine) == 1 else 'are'} shown but not ranked. ", False))
     ill = [e for e in section.entries if e.symptoms]
@@ -88,7 +93,7 @@ def _score(summary: Summary) -> str:
 def _quality(section: Section, name: str, scores: Mapping[str, Summary]) -> Text:
     metric, features = section.quality
     ranking = section.rank(metric, "test", features)
-    scored = [e for e in section.finished if e.name in scores]
+    scored = sorted((e for e in section.finished if e.name in scores), key=lambda e: (scores[e.name].mean, e.name))
     within = [e for e in scored if not e.over_budget] or scored
     best = within[0]
     # Scores of recipes that had more than one budget: shown, named, but not what the sentence is about.
@@ -197,9 +202,10 @@ def _modes(section: Section) -> Text:
     if not fewer:
         return [(f"All {total:,} modes are reached by every recipe. ", False)]
     out: Text = [(f"Of {total:,} modes not all are reached by ", False)]
-    for i, (_, name) in enumerate(fewer):
+    shown = fewer if len(fewer) <= NAMED + 1 else fewer[:NAMED]
+    for i, (_, name) in enumerate(shown):
         out += [(", " if i else "", False), (name, True), (f" ({counted[name].mean:,.4g})", False)]
-    return [*out, (". ", False)]
+    return [*out, (f" and {len(fewer) - len(shown)} others. " if len(shown) < len(fewer) else ". ", False)]
 
 
 def _likelihood(section: Section) -> Text:

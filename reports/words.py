@@ -51,6 +51,17 @@ def with_interval(summary: Summary, digits: int = 3, scale: float = 1.0) -> tupl
     return minus(f"{mean:,.{decimals}f}"), f"± {half:,.{decimals}f}"
 
 
+def alike(mean: float, low: float, high: float) -> tuple[str, str, str]:
+    """A number and the ends of its interval with as many decimals as two digits of the half-width need."""
+    half = (high - low) / 2
+    if half <= 0 or not math.isfinite(half) or abs(mean) >= 1e6 or half < 1e-6:
+        return number(mean), number(low), number(high)
+    decimals = min(6, max(0, 1 - math.floor(math.log10(half))))
+    shown = (minus(f"{v:,.{decimals}f}") for v in (mean, low, high))
+    first, second, third = (v.removeprefix("−") if not v.strip("−0.,") else v for v in shown)
+    return first, second, third
+
+
 _SI = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -10,11 +10,19 @@ from torch import Tensor, nn
 
 from paradigms import catalogue
 from paradigms.backbones import Backbone
-from paradigms.contract import Batch, Frozen, Noise, Recipe, Space, Trainable, Update
+from paradigms.contract import Batch, Frozen, Noise, Pairs, Recipe, Space, Trainable, Update
 from paradigms.maths.denoiser import Prediction
 from paradigms.maths.paths import GaussianPath
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Features of real images are kept on disk: not in the user's cache, and not read from there either."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BENCH_DATA", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 # --------------------------------------------------------------------------------------------------------- models
@@ -40,14 +48,14 @@ def build(recipe: Recipe | str, space: Space, width: int = 8, seed: int = 0, con
 
 
 def examples(space: Space, n: int = 4, seed: int = 0) -> Batch:
-    """n examples of a space: bin centres where it has levels, and labels where it has classes."""
+    """n examples of a space: bin centres where it has levels, labels where it has classes, and noise to go with them."""
     generator = torch.Generator().manual_seed(seed)
     if space.levels:
         x = space.encode(torch.randint(space.levels, (n, *space.shape), generator=generator))
     else:
         x = torch.randn(n, *space.shape, generator=generator)
     y = torch.randint(space.classes, (n,), generator=generator) if space.classes else None
-    return Batch(x, y)
+    return Pairs(x, y, torch.randn(n, *space.shape, generator=generator))
 
 
 def descend(optimizers: dict, update: Update) -> list[nn.Parameter]:

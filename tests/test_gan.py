@@ -530,3 +530,7 @@ def test_the_games_are_variants_of_one_row():
 def test_z_has_no_more_dimensions_than_x(name):
     assert build(name, PLANE).prior(3, Noise(0)).shape == (3, 2)
     assert build(name, IMAGES).prior(3, Noise(0)).shape == (3, catalogue.get(name).config.latent)
+    paradigm, config = catalogue.get(name).paradigm, catalogue.get(name).config
+    for space, most in ((PLANE, 64), (IMAGES, 64), (LABELLED, 192)):
+        assert paradigm.refuses(dataclasses.replace(config, latent=most), space) is None
+        assert f"at most {most}" in paradigm.refuses(dataclasses.replace(config, latent=most + 1), space)

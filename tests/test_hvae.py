@@ -441,7 +441,9 @@ def test_pieces_of_the_network_are_the_convolutions_they_stand_for():
     assert [tuple(f.shape) for f in BottomUp((6, 5, 7), 8)(x)] == [(3, 8, *size) for size in resolutions(5, 7)[::-1]]
 
 
-@pytest.mark.parametrize("setting", [{"blocks": 0}, {"components": 0}, {"warm_up": 2.0}, {"skip": 0.0}, {"latent": 0}])
+@pytest.mark.parametrize(
+    "setting", [{"blocks": 0}, {"components": 0}, {"warm_up": 2.0}, {"skip": 0.0}, {"latent": 0}, {"latent": 65}]
+)
 def test_a_config_refuses_what_can_not_be_trained(setting):
     with pytest.raises(ValueError, match=next(iter(setting))):
         dataclasses.replace(HVAE.config, **setting)

@@ -6,31 +6,39 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.stats
 import torch
 from torch import Tensor, nn
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from bench import metrics
 from bench.data import Density, load
 from bench.features import Extractor, Features, FeatureSpace, random_conv, shipped, spaces_for
 from bench.metrics import (
     Value,
+    blocks,
     evenly,
+    extrapolated_distance,
     floor,
     frechet_distance,
     kernel_distance,
     label_accuracy,
     label_distance,
+    likelihood_gap,
     memorisation,
     neighbourhoods,
     quality,
     quality_without_fd,
     stacked_modes,
     vector_quality,
+    vectors,
 )
+from bench.metrics.likelihood_gap import fitted_variances
 from paradigms.contract import Space
 from paradigms.errors import BadInput
 
@@ -116,6 +124,41 @@ def test_the_bias_of_few_samples_is_why_few_are_refused() -> None:
         frechet_distance(features(normal(500, d)), features(normal(159, d)))
 
 
+def test_samples_that_are_all_the_same_have_a_distance() -> None:
+    """A collapsed generator: no covariance at all, and the distance is that of a point."""
+    x, same = normal(100, 4), torch.full((100, 4), 0.3)
+    expected = (x.double().mean(0) - same.double().mean(0)).square().sum() + torch.cov(x.double().mT).trace()
+    assert frechet_distance(features(same), features(x)).value == pytest.approx(expected.item(), rel=1e-12)
+    assert frechet_distance(features(x), features(same)).value == pytest.approx(expected.item(), rel=1e-12)
+    assert frechet_distance(features(same), features(same + 1)).value == pytest.approx(4, rel=1e-6)
+
+
+def test_extrapolation_finds_the_distance_that_few_samples_hide() -> None:
+    """Of Gaussians whose distance is known: fd is nine tenths bias, fd_inf has next to none over draws."""
+    d, n = 32, 640
+    truth = d * 0.05**2
+    found = [
+        (
+            frechet_distance(features(1.05 * normal(n, d, 2 * i)), features(normal(n, d, 2 * i + 1))).value,
+            *(
+                v.value
+                for v in extrapolated_distance(features(1.05 * normal(n, d, 2 * i)), features(normal(n, d, 2 * i + 1)))
+            ),
+        )
+        for i in range(40)
+    ]
+    fd, fd_inf, straight = np.mean(found, axis=0)
+    assert fd > 8 * truth
+    assert fd_inf == pytest.approx(truth, abs=0.05 * fd + 3 * np.std([f[1] for f in found]) / math.sqrt(len(found)))
+    assert straight > 0.99
+    x, y = features(normal(n, d)), features(normal(n, d, 1))
+    told: list[tuple[int, int]] = []
+    first = extrapolated_distance(x, y, progress=lambda done, of: told.append((done, of)))
+    assert told[-1] == (15, 15)
+    assert first == extrapolated_distance(x, y)
+    assert first != extrapolated_distance(x, y, seed=1)
+
+
 # ---------------------------------------------------------------------------------------------------------- kernel
 
 
@@ -135,8 +178,8 @@ def test_kernel_distance_is_the_direct_formula_in_any_chunks(monkeypatch: pytest
     x, y = normal(57, 6, 0), normal(83, 6, 1) + 0.3
     expected = discrepancy(x.double().numpy(), y.double().numpy(), cubic)
     found = []
-    for chunk in (1000, 10, 57, 1):
-        monkeypatch.setattr(metrics, "CHUNK", chunk)
+    for block in (2**22, 830, 83 * 57, 1):
+        monkeypatch.setattr(blocks, "BLOCK", block)
         found.append(kernel_distance(features(x), features(y)))
     for value in found:
         assert value.value == pytest.approx(expected, rel=1e-9)
@@ -200,8 +243,8 @@ def prdc(fake: np.ndarray, real: np.ndarray, k: int) -> dict[str, float]:
 def test_neighbourhoods_are_the_definitions_in_any_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     fake, real = 1.1 * normal(150, 5, 0) + 0.2, normal(170, 5, 1)
     expected = prdc(fake.double().numpy(), real.double().numpy(), metrics.NEIGHBOURS)
-    for chunk in (1000, 64, 1):
-        monkeypatch.setattr(metrics, "CHUNK", chunk)
+    for block in (2**22, 64 * 150, 1):
+        monkeypatch.setattr(blocks, "BLOCK", block)
         assert table(neighbourhoods(features(fake), features(real))) == pytest.approx(expected, abs=1e-12)
 
 
@@ -256,10 +299,17 @@ def one_hot(labels: list[int], classes: int = 3) -> Tensor:
 def test_label_distance_is_total_variation() -> None:
     fake = features(normal(4, 2), one_hot([0, 0, 0, 1]))
     real = features(normal(8, 2), one_hot([0, 0, 0, 0, 1, 1, 2, 2]))
-    assert label_distance(fake, real).value == pytest.approx(0.25)
-    assert label_distance(fake, fake).value == 0
+    found = table(label_distance(fake, real))
+    assert found["label_tv"] == pytest.approx(0.25)
+    p, q = np.array([3.5, 1.5, 0.5]) / 5.5, np.array([4.5, 2.5, 2.5]) / 9.5
+    assert found["label_kl"] == pytest.approx(scipy.stats.entropy(p, q), rel=1e-12)
+    assert found["label_modes"] == 2
+    assert table(label_distance(fake, fake)) == {"label_tv": 0, "label_kl": 0, "label_modes": 2}
     dropped = features(normal(4, 2), one_hot([2, 2, 2, 2]))
-    assert label_distance(dropped, features(normal(2, 2), one_hot([0, 1]))).value == 1
+    found = table(label_distance(dropped, features(normal(2, 2), one_hot([0, 1]))))
+    assert (found["label_tv"], found["label_modes"]) == (1, 0), "a label that real images never show is no mode"
+    assert 0 < found["label_kl"] < math.inf
+    assert label_distance(real, real)[2].unit == "of 3"
 
 
 def test_stacked_modes_are_counted_and_compared_with_equal_shares() -> None:
@@ -313,7 +363,7 @@ def test_quality_says_which_metrics_a_space_has() -> None:
     spaces = spaces_for("digits", Space((1, 8, 8), 10, 17))
     names = [[v.metric for v in floor(*digits_features(space))] for space in spaces]
     plain = ["fd", "kd", "precision", "recall", "density", "coverage"]
-    assert names == [[*plain, "label_tv"], plain]
+    assert names == [[*plain, "label_tv", "label_kl", "label_modes"], plain]
 
 
 def test_the_floor_takes_equal_numbers_from_all_of_the_training_split() -> None:
@@ -412,10 +462,14 @@ def test_copies_unseen_data_and_noise_are_told_apart() -> None:
     data = load("digits")
     train, test = data.train.x, data.test.x
     copies = table(memorisation(train, train, test))
-    assert copies == {"nn_ratio": 0, "authenticity": 0}
+    assert (copies["nn_ratio"], copies["authenticity"]) == (0, 0)
+    assert copies["nn_gap"] > 0.99, "all but the one that is not among as many as there are held-out examples"
     unseen = table(memorisation(test, train, test))
-    assert unseen["nn_ratio"] == 1
+    assert (unseen["nn_ratio"], unseen["nn_gap"]) == (1, -1), "copies of the held-out examples"
     assert 0.4 < unseen["authenticity"] < 0.7
+    neither = memorisation(test[::2], train, test[1::2])[2]
+    assert neither.error is not None
+    assert abs(neither.value) < 3 * neither.error
     half = table(memorisation(torch.cat([train[:449], test[:449]]), train, test))
     assert 0.4 < half["nn_ratio"] < 0.6
     noise = torch.randint(0, 17, train.shape, generator=generator(), dtype=torch.uint8)
@@ -432,17 +486,46 @@ def test_memorisation_is_the_direct_formula_in_any_chunks(monkeypatch: pytest.Mo
     nearest = between.argmin(1)
     ratio = between.amin(1).mean() / torch.cdist(h, t).amin(1).mean()
     authenticity = (between.amin(1) > within.amin(1)[nearest]).double().mean()
-    for chunk in (1000, 8, 1):
-        monkeypatch.setattr(metrics, "CHUNK", chunk)
+    for block in (2**22, 8 * 47, 1):
+        monkeypatch.setattr(blocks, "BLOCK", block)
         values = table(memorisation(fake, train, test))
-        assert values == pytest.approx({"nn_ratio": ratio.item(), "authenticity": authenticity.item()}, rel=1e-9)
+        assert values["nn_ratio"] == pytest.approx(ratio.item(), rel=1e-9)
+        assert values["authenticity"] == pytest.approx(authenticity.item(), rel=1e-9)
+        # As many of the one as of the other, evenly taken.
+        a, b = torch.cdist(x, t[torch.arange(29) * 47 // 29]).amin(1), torch.cdist(x, h).amin(1)
+        assert values["nn_gap"] == pytest.approx(((b.sum() - a.sum()) / (b.sum() + a.sum())).item(), rel=1e-9)
 
 
 def test_a_copy_is_at_distance_zero_in_bytes_too() -> None:
     """A float32 matrix product alone would put it some units away."""
     train = torch.randint(200, 256, (300, 1, 28, 28), generator=generator(), dtype=torch.uint8)
     test = torch.randint(200, 256, (50, 1, 28, 28), generator=generator(1), dtype=torch.uint8)
-    assert table(memorisation(train[:60], train, test)) == {"nn_ratio": 0, "authenticity": 0}
+    found = table(memorisation(train[:60], train, test))
+    assert (found["nn_ratio"], found["authenticity"]) == (0, 0)
+
+
+def test_the_likelihood_gap_is_that_of_torchs_mixture() -> None:
+    """With the variances that expectation maximisation found, and each of its steps raises the likelihood it fits."""
+    fake, train, test = normal(40, 3, 0).double(), normal(60, 3, 1).double(), 1.3 * normal(50, 3, 2).double() + 0.2
+    mean, sd = test.mean(0), test.std(0)
+    x, t, h = ((v - mean) / sd for v in (fake, train, test))
+    x = torch.cat([x, t.mean(0, keepdim=True)])
+    squared = (t[:, None] - x[None]).square().sum(2)
+
+    def mixture(steps: int) -> MixtureSameFamily:
+        spread = fitted_variances(squared, 3, steps).sqrt()[:, None].expand(-1, 3)
+        return MixtureSameFamily(Categorical(torch.ones(len(x)).double()), Independent(Normal(x, spread), 1))
+
+    fits = [mixture(steps).log_prob(t).mean().item() for steps in range(25)]
+    assert all(b > a - 1e-12 for a, b in pairwise(fits))
+    assert fits[20] > fits[0] + 0.1
+    expected = 100 / 3 * (mixture(20).log_prob(h).mean().item() - fits[20])
+    found = likelihood_gap(*(features(v) for v in (fake, train, test))).value
+    assert found == pytest.approx(expected, rel=1e-5), "features are float32"
+    dead = [features(torch.cat([v, torch.zeros(len(v), 1)], 1)) for v in (fake, train, test)]
+    assert likelihood_gap(*dead).value == pytest.approx(found, rel=1e-9), "a unit that is constant counts for nothing"
+    with pytest.raises(BadInput, match="are all constant"):
+        likelihood_gap(features(fake), features(train), features(0 * test + 1))
 
 
 def test_memorisation_refuses_what_it_can_not_answer() -> None:
@@ -461,6 +544,9 @@ def test_memorisation_refuses_what_it_can_not_answer() -> None:
 # ---------------------------------------------------------------------------------------------------------- vectors
 
 
+DISTANCES = ["w2", "sw2", "mmd2", "energy", "c2st"]
+
+
 def ring() -> Density:
     density = load("ring8").density
     assert density is not None
@@ -475,7 +561,7 @@ def draw(n: int, seed: int) -> Tensor:
 def test_real_vectors_cover_every_mode() -> None:
     values = vector_quality(draw(1500, 1), draw(1500, 2), ring())
     found = table(values)
-    assert [v.metric for v in values] == ["w2", "sw2", "mmd2", "modes", "mode_tv", "off_support"]
+    assert [v.metric for v in values] == [*DISTANCES, "modes", "mode_tv", "off_support"]
     assert found["modes"] == 8
     assert next(v for v in values if v.metric == "modes").unit == "of 8"
     assert found["mode_tv"] < 0.05
@@ -530,11 +616,11 @@ def test_off_support_by_radius_where_log_p_is_not_known() -> None:
     x, y = torch.cat([draw(600, 1), draw(400, 3) + 30]), draw(500, 2)
     for density in (known, unknown):
         assert table(vector_quality(x, y, density))["off_support"] == pytest.approx(0.4 + 0.6 * 0.01, abs=0.01)
-    assert [v.metric for v in vector_quality(x, y, replace(unknown, modes=None))] == ["w2", "sw2", "mmd2"]
+    assert [v.metric for v in vector_quality(x, y, replace(unknown, modes=None))] == DISTANCES
 
 
-def test_without_a_density_three_distances_remain() -> None:
-    assert [v.metric for v in vector_quality(normal(50, 3), normal(60, 3, 1), None)] == ["w2", "sw2", "mmd2"]
+def test_without_a_density_the_distances_remain() -> None:
+    assert [v.metric for v in vector_quality(normal(50, 3), normal(60, 3, 1), None)] == DISTANCES
 
 
 def test_wasserstein_of_a_shift_is_the_shift() -> None:
@@ -556,7 +642,7 @@ def test_wasserstein_in_one_dimension_is_sorting() -> None:
 
 def test_wasserstein_takes_its_points_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sorted samples: the first of them would be one end."""
-    monkeypatch.setattr(metrics, "ASSIGNED", 100)
+    monkeypatch.setattr(vectors, "ASSIGNED", 100)
     x = torch.linspace(-1, 1, 1000)[:, None]
     assert table(vector_quality(x, x[torch.randperm(1000, generator=generator())], None))["w2"] < 0.2
 

@@ -152,12 +152,12 @@ def test_interval_is_students_t() -> None:
 
 def test_welch_and_holm_agree_with_references() -> None:
     a, b = [2.0, 2.3, 2.9], [4.0, 4.1, 4.6, 3.9]
-    difference, low, high, p = stats.welch(a, b)
+    found = stats.welch(a, b)
     reference = scipy_stats.ttest_ind(a, b, equal_var=False)
     interval = reference.confidence_interval(0.95)
-    assert p == pytest.approx(reference.pvalue)
-    assert (low, high) == pytest.approx((interval.low, interval.high))
-    assert difference == pytest.approx(np.mean(a) - np.mean(b))
+    assert found.p == pytest.approx(reference.pvalue)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert found.mean == pytest.approx(np.mean(a) - np.mean(b))
     # Holm (1979): sorted p times the number of tests left, made monotone.
     assert stats.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert stats.holm([]) == []
@@ -198,6 +198,9 @@ def test_one_seed_has_no_interval_no_rank_and_nothing_bold(tmp_path: Path) -> No
     assert "Rank" not in [c.title for c in table.columns]
     assert not any(c.bold or "±" in c.plain for line in table.lines for c in line.cells)
     assert "one training seed" in verdict.plain_text(verdict.verdict(section)).lower()
+    ranking = section.rank("fd", "test", SPACE)
+    assert not ranking.ranks
+    assert set(ranking.unranked.values()) == {"not ranked: one training seed"}
 
 
 def test_ties_and_losers_are_told_apart(tmp_path: Path) -> None:

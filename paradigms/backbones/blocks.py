@@ -1,4 +1,4 @@
-"""Convolutional blocks shared by the U-Net and by the ResNet encoder and decoder."""
+"""Convolutional blocks: the residual block of the ResNet encoder, decoder and flows, and the U-Net's attention."""
 
 from __future__ import annotations
 
@@ -20,6 +20,16 @@ def zero(module: nn.Module) -> nn.Module:
     for p in module.parameters():
         nn.init.zeros_(p)
     return module
+
+
+def standardise(x: Tensor) -> Tensor:
+    """Each example (C, H, W) of x (B, C, H, W) to mean 0 and variance 1: a group norm of one group, without weights.
+
+    On rows in the order of the memory. With channels last torch's group norm has no forward-mode derivatives, and its
+    layer norm has wrong ones of second order (reverse over forward mode).
+    """
+    rows = x.permute(0, 2, 3, 1)
+    return F.group_norm(rows.reshape(len(x), 1, -1), 1).view(rows.shape).permute(0, 3, 1, 2)
 
 
 class ResBlock(nn.Module):
@@ -47,17 +57,19 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over positions, (B, C, H, W) -> the same, as a residual that starts silent."""
+    """Self-attention over positions, (B, C, H, W) -> the same, as a residual that starts silent.
+
+    Written out, for few positions: torch's fused attention has no forward-mode and no second derivatives.
+    """
 
     def __init__(self, channels: int, head: int = 32) -> None:
         super().__init__()
-        self.heads = max(1, channels // head)
-        self.norm = nn.GroupNorm(groups(channels), channels)
+        self.heads = math.gcd(channels, max(1, channels // head))
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = zero(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         b, c, h, w = x.shape
-        q, k, v = self.qkv(self.norm(x)).view(b, 3, self.heads, c // self.heads, h * w).transpose(-1, -2).unbind(1)
-        a = F.scaled_dot_product_attention(q, k, v)
-        return x + self.out(a.transpose(-1, -2).reshape(b, c, h, w))
+        q, k, v = self.qkv(standardise(x)).reshape(b, 3, self.heads, c // self.heads, h * w).unbind(1)
+        weights = (q.transpose(-1, -2) @ k * q.shape[-2] ** -0.5).softmax(-1)
+        return x + self.out((v @ weights.transpose(-1, -2)).reshape(b, c, h, w))

@@ -16,7 +16,7 @@ BACKBONES = ("auto", "mlp")
 
 
 def levels(space: Space) -> tuple[int, tuple[int, ...]]:
-    """(patch, mults): pixels folded into channels before the first convolution, and the widths of the levels.
+    """(patch, mults) of encoders and decoders: pixels folded into channels at first, and the widths of the levels.
 
     At equal parameters a network that starts at half the resolution sees two to three times as many images a second.
     """
@@ -34,26 +34,31 @@ def convolutional(space: Space, backbone: str) -> bool:
 class Denoiser(Backbone):
     """The MLP with an output shaped as its input."""
 
-    def __init__(self, space: Space, width: int, dropout: float, outputs: int) -> None:
+    def __init__(self, space: Space, width: int, dropout: float, outputs: int, times: int) -> None:
         super().__init__()
         self.shape = (outputs * space.shape[0], *space.shape[1:])
-        self.net = MLP(space.dim, outputs * space.dim, width, classes=space.classes, dropout=dropout)
+        self.net = MLP(space.dim, outputs * space.dim, width, classes=space.classes, dropout=dropout, times=times)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         return self.net(x, t, y).view(-1, *self.shape)
 
 
-def denoiser(space: Space, width: int, dropout: float = 0.0, backbone: str = "auto", outputs: int = 1) -> Backbone:
+def denoiser(
+    space: Space, width: int, dropout: float = 0.0, backbone: str = "auto", outputs: int = 1, times: int = 1
+) -> Backbone:
     """(x_t (B, *shape), t (B,), y) -> (B, *shape): a U-Net on images, a residual MLP on vectors (or on request).
 
-    outputs: how many numbers for each of x's, stacked along the first axis.
+    outputs: how many numbers for each of x's, stacked along the first axis. times: how many times it is told, t (B, times)
+    where there are several.
     """
     if not convolutional(space, backbone):
-        return Denoiser(space, width, dropout, outputs)
-    patch, mults = levels(space)
-    c = space.shape[0]
-    attend = (len(mults) - 1,) if len(mults) > 2 else ()
-    return UNet(c, outputs * c, width, mults, patch=patch, classes=space.classes, dropout=dropout, attend=attend)
+        return Denoiser(space, width, dropout, outputs, times)
+    c, *sides = space.shape
+    large = min(sides) > 16
+    # Convolutions run best on multiples of 8 channels.
+    channels = tuple(8 * max(1, round(width * mult / 8)) for mult in ((1, 2, 4, 8) if large else (1, 2, 4)))
+    patch = math.gcd(2, *sides) if min(sides) > 32 else 1
+    return UNet(c, outputs * c, channels, patch, space.classes, dropout, attend=large, times=times)
 
 
 class VectorEncoder(Backbone):

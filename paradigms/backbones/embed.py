@@ -14,26 +14,30 @@ class Embedding(nn.Module):
 
     t is embedded by sines and cosines of `frequencies` octave-spaced frequencies from 1/2 to 16 cycles: high enough
     to resolve t near 0, low enough not to stiffen the ODE. Without a time (`timed=False`) or classes no parameters are
-    owned for them. Raises ValueError when there are classes and no labels are given.
+    owned for them. times: how many times there are, t (B, times). Raises ValueError when there are classes and no labels
+    are given.
     """
 
     cycles: Tensor
 
-    def __init__(self, dim: int, classes: int = 0, timed: bool = True, frequencies: int = 16) -> None:
+    def __init__(self, dim: int, classes: int = 0, timed: bool = True, frequencies: int = 16, times: int = 1) -> None:
         super().__init__()
         self.dim = dim
         cycles = torch.logspace(-1, 4, frequencies, base=2.0)
         self.register_buffer("cycles", 2 * math.pi * cycles, persistent=False)
-        self.time = nn.Sequential(nn.Linear(2 * frequencies, dim), nn.SiLU(), nn.Linear(dim, dim)) if timed else None
+        self.time = (
+            nn.Sequential(nn.Linear(2 * frequencies * times, dim), nn.SiLU(), nn.Linear(dim, dim)) if timed else None
+        )
         self.label = nn.Embedding(classes, dim) if classes else None
         if self.label is not None:
-            nn.init.normal_(self.label.weight, std=0.02)
+            # Beside a time a label must be as loud: at 0.02 it is heard only after hundreds of steps.
+            nn.init.normal_(self.label.weight, std=1.0 if timed else 0.02)
 
     def forward(self, t: Tensor | None, y: Tensor | None = None) -> Tensor | None:
         out = None
         if self.time is not None:
             assert t is not None
-            angle = t.to(torch.float32)[:, None] * self.cycles
+            angle = (t.to(self.cycles.dtype)[..., None] * self.cycles).flatten(1)
             out = self.time(torch.cat([angle.sin(), angle.cos()], dim=1))
         if self.label is not None:
             if y is None:

@@ -43,10 +43,11 @@ class MLP(Backbone):
         timed: bool = True,
         classes: int = 0,
         dropout: float = 0.0,
+        times: int = 1,
     ) -> None:
         super().__init__()
         conditioned = timed or classes
-        self.embed = Embedding(width, classes, timed)
+        self.embed = Embedding(width, classes, timed, times=times)
         self.stem = nn.Linear(din, width)
         self.blocks = nn.ModuleList(MLPBlock(width, width if conditioned else 0, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)

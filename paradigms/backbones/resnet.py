@@ -1,6 +1,6 @@
-"""ResNet encoder and decoder from the U-Net's blocks: the two halves of a VAE, and a GAN's critic and generator.
+"""ResNet encoder and decoder: the two halves of a VAE, and a GAN's critic and generator.
 
-Both keep the U-Net's resolutions (stem patch, levels, widths), so that all image recipes on one data set spend their
+Both have the same resolutions (stem patch, levels, widths), so that all image recipes on one data set spend their
 parameters alike. `Encoder` maps images to vectors, `Decoder` vectors to images.
 """
 

@@ -34,7 +34,7 @@ from paradigms.maths.denoiser import Along, Denoiser
 from paradigms.maths.paths import COORDINATES, GaussianPath
 from paradigms.maths.solvers import Step, Watch, dopri5, euler_step, heun_step, nodes, rk4_step, solve
 
-__all__ = ["GRIDS", "levels", "sample", "samplers"]
+__all__ = ["GRIDS", "levels", "ode_samplers", "sample", "samplers"]
 
 GRIDS = ("uniform", "trailing", "quadratic", "cosine", "karras", "logsnr")
 RATIOS = (0.002, 80.0)  # sigma / alpha between which "karras" and "logsnr" lie where the path itself has no bounds
@@ -335,7 +335,7 @@ def samplers(
     to it can ask the network there. T: of a chain, which has no more steps than that. learned: the network gives the
     variance. main: those that a short sweep tries.
     """
-    one, few, many = (1, 2, 4, 8, 16, 32, 64), (2, 4, 8, 16, 32), (8, 16, 32, 64, 100, 250, 1000)
+    one, few, many = (1, 2, 4, 8, 16, 32, 64), (2, 4, 8, 16, 18, 32), (8, 16, 32, 64, 100, 250, 1000)
     gridded = {"grid": GRIDS}
     carried = {"grid": GRIDS, "on": _ON}
     along: dict[str, Setting] = {"grid": grid}
@@ -381,11 +381,19 @@ def samplers(
             note="in sigma / alpha", main="churn" in main,
         ),
         Sampler(
-            "langevin", (8, 16, 32, 64, 128), (5, 1), stochastic=True,
+            "langevin", (10, 20, 50, 100, 200), (5, 1), stochastic=True,
             options={"inner": 5, "step": 0.1, "grid": "logsnr"}, choices=gridded,
             ranges={"inner": (1, 1000), "step": (1e-6, 1.0)}, note="inner calls a level", main="langevin" in main,
         ),
     )  # fmt: skip
+
+
+def ode_samplers(main: tuple[str, ...]) -> tuple[Sampler, ...]:
+    """Those that solve the ODE and no more, of a model whose noise and data were coupled and whose path ends free of noise.
+
+    There E[eps | x_t] is no longer -sigma times the score, which samplers that add fresh noise rest on.
+    """
+    return tuple(s for s in samplers(free=True, main=main) if s.name in ("dpmpp-2m", "euler", "heun", "rk4", "rk45"))
 
 
 def sample(

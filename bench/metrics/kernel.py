@@ -1,0 +1,67 @@
+"""Squared maximum mean discrepancy, unbiased and with its standard error: of features, and for other kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from bench.metrics.blocks import Tell, blocks
+from bench.metrics.values import Features, Value, check
+
+__all__ = ["Kernel", "discrepancy", "kernel_distance"]
+
+Kernel = Callable[[Tensor, Tensor], Tensor]  # (n, d), (m, d) -> (n, m)
+
+
+def kernel_distance(fake: Features, real: Features, tell: Tell | None = None) -> Value:
+    """The unbiased squared maximum mean discrepancy with the kernel (x.y/d + 1)^3 over all samples: "kd".
+
+    Not over random subsets, as KID is usually taken (Bińkowski et al. 2018, arXiv:1801.01401): that is noisier, and the
+    spread over subsets is not the error of their mean (3.7 times it in one measurement). The error here is the
+    jackknife's. Two halves of one set that was divided class by class are more alike than independent draws, so that
+    their floor lies a little below 0. Raises BadInput as `check` does, and below 3 on either side.
+    """
+    check(fake, real, at_least=3, of="a kernel distance")
+    return discrepancy("kd", fake.values.double(), real.values.double(), _cubic, tell)
+
+
+def _cubic(x: Tensor, y: Tensor) -> Tensor:
+    kernel = (x @ y.mT).div_(x.shape[1]).add_(1)
+    return kernel.square().mul_(kernel)  # a power would be taken through logarithms
+
+
+def discrepancy(metric: str, x: Tensor, y: Tensor, kernel: Kernel, tell: Tell | None = None) -> Value:
+    """The unbiased estimate of E k(x, x') + E k(y, y') - 2 E k(x, y) of x (n, d) and y (m, d), with its error.
+
+    All that is needed are the row sums of the three kernel matrices, without the diagonal of the first two. Leaving out
+    sample i changes the estimate by closed form, so the jackknife's error costs nothing more.
+    """
+    n, m = len(x), len(y)
+    total = 2 * n + m
+
+    def of(offset: int) -> Tell | None:
+        return None if tell is None else lambda done, _: tell(offset + done, total)
+
+    xx, yy = _row_sums(x, x, kernel, False, of(0))[0], _row_sums(y, y, kernel, False, of(n))[0]
+    xy, yx = _row_sums(x, y, kernel, True, of(n + m))
+    cross = xy.sum()
+
+    value = xx.sum() / (n * (n - 1)) + yy.sum() / (m * (m - 1)) - 2 * cross / (n * m)
+    without_x = (xx.sum() - 2 * xx) / ((n - 1) * (n - 2)) - 2 * (cross - xy) / ((n - 1) * m)
+    without_y = (yy.sum() - 2 * yy) / ((m - 1) * (m - 2)) - 2 * (cross - yx) / (n * (m - 1))
+    variance = (n - 1) * without_x.var(correction=0) + (m - 1) * without_y.var(correction=0)
+    return Value(metric, value.item(), variance.sqrt().item())
+
+
+def _row_sums(x: Tensor, y: Tensor, kernel: Kernel, diagonal: bool, tell: Tell | None) -> tuple[Tensor, Tensor]:
+    """Row and column sums of the kernel matrix of x and y, with or without its diagonal."""
+    rows, columns = [], torch.zeros(len(y), dtype=torch.float64)
+    for part in blocks(len(x), len(y), tell):
+        block = kernel(x[part], y)
+        if not diagonal:
+            block.diagonal(part.start).zero_()
+        rows.append(block.sum(1))
+        columns += block.sum(0)
+    return torch.cat(rows), columns

@@ -1,0 +1,83 @@
+"""Nearest neighbours, and what they say of fidelity and diversity: precision, recall, density, coverage."""
+
+from __future__ import annotations
+
+import torch
+from sklearn.neighbors import NearestNeighbors
+from torch import Tensor
+
+from bench.metrics.blocks import Tell, blocks, pair_distances, squared_distances
+from bench.metrics.values import Features, Value, check
+
+__all__ = ["NEIGHBOURS", "nearest", "neighbourhoods", "reach"]
+
+NEIGHBOURS = 5  # k of precision, recall, density, coverage
+QUERIES = 2048  # rows asked of scikit-learn at once; it blocks further
+RIM = 1e-11  # of the squared norms: how near to the rim of a ball a fast distance is not trusted
+TIE = 1e-9  # of the squared radius: nearer by less than this is on the rim, and outside
+
+
+def neighbourhoods(fake: Features, real: Features, tell: Tell | None = None) -> list[Value]:
+    """ "precision", "recall", "density" and "coverage" with k = 5 (arXiv:1904.06991, arXiv:2002.09797).
+
+    Within reach of a point is nearer than its k-th nearest neighbour in its own set. Distances come from a matrix
+    product, and are taken again by differences where they are near the rim of a ball: a copy of a real image, or of its
+    k-th neighbour, does not fall in or out by rounding. Nothing larger than a block of pairs is held.
+    Raises BadInput as `check` does, and below 7 on either side.
+    """
+    k = NEIGHBOURS
+    check(fake, real, at_least=k + 2, of=f"neighbourhoods of k = {k}")
+    x, y = fake.values.double(), real.values.double()
+    n, m = len(x), len(y)
+    total = n + 2 * m
+
+    def of(offset: int) -> Tell | None:
+        return None if tell is None else lambda done, _: tell(offset + done, total)
+
+    reach_fake, reach_real = reach(x, k, of(0)) * (1 - TIE), reach(y, k, of(n)) * (1 - TIE)
+    near_x, near_y = x - y.mean(0), y - y.mean(0)  # to the origin, where products cancel less
+    within = torch.zeros(n, dtype=torch.long)  # how many real balls hold the sample
+    recalled, covered = 0, 0
+    for part in blocks(m, n, of(n + m)):
+        distance = squared_distances(near_y[part], near_x)
+        # A distance near either rim is replaced by the exact one, of which nothing is in doubt.
+        doubt = RIM * (near_x.square().sum(1).max() + near_y[part].square().sum(1).max())
+        near = ((distance - reach_real[part, None]).abs() <= doubt) | ((distance - reach_fake).abs() <= doubt)
+        rows, columns = near.nonzero(as_tuple=True)
+        distance[rows, columns] = pair_distances(y[part][rows], x[columns])
+        held = distance < reach_real[part, None]
+        within += held.sum(0)
+        recalled += int((distance < reach_fake).any(1).sum())
+        covered += int(held.any(1).sum())
+    return [
+        Value("precision", (within > 0).double().mean().item()),
+        Value("recall", recalled / m),
+        Value("density", within.double().mean().item() / k),
+        Value("coverage", covered / m),
+    ]
+
+
+def nearest(x: Tensor, reference: Tensor, k: int, tell: Tell | None = None) -> tuple[Tensor, Tensor]:
+    """Squared distances (N, k), ascending and exact, and rows of the k nearest in `reference` (M, d) to x (N, d).
+
+    scikit-learn finds them, through a matrix product in the precision given; their distances are then taken again by
+    differences in float64.
+    """
+    centre = reference.mean(0)
+    search = NearestNeighbors(n_neighbors=k, algorithm="brute").fit((reference - centre).numpy())
+    distances, rows = [], []
+    for part in x.split(QUERIES):
+        index = torch.from_numpy(search.kneighbors((part - centre).numpy(), return_distance=False)).long()
+        each = pair_distances(part.repeat_interleave(k, 0), reference[index.flatten()]).view(-1, k)
+        each, order = each.sort(1)
+        distances.append(each)
+        rows.append(index.gather(1, order))
+        if tell is not None:
+            tell(sum(map(len, rows)), len(x))
+    return torch.cat(distances), torch.cat(rows)
+
+
+def reach(x: Tensor, k: int, tell: Tell | None = None) -> Tensor:
+    """The squared distance (N,) of each row of x to its k-th nearest other row."""
+    distances, _ = nearest(x, x, k + 1, tell)
+    return distances[:, k]  # the row itself, at 0, is among the first

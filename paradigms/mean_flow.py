@@ -1,0 +1,180 @@
+"""Mean flow: a network of the average velocity between two times, trained from scratch by an identity it must fulfil.
+
+Model.      Along z_t = (1 - t) x + t eps with velocity v the average velocity from r to t > r is
+                u(z_t, r, t) = 1 / (t - r) int_r^t v(z_s, s) ds,        so that  z_r = z_t - (t - r) u(z_t, r, t).
+            A network is told z_t, t and t - r.
+
+Objective.  The derivative of (t - r) u along the path gives the mean-flow identity (Geng et al., eq. 6)
+                u = v - (t - r) du/dt,        du/dt = v dz u + dt u        (r held fixed),
+            whose right side, without gradient and with the line's velocity eps - x for v, is the network's target (eq. 9-11).
+            du/dt is one Jacobian-vector product. With r = t it is flow matching, of which most examples are. Each example is
+            weighted by 1 / (|error|^2 + c)^p.
+
+Sampling.   z_r = z_t - (t - r) u(z_t, r, t): from t = 1 to r = 0 in one step, or along falling times.
+
+Likelihood. None: one step is no flow whose density could be followed.
+
+References
+    Z. Geng, M. Deng, X. Bai, J. Z. Kolter, K. He. Mean Flows for One-step Generative Modeling. NeurIPS 2025. arXiv:2505.13447
+
+Where this differs from the paper
+    - The rows of a batch with r = t are a fixed part, not drawn; only the others pay for the derivative, in a pass of its own
+      without gradient.
+    - No guidance, no dropout, no augmentation; times and p as tuned for short budgets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim import Optimizer
+
+from paradigms.backbones import build
+from paradigms.contract import (
+    Batch,
+    Card,
+    Frozen,
+    Noise,
+    Paradigm,
+    Plan,
+    Recipe,
+    Sampler,
+    Space,
+    Update,
+    require,
+)
+from paradigms.maths.likelihood import dequantise
+from paradigms.maths.paths import LinearPath, expand
+from paradigms.optim import adamw, check_training, cosine
+
+LINEAR = LinearPath()
+
+
+@dataclass(frozen=True)
+class Config:
+    """same: the part of a batch with r = t. P_mean, P_std: of log (t / (1 - t)) in training; P_mean_r: of r's.
+
+    p, c: of the weight. batch, lr, clip: training. backbone: "auto" or "mlp".
+    """
+
+    same: float = 0.75
+    P_mean: float = -0.6
+    P_mean_r: float = -4.0
+    P_std: float = 1.6
+    p: float = 0.75
+    c: float = 1e-3
+    batch: int = 64
+    lr: float = 2e-3
+    clip: float = 1.0
+    backbone: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_training(self)
+        require(0 <= self.same < 1, "same must be from 0 to below 1")
+        require(self.P_std > 0, "P_std must be above 0")
+        require(0 <= self.p <= 1, "p must be from 0 to 1")
+        require(self.c > 0, "c must be above 0")
+
+
+class MeanFlow(Paradigm):
+    """See the module's text. `net`: (z_t, (t, t - r), y) -> u."""
+
+    card = Card(
+        title="Mean flow",
+        paper="Geng et al., Mean Flows for One-step Generative Modeling",
+        year=2025,
+        url="https://arxiv.org/abs/2505.13447",
+        samplers=(
+            Sampler(
+                "mean-flow",
+                (1, 2, 4, 8),
+                options={"times": "even"},
+                falling={"times": (0.001, 0.999)},
+                note="times: between the steps",
+            ),
+        ),
+        default=Plan("mean-flow", 1),
+        no_likelihood="one step is no flow whose density could be followed",
+    )
+
+    def __init__(self, config: Config, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
+        super().__init__(config, space, width, parents)
+        self.net = build.denoiser(space, width, 0.0, config.backbone, times=2)
+        # Group normalisation has a forward derivative in this layout only.
+        self.net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
+    def optimizers(self) -> dict[nn.Module, Optimizer]:
+        return {self.net: adamw(self.net, self.config.lr)}
+
+    def u(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        """The average velocity from r to t (B,) at z (B, ...)."""
+        return self.net(z, torch.stack([t, t - r], dim=1), y)
+
+    @torch.no_grad()
+    def derivative(self, z: Tensor, r: Tensor, t: Tensor, v: Tensor, y: Tensor | None) -> Tensor:
+        """du/dt = v dz u + dt u (B, ...), by forward-mode differentiation, in float32."""
+        # Fused attention has no forward derivative. (torch.func.jvp gives the same at a third more time.)
+        with sdpa_kernel(SDPBackend.MATH), torch.autocast(z.device.type, enabled=False), forward_ad.dual_level():
+            u = self.u(forward_ad.make_dual(z, v), r, forward_ad.make_dual(t, torch.ones_like(t)), y)
+            return forward_ad.unpack_dual(u).tangent
+
+    def times(self, n: int, noise: Noise) -> tuple[Tensor, Tensor, int]:
+        """(r, t) with r <= t (n,), and how many are different: the first ones."""
+        draws = self.config.P_std * noise.normal(n, 2)
+        draws = torch.sigmoid(draws + draws.new_tensor([self.config.P_mean, self.config.P_mean_r]))
+        t, r = draws.amax(1), draws.amin(1)
+        m = n - int(self.config.same * n)
+        return torch.cat([r[:m], t[m:]]), t, m
+
+    def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
+        x, y = dequantise(batch.x, self.space.levels, noise), batch.y
+        eps = noise.normal(*x.shape)
+        r, t, m = self.times(len(x), noise)
+        z, v = LINEAR.perturb(x, eps, t), eps - x
+        target = v.clone()
+        du = self.derivative(z[:m], r[:m], t[:m], v[:m], None if y is None else y[:m])
+        target[:m] -= expand(t[:m] - r[:m], x) * du
+        error = (self.u(z, r, t, y) - target).square().flatten(1).sum(1)
+        weight = (error.detach() + self.config.c).pow(-self.config.p)
+        loss = (weight * error).mean()
+        terms = {"loss": loss, "error": error.mean()}
+        yield Update(self.net, loss, terms, {"lr": self.config.lr * cosine(progress)}, clip=self.config.clip)
+
+    def prior(self, n: int, noise: Noise) -> Tensor:
+        return noise.normal(n, *self.space.shape)
+
+    def sample(
+        self,
+        z: Tensor,
+        plan: Plan,
+        noise: Noise,
+        cond: Tensor | None = None,
+        watch: Callable[[float, Tensor], None] | None = None,
+    ) -> Tensor:
+        even = tuple(1 - i / plan.steps for i in range(1, plan.steps))
+        times = (1.0, *plan.numbers("times", even), 0.0)
+        if watch:
+            watch(1.0, z)
+        for t, r in pairwise(times):
+            rows = z.new_tensor([r, t])[:, None].expand(2, len(z))
+            z = z - (t - r) * self.u(z, rows[0], rows[1], cond)
+            if watch:
+                watch(r, z)
+        return z
+
+
+RECIPES = (
+    Recipe(
+        "mean-flow",
+        MeanFlow,
+        Config(),
+        "average velocity by the mean-flow identity; one step, no teacher",
+        variant_of="consistency",
+    ),
+)

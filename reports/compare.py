@@ -1,0 +1,601 @@
+"""One question: is A better than B? Two recipes, two runs, or two plans or averagings of the same trained models.
+
+Different models are compared by Welch's t over training seeds, the same trained models by the paired t over them. The
+metric asked for is one test and needs no correction; the other metrics that both have are corrected by Holm's method
+among themselves. Numbers whose provenance differs are not compared, and the field that differs is named.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from reports import coverage, provenance, stats, words
+from reports.sections import (
+    LIKELIHOODS,
+    Entry,
+    Section,
+    at_plan,
+    finite,
+    kind_text,
+    plan_text,
+    plans_of,
+    sections,
+    seed_means,
+    space_of,
+)
+from reports.stats import Difference, Summary
+from reports.tables import METRICS, UNITS, metric_title, multiple_text, sampling_spread_of, seconds_text
+
+SPEED = {"latency": ("Latency", "↓"), "throughput": ("Throughput", "↑"), "peak_memory": ("Peak memory", "↓")}
+_LEFT_OUT = ("term_", "latency_", "throughput_", "flops", "entropy")
+_OF_TRAINING = ("nn_ratio", "authenticity")  # for these the training split is what is asked
+
+
+class NotComparable(ValueError):
+    """A and B can not be compared; the message is one line for the user."""
+
+
+class UnknownName(NotComparable):
+    """A name that stands for nothing in the rows. what: of which kind; known: those that are there."""
+
+    def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
+        self.what, self.name, self.known = what, name, tuple(known)
+        super().__init__(f"unknown {what} '{name}'; known: {', '.join(self.known)}")
+
+
+@dataclass(frozen=True)
+class Selector:
+    """What a user named: a recipe (or a row's name) or one run of it, at a plan, with averaged or raw weights."""
+
+    name: str
+    run: str = ""
+    plan: str = ""  # "sampler-steps", with options "sampler-steps,eta=0.5"; the card's default
+    weights: str = ""  # "ema" or "raw"; the averaged ones
+
+    def __str__(self) -> str:
+        return ":".join(part for part in (f"{self.name} {self.run}".strip(), self.plan, self.weights) if part)
+
+
+@dataclass(frozen=True)
+class Side:
+    """The rows that a selector stands for in one section."""
+
+    name: str
+    entry: Entry
+    rows: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Line:
+    """One metric that both sides have: their means, the difference a - b with its test, or why it was not taken.
+
+    adjusted: p after Holm's correction over the lines that were not asked for; of the one that was, p itself.
+    floor:    the smallest p that a permutation test could give here. spread: of disjoint sample sets, either side.
+    """
+
+    key: str
+    metric: str
+    split: str
+    space: str
+    title: str
+    direction: str
+    a: Summary
+    b: Summary
+    found: Difference | None = None
+    adjusted: float = math.nan
+    shuffled: float | None = None
+    floor: float = math.nan
+    needed: int | None = None
+    spread: tuple[float | None, float | None] = (None, None)
+    refused: str = ""
+    unit: str = ""
+
+    @property
+    def significant(self) -> bool:
+        return self.adjusted < stats.ALPHA
+
+    def winner(self, a: str, b: str) -> str:
+        """Who is better, or "tie", "differ" (where no direction is better) or "" (no test)."""
+        if self.found is None or math.isnan(self.found.p):
+            return ""
+        if not self.significant:
+            return "tie"
+        if not self.direction:
+            return "differ"
+        return a if (self.found.mean < 0) == (self.direction == "↓") else b
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A against B on one data set and tier; the first line is the metric that was asked for."""
+
+    a: str
+    b: str
+    dataset: str
+    tier: str
+    lines: tuple[Line, ...]
+    remarks: tuple[str, ...] = ()  # what the verdict must say of either side
+    again: str = ""  # the command that makes more seeds
+
+    @property
+    def lead(self) -> Line:
+        return self.lines[0]
+
+    def verdict(self) -> str:
+        return _verdict(self)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the intervals are worth, what the table holds, and how to know more."""
+        line, out = self.lead, []
+        others = sum(not math.isnan(x.adjusted) for x in self.lines[1:])
+        if others:
+            out.append(
+                f"The first line is what was asked, a single test; of the {others} others that were tested p is corrected "
+                "for their number by Holm's method."
+            )
+        if line.found is not None:
+            out.append(coverage.sentence(min(line.found.n), "interval" if line.found.paired else "welch"))
+        if self.again and not line.significant:
+            out.append(f"More seeds: {self.again}")
+        return out
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """(heads, rows) of texts."""
+        heads = ["metric", self.a, self.b, "difference [95 %]", "p", "p, Holm", "verdict"]
+        return heads, [_cells(line, self.a, self.b, i == 0) for i, line in enumerate(self.lines)]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "a": self.a,
+            "b": self.b,
+            "dataset": self.dataset,
+            "tier": self.tier,
+            "verdict": self.verdict(),
+            "notes": self.notes,
+            "metrics": [_json(line, self.a, self.b) for line in self.lines],
+        }
+
+
+def compare(
+    frame: pd.DataFrame,
+    runs: Sequence[Mapping[str, Any]],
+    a: Selector,
+    b: Selector,
+    metric: str = "",
+    dataset: str = "",
+    tier: str = "",
+) -> Comparison:
+    """Compare a with b on `metric`, or on the one that leads the report of their data set.
+
+    Raises NotComparable (UnknownName for a name that is not there) with one line that says why and what to do.
+    """
+    found = [s for s in sections(frame, runs) if dataset in ("", s.dataset) and tier in ("", s.tier)]
+    if not found:
+        raise NotComparable(f"there are no results{_where(dataset, tier)}")
+    _known(found, a)
+    _known(found, b)
+    both = [s for s in found if _entries(s, a) and _entries(s, b)]
+    if not both:
+        places = [f"{x} has results on {words.listing(_places(found, x))}" for x in (a, b)]
+        raise NotComparable(f"nothing in common: {', '.join(places)}")
+    if len(both) > 1:
+        choices = words.listing([_place(s) for s in both], "or")
+        raise NotComparable(f"both have results on {choices}; choose by --dataset and --tier")
+    section = both[0]
+    one, other = _side(section, a), _side(section, b)
+    if one.entry is other.entry and one.rows.equals(other.rows):
+        raise NotComparable(f"{one.name} and {other.name} are the same rows; name two different things")
+    lines = _lines(section, one, other)
+    if not lines:
+        raise NotComparable(f"nothing in common: no metric was measured of both {one.name} and {other.name}")
+    lead = _asked(section, lines, metric, one, other)
+    if lead.refused:
+        raise NotComparable(
+            f"{one.name} and {other.name} can not be compared on {lead.title}: they differ in {lead.refused}"
+        )
+    rest = [line for line in lines if line is not lead and _told(section, line)]
+    tested = [x for x in rest if x.found is not None and not math.isnan(x.found.p)]
+    corrected = dict(zip((x.key for x in tested), stats.holm([x.found.p for x in tested if x.found])))
+    rest = [replace(x, adjusted=corrected.get(x.key, math.nan)) for x in rest]
+    lead = replace(lead, adjusted=lead.found.p if lead.found else math.nan)
+    return Comparison(
+        one.name,
+        other.name,
+        section.title,
+        words.plain(section.tier),
+        (lead, *rest),
+        _remarks(one, other),
+        _again(section, one, other),
+    )
+
+
+# -------------------------------------------------------------------------------------------------------------- sides
+
+
+def _where(dataset: str, tier: str) -> str:
+    return (f" on {dataset}" if dataset else "") + (f" at tier {tier}" if tier else "") + "; see `bench list runs`"
+
+
+def _place(section: Section) -> str:
+    return section.title + (f" ({words.plain(section.tier)})" if section.tier else "")
+
+
+def _places(found: Sequence[Section], selector: Selector) -> list[str]:
+    return [_place(s) for s in found if _entries(s, selector)]
+
+
+def _known(found: Sequence[Section], selector: Selector) -> None:
+    if not any(_entries(s, selector) for s in found):
+        everyone = [e for s in found for e in (*s.finished, *s.externals)]
+        if selector.run:
+            raise NotComparable(f"{selector} has no results; score it: bench evaluate RUN")
+        raise UnknownName("recipe", selector.name, dict.fromkeys(n for e in everyone for n in (e.recipe, e.name)))
+
+
+def _entries(section: Section, selector: Selector) -> list[Entry]:
+    """The rows of the comparison that a selector may mean: one by its whole name, else all of the recipe."""
+    everyone = (*section.finished, *section.externals)
+    if selector.run:
+        return [e for e in everyone if e.recipe == selector.name and (e.rows["run"] == selector.run).any()]
+    exact = [e for e in everyone if e.name == selector.name]
+    return exact or [e for e in everyone if e.recipe == selector.name]
+
+
+def _side(section: Section, selector: Selector) -> Side:
+    entries = _entries(section, selector)
+    if len(entries) > 1:
+        names = words.listing([f"'{e.name}'" for e in entries], "or")
+        raise NotComparable(f"'{selector.name}' stands for {len(entries)} rows on {section.title}: name {names}")
+    (entry,) = entries
+    rows = entry.main
+    if selector.weights:
+        whole = entry.rows[entry.rows["fraction"].isna() | (entry.rows["fraction"] >= 1)]
+        rows = whole[whole["weights"] == selector.weights]
+        if not len(rows):
+            kept = sorted({w for w in whole["weights"] if w})
+            raise NotComparable(
+                f"{selector}: no such weights were scored; there are: {', '.join(kept) or 'none named'}"
+            )
+    if selector.run:
+        rows = rows[rows["run"] == selector.run]
+    drawn = rows["sampler"] != ""
+    plan = entry.plan
+    if selector.plan:
+        plans = plans_of(rows)
+        texts = {plan_text(p).replace(" ", ","): p for p in plans}
+        if selector.plan.replace(" ", ",") not in texts:
+            raise UnknownName(f"plan of {selector.name}:", selector.plan, texts)
+        plan = texts[selector.plan.replace(" ", ",")]
+    if plan is not None:
+        rows = pd.concat([rows[~drawn], at_plan(rows[drawn], plan)])
+    elif not entry.external:
+        rows = rows[~drawn | rows["headline"]]
+    name = entry.name + (f" {selector.run}" if selector.run else "")
+    parts = [selector.plan and plan_text(plan), {"raw": "raw weights", "ema": "averaged weights"}.get(selector.weights)]
+    name += f" ({', '.join(p for p in parts if p)})" if any(parts) else ""
+    return Side(name, entry, rows)
+
+
+# -------------------------------------------------------------------------------------------------------------- lines
+
+_Group = tuple[str, str, str, str, str, str]
+
+
+def _groups(rows: pd.DataFrame) -> dict[_Group, pd.DataFrame]:
+    kept = finite(rows)
+    kept = kept[
+        kept["metric"].ne("") & ~kept["metric"].str.startswith(_LEFT_OUT) & ~kept["metric"].str.endswith("_error")
+    ]
+    by = ["metric", "split", "space", "kind", "options", "relation"]
+    kept = kept.assign(options=kept["options"].where(kept["kind"] != "", ""))  # a sampler's options are the plan
+    # Another version of a feature network stands for the same column: it is refused, not overlooked.
+    kept = kept.assign(space=kept["features"].map(space_of))
+    return dict(iter(kept.groupby(by, sort=True)))
+
+
+def _lines(section: Section, a: Side, b: Side) -> list[Line]:
+    mine, theirs = _groups(a.rows), _groups(b.rows)
+    made = []
+    for key in mine.keys() & theirs.keys():
+        x, y = mine[key], theirs[key]
+        same = a.entry is b.entry and x.index.equals(y.index)  # what neither plan nor weights touch
+        if not same:
+            made.append(_line(section, a, b, key, x, y))
+    order = {m: i for i, m in enumerate((*METRICS, *LIKELIHOODS, "kl", *SPEED))}
+
+    def place(line: Line) -> tuple[int, bool, str]:
+        return order.get(line.metric, 99), line.split == "train", line.key
+
+    return sorted(made, key=place)
+
+
+def _line(section: Section, a: Side, b: Side, group: _Group, x: pd.DataFrame, y: pd.DataFrame) -> Line:
+    metric, split, space, kind, _, _ = group
+    left, right = stats.summarise(seed_means(x)), stats.summarise(seed_means(y))
+    assert left is not None  # _groups keeps finite values only
+    assert right is not None
+    line = Line(
+        key="/".join(part for part in group if part),
+        metric=metric,
+        split=split,
+        space=space,
+        title=_title(section, metric, split, x),
+        direction=_direction(metric),
+        a=left,
+        b=right,
+        refused=_refusal(a, b, metric, bool(kind), x, y),
+        unit=str(x["unit"].iloc[0]) if (x["unit"] == y["unit"].iloc[0]).all() else "",
+    )
+    if line.refused:
+        return line
+    line = replace(line, spread=(sampling_spread_of(x), sampling_spread_of(y)))
+    runs = [r for r in dict.fromkeys(x["run"]) if r and (y["run"] == r).any()]
+    if runs:
+        pairs = [_of_run(x, run) - _of_run(y, run) for run in runs]
+        if len(pairs) < 2:
+            return line
+        found = stats.paired(pairs)
+        variance = found.error**2 * len(pairs)
+        return replace(
+            line,
+            found=found,
+            shuffled=stats.sign_flips(pairs) if not math.isnan(found.p) else None,
+            floor=stats.permutation_floor(len(pairs)),
+            needed=stats.needed(found.mean, variance),
+        )
+    one, other = seed_means(x), seed_means(y)
+    if min(len(one), len(other)) < 2:
+        return line
+    found = stats.welch(one, other)
+    return replace(
+        line,
+        found=found,
+        shuffled=stats.permutation(one, other) if not math.isnan(found.p) else None,
+        floor=stats.permutation_floor(len(one), len(other)),
+        needed=stats.needed(found.mean, float(pd.Series(one).var()), float(pd.Series(other).var())),
+    )
+
+
+def _of_run(rows: pd.DataFrame, run: str) -> float:
+    return float(rows.loc[rows["run"] == run, "value"].mean())
+
+
+def _title(section: Section, metric: str, split: str, rows: pd.DataFrame) -> str:
+    if metric in SPEED:
+        return SPEED[metric][0]
+    if metric in LIKELIHOODS:
+        name = f"NLL, {kind_text(rows)}"
+    else:
+        name = metric_title(section, metric, str(rows["features"].iloc[0])).replace("_", " ")
+        lead = section.quality[1]
+        if rows["features"].iloc[0] not in ("", lead) and metric not in ("fd", "fd_inf", "kd"):
+            name += f" ({space_of(str(rows['features'].iloc[0]))})"
+    training = split == "train" and metric not in _OF_TRAINING
+    return words.plain(name + (" against training data" if training else ""))
+
+
+def _direction(metric: str) -> str:
+    if metric in METRICS:
+        return METRICS[metric][1] if METRICS[metric][3] else ""
+    return SPEED[metric][1] if metric in SPEED else "↓" if metric in (*LIKELIHOODS, "kl") else ""
+
+
+def _refusal(a: Side, b: Side, metric: str, likelihood: bool, x: pd.DataFrame, y: pd.DataFrame) -> str:
+    """In what the numbers of the two sides differ besides what was asked to differ; "" where in nothing."""
+    fields = {"": "the budget or the data", **provenance.decisive(metric, likelihood)}
+    external = a.entry.external or b.entry.external
+    known = set(provenance.OF_SAMPLES if external else fields)
+    if a.entry is b.entry:
+        known -= {"weights"} if set(x["weights"]) != set(y["weights"]) else set()
+    protocols = ("", "") if external else (a.entry.protocol, b.entry.protocol)
+    keys = [provenance.keys(rows.assign(**{"": p}), fields) for rows, p in zip((x, y), protocols)]
+    for side, own in zip((a, b), keys):
+        if len(own) > 1 and (said := provenance.difference(own[0], own[1], fields, known, " and ")):
+            return f"{said} among the seeds of {side.name}"
+    return provenance.difference(keys[0][0], keys[1][0], fields, known, " and ")
+
+
+def _told(section: Section, line: Line) -> bool:
+    """Whether a metric that was not asked for is worth a line: held-out data, the leading features, and both spaces' FD."""
+    lead = space_of(section.quality[1])
+    if line.split == "train" and line.metric not in _OF_TRAINING:
+        return False
+    spaces = {space_of(s) for s in section.spaces} - {lead}
+    return line.metric in ("fd", "fd_inf") or line.space not in spaces
+
+
+def _asked(section: Section, lines: Sequence[Line], metric: str, a: Side, b: Side) -> Line:
+    wanted, features = section.quality
+
+    def leads(line: Line) -> bool:
+        return line.split == "test" and line.space == space_of(features)
+
+    if metric:
+        named = [line for line in lines if metric in (line.key, line.metric)]
+        if not named:
+            raise _unshared(lines, metric, a, b)
+        return next((line for line in named if leads(line)), named[0])
+    found = [line for line in lines if line.metric == wanted and leads(line)]
+    return (found or [line for line in lines if not line.refused] or list(lines))[0]
+
+
+def _unshared(lines: Sequence[Line], metric: str, a: Side, b: Side) -> NotComparable:
+    """Why a metric is not among those that both have."""
+    kinds = []
+    for side in (a, b):
+        rows = finite(side.rows[side.rows["metric"] == metric])
+        kinds.append(sorted({kind_text(group) for _, group in rows.groupby(["kind", "options"])}))
+    if all(kinds) and metric in LIKELIHOODS:
+        have = [f"{side.name} has {words.listing(k)}" for side, k in zip((a, b), kinds)]
+        return NotComparable(f"likelihoods of different kinds are not compared: {', '.join(have)}")
+    if any(kinds):
+        side = a if not kinds[0] else b
+        why = side.entry.reason(metric)
+        return NotComparable(f"{side.name} has no {metric}" + (f": {why}" if why else ""))
+    return UnknownName("metric", metric, dict.fromkeys(line.metric for line in lines))
+
+
+# -------------------------------------------------------------------------------------------------------------- words
+
+
+def _said(line: Line, summary: Summary) -> str:
+    if line.metric == "latency":
+        return " ".join(p for p in seconds_text(summary) if p)
+    if line.metric == "throughput":
+        return words.si(summary.mean, "/s")
+    if line.metric == "peak_memory":
+        return f"{words.number(summary.mean / 2**20)} MiB"
+    return " ".join(p for p in words.with_interval(summary) if p)
+
+
+def _number(line: Line, value: float) -> str:
+    if line.metric == "latency":
+        return words.minus("-" * (value < 0)) + words.seconds(abs(value))
+    if line.metric == "throughput":
+        return words.minus("-" * (value < 0)) + words.si(abs(value), "/s")
+    return words.number(value / 2**20) + " MiB" if line.metric == "peak_memory" else words.number(value)
+
+
+def _interval(line: Line, found: Difference) -> str:
+    if line.metric in SPEED:
+        return f"{_number(line, found.mean)} [{_number(line, found.low)}, {_number(line, found.high)}]"
+    mean, low, high = words.alike(found.mean, found.low, found.high)
+    return f"{mean} [{low}, {high}]"
+
+
+def _p(p: float) -> str:
+    return "–" if math.isnan(p) else words.p_value(p).removeprefix("p = ").removeprefix("p ")
+
+
+def _cells(line: Line, a: str, b: str, lead: bool) -> list[str]:
+    heading = f"{line.title} {line.direction}".strip()
+    if line.unit and line.unit in UNITS.values():
+        heading += f", {line.unit}"
+    values = [heading, _said(line, line.a), _said(line, line.b)]
+    if line.refused:
+        return [*values, "", "", "", f"not compared: they differ in {line.refused}"]
+    if line.found is None:
+        return [*values, _number(line, line.a.mean - line.b.mean), "", "", "no test: one training seed"]
+    winner = line.winner(a, b)
+    verdict = {"": "no test: no spread", "tie": "tie", "differ": "different"}.get(winner, f"{winner} is better")
+    adjusted = "asked" if lead else _p(line.adjusted)
+    return [*values, _interval(line, line.found), _p(line.found.p), adjusted, verdict]
+
+
+def _verdict(c: Comparison) -> str:
+    line = c.lead
+    where = c.dataset + (f" (tier {c.tier})" if c.tier else "")
+    unit = f" {line.unit}" if line.unit in UNITS.values() else ""
+    counted = f"{line.a.n} and {line.b.n} training seeds"
+    if line.a.n == line.b.n:
+        counted = words.plural(line.a.n, "training seed") + (" each" if line.a.n > 1 else " each, and so no interval")
+    means = f"{_said(line, line.a)}{unit} against {_said(line, line.b)}{unit}"
+    out = [f"On {where}, {line.title} of {c.a} and {c.b}: {means} ({counted})."]
+    found = line.found
+    if found is None:
+        out.append(
+            f"The difference is {_number(line, line.a.mean - line.b.mean)}{unit}. With one training seed on a side no "
+            "difference can be tested: nothing is claimed. Needed: at least 2 seeds each, better 5."
+        )
+    elif math.isnan(found.p):
+        out.append("Neither varies over seeds, so there is nothing to test the difference against: nothing is claimed.")
+    else:
+        test = (
+            f"paired t over the {found.n[0]} trained models that both share"
+            if found.paired
+            else "Welch's t over training seeds"
+        )
+        out.append(f"Difference {_interval(line, found)}{unit} (95 % interval), {words.p_value(found.p)} by {test}.")
+        winner = line.winner(c.a, c.b)
+        if winner == "differ":
+            out.append("They differ significantly; neither direction is better in itself.")
+        elif winner == "tie":
+            out.append("That is a tie: no difference could be shown, which is not to say that there is none.")
+            out.append(_needed(line))
+        else:
+            better = {"↓": "lower", "↑": "higher"}[line.direction]
+            out.append(f"{winner} is significantly better ({better} is better).")
+        out.append(_shuffled(line))
+    if any(s is not None for s in line.spread):
+        parts = [f"{_number(line, s)} ({name})" for s, name in zip(line.spread, (c.a, c.b)) if s is not None]
+        out.append(
+            f"Disjoint sample sets of one trained model differ by a standard deviation of {words.listing(parts)}; that is "
+            "not the error of this comparison."
+        )
+    out += c.remarks
+    return " ".join(part for part in out if part)
+
+
+def _needed(line: Line) -> str:
+    if line.needed is None or line.found is None:
+        return ""
+    what = "pairs" if line.found.paired else "seeds each"
+    if line.needed <= min(line.found.n):
+        return ""
+    return f"Were this difference and this spread the true ones, {line.needed:,} {what} would show it in 80 % of repetitions."
+
+
+def _shuffled(line: Line) -> str:
+    assert line.found is not None
+    n, m = line.found.n
+    of = f"{n} pairs" if line.found.paired else f"{n} against {m} seeds"
+    least = f"its smallest attainable p is {line.floor:.2g}"
+    if line.shuffled is None:
+        return f"No permutation test: of {of} {least}, not below {stats.ALPHA:g}."
+    return f"A permutation test gives {words.p_value(line.shuffled)} (of {of} {least})."
+
+
+def _remarks(a: Side, b: Side) -> tuple[str, ...]:
+    out = []
+    for side in (a, b):
+        if side.entry.over_budget:
+            parents = ", parents included" if side.entry.parents else ""
+            out.append(f"{side.name} had {multiple_text(side.entry)} the budget{parents}.")
+        if side.entry.external:
+            out.append(f"{side.name} are samples from elsewhere: their training seeds and budget are not known.")
+    return tuple(out)
+
+
+def _again(section: Section, a: Side, b: Side) -> str:
+    if a.entry.external or b.entry.external:
+        return ""
+    recipes = ",".join(dict.fromkeys((a.entry.recipe, b.entry.recipe)))
+    more = max(5, 2 * section.seeds)
+    tier = f" --tier {words.plain(section.tier)}" if section.tier else ""
+    return f"`bench all --dataset {section.title}{tier} --recipes {recipes} --seeds {more}`"
+
+
+def _json(line: Line, a: str, b: str) -> dict[str, Any]:
+    def side(summary: Summary, spread: float | None) -> dict[str, Any]:
+        return {"mean": summary.mean, "half": summary.half, "seeds": summary.n, "sampling_sd": spread}
+
+    made: dict[str, Any] = {
+        "metric": line.key,
+        "title": line.title,
+        "better": {"↓": "lower", "↑": "higher"}.get(line.direction),
+        "a": side(line.a, line.spread[0]),
+        "b": side(line.b, line.spread[1]),
+        "refused": line.refused or None,
+        "test": None,
+    }
+    if line.found is not None:
+        found = line.found
+        made |= {
+            "test": "paired t" if found.paired else "Welch's t",
+            "difference": found.mean,
+            "low": found.low,
+            "high": found.high,
+            "p": None if math.isnan(found.p) else found.p,
+            "p_holm": None if math.isnan(line.adjusted) else line.adjusted,
+            "p_permutation": line.shuffled,
+            "p_permutation_floor": line.floor,
+            "verdict": line.winner(a, b) or None,
+            "needed": line.needed,
+        }
+    return made
