@@ -593,6 +593,16 @@ def test_a_few_stray_samples_do_not_make_a_mode() -> None:
     assert found["mode_tv"] > 0.8
 
 
+def test_a_mode_reaches_as_far_as_its_radius() -> None:
+    """Samples just inside the radius of four modes and just outside that of the others."""
+    density = ring()
+    assert density.modes is not None
+    reach = torch.tensor([0.99] * 4 + [1.01] * 4)[:, None] * density.mode_radius * torch.tensor([0.6, 0.8])
+    found = table(vector_quality((density.modes.float() + reach).repeat(20, 1), draw(1000, 2), density))
+    assert found["modes"] == 4
+    assert found["mode_tv"] == pytest.approx(0.5, abs=0.03)
+
+
 def test_samples_on_no_mode() -> None:
     found = table(vector_quality(50 + normal(100, 2), draw(500, 2), ring()))
     assert (found["modes"], found["mode_tv"], found["off_support"]) == (0, 1, 1)
