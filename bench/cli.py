@@ -19,7 +19,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 import typer
 from typer.core import TyperGroup
@@ -519,11 +519,35 @@ def _labels(model: Any, info: Any, label: str | None, n: int, seed: int) -> Any:
 def evaluate(
     what: Annotated[
         str,
-        typer.Argument(help="A run, an .npz or .npy of samples, or a folder of PNGs.", autocompletion=_complete_run),
+        typer.Argument(
+            help="A run, an .npz, .npy or .safetensors of samples, or a folder of PNGs.", autocompletion=_complete_run
+        ),
     ],
     dataset: DatasetOption = "digits",
     tier: Annotated[
-        str | None, typer.Option("--tier", "-t", help="Protocol for a run; its own tier by default.")
+        str | None,
+        typer.Option(
+            "--tier", "-t", help="Protocol for a run, its own by default; for samples: whose table they join."
+        ),
+    ] = None,
+    features: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--features",
+            help="Also in this feature space: inception-2015, net.pt, net.onnx, package.module:factory. Repeatable.",
+        ),
+    ] = None,
+    number: Annotated[
+        int | None,
+        typer.Option("-n", "--samples", min=2, help="Samples of a run for --features; the tier's by default."),
+    ] = None,
+    resize: Annotated[
+        str | None,
+        typer.Option("--resize", help="Bring samples of another size to the data's: bicubic, bilinear, area, nearest."),
+    ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", help="A folder to keep the rows of samples in; inside --out, `report` shows them."),
     ] = None,
     likelihood: Annotated[
         list[str] | None,
@@ -542,7 +566,10 @@ def evaluate(
         bench evaluate runs/digits/vae/0-3f2a91c04d --tier standard --json
         bench evaluate vae --likelihood iwae:K=5000
         bench evaluate my-samples.npz --dataset fashion-mnist
-        bench evaluate my-folder-of-pngs/ --dataset cifar10
+        bench evaluate my-folder-of-pngs/ --dataset cifar10 --resize bicubic
+        bench evaluate my-samples.npz --tier quick --to runs/digits/external/mine
+        bench evaluate my-50k.npz --dataset cifar10 --features inception-2015
+        bench evaluate vae --features my-net.pt:size=224,channels=3,range=imagenet
     """
     _check_dataset(dataset)
     target = Path(what)
@@ -550,12 +577,22 @@ def evaluate(
     folder = target if is_samples else _find_run(what, dataset, out)
     if is_samples and likelihood:
         raise BadInput(f"{what} holds samples, which have no likelihood; leave out --likelihood, or name a run")
-
+    if likelihood and features:
+        raise BadInput("--likelihood and --features are two questions; ask one at a time")
+    for option, given, wanted in (("--resize", resize, True), ("--to", to, True), ("--samples", number, False)):
+        if given is not None and is_samples != wanted:
+            raise BadInput(f"{option} is for {'samples, and' if wanted else 'runs, and'} {what} is not; leave it out")
+    if number is not None and not features:
+        raise BadInput("--samples goes with --features; a run's own rows are of as many as its tier says")
     from bench import evaluate as scores
     from bench import run as runs
     from bench.progress import Progress, graceful_stop
     from paradigms import catalogue
 
+    if resize is not None and resize not in (known := get_args(scores.Resize)):
+        raise unknown("way to resize", resize, known)
+    if to is not None:
+        _new_results(to, scores.GRID)
     name = f"evaluate {what}"
     if likelihood:
         recipe = runs.read_info(folder).recipe
@@ -564,23 +601,35 @@ def evaluate(
     with _display_of(as_json)({name: 1.0}) as display, graceful_stop() as stopping:
         progress = Progress(name, display.event, stopping)
         if is_samples:
-            rows = scores.score(folder, dataset, progress)
+            rows = scores.score(
+                folder,
+                dataset,
+                progress,
+                resize=cast("scores.Resize | None", resize),
+                specs=features or (),
+                tier=None if tier is None else _tier(tier),
+                to=to,
+            )
         else:
             info = runs.read_info(folder)
             protocol, where = _tier_of(info.tier, tier), str(runs.device_of(device))
             if likelihood:
                 rows = scores.likelihoods(folder, kinds, protocol, progress, where, force)
+            elif features:
+                rows = scores.in_spaces(folder, features, protocol, progress, where, force, number)
             else:
                 rows = scores.evaluate(folder, protocol, progress, where, force)
             n = next((row.n for row in rows if row.headline and row.sampler and row.n), None)
             if n is not None:
                 progress.update("the floor", 0, 1)
-                kept = folder.resolve().parents[1] / "baselines" / protocol.name
-                rows = rows + scores.floor(info.dataset, n, protocol, kept)
+                kept = None if features else folder.resolve().parents[1] / "baselines" / protocol.name
+                rows = rows + scores.floor(info.dataset, n, protocol, kept, features or ())
     if as_json:
         _print_json([_finite_row(row) for row in rows])
     else:
         _rows(rows)
+        if to is not None:
+            print(f"kept in {to}; `bench report {shlex.quote(str(to.parent))}` shows them, marked external")
     if any(row.status in ("failed", "diverged") for row in rows):
         raise typer.Exit(1)
 
@@ -1126,6 +1175,15 @@ def _writable_target(to: Path) -> None:
 # ----------------------------------------------------------------------------------------------------- what is shown
 
 
+def _new_results(to: Path, grid: str) -> None:
+    """Refuses a folder for results that holds something else: a run's own rows would be lost."""
+    if to.exists() and not to.is_dir():
+        raise BadInput(f"--to {to} is a file; name a folder")
+    if (to / "run.json").exists() or (to.is_dir() and any(to.iterdir()) and not (to / grid).exists()):
+        raise BadInput(f"--to {to} holds other files; name a new folder")
+    _writable_folder(to)
+
+
 def _display_of(quiet: bool) -> Any:
     """Makes a display for a set of jobs with their costs; silent when the output is for a script."""
     from bench.progress import display
@@ -1230,28 +1288,41 @@ def _fitting(texts: Mapping[str, Sequence[str]], width: int) -> list[str]:
 
 def _rows(rows: Sequence[Row]) -> None:
     """An evaluation as a table: the headline plan beside the floor, likelihoods, and what failed."""
+    from bench.features import frechet_title
+
     floors = {(r.metric, r.split, r.features): r.value for r in rows if r.status == "baseline"}
     shown = []
     for row in rows:
         if row.status == "baseline":
             continue
         likelihood = bool(row.kind) or row.metric in ("bits_per_dim", "nll")
-        if not (likelihood or row.headline or not row.sampler):
+        if row.draw or not (likelihood or row.headline or not row.sampler):
             continue
+        weights = row.weights if row.weights == "raw" else ""
+        if row.fraction is not None and row.fraction < 1:
+            weights = f"at {row.fraction:.0%} of the budget"
         value = "n/a" if row.value is None or math.isnan(row.value) else f"{row.value:.5g}"
         error = "" if row.error is None else f"± {row.error:.2g}"
         plan = f"{row.sampler}-{row.steps}" if row.sampler else ""
         relation = f"{row.relation} " if row.relation not in ("", "=") else ""
         against = f"{row.split} ({row.n_ref:,})" if row.n_ref else row.split
-        where = " ".join(x for x in (row.features, row.kind, row.options if row.kind else "", plan) if x)
+        metric = frechet_title(row.features) if row.metric == "fd" and row.features else row.metric
+        options = row.options if row.kind else ""
+        where = " ".join(x for x in (row.features, row.kind, options, plan, weights) if x)
         real = None if likelihood else floors.get((row.metric, row.split, row.features))
         floor = "" if real is None or math.isnan(real) else f"{real:.5g}"
         n = f"{row.n or 0:,}"
-        shown.append([row.metric, relation + value, error, floor, row.unit, against, where, n, row.reason])
+        shown.append([metric, relation + value, error, floor, row.unit, against, where, n, row.reason])
     columns = ["metric", "value", "error", "floor", "unit", "against", "by", "n", "note"]
     used = [index for index in range(len(columns)) if any(row[index] for row in shown)]
     numeric = ("value", "error", "floor", "n")
     _table([columns[i] for i in used], [[row[i] for i in used] for row in shown], numeric=numeric)
+    sets = max((row.draw or 0 for row in rows), default=0)
+    if sets:
+        print(f"of {sets + 1} disjoint sets of samples this is the first; --json and the report have all")
+    resized = next((row.resize for row in rows if row.resize), "")
+    if resized:
+        print(f"samples were brought from {resized}, before they were scored")
     if floors:
         print("floor: what as many real training images or points score as if they were the samples")
 

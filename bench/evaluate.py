@@ -3,11 +3,12 @@
 A pool is drawn once, in chunks whose size depends on the data's shape alone; sample i of it does not depend on the
 chunk, the pool's size, the worker or what was drawn before. It is rounded to the data's integers, its features are
 computed once, and every metric reads them, against as many test as training examples. Network calls are counted while
-the pool is drawn.
+the pool is drawn. The headline plan draws several disjoint sets, one long stream cut in pieces, and from the tier
+"standard" on its rows are also made with the raw weights and with those of a quarter and half of the budget.
 
-`evaluate` scores a finished run, `likelihoods` adds those that a user chose, `baselines` scores what needs no model
-(real against real, a fitted Gaussian, noise), `score` anyone's samples: the same rows for all. Finished rows are kept
-under a key of all that they depend on.
+`evaluate` scores a finished run, `likelihoods` and `in_spaces` add those that a user chose, `baselines` scores what
+needs no model (real against real, training images as samples, a fitted Gaussian, noise), `score` anyone's samples: the
+same rows for all. Finished rows are kept under a key of all that they depend on.
 """
 
 from __future__ import annotations
@@ -17,23 +18,25 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.numpy import load as load_arrays
 from torch import Tensor
+from torch.nn import functional as F
 
 from bench import measure, metrics
 from bench import run as runs
 from bench.data import Dataset
 from bench.data.folder import read_image
-from bench.features import Features, FeatureSpace, shipped, spaces_for
+from bench.features import Features, FeatureSpace, cached, named, shipped, spaces_for
 from bench.progress import Progress
 from bench.store import SCHEMA, Row, load_rows, manifest, results_key, save_rows, write_atomic, write_manifest
 from bench.tiers import Tier
@@ -45,13 +48,17 @@ from paradigms.maths.likelihood import bits_per_dim
 
 __all__ = [
     "ASKED",
+    "SPACES",
     "Pool",
+    "Resize",
+    "Samples",
     "baselines",
     "draw",
     "evaluate",
     "floor",
     "grid_png",
     "has_baselines",
+    "in_spaces",
     "is_evaluated",
     "likelihoods",
     "plans",
@@ -63,7 +70,11 @@ __all__ = [
 GRID = "grid.png"
 SAMPLES = "samples.npz"
 ASKED = "likelihood"  # folder of the likelihoods that a user chose, inside the run's own
+SPACES = "features"  # and of the rows in feature spaces that a user named
 REFERENCE = 10_000  # at most so many real examples of either split stand behind a quality number
+WIDE = 25  # but so many per feature, of what there are, in a wide space: a Frechet distance needs them
+MEMORISED = 0.5  # nn_ratio below which samples are called copies; held-out images have 1
+Resize = Literal["bicubic", "bilinear", "area", "nearest"]
 REACH = 2.0  # a model's images may leave [-1, 1] a little; what reaches further is on another scale
 KEPT_VECTORS = 2_000  # samples kept for the report's scatter plots
 
@@ -74,6 +85,8 @@ KEPT_VECTORS = 2_000  # samples kept for the report's scatter plots
 @dataclass(frozen=True, eq=False)
 class Reference:
     """What samples of a data set are compared with: as many training as test examples, and their features.
+
+    In a wide space (2,048 features) there may be more of the training split, whose features alone are kept then.
 
     real:     split -> integers (N, C, H, W), or float32 (N, D).
     labels:   split -> (N,), or None for data without classes.
@@ -101,15 +114,21 @@ dataset = runs.dataset
 
 
 @lru_cache(maxsize=4)
-def reference(name: str) -> Reference:
-    """The reference of a data set, made once in each process."""
+def reference(name: str, specs: tuple[str, ...] = ()) -> Reference:
+    """The reference of a data set in its own feature spaces, or in those that a user named; made once in each process."""
     found = dataset(name)
     n = min(len(found.test), len(found.train), REFERENCE)
-    parts = {"test": subset(found.test, n, name, "test"), "train": subset(found.train, n, name, "train")}
-    real, labels = {k: part.x for k, part in parts.items()}, {k: part.y for k, part in parts.items()}
-    spaces = tuple(spaces_for(name, found.space))
-    features = {split: tuple(s.features(found.space.encode(x)) for s in spaces) for split, x in real.items()}
-    return Reference(found, spaces, real, labels, features, shipped(found.stacked) if found.stacked else None)
+    parts = {"test": found.test, "train": found.train}
+    some = {split: subset(part, n, name, split) for split, part in parts.items()}
+    real, labels = {k: part.x for k, part in some.items()}, {k: part.y for k, part in some.items()}
+    spaces = tuple(named(spec, found.space) for spec in specs) or tuple(spaces_for(name, found.space))
+
+    def features(space: FeatureSpace, split: str) -> Features:
+        wide = subset(parts[split], WIDE * space.dim, name, split).x if WIDE * space.dim > REFERENCE else real[split]
+        return cached(space, found, split, wide)
+
+    kept = {split: tuple(features(space, split) for space in spaces) for split in parts}
+    return Reference(found, spaces, real, labels, kept, shipped(found.stacked) if found.stacked else None)
 
 
 # -------------------------------------------------------------------------------------------------------- sampling
@@ -133,6 +152,11 @@ def pool_size(found: Dataset, tier: Tier) -> int:
 def chunk_size(space: Space) -> int:
     """Rows computed at once. A function of the shape alone, because the last bits of a matrix product are not."""
     return min(4096, max(32, 2**14 // space.dim))
+
+
+def draws_of(card: Card, plan: Plan, tier: Tier) -> int:
+    """How many disjoint sets a plan draws: several only the headline, where the tier can afford its calls."""
+    return tier.draws if plan == card.default and _expected_calls(card, plan) <= tier.max_calls else 1
 
 
 def pool_labels(model: Paradigm, data: Data, n: int, seed: int) -> Tensor | None:
@@ -167,6 +191,12 @@ def draw(
             if tell is not None:
                 tell(first + rows)
     return Pool(plan, torch.cat(parts), labels, count.examples / n if count.calls else None)
+
+
+def pieces(pool: Pool, n: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """A pool in disjoint sets of n samples, in the order in which they were drawn, with their labels."""
+    for first in range(0, len(pool.x), n):
+        yield pool.x[first : first + n], None if pool.y is None else pool.y[first : first + n]
 
 
 class NotFinite(BadInput):
@@ -234,7 +264,7 @@ def quality(
     y: labels the samples were drawn for, where they were. copies: ask whether they are copies of training examples.
     """
     rows: list[Row] = []
-    base = dataclasses.replace(base, n=len(x), draw=0)
+    base = dataclasses.replace(base, n=len(x), draw=base.draw or 0)
 
     def add(values: Sequence[metrics.Value], **columns: Any) -> None:
         rows.extend(_of_values(base, values, **columns))
@@ -273,7 +303,7 @@ def quality(
             add(metrics.stacked_modes(channels), **columns)
     if copies:
         rows += memorisation(base, x, fakes, ref)
-    return rows
+    return [_marked(row) for row in rows]
 
 
 def _labels(base: Row, fake: Features, y: Tensor | None, real: Features, truth: Tensor | None) -> list[Row]:
@@ -300,7 +330,7 @@ def _of_values(base: Row, values: Sequence[metrics.Value], **columns: Any) -> li
 def memorisation(base: Row, x: Tensor, fakes: Sequence[Features], ref: Reference) -> list[Row]:
     """Are images x (N, *shape), as the data is stored, copies of training examples? In pixels and by their features."""
     rows: list[Row] = []
-    base = dataclasses.replace(base, n=len(x), draw=0)
+    base = dataclasses.replace(base, n=len(x), draw=base.draw or 0)
     # All of the training split, for any of it may have been copied; as many held-out examples as samples.
     train, held_out = ref.dataset.train.x, ref.real["test"][: len(x)]
     with _section(rows, base, "nn_ratio"):
@@ -310,6 +340,14 @@ def memorisation(base: Row, x: Tensor, fakes: Sequence[Features], ref: Reference
         with _section(rows, here, "fld_gap"):
             rows += _of_values(here, [metrics.likelihood_gap(fake, seen, unseen)])
     return rows
+
+
+def _marked(row: Row) -> Row:
+    """Says so where samples are copies of training examples."""
+    if row.metric == "nn_ratio" and row.value is not None and row.value < MEMORISED and not row.reason:
+        near = "copies of training examples, or nearly: held-out ones have 1, copies 0"
+        return dataclasses.replace(row, reason=near)
+    return row
 
 
 # ------------------------------------------------------------------------------------------------------ likelihood
@@ -433,50 +471,112 @@ def evaluate(
 ) -> list[Row]:
     """Scores a finished run and writes results.jsonl, grid.png and samples.npz into its folder; returns the rows.
 
-    Every sampler and step count is tried on the first `tier.sweep_seeds` training seeds, the headline plan on all.
+    Every sampler and step count is tried on the first `tier.sweep_seeds` training seeds, the headline plan on all. That
+    one draws `tier.draws` disjoint sets, and on the first seeds it is drawn with other weights too (see `others`).
     Raises BadInput when the folder is not that of a finished, whole run.
     """
     folder = Path(folder)
     model, info, found = _opened(folder, device)
     sweep = _sweep(info, tier)
-    recipe = catalogue.get(info.recipe)
-    key = _key(folder, tier, sweep, found, recipe)
+    key = _key(folder, info, tier, found, catalogue.get(info.recipe))
     if not force and (kept := _kept(folder, key)) is not None:
         return kept
     ref = reference(info.dataset)
     card = type(model).card
     n = pool_size(found, tier)
-    labels = pool_labels(model, found.train, n, info.seed)
     todo = plans(card, tier.max_calls, sweep)
-    kinds = affordable(card, tier.likelihood_calls)
-    work = Work(progress, [n * _expected_calls(card, plan) for plan in todo])
+    kinds, variants = affordable(card, tier.likelihood_calls), others(folder, info, tier)
+    work = Work(progress, [n * draws_of(card, plan, tier) * _expected_calls(card, plan) for plan in todo])
+    work.add([n * _expected_calls(card, card.default)] * len(variants))
     work.add(_costs(kinds, found, tier))
     base = _measured(info, model, tier, device)
     rows: list[Row] = []
     for plan in todo:
-        drawn = dataclasses.replace(
-            base,
-            sampler=plan.sampler,
-            steps=plan.steps,
-            options=settings_text(plan.options),
-            headline=plan == card.default,
-            draw=0,
-        )
-        with work.part(str(plan), n) as tell, _section(rows, drawn, "fd" if ref.spaces else "w2"):
-            pool = draw(model, plan, n, info.seed, labels, device, tell)
+        drawn, sets = _planned(base, plan, card), draws_of(card, plan, tier)
+        with work.part(str(plan), n * sets) as tell, _section(rows, drawn, "fd" if ref.spaces else "w2"):
+            labels = pool_labels(model, found.train, n * sets, info.seed)
+            pool = draw(model, plan, n * sets, info.seed, labels, device, tell)
             drawn = dataclasses.replace(drawn, calls=pool.calls)
-            # The training split asks for copies, and only the headline is asked.
+            # The training split asks for copies, and only the headline is asked, once.
             splits = ("test", "train") if drawn.headline else ("test",)
-            rows += quality(drawn, pool.x, pool.y, ref, splits, copies=drawn.headline)
+            for index, (x, y) in enumerate(pieces(pool, n)):
+                here = dataclasses.replace(drawn, draw=index)
+                rows += quality(here, x, y, ref, splits, copies=drawn.headline and index == 0)
             flops = measure.flops_per_sample(model, plan, device)
             rows.append(dataclasses.replace(drawn, metric="flops_per_sample", value=flops, unit="FLOP", n=1))
             if plan == card.default:
                 _keep_samples(folder, pool, model.space)
+    for variant in variants:
+        other, its = runs.load(folder, variant.weights, device, variant.step)
+        assert isinstance(other, Paradigm)
+        drawn = _planned(_measured(its, other, tier, device, variant.weights), card.default, card)
+        with work.part(str(variant), n) as tell, _section(rows, drawn, "fd" if ref.spaces else "w2"):
+            pool = draw(other, card.default, n, info.seed, pool_labels(other, found.train, n, info.seed), device, tell)
+            rows += quality(dataclasses.replace(drawn, calls=pool.calls), pool.x, pool.y, ref, ("test",), copies=False)
     for kind in kinds:
         rows += _of_splits(dataclasses.replace(base, headline=kind == kinds[0]), model, kind, found, tier, device, work)
     if not kinds:
         rows.append(_no_likelihood(base, card, model.space, tier))
     save_rows(folder, rows, key)
+    return rows
+
+
+class Variant(NamedTuple):
+    """Other weights of a run: "raw", or averaged ones after an earlier step."""
+
+    weights: Literal["ema", "raw"]
+    step: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.weights} weights" + (f" at step {self.step:,}" if self.step else "")
+
+
+def others(folder: Path, info: runs.Info, tier: Tier) -> list[Variant]:
+    """The weights besides the final averaged ones with which the headline plan is drawn, on the first seeds."""
+    found = [Variant("raw")] if info.seed < tier.raw_seeds else []
+    return found + [Variant("ema", step) for step in runs.snapshots(folder) if info.seed < tier.snapshot_seeds]
+
+
+def _planned(base: Row, plan: Plan, card: Card) -> Row:
+    return dataclasses.replace(
+        base,
+        sampler=plan.sampler,
+        steps=plan.steps,
+        options=settings_text(plan.options),
+        headline=plan == card.default,
+        draw=0,
+    )
+
+
+def in_spaces(
+    folder: Path,
+    specs: Sequence[str],
+    tier: Tier,
+    progress: Progress,
+    device: str = "cpu",
+    force: bool = False,
+    n: int | None = None,
+) -> list[Row]:
+    """The rows of the headline plan in feature spaces that a user named (see `bench.features.named`), on n samples.
+
+    They are kept in a folder inside the run's. n: by default as many as the tier draws. Raises BadInput as `evaluate`
+    does, and for a space that can not be had.
+    """
+    folder = Path(folder)
+    model, info, found = _opened(folder, device)
+    ref, card = reference(info.dataset, tuple(specs)), type(model).card
+    n = n or pool_size(found, tier)
+    protocol = SCHEMA, tier.name, n, found.checksum, torch.__version__, code(catalogue.get(info.recipe))
+    key = _digest("spaces", protocol, [space.id for space in ref.spaces], _weights_of(folder))
+    if not force and (kept := _kept(folder / SPACES, key)) is not None:
+        return kept
+    work = Work(progress, [n * _expected_calls(card, card.default)])
+    drawn, rows = _planned(_measured(info, model, tier, device), card.default, card), list[Row]()
+    with work.part(str(card.default), n) as tell, _section(rows, drawn, "fd"):
+        labels = pool_labels(model, found.train, n, info.seed)
+        pool = draw(model, card.default, n, info.seed, labels, device, tell)
+        rows += quality(dataclasses.replace(drawn, calls=pool.calls), pool.x, pool.y, ref, copies=False)
+    save_rows(folder / SPACES, rows, key)
     return rows
 
 
@@ -521,16 +621,17 @@ def _opened(folder: Path, device: str) -> tuple[Paradigm, runs.Info, Dataset]:
     return model, info, found
 
 
-def _measured(info: runs.Info, model: Paradigm, tier: Tier, device: str) -> Row:
+def _measured(info: runs.Info, model: Paradigm, tier: Tier, device: str, weights: str = "ema") -> Row:
     """The columns that all rows of a run's evaluation share."""
     here = runs.environment(runs.device_of(device), torch.get_num_threads(), catalogue.get(info.recipe))
     return dataclasses.replace(
         runs.base_row(info),
         tier=tier.name,
-        weights="ema",
+        weights=weights,
         params_sampling=measure.params_sampling(model, type(model).card.default, device),
         device=here["device_name"],
         threads=here["threads"],
+        torch=here["torch"],
         code=measure.code_of(info.code, here["code"]),
     )
 
@@ -568,7 +669,7 @@ def is_evaluated(folder: Path, tier: Tier) -> bool:
     """Whether `evaluate` would find the rows of a trained run ready, under this tier and these sources."""
     info = runs.read_info(folder)
     recipe, found = catalogue.get(info.recipe), dataset(info.dataset)
-    return _kept(folder, _key(folder, tier, _sweep(info, tier), found, recipe)) is not None
+    return _kept(folder, _key(folder, info, tier, found, recipe)) is not None
 
 
 def _no_likelihood(base: Row, card: Card, space: Space, tier: Tier) -> Row:
@@ -615,7 +716,7 @@ def _expected_calls(card: Card, plan: Plan) -> float:
 
 def code(recipe: Recipe | None = None) -> str:
     """Short sha256 over the sources that make evaluation's numbers, a plugin's own among them."""
-    return measure.sources(("evaluate", "features", "flops", "measure", "metrics"), recipe)
+    return measure.sources(("evaluate", "features", "flops", "inception", "measure", "metrics"), recipe)
 
 
 def _digest(*parts: object) -> str:
@@ -635,10 +736,11 @@ def _sweep(info: runs.Info, tier: Tier) -> str:
     return tier.sweep if info.seed < tier.sweep_seeds else ""
 
 
-def _key(folder: Path, tier: Tier, sweep: str, found: Dataset, recipe: Recipe) -> str:
+def _key(folder: Path, info: runs.Info, tier: Tier, found: Dataset, recipe: Recipe) -> str:
     """All that a run's rows depend on."""
-    calls = tier.max_calls if sweep else 0, tier.likelihood_calls
-    return _digest("evaluate", _protocol(found, tier, recipe), sweep, calls, _weights_of(folder))
+    variants = others(folder, info, tier)
+    drawn = _sweep(info, tier), tier.max_calls, tier.draws, variants, tier.likelihood_calls
+    return _digest("evaluate", _protocol(found, tier, recipe), drawn, _weights_of(folder))
 
 
 def _weights_of(folder: Path) -> list[tuple[str, str]]:
@@ -779,7 +881,9 @@ def baselines(name: str, tier: Tier, folder: Path, progress: Progress, force: bo
 
     grid.png and samples.npz there show real test images, to be set beside the models' grids.
 
-    real-train: real data as if it were samples, each split against the other: the floor. gaussian: a Gaussian fitted
+    real-train: real data as if it were samples, each split against the other: the floor. train-copies: training images
+    as samples, what a model that memorises scores: its distances are the floor's or better, only the nearest
+    neighbours tell. gaussian: a Gaussian fitted
     to the training pixels. uniform: noise, each level equally likely. pixel-histograms: independent pixels (likelihood
     only).
     """
@@ -788,9 +892,9 @@ def baselines(name: str, tier: Tier, folder: Path, progress: Progress, force: bo
     if not force and (kept := _kept(folder, key)) is not None:
         return kept
     ref, n = reference(name), pool_size(found, tier)
-    base = dataclasses.replace(_environment(), status="baseline", dataset=name, tier=tier.name)
+    base = dataclasses.replace(_environment(found), status="baseline", tier=tier.name)
     rows: list[Row] = []
-    space, total = found.space, 4
+    space, total = found.space, 5
     step = 0
 
     def tell(stage: str) -> None:
@@ -808,6 +912,9 @@ def baselines(name: str, tier: Tier, folder: Path, progress: Progress, force: bo
         # Half of the held-out examples, which are no copies, with the other half as the held-out ones.
         some, others = (_every_second(ref, first, n) for first in (0, 1))
         rows += memorisation(real, some.real["test"], some.features["test"], others)
+    tell("train-copies")
+    copied = subset(found.train, n, name, "copies")
+    rows += quality(dataclasses.replace(base, recipe="train-copies"), copied.x, copied.y, ref)
     flat = space.encode(found.train.x).flatten(1).double()
     tell("gaussian")
     gaussian = fit_pixels(flat).sample(n, Noise("gaussian", name)).float()
@@ -841,10 +948,18 @@ def _every_second(ref: Reference, first: int, n: int) -> Reference:
     )
 
 
-def _environment() -> Row:
-    """The columns that say where a number was made, for rows that belong to no run."""
+def _environment(found: Dataset) -> Row:
+    """The columns that say on what and where a number was made, for rows that belong to no run."""
     here = runs.environment(torch.device("cpu"), torch.get_num_threads())
-    return Row(device=here["device_name"], threads=here["threads"], dtype=here["dtype"], code=here["code"])
+    return Row(
+        dataset=found.name,
+        data=found.checksum[:12],
+        device=here["device_name"],
+        threads=here["threads"],
+        dtype=here["dtype"],
+        torch=here["torch"],
+        code=here["code"],
+    )
 
 
 def _likelihood_baselines(base: Row, found: Dataset, tier: Tier) -> list[Row]:
@@ -905,51 +1020,113 @@ def _log_histograms(x: Tensor, levels: int) -> Tensor:
 # -------------------------------------------------------------------------------------------------- anyone's samples
 
 
-def score(path: Path, name: str, progress: Progress) -> list[Row]:
-    """The same metrics for anyone's samples: an .npz or .npy file, or a folder of PNGs. Raises BadInput.
+class Samples(NamedTuple):
+    """Anyone's samples: x (N, *shape) as the data is stored, labels (N,) where there are any, what was done to size."""
 
-    Rows of the floor ("real-train") follow: as many real images, scored alike.
+    x: Tensor
+    y: Tensor | None = None
+    resized: str = ""
+
+
+def score(
+    path: Path,
+    name: str,
+    progress: Progress,
+    *,
+    resize: Resize | None = None,
+    specs: Sequence[str] = (),
+    tier: Tier | None = None,
+    to: Path | None = None,
+) -> list[Row]:
+    """The same metrics for anyone's samples: an .npz, .npy or .safetensors file, or a folder of PNGs. Raises BadInput.
+
+    Their rows have the status "external"; those of the floor ("real-train") follow: as many real images, scored alike.
+
+    resize: how samples of another size are brought to the data's; without it they are refused.
+    specs:  feature spaces besides the data set's own (see `bench.features.named`).
+    tier:   whose report the rows shall stand in: as many samples are scored as it draws, a fixed choice of them.
+    to:     a folder for the rows, a picture and the first samples; inside a folder of runs, `bench report` shows them.
     """
-    found = dataset(name)
-    x = read_samples(Path(path), found.space)
-    progress.update("features", 0, len(x), images=0)
-    base = dataclasses.replace(_environment(), recipe=Path(path).stem, dataset=name)
-    rows = quality(base, x, None, reference(name))
+    found, path = dataset(name), Path(path)
+    given = read_samples(path, found.space, resize)
+    if tier is not None and len(given.x) > pool_size(found, tier):
+        chosen = subset(Data(given.x, given.y, found.space), pool_size(found, tier), path.stem, "external")
+        given = Samples(chosen.x, chosen.y, given.resized)
+    n, digest = len(given.x), _content(given)
+    progress.update("features", 0, n, images=0)
+    base = dataclasses.replace(
+        _environment(found),
+        status="external",
+        run=f"external-{digest[:10]}",
+        recipe=path.stem,
+        tier=tier.name if tier else "",
+        headline=True,
+        samples=digest[:12],
+        resize=given.resized,
+    )
+    rows = quality(base, given.x, given.y, reference(name))
+    if specs:
+        rows += quality(base, given.x, given.y, reference(name, tuple(specs)), copies=False)
     if not any(row.value is not None and math.isfinite(row.value) for row in rows):
         reason = next((row.reason for row in rows if row.reason), "give more samples")
-        raise BadInput(f"{path}: nothing can be measured with {len(x)} sample{'s' * (len(x) != 1)}: {reason}")
-    progress.update("features", len(x), len(x), images=len(x))
-    return rows + floor(name, len(x))
+        raise BadInput(f"{path}: nothing can be measured with {n} sample{'s' * (n != 1)}: {reason}")
+    progress.update("features", n, n, images=n)
+    if to is not None:
+        save_rows(to, rows, digest)
+        _keep_samples(to, Pool(Plan("external"), given.x, given.y, None), found.space)
+    return rows + floor(name, n, specs=specs)
 
 
-def floor(name: str, n: int, tier: Tier | None = None, folder: Path | None = None) -> list[Row]:
+def _content(given: Samples) -> str:
+    """sha256 over type, shape and bytes of samples as they are scored, and of their labels."""
+    digest = hashlib.sha256()
+    for tensor in (given.x, given.y):
+        if tensor is not None:
+            digest.update(f"{tensor.dtype} {tuple(tensor.shape)};".encode())
+            digest.update(tensor.contiguous().reshape(-1).numpy().data)
+    return digest.hexdigest()
+
+
+def floor(
+    name: str, n: int, tier: Tier | None = None, folder: Path | None = None, specs: Sequence[str] = ()
+) -> list[Row]:
     """What n real training examples score as if they were samples: rows of the recipe "real-train", split "test".
 
-    folder: where `baselines` of the tier may have kept them; else they are made.
+    folder: where `baselines` of the tier may have kept them; else they are made. specs: further feature spaces.
     """
     if tier is not None and folder is not None and has_baselines(name, tier, folder):
         return [row for row in load_rows(folder) if row.recipe == "real-train" and row.split == "test"]
     found = dataset(name)
     base = dataclasses.replace(
-        _environment(), status="baseline", dataset=name, tier=tier.name if tier else "", recipe="real-train"
+        _environment(found), status="baseline", tier=tier.name if tier else "", recipe="real-train"
     )
     real = subset(found.train, n, name, "floor")
-    return quality(base, real.x, real.y, reference(name), ("test",), copies=False)
+    refs = [reference(name), *([reference(name, tuple(specs))] if specs else [])]
+    return [row for ref in refs for row in quality(base, real.x, real.y, ref, ("test",), copies=False)]
 
 
-def read_samples(path: Path, space: Space) -> Tensor:
-    """Samples as the data is stored: integers 0 ... L - 1 (uint8), or float32 vectors.
+def read_samples(path: Path, space: Space, resize: Resize | None = None) -> Samples:
+    """Samples as the data is stored: integers 0 ... L - 1 (uint8), or float32 vectors. Raises BadInput.
 
     Arrays: integers are the data's own levels; floats are images in [-1, 1]; channels first or last. PNGs hold
-    0 ... 255, spread evenly over the levels, as `bench sample --to folder/` writes them.
+    0 ... 255, spread evenly over the levels, as `bench sample --to folder/` writes them. A file's array "labels" or "y"
+    are the samples' labels. Samples of another size are resized as `resize` says (antialiased where it interpolates,
+    then rounded to the levels), or refused.
     """
     if path.is_dir():
-        return _read_folder(path, space)
+        return _read_folder(path, space, resize)
     if not path.exists():
-        raise BadInput(f"{path} does not exist; give an .npz or .npy file, a folder of PNGs or a run folder")
+        raise BadInput(f"{path} does not exist; give an .npz, .npy or .safetensors file, a folder of PNGs or a run")
+    labels = None
     try:
-        loaded = np.load(path, allow_pickle=False)
-        array = _only_array(loaded, path) if isinstance(loaded, np.lib.npyio.NpzFile) else loaded
+        if path.suffix.lower() == ".safetensors":
+            arrays = load_arrays(path.read_bytes())
+            array, labels = _only_array(arrays, path), _labels_in(arrays)
+        else:
+            loaded = np.load(path, allow_pickle=False)
+            array = loaded
+            if isinstance(loaded, np.lib.npyio.NpzFile):
+                array, labels = _only_array(loaded, path), _labels_in(loaded)
     except BadInput:
         raise
     except OSError as error:
@@ -960,12 +1137,33 @@ def read_samples(path: Path, space: Space) -> Tensor:
         raise _not_an_archive(path) from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "uif":
         raise BadInput(f"{path} must hold an array of integers or floats")
-    return _as_stored(_tensor(array), path, space)
+    x, resized = _as_stored(_tensor(array), path, space, resize)
+    return Samples(x, _checked_labels(labels, len(x), space, path), resized)
+
+
+LABELS = ("labels", "y")
+
+
+def _labels_in(arrays: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    return next((arrays[name] for name in LABELS if name in arrays), None)
+
+
+def _checked_labels(labels: np.ndarray | None, n: int, space: Space, path: Path) -> Tensor | None:
+    """Labels (n,) of the data set's classes. A data set without classes has no use for them."""
+    if labels is None or not space.classes:
+        return None
+    if labels.dtype.kind not in "ui" or labels.shape != (n,):
+        raise BadInput(f"{path}: labels must be {n:,} integers, one for each sample, not {labels.dtype} {labels.shape}")
+    if n and not 0 <= int(labels.min()) <= int(labels.max()) < space.classes:
+        raise BadInput(
+            f"{path}: labels {int(labels.min())} to {int(labels.max())}, but the data set has 0 to {space.classes - 1}"
+        )
+    return torch.from_numpy(labels.astype(np.int64))
 
 
 def _not_an_archive(path: Path) -> BadInput:
     return BadInput(
-        f"can not read samples from {path}: it is no whole .npz or .npy file of plain numbers; "
+        f"can not read samples from {path}: it is no whole .npz, .npy or .safetensors file of plain numbers; "
         "write one with numpy.savez(path, samples=x)"
     )
 
@@ -982,27 +1180,53 @@ def _tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.array(array, dtype=kind, order="C"))
 
 
-def _only_array(file: np.lib.npyio.NpzFile, path: Path) -> np.ndarray:
+def _only_array(file: Mapping[str, np.ndarray], path: Path) -> np.ndarray:
     """The array with one of the usual names, else the first that can be samples: labels are flat."""
-    if not file.files:
+    if not len(file):
         raise BadInput(f"{path} holds no array; write one with numpy.savez(path, samples=x)")
-    named = next((n for n in ("samples", "x", "images") if n in file.files), None)
-    if named is not None:
-        return file[named]
-    return max((file[name] for name in file.files), key=lambda array: min(array.ndim, 2))
+    usual = next((n for n in ("samples", "x", "images") if n in file), None)
+    if usual is not None:
+        return file[usual]
+    return max((file[name] for name in file), key=lambda array: min(array.ndim, 2))
 
 
-def _as_stored(x: Tensor, path: Path, space: Space) -> Tensor:
-    whole, shape = tuple(x.shape), tuple(x.shape[1:])
+def _as_stored(x: Tensor, path: Path, space: Space, resize: Resize | None) -> tuple[Tensor, str]:
+    whole = tuple(x.shape)
     if space.is_image:
-        channels, height, width = space.shape
-        if channels == 1 and shape == (height, width):
+        channels = space.shape[0]
+        if channels == 1 and x.ndim == 3:
             x = x[:, None]
-        elif shape == (height, width, channels) and shape != space.shape:
+        elif x.ndim == 4 and x.shape[3] == channels != x.shape[1]:
             x = x.movedim(-1, 1)
-    if not x.ndim or tuple(x.shape[1:]) != space.shape or not len(x):
-        asked = ", ".join(map(str, space.shape))
-        raise BadInput(f"{path} holds an array of shape {whole}, but samples of the data set have shape (N, {asked})")
+    asked = ", ".join(map(str, space.shape))
+    refused = f"{path} holds an array of shape {whole}, but samples of the data set have shape (N, {asked})"
+    if not x.ndim or not len(x):
+        raise BadInput(refused)
+    if tuple(x.shape[1:]) != space.shape:
+        if not space.is_image or x.ndim != 4 or x.shape[1] != space.shape[0] or not math.prod(x.shape):
+            raise BadInput(refused)
+        if resize is None:
+            raise BadInput(f"{refused}; resize them yourself, or say how with --resize {'|'.join(get_args(Resize))}")
+    x = _as_integers(x, path, space)
+    if tuple(x.shape[1:]) == space.shape:
+        return x, ""
+    assert resize is not None
+    return resized(x, path, space, resize)
+
+
+def resized(x: Tensor, path: Path, space: Space, how: Resize) -> tuple[Tensor, str]:
+    """Integers (N, C, h, w) at the data's size, rounded to its levels, and what was done, in words."""
+    (height, width), (h, w) = space.shape[1:], x.shape[2:]
+    if h * width != w * height:
+        raise BadInput(f"{path}: {w}×{h} pixels can not become {width}×{height} without distortion; cut them first")
+    smooth: dict[str, Any] = {"align_corners": False, "antialias": True} if how in ("bicubic", "bilinear") else {}
+    parts = [F.interpolate(part.float(), (height, width), mode=how, **smooth) for part in x.split(1000)]
+    whole = torch.cat([part.round().clamp(0, space.levels - 1).to(torch.uint8) for part in parts])
+    return whole, f"{w}×{h} to {width}×{height}, {how}"
+
+
+def _as_integers(x: Tensor, path: Path, space: Space) -> Tensor:
+    """Checks the range; integers as they are, floats to the integer of their bin, vectors as float32."""
     if x.is_floating_point():
         x = x.float()
         if not torch.isfinite(x).all():
@@ -1020,20 +1244,26 @@ def _as_stored(x: Tensor, path: Path, space: Space) -> Tensor:
     return x.to(torch.uint8)
 
 
-def _read_folder(path: Path, space: Space) -> Tensor:
+def _read_folder(path: Path, space: Space, resize: Resize | None) -> Samples:
     files = sorted(p for p in path.iterdir() if p.suffix.lower() == ".png")
     if not files:
         raise BadInput(f"{path} holds neither a run.json nor PNG files")
     if not space.is_image:
         raise BadInput(f"{path} is a folder of images, but the data set holds vectors")
-    images = []
+    images, done = [], set()
     for file in files:
         array = np.array(read_image(file).convert("L" if space.shape[0] == 1 else "RGB"))
         array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
-        if array.shape != space.shape:
-            raise BadInput(
-                f"{file} is {array.shape[2]}×{array.shape[1]} pixels, but the data set has {space.shape[1:]}"
-            )
-        images.append(array)
-    levels = np.rint(np.stack(images).astype(np.float64) * (space.levels - 1) / 255)
-    return torch.from_numpy(levels.astype(np.uint8))
+        image = torch.from_numpy(np.rint(array.astype(np.float64) * (space.levels - 1) / 255).astype(np.uint8))
+        if tuple(image.shape) != space.shape:
+            if resize is None:
+                raise BadInput(
+                    f"{file} is {array.shape[2]}×{array.shape[1]} pixels, but the data set has {space.shape[1:]}; "
+                    f"resize it yourself, or say how with --resize {'|'.join(get_args(Resize))}"
+                )
+            (image,), how = resized(image[None], file, space, resize)
+            done.add(how)
+        images.append(image)
+    # Pictures of several sizes are told by the first of them in the order of the words.
+    told = min(done, default="") + (f", and {len(done) - 1} other sizes" if len(done) > 1 else "")
+    return Samples(torch.stack(images), None, told)

@@ -8,6 +8,11 @@ name and a hash, and both go into every row. Two kinds exist, with different bli
 - *random-conv*, convolutions with fixed random weights. It never saw a label or an image, exists for any image shape,
   and sees texture and layout alike.
 
+`named` adds those that a user asks for: `inception-2015`, the only one whose distance may be called FID, and any
+network of theirs (TorchScript, ONNX, a factory in an installed module, a classifier that `bench.train_features` made
+of their folder of images). These take images of a size and range of their own, and what is done to an image on the way
+is part of the space's name: name/policy@hash.
+
 Features are float32 and computed on the CPU wherever the samples were drawn, so one space gives one set of numbers.
 
 References: Heusel et al. 2017 (arXiv:1706.08500) for the distance; Kynkäänniemi et al. 2022 (arXiv:2203.06026) for what
@@ -16,12 +21,19 @@ a classifier's features hide; Naeem et al. 2020 (arXiv:2002.09797) for random ne
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib
+import inspect
+import io
 import json
 import math
-from dataclasses import asdict, dataclass
+import re
+import warnings
+from dataclasses import asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 import torch
@@ -29,16 +41,26 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from bench.data.dataset import Dataset
+from bench.data.files import Origin, Part, Progress, cache_folder, obtain
+from bench.inception import DIM, SIDE, Inception
+from bench.store import write_atomic
 from paradigms.contract import Space
-from paradigms.errors import BadInput
+from paradigms.errors import BadInput, unknown
 
 __all__ = [
+    "FID",
     "Architecture",
     "Classifier",
     "Extractor",
     "FeatureSpace",
     "Features",
+    "Policy",
+    "cached",
+    "frechet_title",
+    "named",
     "random_conv",
     "shipped",
     "spaces_for",
@@ -46,6 +68,7 @@ __all__ = [
 
 WEIGHTS = Path(__file__).parent / "weights"
 PIXELS = 2**20  # of a chunk at most: 32 channels of them are 128 MiB
+RANDOM = "random-conv"
 SUMS = "SHA256SUMS"  # the committed hash of every shipped file, in the format of sha256sum
 
 
@@ -130,8 +153,9 @@ class _Scale(nn.Module):
 class Extractor(nn.Module):
     """A network as a fixed map from images (B, C, H, W) to features (B, d) in float32.
 
-    Neither `train()` nor a holder's `train()` takes it out of eval mode, and autocast does not reach it. `num_features`
-    is what torchmetrics' FrechetInceptionDistance looks for: an Extractor can be handed to it as it is.
+    Neither `train()` nor a holder's `train()` takes it out of eval mode, a part that was put into training is put back
+    before it is used, and autocast does not reach it. `num_features` is what torchmetrics' FrechetInceptionDistance
+    looks for: an Extractor can be handed to it as it is.
     """
 
     def __init__(self, body: nn.Module, num_features: int) -> None:
@@ -144,8 +168,10 @@ class Extractor(nn.Module):
         return super().train(False)
 
     def forward(self, x: Tensor) -> Tensor:
+        if any(module.training for module in self.modules()):
+            self.eval()
         with torch.autocast(x.device.type, enabled=False):
-            return self.body(x.to(torch.float32))
+            return self.body(x.to(torch.float32)).to(torch.float32)
 
 
 # --------------------------------------------------------------------------------------------------------- spaces
@@ -155,9 +181,10 @@ class Extractor(nn.Module):
 class FeatureSpace:
     """A frozen extractor with a name, the hash of its weights, and where it is a classifier its head.
 
-    name:     "digits", "mnist" ... for the classifiers, or "random-conv".
+    name:     "digits", "mnist" ... for the classifiers, or "random-conv"; with a policy, "inception-2015/299-...".
     hash:     first 12 hex digits of the sha256 of the weights.
     accuracy: of the classifier on the held-out split; nan for a space that never saw a label.
+    pixels:   that the network sees of an image, where they are not the image's own.
     """
 
     name: str
@@ -167,6 +194,7 @@ class FeatureSpace:
     head: nn.Module | None = None
     classes: int = 0
     accuracy: float = float("nan")
+    pixels: int = 0
 
     @property
     def id(self) -> str:
@@ -181,7 +209,7 @@ class FeatureSpace:
         """Features (N, dim) and logits (N, classes), None without a head, of bin-centred images x (N, C, H, W).
 
         Float32, on the CPU, the same for any `chunk` up to rounding (large images go through in smaller ones). Raises
-        BadInput on images of another shape.
+        BadInput on images of another shape, and when an image or a feature is not finite.
         """
         if tuple(x.shape[1:]) != self.shape:
             raise BadInput(
@@ -192,8 +220,12 @@ class FeatureSpace:
             raise BadInput(f"feature space {self.id}: images must be encoded (float in [-1, 1]), got {x.dtype}")
         if not len(x):
             raise BadInput(f"feature space {self.id}: no images given")
-        chunk = min(chunk, max(1, PIXELS // math.prod(self.shape[1:])))
+        if bad := int((~x.isfinite().flatten(1).all(1)).sum()):
+            raise BadInput(f"feature space {self.id}: {bad} of {len(x)} images are not finite")
+        chunk = min(chunk, max(1, PIXELS // (self.pixels or math.prod(self.shape[1:]))))
         values = torch.cat([self.extractor(part.cpu()) for part in x.split(chunk)])
+        if bad := int((~values.isfinite().all(1)).sum()):
+            raise BadInput(f"feature space {self.id}: the features of {bad} of {len(x)} images are not finite")
         return values, None if self.head is None else self.head(values)
 
     def features(self, x: Tensor, chunk: int = 1000) -> Features:
@@ -256,11 +288,20 @@ def shipped(name: str, folder: Path = WEIGHTS) -> FeatureSpace:
             f"feature weights {path} are damaged (sha256 {digest[:12]}, committed {expected[:12]}); "
             "reinstall the package"
         )
-    card = read_card(data, path)
-    architecture = Architecture.parse(card["architecture"])
-    with torch.device("meta"):  # no initial values: they would be drawn from the global generator
-        classifier = Classifier(architecture)
-    classifier.load_state_dict(load_tensors(data), assign=True)
+    return _classifier(name, data, path)
+
+
+def _classifier(name: str, data: bytes, path: Path) -> FeatureSpace:
+    """The space of a weights file that `serialise` wrote."""
+    card, digest = read_card(data, path), hashlib.sha256(data).hexdigest()
+    try:
+        architecture = Architecture.parse(card["architecture"])
+        with torch.device("meta"):  # no initial values: they would be drawn from the global generator
+            classifier = Classifier(architecture)
+        classifier.load_state_dict(load_tensors(data), assign=True)
+    except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise BadInput(f"{path} is not a weights file of this package ({reason})") from error
     return FeatureSpace(
         name,
         digest[:12],
@@ -347,4 +388,308 @@ def random_conv(shape: tuple[int, ...]) -> FeatureSpace:
     digest = hashlib.sha256(net.design.encode())
     for parameter in net.parameters():
         digest.update(parameter.detach().numpy().tobytes())
-    return FeatureSpace("random-conv", digest.hexdigest()[:12], tuple(shape), Extractor(net, net.FEATURES))
+    return FeatureSpace(RANDOM, digest.hexdigest()[:12], tuple(shape), Extractor(net, net.FEATURES))
+
+
+# ------------------------------------------------------------------------------------------------ what a user asks for
+
+Range = Literal["symmetric", "unit", "bytes", "imagenet"]
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What is done to an image before a foreign network sees it; as text, part of the space's name.
+
+    size:     side in pixels; 0: the data's own size.
+    resize:   "bilinear" or "bicubic", antialiased; used where the size differs.
+    channels: 3 repeats a grey image, 1 takes the luma of a colour one (ITU-R 601); 0: the data's own.
+    range:    of black and white: "symmetric" [-1, 1], "unit" [0, 1], "bytes" [0, 255], "imagenet": its mean and
+              standard deviation.
+    """
+
+    size: int = 0
+    resize: Literal["bilinear", "bicubic"] = "bilinear"
+    channels: Literal[0, 1, 3] = 0
+    range: Range = "symmetric"
+
+    def __str__(self) -> str:
+        size = f"{self.size}-{self.resize}" if self.size else "own-size"
+        channels = {0: "own-channels", 1: "grey", 3: "rgb"}[self.channels]
+        return f"{size},{channels},{self.range}"
+
+    @classmethod
+    def parse(cls, text: str, spec: str) -> Self:
+        """From "size=224,channels=3,range=imagenet". Raises BadInput."""
+        known = {f.name: f for f in fields(cls)}
+        choices = {"resize": ("bilinear", "bicubic"), "channels": ("0", "1", "3"), "range": get_args(Range)}
+        values: dict[str, Any] = {}
+        for part in filter(None, text.split(",")):
+            key, _, value = part.partition("=")
+            if key not in known:
+                raise unknown(f"setting in --features {spec}:", key, known)
+            if key in choices and value not in choices[key]:
+                raise BadInput(f"--features {spec}: {key} is one of {', '.join(choices[key])}, not '{value}'")
+            if key == "size" and not (value.isascii() and value.isdigit() and 1 <= int(value) <= 1024):
+                raise BadInput(f"--features {spec}: size is a whole number of pixels up to 1024, not '{value}'")
+            values[key] = int(value) if key in ("size", "channels") else value
+        return cls(**values)
+
+
+class _Adapted(nn.Module):
+    """A foreign network behind a policy: bin centres in, features (B, d) out."""
+
+    def __init__(self, network: nn.Module, policy: Policy, levels: int) -> None:
+        super().__init__()
+        self.network, self.policy, self.levels = network, policy, levels
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Back to integers k = 0 ... L - 1, and these evenly over [0, 1]: a byte is a byte.
+        x = (((x + 1) * self.levels - 1) / 2 / (self.levels - 1)).clamp(0, 1)
+        if self.policy.channels == 3 and x.shape[1] == 1:
+            x = x.expand(-1, 3, -1, -1)
+        elif self.policy.channels == 1 and x.shape[1] == 3:
+            x = (x * x.new_tensor((0.299, 0.587, 0.114)).view(3, 1, 1)).sum(1, keepdim=True)
+        size = self.policy.size
+        if size and tuple(x.shape[2:]) != (size, size):
+            x = F.interpolate(x, (size, size), mode=self.policy.resize, align_corners=False, antialias=True).clamp(0, 1)
+        if self.policy.range == "imagenet":
+            mean, deviation = (x.new_tensor(v).view(3, 1, 1) for v in IMAGENET)
+            x = (x - mean) / deviation
+        elif self.policy.range != "unit":
+            x = x * 255 if self.policy.range == "bytes" else x * 2 - 1
+        found = self.network(x)
+        found = found[0] if isinstance(found, (tuple, list)) else found
+        return found.reshape(len(x), -1)
+
+
+def named(spec: str, space: Space, progress: Progress | None = None) -> FeatureSpace:
+    """The feature space that `--features SPEC` names, for images of `space`.
+
+    SPEC: `inception-2015[:from=PATH]`; `random-conv`; a file: TorchScript (.pt, .pth, .ts), what torch.export.save
+    writes (.pt2, with a dynamic batch), ONNX (.onnx) or a classifier made by `bench.train_features` (.safetensors); or
+    `package.module:factory`, a function without arguments that returns a module. A network may be followed by a policy:
+    `net.pt:size=224,channels=3,range=imagenet`. It is given (B, C, H, W) float32 and must return features (B, d).
+    Raises BadInput.
+    """
+    if not space.is_image:
+        raise BadInput(f"--features {spec}: feature spaces are of images, and this data set holds vectors")
+    head, _, tail = spec.rpartition(":")
+    what, settings = (head, tail) if head and "=" in tail else (spec, "")
+    if what == INCEPTION:
+        key, _, source = settings.partition("=")
+        if settings and key != "from":
+            raise BadInput(f"--features {spec}: {INCEPTION} takes from=PATH only; how it resizes is part of its name")
+        return inception(space, Path(source) if settings else None, progress)
+    if what == RANDOM:
+        return random_conv(space.shape)
+    path, suffix = Path(what), Path(what).suffix.lower()
+    if suffix in (".pt", ".pth", ".ts", ".pt2", ".onnx", ".safetensors"):
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise BadInput(f"--features {spec}: can not read {path}: {error.strerror or error}") from None
+        name, digest = re.sub(r"[^\w.@+-]+", "-", path.stem, flags=re.ASCII), hashlib.sha256(data).hexdigest()
+        if suffix == ".safetensors":
+            if settings:
+                raise BadInput(f"--features {spec}: a classifier of this package takes images as they are; no settings")
+            found = _classifier(name, data, path)
+            if found.shape != space.shape:
+                raise BadInput(
+                    f"--features {spec}: {found.id} is of images {found.shape}, the data set's {space.shape}"
+                )
+            return found
+        network = {".onnx": _onnx, ".pt2": _exported}.get(suffix, _torchscript)(data, path)
+        return _foreign(name, digest, network, Policy.parse(settings, spec), space, spec)
+    if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", what, re.ASCII):
+        network, digest = _made(what)
+        return _foreign(what.replace(":", "."), digest, network, Policy.parse(settings, spec), space, spec)
+    raise unknown("feature space", what, (INCEPTION, RANDOM, "net.pt", "net.onnx", "package.module:factory"))
+
+
+def _foreign(name: str, digest: str, network: nn.Module, policy: Policy, space: Space, spec: str) -> FeatureSpace:
+    """A user's network behind its policy, after it was tried on two images."""
+    body = Extractor(_Adapted(network, policy, space.levels), 0)
+    try:
+        # Black, grey and white, so that a network which mixes the images of a batch is seen.
+        grey = (torch.arange(3) * (space.levels - 1)).div(2, rounding_mode="floor")
+        x = space.encode(grey.view(3, 1, 1, 1).expand(3, *space.shape))
+        with torch.no_grad():
+            values, fewer = body(x), body(x[1:])
+    except Exception as error:  # whatever a stranger's network raises
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise BadInput(
+            f"--features {spec}: the network does not take images {space.shape} as '{policy}' ({reason}); "
+            "say what it needs, as in size=224,channels=3,range=imagenet"
+        ) from None
+    if not values.shape[1] or not values.isfinite().all():
+        raise BadInput(
+            f"--features {spec}: of 3 images it gives {tuple(values.shape)}; finite features (3, d) are needed"
+        )
+    if not torch.allclose(values[1:], fewer, rtol=1e-3, atol=1e-4 * (1 + float(values.abs().max()))):
+        raise BadInput(
+            f"--features {spec}: an image's features depend on the batch it is in; export the network in eval mode"
+        )
+    body.num_features = values.shape[1]
+    return FeatureSpace(f"{name}/{policy}", digest[:12], space.shape, body, pixels=policy.size**2)
+
+
+def _torchscript(data: bytes, path: Path) -> nn.Module:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # that it will go is news for who writes such files
+            return torch.jit.load(io.BytesIO(data), map_location="cpu").float()
+    except Exception:  # what is not TorchScript fails in many ways
+        raise BadInput(
+            f"{path} is no TorchScript file; write one with torch.jit.trace(net.eval(), images).save(path)"
+        ) from None
+
+
+class _Exported(nn.Module):
+    """An exported program as a module. Its mode was fixed when it was exported, so it is kept out of train and eval."""
+
+    def __init__(self, program: Any) -> None:
+        super().__init__()
+        self.program = (program,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # An exported batch has two images or more.
+        found = self.program[0](x if len(x) > 1 else x.expand(2, -1, -1, -1))
+        found = found[0] if isinstance(found, (tuple, list)) else found
+        return found[: len(x)]
+
+
+def _exported(data: bytes, path: Path) -> nn.Module:
+    try:
+        return _Exported(torch.export.load(io.BytesIO(data)).module())
+    except Exception:  # what is no program fails in many ways
+        raise BadInput(
+            f"{path} is no exported program; write one with torch.export.save(torch.export.export(net.eval(), (images,), "
+            "dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)), path)"
+        ) from None
+
+
+class _Onnx(nn.Module):
+    """An ONNX session as a module; its first input takes the images, its first output gives the features."""
+
+    def __init__(self, session: Any) -> None:
+        super().__init__()
+        self.session = session
+
+    def forward(self, x: Tensor) -> Tensor:
+        given = {self.session.get_inputs()[0].name: x.contiguous().numpy()}
+        return torch.from_numpy(self.session.run(None, given)[0])
+
+
+def _onnx(data: bytes, path: Path) -> nn.Module:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise BadInput(f"{path} is read by onnxruntime, which is not installed: pip install onnxruntime") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # what is wrong is said by us
+    try:
+        return _Onnx(onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"]))
+    except Exception:  # its exceptions share no class
+        raise BadInput(f"{path} is no ONNX model that onnxruntime {onnxruntime.__version__} can read") from None
+
+
+def _made(spec: str) -> tuple[nn.Module, str]:
+    """A factory's network, and a hash over its tensors and the source that defines it."""
+    where, _, name = spec.partition(":")
+    try:
+        module = importlib.import_module(where)
+        network = getattr(module, name)()
+    except Exception as error:
+        raise BadInput(f"--features {spec}: {type(error).__name__}: {' '.join(str(error).split())[:160]}") from None
+    if not isinstance(network, nn.Module):
+        raise BadInput(f"--features {spec}: it must return a torch module, not {type(network).__name__}")
+    digest = hashlib.sha256()
+    for kind in dict.fromkeys((module, inspect.getmodule(type(network)))):
+        if (source := getattr(kind, "__file__", None)) and Path(source).suffix == ".py":
+            digest.update(Path(source).read_bytes())
+    for key, tensor in network.state_dict().items():
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return network.float(), digest.hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------------------ FID
+
+INCEPTION = "inception-2015"
+_INCEPTION_FILE = Part(
+    "weights-inception-2015-12-05-6726825d.pth",
+    95_628_359,
+    "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+)
+INCEPTION_ORIGIN = Origin(
+    INCEPTION,
+    (_INCEPTION_FILE,),
+    ("https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/",),
+    packed=False,
+    offline=f"get {_INCEPTION_FILE.name} elsewhere and give --features {INCEPTION}:from=PATH",
+)
+# The one space whose Frechet distance is called FID: these weights, behind this treatment of an image.
+FID = f"{INCEPTION}/{SIDE}-tensorflow-bilinear,rgb,bytes@{_INCEPTION_FILE.sha256[:12]}"
+
+
+def frechet_title(features: str) -> str:
+    """What a Frechet distance in a space is called: "FID" for one only, "FD-<name>" for every other."""
+    return "FID" if features == FID else f"FD-{features.rpartition('@')[0] or features}"
+
+
+def inception(space: Space, source: Path | None = None, progress: Progress | None = None) -> FeatureSpace:
+    """Inception-v3 of 2015 on images of `space`, grey ones repeated. Its 95 MB come from `source`, the cache or a download.
+
+    Raises BadInput when they are not there or not the published ones, whose sha256 is checked.
+    """
+    (part,) = INCEPTION_ORIGIN.parts
+    data = obtain(INCEPTION_ORIGIN, source, progress)[part.name].data
+    state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    with torch.device("meta"):
+        network = Inception()
+    network.load_state_dict(state, assign=True)
+    # The network resizes by itself, as TensorFlow did.
+    body = Extractor(_Adapted(network, Policy(channels=3, range="bytes"), space.levels), DIM)
+    name, digest = FID.split("@")[0], hashlib.sha256(data).hexdigest()
+    return FeatureSpace(name, digest[:12], space.shape, body, pixels=SIDE**2)
+
+
+# ------------------------------------------------------------------------------------------------------------ cache
+
+
+def cached(space: FeatureSpace, dataset: Dataset, split: str, x: Tensor) -> Features:
+    """The features of real images x (N, C, H, W), integers of a split, kept on disk for the next process.
+
+    The key holds all that decides them: the images themselves, the data set's checksum, split, space (name, policy and
+    hash), the code of this file, the version of torch and its threads. What is damaged is computed anew, and a cache
+    that can not be written costs time only.
+    """
+    parts = [dataset.checksum, split, _digest(x), space.id, _code(), torch.__version__, torch.get_num_threads()]
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+    path = cache_folder() / "features" / f"{key}.safetensors"
+    with contextlib.suppress(OSError, SafetensorError, ValueError, KeyError):
+        data = path.read_bytes()
+        if hashlib.sha256(data[64:]).hexdigest().encode() == data[:64]:
+            found = load_tensors(data[64:])
+            return Features(found["values"], found.get("logits"), space)
+    features = space.features(dataset.space.encode(x))
+    tensors = {"values": features.values} | ({} if features.logits is None else {"logits": features.logits})
+    body = save_tensors({name: tensor.contiguous() for name, tensor in tensors.items()})
+    with contextlib.suppress(BadInput):
+        write_atomic(path, hashlib.sha256(body).hexdigest().encode() + body)
+    return features
+
+
+def _digest(x: Tensor) -> str:
+    return hashlib.sha256(x.contiguous().reshape(-1).numpy().data).hexdigest()
+
+
+@cache
+def _code() -> str:
+    """Short sha256 over the sources that compute features."""
+    here = Path(__file__).parent
+    return hashlib.sha256(b"".join((here / name).read_bytes() for name in ("features.py", "inception.py"))).hexdigest()[
+        :12
+    ]

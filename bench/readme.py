@@ -49,6 +49,23 @@ def recipe_table() -> str:
     return _table(("recipe", "what", "paper", "year", "data"), rows)
 
 
+def space_table() -> str:
+    """The feature spaces that every installation has as a Markdown table."""
+    from bench.features import hashes, random_conv, shipped
+
+    spaces = [shipped(name) for name in sorted(hashes())]
+    rows = [
+        (f"`{s.id}`", str(s.dim), f"classifier of its training split, {s.accuracy:.2%} on the test split")
+        for s in spaces
+    ]
+    shapes = sorted({s.shape for s in spaces})
+    ids = ", ".join(f"`{random_conv(shape).id}` ({'×'.join(map(str, shape))})" for shape in shapes)
+    rows.append(
+        (ids, str(random_conv(shapes[0]).dim), "label-free: random convolutions of a fixed seed, for any image")
+    )
+    return _table(("space", "features", "what"), rows)
+
+
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [[text.replace("|", r"\|") for text in row] for row in (heads, ["---"] * len(heads), *rows)]
     return "\n".join(f"| {' | '.join(row)} |" for row in lines)
@@ -76,6 +93,7 @@ if __name__ == "__main__":
     text = replace_part(text, "recipes", recipe_table())
     text = replace_part(text, "metrics", metric_table())
     text = replace_part(text, "coverage", coverage_table())
+    text = replace_part(text, "spaces", space_table())
     if len(sys.argv) > 1:
         text = replace_part(text, "results", headline(Path(sys.argv[1]).read_text()))
     write_atomic(readme, text.encode())

@@ -6,6 +6,7 @@ model back. A run's folder is <out>/<data set>/<recipe>/<seed>-<hash>, the hash 
     run.json             what was run, what it cost, on which machine, how it ended (`Info`)
     log.jsonl            the course of the training (see bench.train)
     weights.safetensors  final weights and buffers, averaged ("ema.") and as they were ("raw.")
+    at-STEP.safetensors  averaged weights after a quarter and after half of the steps
     manifest.json        sha256 of each file, checked when it is read
     state.pt             the checkpoint, while training and after a failure
     error.txt            the traceback of a run that failed
@@ -61,6 +62,7 @@ __all__ = [
     "WEIGHTS",
     "Info",
     "Run",
+    "at_step",
     "base_row",
     "code_version",
     "configure",
@@ -76,11 +78,14 @@ __all__ = [
     "read_info",
     "refusal",
     "slug",
+    "snapshots",
 ]
 
 INFO = "run.json"
 SCHEMA = 2  # of run.json; 2: with `symptom`
+IDENTITY = 1  # of what makes two runs the same experiment; a new column of the results does not
 WEIGHTS = "weights.safetensors"
+SNAPSHOTS = (0.25, 0.5)  # parts of the training after which the averaged weights are kept too
 ERROR = "error.txt"
 _log = logging.getLogger(__name__)
 
@@ -130,7 +135,7 @@ class Run:
     def _shared(self) -> dict[str, Any]:
         """What all seeds of the run have in common."""
         return {
-            "schema": store.SCHEMA,
+            "schema": IDENTITY,
             "recipe": self.recipe,
             "config": dataclasses.asdict(self.config),
             "dataset": self.dataset,
@@ -432,6 +437,7 @@ def base_row(info: Info) -> store.Row:
         paradigm=info.paradigm,
         tier=info.tier,
         dataset=info.dataset,
+        data=info.checksum[:12],
         seed=info.seed,
         conditional=info.conditional,
         fraction=info.steps / info.planned_steps if info.planned_steps else None,
@@ -445,6 +451,7 @@ def base_row(info: Info) -> store.Row:
         device=info.device_name,
         threads=info.threads,
         dtype=info.dtype,
+        torch=info.torch,
         code=info.code,
     )
 
@@ -776,7 +783,7 @@ def _train(
     before = read_info(folder) if (folder / INFO).exists() and (folder / STATE).exists() else None
     if before is not None and before.status != "diverged" and before.planned_steps > 0:
         threads = before.threads
-        _clear(folder, keep=(INFO, LOG, STATE, PREPARED))
+        _clear(folder, keep=(INFO, LOG, STATE, PREPARED, *(path.name for path in _snapshots(folder).values())))
     else:
         before = None
         _clear(folder)
@@ -808,6 +815,7 @@ def _train(
                 folder=folder,
                 progress=progress,
                 stage=f"train {run.recipe}",
+                keep=_keepers(folder, info.planned_steps, run.where),
             )
         except (BadInput, KeyboardInterrupt):
             raise
@@ -819,7 +827,7 @@ def _train(
             return
     info = _costed(info, trained, parents)
     if trained.status == "ok":
-        store.write_atomic(folder / WEIGHTS, _weights(trained, run.where))
+        store.write_atomic(folder / WEIGHTS, _weights(run.where, ema=trained.ema, raw=trained.raw))
     _conclude(folder, info)
 
 
@@ -883,11 +891,47 @@ def _costed(info: Info, trained: Trained, parents: Mapping[str, Path]) -> Info:
     )
 
 
-def _weights(trained: Trained, where: str) -> bytes:
-    parts = (("ema", trained.ema), ("raw", trained.raw))
+def _weights(where: str, **parts: Mapping[str, torch.Tensor]) -> bytes:
     # Copies: safetensors refuses tensors that share memory, as tied weights do.
-    tensors = {f"{part}.{name}": t.cpu().contiguous().clone() for part, state in parts for name, t in state.items()}
+    tensors = {
+        f"{part}.{name}": t.cpu().contiguous().clone() for part, state in parts.items() for name, t in state.items()
+    }
     return save_tensors(tensors, {"run": where})
+
+
+def _keepers(folder: Path, steps: int, where: str) -> dict[int, Callable[[dict[str, torch.Tensor]], None]]:
+    """For each step after which the averaged weights are kept, what keeps them."""
+
+    def keeper(step: int) -> Callable[[dict[str, torch.Tensor]], None]:
+        return lambda ema: store.write_atomic(folder / f"at-{step}.safetensors", _weights(where, ema=ema))
+
+    return {step: keeper(step) for step in {round(part * steps) for part in SNAPSHOTS} if 0 < step < steps}
+
+
+def _snapshots(folder: Path) -> dict[int, Path]:
+    found = {path: re.fullmatch(r"at-([1-9]\d*)\.safetensors", path.name) for path in folder.iterdir()}
+    return dict(sorted((int(match[1]), path) for path, match in found.items() if match))
+
+
+def snapshots(folder: Path) -> list[int]:
+    """The steps after which a finished run kept its averaged weights, in order; none in runs older than that."""
+    return [step for step, path in _snapshots(folder).items() if path.name in store.manifest(folder)]
+
+
+def at_step(info: Info, step: int) -> Info:
+    """The info of a run as it was after `step` of its steps: images and FLOPs till then. Its seconds are not known."""
+    fewer = info.steps - step
+    flops, images = fewer * info.flops_per_step, fewer * info.batch
+    return replace(
+        info,
+        steps=step,
+        images=info.images - images,
+        flops=info.flops - flops,
+        flops_total=info.flops_total - flops,
+        images_total=info.images_total - images,
+        seconds=math.nan,
+        seconds_total=math.nan,
+    )
 
 
 def _conclude(folder: Path, info: Info) -> None:
@@ -895,7 +939,8 @@ def _conclude(folder: Path, info: Info) -> None:
     store.write_sealed(folder / INFO, dataclasses.asdict(info))
     if info.status != "ok":
         store.save_rows(folder, [base_row(info)], key=info.status)
-    store.write_manifest(folder, [name for name in (INFO, LOG, WEIGHTS) if (folder / name).exists()])
+    kept = [path.name for path in _snapshots(folder).values()] if info.status == "ok" else []
+    store.write_manifest(folder, [name for name in (INFO, LOG, WEIGHTS, *kept) if (folder / name).exists()])
     if info.status != "failed":  # want of memory, say: the next attempt goes on from the checkpoint
         for name in (STATE, PREPARED):
             (folder / name).unlink(missing_ok=True)
@@ -955,9 +1000,14 @@ def _locked(path: Path, progress: Progress, stage: str) -> Iterator[None]:
 
 
 def load(
-    folder: Path, weights: Literal["ema", "raw"] = "ema", device: str | torch.device = "cpu"
+    folder: Path,
+    weights: Literal["ema", "raw"] = "ema",
+    device: str | torch.device = "cpu",
+    step: int | None = None,
 ) -> tuple[Trainable, Info]:
     """The model of a finished run in eval mode, with averaged or raw weights, and its run.json.
+
+    step: one of `snapshots`, for the averaged weights after it; by default the last.
 
     Its parents, found beside it in the output folder, are rebuilt too. Raises BadInput when the run did not finish, a
     file is damaged, or the recipe no longer fits the weights.
@@ -968,7 +1018,7 @@ def load(
         how = f"{info.status}: {info.reason}" if info.reason else "has not finished training"
         raise BadInput(f"{folder} has no weights, it {how}; run the same training command again")
     store.read_verified(folder, INFO)
-    data = store.read_verified(folder, WEIGHTS)
+    data = store.read_verified(folder, WEIGHTS if step is None else f"at-{step}.safetensors")
     recipe = catalogue.get(info.recipe)
     config = _restored(recipe.config, info.config, folder / INFO)
     space = Space(tuple(info.space["shape"]), info.space["classes"], info.space["levels"])
@@ -984,7 +1034,7 @@ def load(
         raise BadInput(
             f"{folder} does not fit the recipe '{info.recipe}' as it is now ({text}); train it anew"
         ) from None
-    return model.eval(), info
+    return model.eval(), info if step is None else at_step(info, step)
 
 
 def _frozen(folder: Path, device: torch.device) -> Frozen:

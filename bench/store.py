@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 __all__ = [
+    "ADDED",
     "MANIFEST",
     "RESULTS",
     "SCHEMA",
@@ -46,7 +47,9 @@ __all__ = [
     "write_sealed",
 ]
 
-SCHEMA = 1
+SCHEMA = 2
+# What each version added. Rows of an older one are read with these columns empty: nobody wrote down what they held.
+ADDED = {2: ("data", "samples", "resize", "torch")}
 MANIFEST = "manifest.json"
 RESULTS = "results.jsonl"
 SEAL = "sha256"  # the key of a sealed JSON object
@@ -62,12 +65,13 @@ class Row:
 
     schema: int = _column("version of this table", SCHEMA)
     run: str = _column("id of the run: its seed and the hash of what defines it, as in the folder's name")
-    status: str = _column('"ok", "baseline" (no model), "diverged" or "failed"', "ok")
+    status: str = _column('"ok", "baseline" (no model), "external" (someone\'s samples), "diverged" or "failed"', "ok")
     reason: str = _column("why the run stopped, or why the value is missing")
-    recipe: str = _column("recipe, or the name of a baseline")
+    recipe: str = _column("recipe, or the name of a baseline or of external samples")
     paradigm: str = _column("title of the paradigm")
     tier: str = _column("budget and evaluation protocol")
     dataset: str = _column("data set")
+    data: str = _column("first 12 hex digits of the sha256 over the data set's decoded examples")
     split: str = _column('reference split: "test", "train" or ""')
     seed: int | None = _column("training seed", None)
     sampler: str = _column("sampler that drew the samples")
@@ -81,11 +85,15 @@ class Row:
     error: float | None = _column("standard error of the value within this run, where there is one", None)
     n: int | None = _column("samples, examples or repeats behind the value", None)
     n_ref: int | None = _column("size of the reference set", None)
-    draw: int | None = _column("which disjoint set of samples", None)
+    draw: int | None = _column("which disjoint set of samples: 0, 1, ... of one stream", None)
+    samples: str = _column("first 12 hex digits of the sha256 over external samples, as they were scored")
+    resize: str = _column('what was done to external samples of another size, as "64×64 to 32×32, bicubic"')
     unit: str = _column("unit of the value")
     kind: str = _column("kind of likelihood; numbers of different kinds are never ranked together")
     relation: str = _column('how a printed likelihood stands to the true one: "=", "≤" (bound), "≈" or ""')
-    features: str = _column("feature space and the hash of its weights")
+    features: str = _column(
+        "feature space: name, policy for size, channels and range where it has one, hash of its weights"
+    )
     weights: str = _column('"ema" (averaged) or "raw"')
     fraction: float | None = _column("part of the training budget after which the weights were taken", None)
     images: int | None = _column("training examples seen, repeats counted", None)
@@ -99,6 +107,7 @@ class Row:
     device: str = _column("device of the measurement")
     threads: int | None = _column("CPU threads of the measurement", None)
     dtype: str = _column("number format of the network's arithmetic")
+    torch: str = _column("version of torch that the number was made with")
     contended: bool = _column("other work was running on the machine", False)
     code: str = _column("short sha256 over the sources that trained the model; a+b where others measured it")
 
@@ -251,14 +260,22 @@ def results_key(folder: Path) -> str | None:
 
 
 def load_rows(folder: Path) -> list[Row]:
-    """The rows of a folder, verified. Raises BadInput when they are missing, damaged or of a newer schema."""
+    """The rows of a folder, verified, in the schema of today: what an older one lacks is empty (see `ADDED`).
+
+    Raises BadInput when they are missing, damaged or of a newer schema.
+    """
     path = Path(folder) / RESULTS
     rows = []
     for number, line in enumerate(read_verified(folder, RESULTS).decode().splitlines(), 1):
         try:
             values = json.loads(line)
-            if values.get("schema", 0) > SCHEMA:
-                raise BadInput(f"{path} was written by a newer version (schema {values['schema']}); upgrade this one")
+            schema = values.pop("schema", None)
+            if type(schema) is not int or schema < 1:
+                raise ValueError(f"its schema is {schema!r}")
+            if schema > SCHEMA:
+                raise BadInput(f"{path} was written by a newer version (schema {schema}); upgrade this one")
+            if early := [name for later in range(schema + 1, SCHEMA + 1) for name in ADDED[later] if name in values]:
+                raise ValueError(f"schema {schema} has no column '{early[0]}'")
             rows.append(Row(**values))
         except (ValueError, TypeError, AttributeError) as error:
             raise _damaged(path, f"has a bad row in line {number} ({error})") from None

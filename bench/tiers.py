@@ -19,7 +19,8 @@ MATCHES = ("flops", "images", "seconds")
 SWEEPS = ("main", "all")
 SMALL_IMAGE = 16
 _SHIPPED = Path(__file__).with_name("tiers.toml")
-_MAY_BE_ZERO = {"sweep_seeds", "timing_seeds"}  # none of the seeds; of anything else there must be some
+# None of the seeds; of anything else there must be some.
+_MAY_BE_ZERO = {"sweep_seeds", "timing_seeds", "raw_seeds", "snapshot_seeds"}
 _NUMBER = {"int": "a whole number", "float": "a number", "str": "a text", "Budget": "a table"}
 
 
@@ -54,6 +55,9 @@ class Tier:
     timing_seeds: int
     mode_samples: int = 10_000
     sweep: str = "all"
+    draws: int = 1
+    raw_seeds: int = 0
+    snapshot_seeds: int = 0
 
     def budget(self, space: Space) -> Budget:
         """The budget for data of this space."""

@@ -19,7 +19,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -283,12 +283,14 @@ def train(
     progress: Progress,
     stage: str = "train",
     checkpoint_seconds: float | None = None,
+    keep: Mapping[int, Callable[[dict[str, Tensor]], None]] | None = None,
 ) -> Trained:
     """Trains `model` in place for `steps` steps of `batch` examples, going on from the checkpoint in `folder` if any.
 
     Keeps log.jsonl and state.pt in `folder`: a checkpoint every `checkpoint_seconds`, by default every few seconds but
-    for at most 1 % of the time. Raises KeyboardInterrupt (from `progress`) once a checkpoint is written, BadInput when
-    the checkpoint that is there is damaged or does not fit. Torch's global generators are left as they were.
+    for at most 1 % of the time. `keep[k]` is given the averaged weights after step k, by a resumed training again the
+    same bits. Raises KeyboardInterrupt (from `progress`) once a checkpoint is written, BadInput when the checkpoint
+    that is there is damaged or does not fit. Torch's global generators are left as they were.
     """
     log = Log(folder / LOG)
     with keep_generators(data.x.device):
@@ -325,6 +327,8 @@ def train(
                 status, reason = "diverged", str(error)
             else:
                 done += 1
+                if keep and done in keep:
+                    keep[done](loop.average.state_dict())
             now_wall, now_cpu = time.perf_counter(), time.process_time()
             seconds, wall = seconds + now_wall - wall, now_wall
             cpu_seconds, cpu = cpu_seconds + now_cpu - cpu, now_cpu

@@ -3,7 +3,8 @@
 They are shipped, with their hashes, in bench/weights; this script is how they came about. Other weights are another
 feature space: every Frechet distance has to be computed again, and rows of the old space never stand beside rows of the
 new one. The network sees the training split only. Its accuracy on the held-out split is measured at the end and stored
-with the weights.
+with the weights. A labelled folder of images gets a network of its own with `folder:PATH@SIZE --to DIR`, and
+`bench evaluate ... --features FILE` uses it.
 
 One thread and fixed seeds: the same machine and versions give the same bytes.
 """
@@ -23,7 +24,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.data import load
+from bench.data.names import FOLDER
 from bench.features import SUMS, WEIGHTS, Architecture, Classifier, hashes, serialise
+from bench.run import slug
 from bench.store import write_atomic
 from paradigms.contract import Data, Space, seed_of
 from paradigms.errors import BadInput
@@ -38,6 +41,7 @@ class Training:
     shift: pixels by which a shifted image moves at most, either way; its rim is filled with the darkest value.
     shifted: the share of the images that is shifted. Not all: what is compared later is not shifted.
     flip:  whether half of the images are mirrored (not where left and right mean something, as in a digit).
+    channels_last: the memory layout in which colour convolutions take a quarter less time on a CPU.
     """
 
     epochs: int
@@ -48,6 +52,7 @@ class Training:
     shift: int = 1
     shifted: float = 0.5
     flip: bool = False
+    channels_last: bool = False
 
 
 MIRRORED = ("fashion-mnist", "cifar10")  # the mirror image of a shirt is a shirt; that of a digit is not a digit
@@ -64,7 +69,10 @@ def recipe(name: str, space: Space) -> tuple[Architecture, Training]:
         return base, large
     if height <= 28:
         return replace(base, pools=(2, 2)), replace(large, shift=2)
-    return replace(base, channels=(32, 64, 96), pools=(2, 2, 2)), replace(large, epochs=12, shift=2)
+    # 64 features here too: a Frechet distance is then allowed from 640 samples on, in every tier.
+    return replace(base, channels=(32, 64, 128), pools=(2, 2, 2)), replace(
+        large, epochs=10, shift=2, channels_last=True
+    )
 
 
 def fit(
@@ -84,6 +92,8 @@ def fit(
     with torch.random.fork_rng(devices=[]):  # initialisation and dropout draw from the global generator
         torch.manual_seed(seed_of("features", "modules", seed))
         net = Classifier(architecture).train()
+        layout = torch.channels_last if training.channels_last else torch.contiguous_format
+        net.to(memory_format=layout)  # type: ignore[call-overload]
         optimizer = torch.optim.AdamW(net.parameters(), lr=training.lr, weight_decay=training.weight_decay)
         batches = len(data) // training.batch
         steps, step = training.epochs * batches, 0
@@ -94,7 +104,7 @@ def fit(
                 for group in optimizer.param_groups:
                     group["lr"] = training.lr * min(1, (step + 1) / training.warmup) * (1 - step / steps)
                 x = augment(data.space.encode(data.x[index]), training, generator)
-                loss = F.cross_entropy(net(x), data.y[index])
+                loss = F.cross_entropy(net(x.contiguous(memory_format=layout)), data.y[index])
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
@@ -141,6 +151,8 @@ def main(arguments: list[str] | None = None) -> None:
     dataset = load(options.dataset, options.source)
     if not dataset.space.is_image or not dataset.space.classes:
         raise BadInput(f"data set '{options.dataset}' has no labelled images; a classifier needs both")
+    if options.dataset.startswith(FOLDER) and options.to == WEIGHTS:
+        raise BadInput("a network of your own images does not belong in the package; say where it goes with --to DIR")
     architecture, training = recipe(dataset.name, dataset.space)
     start = time.perf_counter()
     net = fit(
@@ -154,11 +166,12 @@ def main(arguments: list[str] | None = None) -> None:
     held_out = accuracy(net, dataset.test)
     data = serialise(net, architecture, accuracy=held_out, dataset=dataset.name, data=dataset.checksum)
     digest = hashlib.sha256(data).hexdigest()
-    write_atomic(options.to / f"{dataset.name}.safetensors", data)
+    name = slug(dataset.name)
+    write_atomic(options.to / f"{name}.safetensors", data)
     others = hashes(options.to) if (options.to / SUMS).exists() else {}
-    table = {**others, dataset.name: digest}
+    table = {**others, name: digest}
     write_atomic(options.to / SUMS, "".join(f"{v}  {k}.safetensors\n" for k, v in sorted(table.items())).encode())
-    print(f"{dataset.name}@{digest[:12]}  accuracy {held_out:.4f}  {len(data):,} bytes")
+    print(f"{name}@{digest[:12]}  accuracy {held_out:.4f}  {len(data):,} bytes")
 
 
 if __name__ == "__main__":

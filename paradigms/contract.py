@@ -26,6 +26,7 @@ from paradigms.errors import BadInput, unknown
 
 if TYPE_CHECKING:
     from paradigms.maths.denoiser import Denoiser
+    from paradigms.maths.paths import GaussianPath
 
 __all__ = [
     "Batch",
@@ -34,6 +35,7 @@ __all__ = [
     "Denoises",
     "Estimate",
     "Frozen",
+    "Jumps",
     "Kind",
     "Need",
     "Noise",
@@ -508,6 +510,15 @@ class Denoises(Protocol):
     net: nn.Module
 
     def denoiser(self, cond: Tensor | None = None) -> Denoiser: ...
+
+
+@runtime_checkable
+class Jumps(Protocol):
+    """What a model of few steps makes of noised data x_t = alpha x + sigma eps: where the path through it ends."""
+
+    path: GaussianPath
+
+    def jump_to_data(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor: ...
 
 
 # --------------------------------------------------------------------------------------------------------- recipes

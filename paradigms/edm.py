@@ -145,5 +145,11 @@ class EDM(Paradigm):
 
 
 RECIPES = (
-    Recipe("edm", EDM, Config(), "preconditioned denoiser, log-normal noise levels, Heun on Karras et al.'s grid"),
+    Recipe(
+        "edm",
+        EDM,
+        Config(),
+        "preconditioned denoiser, log-normal noise levels, Heun on Karras et al.'s grid",
+        variant_of="score-sde",
+    ),
 )

@@ -146,4 +146,12 @@ def told(t: Tensor) -> Tensor:
     return t
 
 
-RECIPES = (Recipe("ncsn", NCSN, Config(), "scores at 200 geometric noise levels; annealed Langevin dynamics"),)
+RECIPES = (
+    Recipe(
+        "ncsn",
+        NCSN,
+        Config(),
+        "scores at 200 geometric noise levels; annealed Langevin dynamics",
+        variant_of="score-sde",
+    ),
+)

@@ -225,25 +225,25 @@ def told(t: Tensor) -> Tensor:
 RECIPES = (
     Recipe(
         "reflow", Reflow, Config(), "2-rectified flow, on pairs drawn from flow-matching",
-        needs={"parent": Need("flow-matching")}, aliases=("rectified-flow",),
+        needs={"parent": Need("flow-matching")}, variant_of="flow-matching", aliases=("rectified-flow",),
     ),
     Recipe(
         "reflow-3", Reflow, Config(), "3-rectified flow, on pairs drawn from reflow",
-        needs={"parent": Need("reflow")}, variant_of="reflow", title="Rectified flow (two reflows)",
+        needs={"parent": Need("reflow")}, variant_of="flow-matching", title="Rectified flow (two reflows)",
     ),
     Recipe(
         "reflow-distilled", Distilled, Config(), "reflow distilled to one step",
-        needs={"parent": Need("reflow")}, variant_of="reflow",
+        needs={"parent": Need("reflow")}, variant_of="flow-matching",
     ),
     Recipe(
         "reflow-equal-total", Reflow, Config(), "reflow and its parent on one budget, half each",
-        needs={"parent": Need("flow-matching", share=0.5)}, share=0.5, variant_of="reflow",
+        needs={"parent": Need("flow-matching", share=0.5)}, share=0.5, variant_of="flow-matching",
         title="Rectified flow (reflow), equal total",
     ),
     Recipe(
         "reflow-distilled-equal-total", Distilled, Config(),
         "flow matching on half of one budget, reflow and its distillation on a quarter each",
-        needs={"parent": Need("reflow-equal-total", share=0.25)}, share=0.25, variant_of="reflow",
+        needs={"parent": Need("reflow-equal-total", share=0.25)}, share=0.25, variant_of="flow-matching",
         title="Rectified flow (distilled), equal total",
     ),
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -15,6 +15,14 @@ from paradigms.maths.denoiser import Prediction
 from paradigms.maths.paths import GaussianPath
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Features of real images are kept on disk: not in the user's cache, and not read from there either."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BENCH_DATA", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 # --------------------------------------------------------------------------------------------------------- models

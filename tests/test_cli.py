@@ -16,6 +16,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -160,7 +161,7 @@ def test_help_and_completion_do_not_wait_for_torch() -> None:
                 cli.app([*verb, "--help"])
             assert "Usage" in text.getvalue()
         assert "flow-matching" in cli._complete_recipe("flow")
-        assert cli._complete_recipes("gan,flow-m") == ["gan,flow-matching"]
+        assert "gan,flow-matching" in cli._complete_recipes("gan,flow-m")
         assert cli._complete_recipes("ro") == ["rows"]
         assert cli._complete_dataset("fashion-mnist")[0] == "fashion-mnist"
         assert cli._complete_tier("q") == ["quick"]
@@ -286,11 +287,11 @@ def test_plans_are_checked_against_the_card() -> None:
         card = cli._card(catalogue.get(recipe).paradigm, recipe)
         cli._plan(card, recipe, sampler, steps, None, options)
 
-    asked("flow-matching", "dopri5", None, "rtol=1e-3")
+    asked("flow-matching", "rk45", None, "rtol=1e-3")
     asked("gan", None, 1)
     for arguments, words in (
-        (("flow-matching", "dopri5", None, "rtol=0", "atol=0"), "rtol|atol"),
-        (("flow-matching", "dopri5", 7), "no number of steps"),
+        (("flow-matching", "rk45", None, "rtol=0", "atol=0"), "rtol|atol"),
+        (("flow-matching", "rk45", 7), "no number of steps"),
         (("flow-matching", "euler", 1_000_000_000), "100,000"),
         (("gan", None, 5), "no number of steps"),
         (("ddpm", "ddim", 10, "eta=5"), "eta"),
@@ -551,7 +552,7 @@ def test_sample_evaluate_time_report(
 
     refused(bench("sample", "vae", "--label", 3), "without labels")
     refused(bench("sample", "flow-matching", "--guidance", 2), "no guidance")
-    refused(bench("sample", "flow-matching", "--sampler", "hein"), "did you mean 'heun'?")
+    refused(bench("sample", "flow-matching", "--sampler", "hein"), "no sampler 'hein'; it has ancestral, ddim")
     refused(bench("sample", "flow-matching", "--option", "eta=x"), "key=number")
 
     scored = json.loads(bench("evaluate", tmp_path / "new" / "v.npz", "--json").stdout)
@@ -613,12 +614,145 @@ def test_a_likelihood_with_options_of_ones_own(
     refused(bench(*arguments, "means:K=3"), "unknown likelihood 'means' of eighth; known: exact, mean")
     refused(bench(*arguments, "mean:K=0"), "mean takes whole numbers K from 1 to 100,000, not 0")
     refused(bench(*arguments, "mean:K=2.5"), "whole numbers K", "not 2.5")
-    refused(bench(*arguments, "mean:K=many"), "--likelihood mean:K=many", "key=number")
+    refused(bench(*arguments, "mean:K=many"), "mean takes a number for K, not 'many'")
     refused(bench(*arguments, "mean:k=3"), "unknown option of mean: 'k'; known: K")
     refused(bench(*arguments, "exact:K=3"), "unknown option of exact: 'K'", "it has none")
     refused(bench("evaluate", "mine.toml", "--likelihood", "exact"), "holds samples")
     refused(bench("sample", "eighth", "--option", "temperature=-1"), "temperature from 0 to 2, not -1")
     refused(bench("sample", "eighth", "--option", "temperature=inf"), "key=number")
+
+
+# ------------------------------------------------------------------------------------------------- anyone's samples
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Samples of every kind that `bench evaluate` may be given, of digits."""
+    from bench.data import load
+
+    root, digits = tmp_path_factory.mktemp("theirs"), load("digits")
+    test, train = digits.test.x.numpy(), digits.train.x.numpy()
+    assert digits.test.y is not None
+    np.savez(root / "test.npz", samples=test, labels=digits.test.y.numpy())
+    np.save(root / "train.npy", train)
+    np.save(root / "noise.npy", np.random.default_rng(0).integers(0, 17, test.shape).astype(np.uint8))
+    np.save(root / "large.npy", test.repeat(2, 2).repeat(2, 3))
+    np.save(root / "shape.npy", test[:, :, :7])
+    floats = (2.0 * test + 1) / 17 - 1
+    np.save(root / "bytes.npy", test * 15.9)
+    np.save(root / "unit.npy", (floats + 1) / 2)
+    floats[3, 0, 2, 2] = np.nan
+    np.save(root / "nan.npy", floats)
+    np.savez(root / "labels.npz", samples=test, labels=digits.test.y.numpy() + 1)
+    (root / "empty").mkdir()
+    (root / "pngs").mkdir()
+    for index, image in enumerate(test[:700, 0]):
+        Image.fromarray(np.rint(image * 255.0 / 16).astype(np.uint8)).save(root / "pngs" / f"{index:04d}.png")
+    return root
+
+
+def scored(*arguments: object) -> dict[tuple[str, str, str], dict[str, Any]]:
+    """The rows of external samples by (metric, split, first word of the space)."""
+    result = bench("evaluate", *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    rows = [row for row in json.loads(result.stdout) if row["status"] == "external"]
+    assert rows
+    return {(row["metric"], row["split"], row["features"].split("@")[0]): row for row in rows}
+
+
+def test_rows_of_real_images_copies_noise_and_pngs(theirs: Path) -> None:
+    real, copies, noise = (scored(theirs / name) for name in ("test.npz", "train.npy", "noise.npy"))
+    fd = ("fd", "test", "digits")
+    assert real[fd]["value"] < 1e-6, "they are the reference"
+    assert 0.05 < real["fd", "train", "digits"]["value"] < 1
+    assert real["label_accuracy", "test", "digits"]["value"] > 0.98
+    assert real["nn_ratio", "train", ""]["value"] == pytest.approx(1)
+    assert copies["nn_ratio", "train", ""]["value"] == 0
+    assert copies["authenticity", "train", ""]["value"] == 0
+    assert "copies of training examples" in copies["nn_ratio", "train", ""]["reason"]
+    assert not real["nn_ratio", "train", ""]["reason"]
+    assert copies[fd]["value"] < 1, "the distance alone does not tell"
+    assert noise[fd]["value"] > 20
+    assert noise["nn_ratio", "train", ""]["value"] > 2
+    pngs = scored(theirs / "pngs")
+    assert pngs[fd]["n"] == 700
+    assert pngs[fd]["value"] < 0.5
+    shown = bench("evaluate", theirs / "train.npy").stdout
+    assert "FD-digits" in shown
+    assert "FID" not in shown
+    assert "copies of training" in " ".join(shown.split())
+
+
+def test_samples_of_another_size_with_a_stated_resize(theirs: Path) -> None:
+    refused(bench("evaluate", theirs / "large.npy"), "(898, 1, 16, 16)", "--resize bicubic|bilinear|area|nearest")
+    rows = scored(theirs / "large.npy", "--resize", "area")
+    assert rows["fd", "test", "digits"]["value"] < 1e-6, "each pixel was doubled"
+    assert {row["resize"] for row in rows.values()} == {"16×16 to 8×8, area"}
+    shown = bench("evaluate", theirs / "large.npy", "--resize", "area").stdout
+    assert "brought from 16×16 to 8×8, area, before they were scored" in " ".join(shown.split())
+
+
+def test_rows_of_samples_are_kept_for_the_report(theirs: Path, tmp_path: Path) -> None:
+    to = tmp_path / "runs" / "digits" / "external" / "mine"
+    done = bench("evaluate", theirs / "pngs", "--tier", "smoke", "--to", to)
+    assert done.exit_code == 0, done.output
+    assert "marked external" in done.stdout
+    assert {"results.jsonl", "grid.png", "samples.npz", "manifest.json"} == {p.name for p in to.iterdir()}
+    kept = [json.loads(line) for line in (to / "results.jsonl").read_text().splitlines()]
+    assert {(row["status"], row["recipe"], row["tier"]) for row in kept} == {("external", "pngs", "smoke")}
+    again = bench("evaluate", theirs / "pngs", "--tier", "smoke", "--to", to)
+    assert again.exit_code == 0, "the same folder again is made anew"
+    assert bench("report", tmp_path / "runs", "--formats", "csv,md").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("shape.npy", ["shape (898, 1, 7, 8)", "(N, 1, 8, 8)"]),
+        ("shape.npy --resize area", ["8×7 pixels can not become 8×8 without distortion"]),
+        ("empty", ["neither a run.json nor PNG files"]),
+        ("nan.npy", ["not finite"]),
+        ("bytes.npy", ["floats must span [-1, 1]", "these reach"]),
+        ("unit.npy", ["floats must span [-1, 1]", "all positive"]),
+        ("labels.npz", ["labels 1 to 10", "0 to 9"]),
+        ("test.npz --resize bicubix", ["unknown way to resize 'bicubix'", "did you mean 'bicubic'?"]),
+        ("test.npz --dataset ring8", ["shape"]),
+        ("test.npz --tier quik", ["unknown tier 'quik'"]),
+        ("test.npz --features nosuch", ["unknown feature space 'nosuch'"]),
+        ("test.npz --features empty/net.pt", ["No such file"]),
+        ("test.npz --features inception-2015:from=empty", ["weights-inception-2015-12-05-6726825d.pth"]),
+        ("test.npz --to test.npz", ["is a file"]),
+        ("test.npz --to pngs", ["holds other files"]),
+        ("test.npz --samples 100", ["--samples is for runs"]),
+        ("test.npz --likelihood elbo", ["samples, which have no likelihood"]),
+    ],
+)
+def test_samples_that_can_not_be_scored_are_one_line(
+    arguments: str, words: list[str], theirs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(theirs)
+    before = sorted(theirs.rglob("*"))
+    refused(bench("evaluate", *arguments.split()), *words)
+    assert sorted(theirs.rglob("*")) == before
+
+
+def test_a_run_in_a_space_of_ones_own(
+    first: subprocess.CompletedProcess[str], world: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(world)
+    tier = ("--tier", "mine.toml:tiny")
+    (tmp_path / "their_pixels.py").write_text("from torch.nn import Flatten as pixels\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    rows = json.loads(bench("evaluate", "vae", *tier, "--features", "their_pixels:pixels", "--json").stdout)
+    name = "their_pixels.pixels/own-size,own-channels,symmetric"
+    spaces = {row["features"].split("@")[0] for row in rows if row["status"] == "ok" and row["metric"] == "fd"}
+    assert spaces == {name}
+    floors = {row["features"].split("@")[0] for row in rows if row["status"] == "baseline" and row["metric"] == "fd"}
+    assert name in floors
+    refused(bench("evaluate", "vae", *tier, "--resize", "area"), "--resize is for samples")
+    refused(bench("evaluate", "vae", *tier, "--to", "x"), "--to is for samples")
+    refused(bench("evaluate", "vae", *tier, "--samples", 700), "--samples goes with --features")
+    refused(bench("evaluate", "vae", *tier, "--features", "x:y", "--likelihood", "elbo"), "one at a time")
 
 
 def test_a_recipe_without_a_likelihood_says_why() -> None:

@@ -195,8 +195,9 @@ def test_the_exact_map_samples_the_gaussian_at_any_step_count(parent, steps, gau
     monkeypatch.setattr(model, "denoiser_of", lambda net, y: d)
     z, seen = model.prior(n, Noise("z")).double(), []
     with torch.no_grad():
-        x = model.sample(z, Plan("multistep", steps), Noise("again"), watch=lambda t, _: seen.append(t))
-    assert seen == pytest.approx([d.t_max * (1 - i / steps) for i in range(steps)] + [0.0])
+        x = model.sample(z, Plan("multistep", steps), Noise("again"), watch=lambda t, x_t: seen.append((t, x_t)))
+    assert [t for t, _ in seen] == pytest.approx([d.t_max * (1 - i / steps) for i in range(steps)] + [0.0])
+    assert torch.equal(seen[0][1], d.t_max * z)  # the noise that the path ends with
     s_min = d.t_min / (1 - d.t_min)
     std = (gaussian.stds[0].square() + s_min**2).sqrt()
     if steps == 1 and parent == "flow-matching":

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.numpy import save as save_arrays
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -484,6 +485,168 @@ def test_no_likelihood_says_why_and_a_critic_does_not_sample(gan_run: Path) -> N
         assert set(kept) == {"samples", "labels"}
 
 
+def test_disjoint_sets_are_one_stream_cut_in_pieces(fake: Fake) -> None:
+    """Set 0 is what a single set would have been, and no sample is in two sets."""
+    tier = dataclasses.replace(TIER, draws=3)
+    assert evaluate.draws_of(Fake.card, Fake.card.default, tier) == 3
+    assert evaluate.draws_of(Fake.card, Plan("copy", 4), tier) == 1, "the headline alone"
+    assert evaluate.draws_of(Fake.card, Fake.card.default, dataclasses.replace(tier, max_calls=1)) == 1, "and in reach"
+    labels = torch.arange(1500) % 10
+    pool = evaluate.draw(fake, Plan("copy", 1), 1500, 3, labels)
+    sets = list(evaluate.pieces(pool, 500))
+    assert torch.equal(sets[0][0], evaluate.draw(fake, Plan("copy", 1), 500, 3).x)
+    assert torch.equal(torch.cat([x for x, _ in sets]), pool.x)
+    assert torch.equal(torch.cat([y for _, y in sets if y is not None]), labels)
+    assert len(pool.x.flatten(1).unique(dim=0)) == 1500
+
+
+VARIED = dataclasses.replace(TIER, samples=650, max_calls=40, sweep_seeds=0, draws=2, raw_seeds=1, snapshot_seeds=1)
+
+
+@pytest.fixture(scope="module")
+def varied(digits_run: Path) -> list[Row]:
+    return evaluate.evaluate(digits_run, VARIED, QUIET)
+
+
+def test_rows_of_each_set_of_each_kind_of_weights(varied: list[Row], digits_run: Path) -> None:
+    info, space = runs.read_info(digits_run), evaluate.reference("digits").spaces[0].id
+    fd = [row for row in varied if (row.metric, row.split, row.features) == ("fd", "test", space)]
+    steps = runs.snapshots(digits_run)
+    assert steps == [round(part * info.planned_steps) for part in (0.25, 0.5)]
+    kinds = [(row.weights, row.fraction, row.draw) for row in fd]
+    parts = [step / info.planned_steps for step in steps]
+    assert kinds == [("ema", 1.0, 0), ("ema", 1.0, 1), ("raw", 1.0, 0), ("ema", parts[0], 0), ("ema", parts[1], 0)]
+    assert all(row.headline and row.n == 650 and row.status == "ok" for row in fd)
+    assert len({row.value for row in fd}) == 5
+    # What it had cost by then, and that its seconds are not known.
+    quarter, whole = fd[3], fd[0]
+    assert quarter.images == steps[0] * info.batch < whole.images == info.images  # type: ignore[operator]
+    assert quarter.flops == pytest.approx(info.flops - (info.steps - steps[0]) * info.flops_per_step)
+    assert quarter.flops == pytest.approx(quarter.cost_total)
+    assert store.load_rows(digits_run)[varied.index(quarter)].seconds is None
+    # Copies are looked for once, in the first set of the averaged weights.
+    assert [(r.draw, r.weights) for r in varied if r.metric == "nn_ratio"] == [(0, "ema")]
+
+
+def test_the_rows_of_averaged_weights_are_of_averaged_weights(varied: list[Row], digits_run: Path) -> None:
+    """EMA not applied, or applied to the raw rows too, would show here."""
+    ref, found = evaluate.reference("digits"), {}
+    for weights in ("ema", "raw"):
+        model, info = runs.load(digits_run, weights)  # type: ignore[arg-type]
+        assert isinstance(model, Paradigm)
+        x = evaluate.draw(model, type(model).card.default, 650, info.seed).x
+        rows = evaluate.quality(Row(), x, None, ref, ("test",), copies=False)
+        found[weights] = only(rows, metric="fd", features=ref.spaces[0].id).value
+    told = {
+        row.weights: row.value
+        for row in varied
+        if (row.metric, row.split, row.features, row.draw, row.fraction) == ("fd", "test", ref.spaces[0].id, 0, 1.0)
+    }
+    assert told == found
+    assert found["ema"] != found["raw"]
+
+
+def test_sets_weights_and_snapshots_are_part_of_what_rows_are_kept_under(varied: list[Row], digits_run: Path) -> None:
+    assert evaluate.is_evaluated(digits_run, VARIED)
+    for change in ({"draws": 3}, {"raw_seeds": 0}, {"snapshot_seeds": 0}):
+        assert not evaluate.is_evaluated(digits_run, dataclasses.replace(VARIED, **change)), change
+    assert not evaluate.others(digits_run, dataclasses.replace(runs.read_info(digits_run), seed=1), VARIED)
+
+
+def test_each_split_is_compared_with_its_own_examples() -> None:
+    """The wrong split: test images score 0 against themselves and the floor against the training split."""
+    ref = evaluate.reference("digits")
+    found = ref.dataset
+    for split, part, other in (("test", found.test, found.train), ("train", found.train, found.test)):
+        mine = {image.numpy().tobytes() for image in part.x}
+        assert all(image.numpy().tobytes() in mine for image in ref.real[split])
+        for space, features in zip(ref.spaces, ref.features[split]):
+            assert torch.equal(features.values, space.features(found.space.encode(ref.real[split])).values)
+        rows = evaluate.quality(Row(), ref.real[split], None, ref, copies=False)
+        away = "train" if split == "test" else "test"
+        for space in ref.spaces:
+            fd = {row.split: row.value for row in rows if (row.metric, row.features) == ("fd", space.id)}
+            assert fd[split] < 1e-6 < 0.05 < fd[away]  # type: ignore[operator]
+        assert not torch.equal(other.x[: len(part.x)], part.x[: len(other.x)])
+
+
+def test_samples_are_rounded_before_they_are_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anything within a bin is the same integer: a shift of a quarter of a bin changes no row."""
+
+    class Shifted(Fake):
+        shift = 0.0
+
+        def sample(self, z: Tensor, plan: Plan, noise: Noise, cond: Any = None, watch: Any = None) -> Tensor:
+            return self.space.encode(((z + 1) * 8.5).floor().clamp(0, 16)) + self.shift * 2 / 17
+
+    ref, found = evaluate.reference("digits"), []
+    for shift in (-0.25, 0.0, 0.25):
+        model = Shifted(None, DIGITS).eval()
+        model.shift = shift
+        x = evaluate.draw(model, Plan("copy", 1), 700, 0).x
+        assert x.dtype == torch.uint8
+        found.append(evaluate.quality(Row(), x, None, ref, ("test",)))
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_wide_space_is_compared_with_more_of_the_training_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "REFERENCE", 300)
+    monkeypatch.setattr(evaluate, "WIDE", 10)
+    evaluate.reference.cache_clear()
+    try:
+        own, wide = evaluate.reference("digits"), evaluate.reference("digits", ("random-conv",))
+    finally:
+        evaluate.reference.cache_clear()
+    assert [space.name for space in wide.spaces] == ["random-conv"]
+    assert {split: len(x) for split, x in own.real.items()} == {"test": 300, "train": 300}
+    assert {split: len(f[0].values) for split, f in wide.features.items()} == {"test": 640, "train": 640}
+    rows = evaluate.quality(Row(), own.dataset.test.x[:640], None, wide, copies=False)
+    assert {row.n_ref for row in rows if row.features} == {640}
+    assert all(math.isfinite(row.value) for row in rows if row.metric == "fd")  # type: ignore[arg-type]
+
+
+def test_training_images_are_found_out_by_their_neighbours_alone(tmp_path: Path) -> None:
+    rows = evaluate.baselines("digits", TIER, tmp_path, QUIET)
+    space = evaluate.reference("digits").spaces[0].id
+
+    def value(recipe: str, metric: str, **columns: Any) -> float:
+        found = only(rows, recipe=recipe, metric=metric, **columns).value
+        assert found is not None
+        return found
+
+    for split in ("test", "train"):
+        assert math.isfinite(value("train-copies", "fd", split=split, features=space))
+    assert value("train-copies", "fd", split="test", features=space) < 1.3 * value(
+        "real-train", "fd", split="test", features=space
+    )
+    assert value("train-copies", "nn_ratio") == 0
+    assert value("train-copies", "authenticity") == 0
+    assert "copies of training examples" in only(rows, recipe="train-copies", metric="nn_ratio").reason
+    assert value("real-train", "nn_ratio") > 0.9
+    assert only(rows, recipe="real-train", metric="nn_ratio").reason == ""
+    assert value("uniform", "nn_ratio") > 2
+    assert {row.data for row in rows} == {evaluate.dataset("digits").checksum[:12]}
+    assert {row.torch for row in rows} == {torch.__version__}
+
+
+def test_a_run_in_a_space_that_a_user_named(digits_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = store.load_rows(digits_run) if (digits_run / "results.jsonl").exists() else None
+    rows = evaluate.in_spaces(digits_run, ["random-conv"], TIER, QUIET, n=660)
+    ref = evaluate.reference("digits", ("random-conv",))
+    fd = only(rows, metric="fd", split="test")
+    assert (fd.n, fd.features, fd.headline, fd.weights, fd.status) == (660, ref.spaces[0].id, True, "ema", "ok")
+    model, info = runs.load(digits_run)
+    assert isinstance(model, Paradigm)
+    x = evaluate.draw(model, type(model).card.default, 660, info.seed).x
+    assert fd.value == only(evaluate.quality(Row(), x, None, ref, ("test",), copies=False), metric="fd").value
+    monkeypatch.setattr(evaluate, "draw", None)
+    assert len(evaluate.in_spaces(digits_run, ["random-conv"], TIER, QUIET, n=660)) == len(rows)
+    assert (store.load_rows(digits_run) if kept is not None else None) == kept, "the run's own rows are untouched"
+    assert store.load_rows(digits_run / evaluate.SPACES)
+    with pytest.raises(BadInput, match="did you mean"):
+        evaluate.in_spaces(digits_run, ["random-cnov"], TIER, QUIET)
+
+
 def test_a_damaged_run_is_refused(digits_run: Path, tmp_path: Path) -> None:
     import shutil
 
@@ -511,7 +674,7 @@ def pool() -> evaluate.Pool:
 def test_samples_come_back_as_they_were(pool: evaluate.Pool, tmp_path: Path, name: str) -> None:
     to = tmp_path / name
     evaluate.write_samples(pool, DIGITS, to)
-    assert torch.equal(evaluate.read_samples(to, DIGITS), pool.x)
+    assert torch.equal(evaluate.read_samples(to, DIGITS).x, pool.x)
 
 
 def test_arrays_in_every_form(pool: evaluate.Pool, tmp_path: Path) -> None:
@@ -524,7 +687,7 @@ def test_arrays_in_every_form(pool: evaluate.Pool, tmp_path: Path) -> None:
     forms["longest"] = forms["float"].astype(np.longdouble)
     for name, array in forms.items():
         np.save(tmp_path / f"{name}.npy", array)
-        assert torch.equal(evaluate.read_samples(tmp_path / f"{name}.npy", DIGITS), pool.x), name
+        assert torch.equal(evaluate.read_samples(tmp_path / f"{name}.npy", DIGITS).x, pool.x), name
 
 
 @pytest.mark.parametrize(
@@ -575,13 +738,13 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
 
 def test_labels_before_the_samples_are_not_taken_for_them(pool: evaluate.Pool, tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", y=np.zeros(12, np.int64), pictures=pool.x.numpy())
-    assert torch.equal(evaluate.read_samples(tmp_path / "x.npz", DIGITS), pool.x)
+    assert torch.equal(evaluate.read_samples(tmp_path / "x.npz", DIGITS).x, pool.x)
 
 
 def test_pictures_of_sixteen_bits_are_not_clipped(tmp_path: Path) -> None:
     levels = np.arange(64, dtype=np.uint16).reshape(8, 8) % 17
     Image.fromarray((levels * (65535 // 16)).astype(np.uint16)).save(tmp_path / "x.png")
-    assert np.array_equal(evaluate.read_samples(tmp_path, DIGITS)[0, 0].numpy(), levels)
+    assert np.array_equal(evaluate.read_samples(tmp_path, DIGITS).x[0, 0].numpy(), levels)
 
 
 def test_anyones_samples_get_the_same_rows(pool: evaluate.Pool, tmp_path: Path) -> None:
@@ -597,6 +760,122 @@ def test_anyones_samples_get_the_same_rows(pool: evaluate.Pool, tmp_path: Path) 
     np.save(tmp_path / "one.npy", train[:1].numpy())
     with pytest.raises(BadInput, match="nothing can be measured with 1 sample:"):
         evaluate.score(tmp_path / "one.npy", "digits", QUIET)
+
+
+def test_external_samples_are_marked_kept_and_known_by_their_content(tmp_path: Path) -> None:
+    found = evaluate.dataset("digits")
+    x, y = found.test.x[:700].numpy(), found.test.y[:700].numpy()  # type: ignore[index]
+    np.savez(tmp_path / "mine.npz", samples=x, labels=y)
+    to = tmp_path / "runs" / "digits" / "external" / "mine"
+    rows = evaluate.score(tmp_path / "mine.npz", "digits", QUIET, tier=TIER, to=to, specs=["random-conv"])
+    mine = [row for row in rows if row.recipe == "mine"]
+    assert {(row.status, row.tier, row.headline, row.draw, row.n) for row in mine} == {
+        ("external", "tiny", True, 0, 700)
+    }
+    (digest,) = {row.samples for row in mine}
+    assert {row.run for row in mine} == {f"external-{digest[:10]}"}
+    assert {row.data for row in mine} == {found.checksum[:12]}
+    assert only(mine, metric="label_accuracy").value > 0.97  # type: ignore[operator]
+    assert store.load_rows(to) == mine
+    store.verify(to)
+    assert Image.open(to / "grid.png").width >= 500
+    # The same samples in another file, shuffled labels, one changed sample.
+    np.save(tmp_path / "again.npy", x)
+    np.savez(tmp_path / "other.npz", samples=x, labels=y[::-1])
+    x[0] = 16 - x[0]
+    np.save(tmp_path / "changed.npy", x)
+    names = ("again.npy", "other.npz", "changed.npy")
+    digests = {evaluate.score(tmp_path / name, "digits", QUIET)[0].samples for name in names}
+    assert len(digests | {digest}) == 4
+
+
+def test_more_samples_than_a_tier_draws_are_cut_to_as_many_by_a_fixed_choice(tmp_path: Path) -> None:
+    found = evaluate.dataset("digits")
+    order = found.test.y.argsort()  # type: ignore[union-attr]
+    np.savez(tmp_path / "sorted.npz", x=found.test.x[order].numpy(), y=found.test.y[order].numpy())  # type: ignore[index]
+    rows = evaluate.score(tmp_path / "sorted.npz", "digits", QUIET, tier=TIER)
+    space = evaluate.reference("digits").spaces[0].id
+    assert {row.n for row in rows} == {700}
+    assert only(rows, metric="label_tv", features=space, status="external", split="test").value < 0.05  # type: ignore[operator]
+    assert only(rows, metric="label_accuracy", status="external").value > 0.97, "labels are chosen with their samples"  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (np.zeros(11, np.int64), r"labels must be 12 integers, .* not int64 \(11,\)"),
+        (np.zeros(12, np.float32), "labels must be 12 integers, .* not float32"),
+        (np.full(12, 10), "labels 10 to 10, but the data set has 0 to 9"),
+        (np.full(12, -1), "labels -1 to -1"),
+    ],
+)
+def test_labels_that_are_refused(pool: evaluate.Pool, labels: np.ndarray, words: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", samples=pool.x.numpy(), labels=labels)
+    with pytest.raises(BadInput, match=words):
+        evaluate.read_samples(tmp_path / "x.npz", dataclasses.replace(DIGITS, classes=10))
+    assert evaluate.read_samples(tmp_path / "x.npz", DIGITS).y is None, "data without classes has no use for them"
+
+
+def test_safetensors_with_and_without_labels(pool: evaluate.Pool, tmp_path: Path) -> None:
+    path, told = tmp_path / "x.safetensors", dataclasses.replace(DIGITS, classes=10)
+    y = np.arange(12) % 10
+    path.write_bytes(save_arrays({"y": y, "samples": DIGITS.encode(pool.x).numpy()}))
+    given = evaluate.read_samples(path, told)
+    assert torch.equal(given.x, pool.x)
+    assert given.y is not None
+    assert np.array_equal(given.y.numpy(), y)
+    path.write_bytes(save_arrays({"pictures": pool.x.numpy()}))
+    assert evaluate.read_samples(path, told).y is None
+    for content in (b"", b"{}", (2**60).to_bytes(8, "little"), save_arrays({})):
+        path.write_bytes(content)
+        with pytest.raises(BadInput, match=r"can not read|no array"):
+            evaluate.read_samples(path, told)
+
+
+@pytest.mark.parametrize("how", ["bicubic", "bilinear"])
+def test_a_stated_resize_is_pillows_antialiased_filter_rounded_to_the_levels(how: Any, tmp_path: Path) -> None:
+    big = np.random.default_rng(0).integers(0, 17, (5, 1, 20, 20)).astype(np.uint8)
+    np.save(tmp_path / "big.npy", big)
+    with pytest.raises(BadInput, match=r"shape \(5, 1, 20, 20\).*--resize bicubic\|bilinear\|area\|nearest"):
+        evaluate.read_samples(tmp_path / "big.npy", DIGITS)
+    given = evaluate.read_samples(tmp_path / "big.npy", DIGITS, how)
+    assert given.resized == f"20×20 to 8×8, {how}"
+    assert given.x.dtype == torch.uint8
+    for image, ours in zip(big[:, 0].astype(np.float32), given.x[:, 0].numpy()):
+        filtered = np.asarray(Image.fromarray(image).resize((8, 8), Image.Resampling[how.upper()]))
+        assert np.abs(ours - filtered.clip(0, 16)).max() < 0.502
+    rows = evaluate.score(write_again(tmp_path / "again.npy", big), "digits", QUIET, resize=how)
+    assert {row.resize for row in rows if row.status == "external"} == {f"20×20 to 8×8, {how}"}
+
+
+def write_again(path: Path, big: np.ndarray) -> Path:
+    np.save(path, np.concatenate([big] * 10))
+    return path
+
+
+def test_sizes_that_fit_are_left_alone_and_distortion_is_refused(pool: evaluate.Pool, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", pool.x.numpy())
+    given = evaluate.read_samples(tmp_path / "x.npy", DIGITS, "bicubic")
+    assert torch.equal(given.x, pool.x)
+    assert given.resized == ""
+    np.save(tmp_path / "wide.npy", np.zeros((5, 8, 16), np.uint8))
+    with pytest.raises(BadInput, match="16×8 pixels can not become 8×8 without distortion"):
+        evaluate.read_samples(tmp_path / "wide.npy", DIGITS, "area")
+    np.save(tmp_path / "colour.npy", np.zeros((5, 3, 16, 16), np.uint8))
+    with pytest.raises(BadInput, match="shape"):
+        evaluate.read_samples(tmp_path / "colour.npy", DIGITS, "area")
+    folder = tmp_path / "pngs"
+    folder.mkdir()
+    grey = np.random.default_rng(0).integers(0, 256, (32, 32)).astype(np.uint8)
+    for name, size in (("a", 16), ("b", 32), ("c", 8)):
+        Image.fromarray(grey[:size, :size]).save(folder / f"{name}.png")
+    with pytest.raises(BadInput, match=r"a\.png is 16×16 pixels.*--resize"):
+        evaluate.read_samples(folder, DIGITS)
+    given = evaluate.read_samples(folder, DIGITS, "area")
+    assert given.resized == "16×16 to 8×8, area, and 1 other sizes"
+    levels = torch.from_numpy(grey.astype(np.float64) * 16 / 255).round()
+    blocks = levels[:16, :16].view(8, 2, 8, 2).mean((1, 3))
+    assert (given.x[0, 0] - blocks).abs().max() <= 0.5
 
 
 def test_the_floor_is_that_of_the_baselines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

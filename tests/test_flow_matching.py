@@ -273,7 +273,7 @@ def test_a_coupled_model_offers_no_sampler_that_needs_a_score():
 
 
 @pytest.mark.parametrize(
-    ("path", "t_min"), [(LinearPath(), 0.0), (CosinePath(), 0.0), (VPPath(), 1e-3)], ids=["linear", "cosine", "vp"]
+    ("path", "t_min"), [(LinearPath(), 0.0), (CosinePath(), 0.0), (VPPath(), 0.05)], ids=["linear", "cosine", "vp"]
 )
 def test_straightness_of_a_gaussians_flow_is_the_closed_form(path, t_min, gaussian):
     """Its ODE keeps the standardised value w of each coordinate: Z_t = alpha mean + g(t) w, g^2 = alpha^2 s^2 + sigma^2."""
@@ -311,7 +311,7 @@ def test_straightness_of_a_gaussians_flow_is_the_closed_form(path, t_min, gaussi
         known += span * (pp + 2 * pq * w + qq * w**2) - (p + q * w) ** 2
         way += (p + q * w) ** 2
     torch.testing.assert_close(length, way, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found, known, rtol=2e-3, atol=1e-4)
+    torch.testing.assert_close(found, known, rtol=1e-3, atol=1e-4)
     assert known.min() > 1e-4
 
 

@@ -27,6 +27,10 @@ def test_the_table_of_metrics_is_the_cards():
     assert readme.replace_part(TEXT, "metrics", readme.metric_table()) == TEXT
 
 
+def test_the_table_of_feature_spaces_is_what_is_shipped():
+    assert readme.replace_part(TEXT, "spaces", readme.space_table()) == TEXT
+
+
 def test_every_verb_and_option_it_shows_exists():
     command = get_command(app)
     block = re.search(r"```\n(bench all.*?)```", TEXT, re.DOTALL)

@@ -198,6 +198,9 @@ def test_one_seed_has_no_interval_no_rank_and_nothing_bold(tmp_path: Path) -> No
     assert "Rank" not in [c.title for c in table.columns]
     assert not any(c.bold or "±" in c.plain for line in table.lines for c in line.cells)
     assert "one training seed" in verdict.plain_text(verdict.verdict(section)).lower()
+    ranking = section.rank("fd", "test", SPACE)
+    assert not ranking.ranks
+    assert set(ranking.unranked.values()) == {"not ranked: one training seed"}
 
 
 def test_ties_and_losers_are_told_apart(tmp_path: Path) -> None:

@@ -385,7 +385,7 @@ def test_a_finished_run_is_loaded_and_not_trained_again(out):
     seen = Seen()
     folder = runs.ensure(plan(), out, seen)
     assert seen.stages == ["plan mean", "train mean"]
-    assert {p.name for p in folder.iterdir()} == {"run.json", LOG, "weights.safetensors", "manifest.json", ".lock"}
+    assert {p.name for p in folder.iterdir()} == whole(folder)
     again = Seen()
     assert runs.ensure(plan(), out, again) == folder
     assert again.stages == []
@@ -425,13 +425,24 @@ def test_parents_that_were_deleted_are_not_needed_to_be_a_cache_hit(out):
 
 
 def weights(folder):
-    return store.manifest(folder)["weights.safetensors"]["sha256"]
+    """The sha256 of the final weights and of those kept on the way."""
+    found = {name: entry["sha256"] for name, entry in store.manifest(folder).items() if name.endswith(".safetensors")}
+    assert len(found) == 3
+    return found
 
 
-def test_a_stopped_run_goes_on_with_the_steps_it_began_with(out, tmp_path, monkeypatch):
+def whole(folder):
+    """The names of the files of a finished run."""
+    steps = runs.read_info(folder).planned_steps
+    kept = {f"at-{round(part * steps)}.safetensors" for part in runs.SNAPSHOTS}
+    return {"run.json", LOG, "weights.safetensors", "manifest.json", ".lock"} | kept
+
+
+@pytest.mark.parametrize("stop", [17, 30])  # before and after the first weights that are kept on the way
+def test_a_stopped_run_goes_on_with_the_steps_it_began_with(stop, out, tmp_path, monkeypatch):
     expected = weights(runs.ensure(plan(), tmp_path / "whole"))
     with pytest.raises(KeyboardInterrupt):
-        runs.ensure(plan(), out, Seen("train mean", 17))
+        runs.ensure(plan(), out, Seen("train mean", stop))
     folder = plan().folder(out)
     assert (folder / STATE).exists()
     assert runs.read_info(folder).status == "training"
@@ -441,12 +452,33 @@ def test_a_stopped_run_goes_on_with_the_steps_it_began_with(out, tmp_path, monke
     store.save_rows(folder, [store.Row(status="failed", reason="its process was killed")], key="failed")
     (folder / ".weights.safetensors.1.tmp").write_text("cut short")
     runs.ensure(plan(), out)
-    assert {p.name for p in folder.iterdir()} == {"run.json", LOG, "weights.safetensors", "manifest.json", ".lock"}
+    assert {p.name for p in folder.iterdir()} == whole(folder)
     info = runs.read_info(folder)
-    assert info.resumed == (17,)
+    assert info.resumed == (stop,)
     assert info.codes == (info.code,)
     assert weights(folder) == expected
     assert not (folder / STATE).exists()
+
+
+def test_weights_kept_on_the_way_are_loaded_with_what_they_had_cost(out):
+    folder = runs.ensure(plan(), out)
+    last, info = runs.load(folder)
+    first, second = runs.snapshots(folder)
+    for step in (first, second):
+        model, then = runs.load(folder, step=step)
+        assert not torch.equal(model.net[1].weight, last.net[1].weight)
+        assert (then.steps, then.images) == (step, step * info.batch)
+        assert then.flops == pytest.approx(step * info.flops_per_step)
+        assert then.flops_total == pytest.approx(then.flops)
+        assert runs.base_row(then).fraction == step / info.planned_steps
+    data = bytearray((folder / f"at-{first}.safetensors").read_bytes())
+    data[-1] ^= 1
+    (folder / f"at-{first}.safetensors").write_bytes(data)
+    with pytest.raises(BadInput, match="damaged"):
+        runs.load(folder, step=first)
+    with pytest.raises(BadInput, match="not listed"):
+        runs.load(folder, step=7)
+    assert runs.snapshots(out) == []
 
 
 def test_other_seeds_have_other_weights_and_the_same_seed_the_same(out, tmp_path):
@@ -548,7 +580,7 @@ def test_a_failure_keeps_the_checkpoint_and_the_next_attempt_goes_on_from_it(out
     info = runs.read_info(runs.ensure(plan(), out))
     assert (info.status, info.reason, info.resumed) == ("ok", "", (17,))
     assert weights(folder) == expected
-    assert {p.name for p in folder.iterdir()} == {"run.json", LOG, "weights.safetensors", "manifest.json", ".lock"}
+    assert {p.name for p in folder.iterdir()} == whole(folder)
 
 
 @pytest.mark.parametrize(("key", "value"), [("planned_steps", 999), ("batch", 4), ("width", "x")])

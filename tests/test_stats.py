@@ -254,6 +254,8 @@ def asked(
 
 def test_recipes_are_compared_by_welch(tmp_path: Path) -> None:
     rows, runs = made(tmp_path, seeds=4)
+    for r in [r for r in rows if r["metric"] == "coverage"]:  # a third metric, on which they hardly differ
+        rows.append(r | {"metric": "recall", "value": 0.5 + 0.01 * math.sin(7 * r["seed"] + len(r["recipe"]) ** 2)})
     found = asked(rows, runs, Selector("alpha"), Selector("gamma"))
     values = {
         name: [r["value"] for r in rows if r["recipe"] == name and r["metric"] == "fd" and r["split"] == "test"
@@ -274,6 +276,8 @@ def test_recipes_are_compared_by_welch(tmp_path: Path) -> None:
     assert found.lines[0] is found.lead
     assert [line.adjusted for line in found.lines[:1]] == [found.lead.found.p]
     rest = [line for line in found.lines[1:] if line.found]
+    assert {line.metric for line in rest} == {"coverage", "recall"}
+    assert any(line.found and line.adjusted > 1.9 * line.found.p for line in rest), "Holm doubles the smaller of two"
     assert [line.adjusted for line in rest] == pytest.approx(stats.holm([line.found.p for line in rest if line.found]))
     assert json.loads(json.dumps(found.as_json()))["metrics"][0]["test"] == "Welch's t"
 

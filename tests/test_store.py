@@ -143,13 +143,38 @@ def test_a_value_that_is_not_finite_says_what_it_was(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "match"), [("[]", "bad row"), ('{"colour": 1}', "bad row"), ('{"schema": 99}', "newer")]
+    ("line", "match"),
+    [
+        ("[]", "bad row"),
+        ('{"schema": 2, "colour": 1}', "bad row"),
+        ('{"schema": 99}', "newer version.*upgrade"),
+        ('{"metric": "fd"}', "its schema is None"),
+        ('{"schema": "1"}', "its schema is '1'"),
+        ('{"schema": 0}', "its schema is 0"),
+        ('{"schema": 1, "resize": "x"}', "schema 1 has no column 'resize'"),
+    ],
 )
 def test_rows_of_another_kind_are_refused(line, match, tmp_path):
     (tmp_path / store.RESULTS).write_text(line + "\n")
     store.write_manifest(tmp_path, [store.RESULTS])
     with pytest.raises(BadInput, match=match):
         store.load_rows(tmp_path)
+
+
+def test_rows_of_the_first_schema_are_read_with_what_they_lack_left_empty(tmp_path):
+    row = dataclasses.asdict(Row(metric="fd", value=1.5, features="digits@9f3c"))
+    old = {k: v for k, v in row.items() if k not in store.ADDED[2]} | {"schema": 1}
+    (tmp_path / store.RESULTS).write_text(json.dumps(old) + "\n")
+    store.write_manifest(tmp_path, [store.RESULTS])
+    (read,) = store.load_rows(tmp_path)
+    assert read == Row(metric="fd", value=1.5, features="digits@9f3c")
+    assert (read.schema, read.data, read.torch) == (store.SCHEMA, "", "")
+
+
+def test_every_column_that_was_added_says_when():
+    names = {f.name for f in dataclasses.fields(Row)}
+    assert set(store.ADDED) == set(range(2, store.SCHEMA + 1))
+    assert {name for added in store.ADDED.values() for name in added} <= names
 
 
 def test_frame_has_typed_columns_in_order(tmp_path):

@@ -126,7 +126,15 @@ class Say(Progress):
         print(done, flush=True)
 
 
-def go(kind: str, folder: Path, progress: Progress | None = None, steps: int = 40, every: float = 1e9, model=None):
+def go(
+    kind: str,
+    folder: Path,
+    progress: Progress | None = None,
+    steps: int = 40,
+    every: float = 1e9,
+    model=None,
+    keep=None,
+):
     return train(
         model or fresh(kind),
         toy(),
@@ -136,6 +144,7 @@ def go(kind: str, folder: Path, progress: Progress | None = None, steps: int = 4
         folder=folder,
         progress=progress or Progress(),
         checkpoint_seconds=every,
+        keep=keep,
     )
 
 
@@ -183,6 +192,30 @@ def test_stopped_many_times_is_the_same_run(kind, tmp_path):
         ]
 
     assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
+
+
+def test_what_is_kept_on_the_way_is_the_average_of_that_step_also_after_a_resume(tmp_path):
+    def keeper(into: dict[int, dict[str, torch.Tensor]], step: int):
+        return lambda ema: into.update({step: {name: t.clone() for name, t in ema.items()}})
+
+    kept: list[dict] = []
+    for name, stop in (("whole", None), ("stopped", Stop(10))):
+        found: dict[int, dict[str, torch.Tensor]] = {}
+        keep = {step: keeper(found, step) for step in (10, 20)}
+        if stop is not None:
+            with pytest.raises(KeyboardInterrupt):
+                go("plain", tmp_path / name, stop, keep=keep)
+        trained = go("plain", tmp_path / name, keep=keep)
+        assert list(found) == [10, 20]
+        kept.append(found)
+    for step, expected in kept[0].items():
+        assert all(torch.equal(kept[1][step][name], t) for name, t in expected.items())
+        assert not torch.equal(expected["net.0.weight"], trained.ema["net.0.weight"])
+    # By hand: the loop stopped where it stands.
+    by_hand = Loop(fresh("plain"), toy(), 8, 40, COORDS)
+    for k in range(20):
+        by_hand.step(k)
+    assert all(torch.equal(t, kept[0][20][name]) for name, t in by_hand.average.state_dict().items())
 
 
 def test_resume_needs_every_part_of_the_checkpoint(tmp_path, monkeypatch):

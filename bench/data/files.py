@@ -51,6 +51,8 @@ class Origin:
     urls:    base addresses tried in order; $BENCH_DATA_URL_<NAME> replaces them.
     archive: name of the tar file at the address that holds every part; "" = each part lies there as NAME.gz.
     archive_size: bytes of that archive, a limit on what is read.
+    packed:  whether a part that is downloaded by itself is NAME.gz; else it is NAME.
+    offline: what to do without a connection; "" = import the files as a data set.
     system:  folder where a Linux distribution installs the set.
     refused: names of files that hold the same set in a form that is not read, and why.
     """
@@ -60,6 +62,8 @@ class Origin:
     urls: tuple[str, ...]
     archive: str = ""
     archive_size: int = 0
+    packed: bool = True
+    offline: str = ""
     system: Path | None = None
     refused: tuple[tuple[str, str], ...] = ()
 
@@ -256,15 +260,16 @@ def _download(origin: Origin, progress: Progress) -> dict[str, bytes]:
                 return _unpack(origin, data, base + origin.archive)
             content = {}
             for part in origin.parts:
-                url = f"{base}{part.name}.gz"
+                url = f"{base}{part.name}{'.gz' if origin.packed else ''}"
                 data = _get(url, part.size + CHUNK, f"{origin.name}: {part.name}", progress)
                 content[part.name] = _verified(part, _uncompressed(data, part.size, url), url)
             return content
         except BadInput as error:
             trouble.append(str(error))
+    offline = origin.offline or f"get the files elsewhere and run: bench data {origin.name} --from FOLDER"
     raise BadInput(
         f"{origin.name} is not on this machine and could not be downloaded: {'; '.join(trouble)}; "
-        f"when offline, get the files elsewhere and run: bench data {origin.name} --from FOLDER"
+        f"when offline, {offline}"
     )
 
 
