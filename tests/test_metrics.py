@@ -310,6 +310,10 @@ def test_label_distance_is_total_variation() -> None:
     assert (found["label_tv"], found["label_modes"]) == (1, 0), "a label that real images never show is no mode"
     assert 0 < found["label_kl"] < math.inf
     assert label_distance(real, real)[2].unit == "of 3"
+    even = features(normal(100, 2), one_hot([0, 1] * 50))
+    for few, modes in ((6, 2), (4, 1)):  # a tenth of its share is 5
+        unlike = features(normal(100, 2), one_hot([1] * few + [0] * (100 - few)))
+        assert table(label_distance(unlike, even))["label_modes"] == modes
 
 
 def test_stacked_modes_are_counted_and_compared_with_equal_shares() -> None:
