@@ -204,6 +204,16 @@ def test_frechet_is_right_where_covariances_are_singular(on: str) -> None:
         note("fd", on, peer, theirs(x, y), right)
 
 
+def test_one_null_direction_is_never_taken_for_a_narrow_one() -> None:
+    """Rounding makes its variance positive in one draw of four, and a Cholesky factor then exists."""
+    turn = torch.linalg.qr(normal(64, 64, 15)).Q
+    for seed in range(100, 124, 2):
+        x, y = (normal(2000, 64, s) @ turn for s in (seed, seed + 1))
+        for side in (x, y):
+            side[:, 5] = side[:, 9]
+        assert ours(x, y) == pytest.approx(with_qr(x, y), rel=1e-10)
+
+
 def test_the_singular_cases_are_what_the_peers_get_wrong() -> None:
     """The reference would prove nothing if everything agreed with it."""
     x, y = singular()["rank 20 of 64, one subspace"]
