@@ -29,7 +29,7 @@ from scipy.integrate import quad
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from bench import cli, tiers
+from bench import cli, suite, tiers
 from bench import run as runs
 from bench import straightness as shown
 from bench.progress import Progress
@@ -654,3 +654,10 @@ def test_the_straightness_of_a_run_is_shown(tier, trained, capsys, monkeypatch):
         assert shown.main([folders[0], *wrong]) == 2
     assert shown.main([str(trained)]) == 2
     assert all(line.startswith("error: ") for line in capsys.readouterr().err.splitlines())
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_a_suite_leaves_the_coupling_out_only_where_labels_are_told(conditional):
+    planned, skipped = suite.plan_runs("digits", ["flow-matching+"], tiers.get("smoke"), 1, conditional)
+    assert ("ot-flow-matching" in {run.recipe for run in planned}) == (not conditional)
+    assert ("ot-flow-matching" in skipped) == conditional
