@@ -352,7 +352,7 @@ def test_ode_likelihood_is_the_density(name, law, request):
     else:
         here = d.on(CosinePath())
         with torch.no_grad():
-            times = grid(here.t_min, here.t_max, 100)
+            times = grid(here.t_min, here.t_max, 50)
             y = x * at(here, here.t_min)[0]
             z = solve(here.along(nodes(times), y).velocity, y, times, rk4_step) * s1 / at(here, here.t_max)[1]
     mismatch = normal_log_prob(z, 0.0, math.log(s1)).sum(1) - data.log_prob(z, a1, s1)
@@ -442,7 +442,7 @@ AT_HOME: dict[str, Plan] = {
     "rk45": Plan("rk45", 1, (("on", "cosine"),)),
     "reverse-sde": Plan("reverse-sde", 250, (("grid", "cosine"), ("on", "cosine"))),
     "churn": Plan("churn", 50),
-    "langevin": Plan("langevin", 200, (("inner", 10),)),
+    "langevin": Plan("langevin", 120, (("inner", 10),)),
 }
 DIRECTIONS = torch.tensor([[math.cos(a), math.sin(a)] for a in torch.linspace(0, math.pi, 9)[:-1].tolist()]).double().T
 
@@ -535,7 +535,7 @@ def test_weak_order_is_the_slope_of_the_spreads_error(path, plan, gaussian):
     a, s = at(d, d.t_min)
     var = gaussian.stds[0].square()
     truth = a * var / (a**2 * var + s**2).sqrt()  # of the expected data at t_min
-    errors = torch.stack([(spread(d, replace(plan, steps=n)) - truth).abs() for n in (200, 400, 800)])
+    errors = torch.stack([(spread(d, replace(plan, steps=n)) - truth).abs() for n in (100, 200, 400)])
     slopes = (errors[:-1] / errors[1:]).log2()
     assert (errors[-1] < 0.01).all()
     assert slopes.flatten().tolist() == pytest.approx([1] * 4, abs=0.2), errors
@@ -670,7 +670,7 @@ def test_dequantised_likelihoods_bound_the_mass_in_order(how):
     normal = torch.distributions.Normal(data.means[0], std)
     mass = torch.log(normal.cdf(x + 0.2) - normal.cdf(x - 0.2)).sum(1)
     means, errors = [], []
-    for K, rows in ((1, 400), (8, 100), (60, 25)):
+    for K, rows in ((1, 400), (8, 60), (32, 25)):
         options = {"steps": 6, "probes": 0, "on": "cosine", "dequantise": how, "K": K}
         kind = Kind("ode", "≈", 0, tuple(options.items()))
         found = bounds.log_likelihood(d, x.repeat_interleave(rows, 0), space, kind, Noise(how, K))

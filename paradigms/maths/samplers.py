@@ -160,11 +160,10 @@ def _multistep(d: Denoiser, x: Tensor, times: Tensor, noise: Noise | None, watch
     at, (alpha, sigma) = d.along(times, x), _schedule(d.path, times)
     h = torch.log(alpha / sigma).diff()
     shrink = torch.exp(-h) if noise is None else torch.exp(-2 * h)
-    # Weight of D_i - D_(i-1): none at the first step, nor at the last, which ends free of noise at x0.
+    # Weight of D_i - D_(i-1): none at the first step, nor at the last, which ends free of noise at x0, nor after a level that
+    # was asked twice, as a chain is by more steps than it has times.
     half = torch.zeros_like(h)
-    half[1:-1] = torch.where(
-        h[:-2] > 0, h[1:-1] / (2 * h[:-2]), 0.0
-    )  # a chain asked more often than it has times repeats some
+    half[1:-1] = torch.where(h[:-2] > 0, h[1:-1] / (2 * h[:-2]), 0.0)
     keep = sigma[1:] / sigma[:-1] * (1.0 if noise is None else torch.exp(-h))
     w = sigma[1:] * torch.sqrt(1 - shrink)
     coefficients = torch.stack([keep, alpha[1:] * (1 - shrink), half, w], dim=1).tolist()
