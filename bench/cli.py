@@ -880,6 +880,8 @@ def list_(
         return
     if what == "recipes":
         rows = [_recipe_line(row) for row in rows]
+    if what == "samplers":
+        rows = _shared(rows)
     if rows:
         _table(list(rows[0]), [[_cell(value) for value in row.values()] for row in rows])
     else:
@@ -996,11 +998,21 @@ def _list_samplers() -> list[dict[str, Any]]:
                     "steps": ", ".join(map(str, sampler.steps)),
                     "default": default,
                     "network calls": calls,
+                    "order": sampler.order,
+                    "stochastic": sampler.stochastic,
                     "options": settings_text(sampler.options.items(), ", "),
                     "note": sampler.note,
                 }
             )
     return found
+
+
+def _shared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for what several recipes have alike, with all their names at its end."""
+    alike: dict[tuple[Any, ...], list[str]] = {}
+    for row in rows:
+        alike.setdefault(tuple((k, v) for k, v in row.items() if k != "recipe"), []).append(row["recipe"])
+    return [{**dict(rest), "recipes": ", ".join(names)} for rest, names in alike.items()]
 
 
 def _linear(a: int, b: int) -> str:

@@ -2,7 +2,8 @@
 
 For every recipe whose model has `flow.inverse(z, y, cached)`, at 16, 49 and 64 tokens and the width of the quick tier's
 parameters, one batch is drawn with the cache and without in turn (A B A B ...). Without it each step reads all tokens
-drawn so far, and no more than those. Printed are the median and the quartiles of both, and of the ratio of each pair.
+drawn so far, and no more than those. Printed are the median and the quartiles of both, and of the ratio of each pair, and
+the most memory alive in a draw of each.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 
 from bench import run as runs
 from bench import tiers
+from bench.peers import megabytes
 from paradigms import catalogue
 from paradigms.contract import Noise, Paradigm, Space
 from paradigms.errors import BadInput
@@ -30,10 +32,12 @@ SPACES = (Space((1, 8, 8), 0, 17), Space((1, 28, 28), 0, 256), Space((3, 32, 32)
 
 @dataclass(frozen=True)
 class Pair:
-    """Seconds of the same draw with the cache and without, one entry a round."""
+    """Seconds of the same draw with the cache and without, one entry a round, and the 10^6 bytes that each holds."""
 
     cached: list[float]
     uncached: list[float]
+    cached_megabytes: float
+    uncached_megabytes: float
 
     @property
     def ratios(self) -> list[float]:
@@ -63,7 +67,11 @@ def compare(model: Any, batch: int, rounds: int = 10, device: str = "cpu") -> Pa
         return now() - start
 
     pairs = [(clock(True), clock(False)) for _ in range(rounds + 1)][1:]
-    return Pair([a for a, _ in pairs], [b for _, b in pairs])
+    held = [
+        megabytes(lambda c=cached: model.flow.inverse(z, labels, cached=c), torch.device(device))  # type: ignore[misc]
+        for cached in (True, False)
+    ]
+    return Pair([a for a, _ in pairs], [b for _, b in pairs], *held)
 
 
 def spread(values: list[float], scale: float = 1.0, digits: int = 1) -> str:
@@ -101,7 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         f"{recipe.name} {'x'.join(map(str, space.shape))}, {model.flow.tokens} tokens x "
                         f"{len(model.flow.blocks)} blocks, width {width}, batch {batch}: "
                         f"cached {spread(found.cached, 1e3)}, uncached {spread(found.uncached, 1e3)}, "
-                        f"{spread(found.ratios)} times",
+                        f"{spread(found.ratios)} times; {found.cached_megabytes:.2f} and "
+                        f"{found.uncached_megabytes:.2f} MB",
                         flush=True,
                     )
     except BadInput as error:

@@ -15,7 +15,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,6 +125,7 @@ def plan_runs(
             raise BadInput(f"recipe '{name}' is a first stage for others and does not sample; it can not be compared")
         asked[recipe.name] = True
     space = runs.dataset(dataset).space
+    space = space if conditional else replace(space, classes=0)
     reasons = {name: runs.refusal(name, space) for name, own in asked.items() if not own}
     skipped = {name: reason for name, reason in reasons.items() if reason is not None}
     if not asked.keys() - skipped.keys():

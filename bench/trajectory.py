@@ -2,7 +2,7 @@
 
 Images: the data noised along the model's path, what the model makes of each of those ("x0 of x_t"), and the states of
 the sampler. Points of the plane: the density over time, forward and back, and the paths of single points. What a sampler
-passes through is what it tells its `watch`; only what is asked of a model's `denoiser` is known of the forward way.
+passes through is what it tells its `watch`; the forward way is known of models with a `denoiser` or a map to the data.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from torch import Tensor
 from bench.data import Dataset
 from bench.evaluate import subset
 from bench.store import write_atomic
-from paradigms.contract import Denoises, Noise, Paradigm, Plan, Space
+from paradigms.contract import Denoises, Jumps, Noise, Paradigm, Plan, Space
 from paradigms.errors import BadInput
-from paradigms.maths.denoiser import Denoiser
-from paradigms.maths.paths import expand
+from paradigms.maths.paths import GaussianPath, expand
 from reports.strips import Strip, panels, strips
 
 __all__ = ["Trajectory", "draw", "follow"]
@@ -99,27 +98,32 @@ def _forward(
     model: Paradigm, found: Dataset, n: int, device: torch.device | str
 ) -> list[tuple[str, tuple[float, ...], Tensor]]:
     """The data noised along the model's path, from noise to data, and what the model makes of each state."""
-    if not isinstance(model, Denoises):
-        return []
     data = subset(found.test, n, found.name, "trajectory")
-    x, y = data.all().x.to(device), data.y if model.space.classes else None
-    d = model.denoiser(None if y is None else y.to(device))
-    times = torch.linspace(d.t_max, d.t_min, COLUMNS, dtype=torch.float64)
+    x, y = data.all().x.to(device), data.y.to(device) if data.y is not None and model.space.classes else None
+    path: GaussianPath
+    if isinstance(model, Jumps):
+        path, ends, guess = model.path, (1.0, 0.0), lambda x_t, t: model.jump_to_data(x_t, t, y)
+        title = "where its map takes each: f(x_t, t)"
+    elif isinstance(model, Denoises):
+        d = model.denoiser(y)
+        path, ends, guess = d.path, (d.t_max, d.t_min), lambda x_t, t: d.both(x_t, t)[0]
+        title = "what it expects of each: x0"
+    else:
+        return []
+    times = torch.linspace(*ends, COLUMNS, dtype=torch.float64).tolist()
     eps = Noise("trajectory", device=device).normal(*x.shape)
     noised, guessed = [], []
-    for t in times.tolist():
+    for t in times:
         row = x.new_full((len(x),), t)
-        x_t = d.path.perturb(x, eps, row)
-        x0, _ = d.both(x_t, row)
-        noised.append(_unit(d, x_t, row).cpu())
-        guessed.append(x0.cpu())
-    when = tuple(times.tolist())
-    return [("data, noised: x_t", when, torch.stack(noised)), ("of which it expects: x0", when, torch.stack(guessed))]
+        x_t = path.perturb(x, eps, row)
+        noised.append(_unit(path, x_t, row).cpu())
+        guessed.append(guess(x_t, row).cpu())
+    return [("data, noised: x_t", tuple(times), torch.stack(noised)), (title, tuple(times), torch.stack(guessed))]
 
 
-def _unit(d: Denoiser, x_t: Tensor, t: Tensor) -> Tensor:
+def _unit(path: GaussianPath, x_t: Tensor, t: Tensor) -> Tensor:
     """x_t on the scale of the data, where noise explodes as where it does not."""
-    return x_t / expand(torch.hypot(d.path.alpha(t), d.path.sigma(t)), x_t)
+    return x_t / expand(torch.hypot(path.alpha(t), path.sigma(t)), x_t)
 
 
 def _pixels(states: Tensor, space: Space) -> np.ndarray:

@@ -133,6 +133,7 @@ class Consistency(Paradigm):
     """What the three share: `net` behind a denoiser on the linear path, and the sampler."""
 
     net: nn.Module
+    path = LINEAR
 
     @abstractmethod
     def denoiser_of(self, net: nn.Module, y: Tensor | None) -> Denoiser:
@@ -140,6 +141,10 @@ class Consistency(Paradigm):
 
     def f(self, net: nn.Module, x_t: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         return jump(self.denoiser_of(net, y), x_t, t)
+
+    def jump_to_data(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+        d = self.denoiser_of(self.net, cond)
+        return jump(d, x_t, t.clamp(d.t_min, d.t_max))
 
     def optimizers(self) -> dict[nn.Module, Optimizer]:
         return {self.net: adamw(self.net, self.config.lr)}

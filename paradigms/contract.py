@@ -26,6 +26,7 @@ from paradigms.errors import BadInput, unknown
 
 if TYPE_CHECKING:
     from paradigms.maths.denoiser import Denoiser
+    from paradigms.maths.paths import GaussianPath
 
 __all__ = [
     "Batch",
@@ -34,6 +35,7 @@ __all__ = [
     "Denoises",
     "Estimate",
     "Frozen",
+    "Jumps",
     "Kind",
     "Need",
     "Noise",
@@ -302,15 +304,19 @@ class _Options:
 
     options: tuple[tuple[str, Setting], ...]
 
+    def settings(self) -> dict[str, Setting]:
+        """Every option that is set, by name."""
+        return dict(self.options)
+
     def option(self, name: str, default: float) -> float:
         """A number. Raises TypeError for a word."""
-        value = dict(self.options).get(name, default)
+        value = self.settings().get(name, default)
         if isinstance(value, str):
             raise TypeError(f"{name} is a number, not '{value}'")
         return value
 
     def word(self, name: str, default: str) -> str:
-        return str(dict(self.options).get(name, default))
+        return str(self.settings().get(name, default))
 
     def numbers(self, name: str, default: tuple[float, ...]) -> tuple[float, ...]:
         """A list of numbers written 0.8/0.4; `default` for a word in its place."""
@@ -427,6 +433,7 @@ class Kind(_Options):
     dequantised: a density of continuous data, so on data with levels an exact one still only bounds the mass.
     ranges:      the numbers that each option may take, both ends included; two ints: whole numbers only.
     choices:     the words that an option may be.
+    defaults:    options that are only spoken of where they are given.
     """
 
     name: str
@@ -437,6 +444,11 @@ class Kind(_Options):
     note: str = ""
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict, hash=False)
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    defaults: Mapping[str, Setting] = field(default_factory=dict, hash=False)
+
+    def settings(self) -> dict[str, Setting]:
+        """Every option by name, defaults among them."""
+        return {**self.defaults, **dict(self.options)}
 
     def check(self) -> None:
         """Raises BadInput when an option is outside its range, or no choice."""
@@ -508,6 +520,15 @@ class Denoises(Protocol):
     net: nn.Module
 
     def denoiser(self, cond: Tensor | None = None) -> Denoiser: ...
+
+
+@runtime_checkable
+class Jumps(Protocol):
+    """What a model of few steps makes of noised data x_t = alpha x + sigma eps: where the path through it ends."""
+
+    path: GaussianPath
+
+    def jump_to_data(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor: ...
 
 
 # --------------------------------------------------------------------------------------------------------- recipes

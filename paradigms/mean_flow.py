@@ -109,8 +109,13 @@ class MeanFlow(Paradigm):
         # Group normalisation has a forward derivative in this layout only.
         self.net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
+    path = LINEAR
+
     def optimizers(self) -> dict[nn.Module, Optimizer]:
         return {self.net: adamw(self.net, self.config.lr)}
+
+    def jump_to_data(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+        return x_t - expand(t, x_t) * self.u(x_t, torch.zeros_like(t), t, cond)
 
     def u(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         """The average velocity from r to t (B,) at z (B, ...)."""

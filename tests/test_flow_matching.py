@@ -6,8 +6,10 @@ torchcfm, whose couplings are POT's, can not be a test dependency: it brings tor
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,8 +29,9 @@ from scipy.integrate import quad
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from bench import cli, tiers
+from bench import cli, suite, tiers
 from bench import run as runs
+from bench import straightness as shown
 from bench.progress import Progress
 from bench.train import PREPARED, STATE
 from paradigms import catalogue, rectified_flow
@@ -501,27 +504,41 @@ def test_a_parent_that_does_not_fit_is_named():
 # ------------------------------------------------------------------------------------------------ runs, kill -9
 
 
-TINY = '[tiny]\nbase = "smoke"\nvectors = { flops = 2e8, seconds = 1000, images = 1_000, params = 2_000 }\n'
+TINY = '[tiny]\nbase = "smoke"\nvectors = { flops = 1e8, seconds = 1000, images = 1_000, params = 2_000 }\n'
+
+
+@pytest.fixture(scope="module")
+def tier(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("tier") / "tiny.toml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tier, tmp_path_factory) -> Path:
+    """An output folder with a finished reflow and its parent; not to be changed."""
+    out = tmp_path_factory.mktemp("trained")
+    runs.ensure(planned(tier), out, QUIET, device="cpu")
+    return out
 
 
 @pytest.fixture
-def tier(tmp_path) -> Path:
-    (tmp_path / "tiny.toml").write_text(TINY)
-    return tmp_path / "tiny.toml"
+def copied(trained, tmp_path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "runs"))
 
 
 def planned(tier: Path, name: str = "reflow") -> runs.Run:
     return runs.plan(name, "ring8", 0, tiers.get(f"{tier}:tiny"))
 
 
-def test_drawing_is_booked_and_twins_share_one_budget(tier, tmp_path):
+def test_drawing_is_booked_and_twins_share_one_budget(tier, copied):
     full, half = (planned(tier, name) for name in ("reflow", "reflow-equal-total"))
     budget = full.tier.vectors.flops
     infos = []
     for run in (full, half):
-        info = runs.read_info(runs.ensure(run, tmp_path / "runs", QUIET, device="cpu"))
+        info = runs.read_info(runs.ensure(run, copied, QUIET, device="cpu"))
         infos.append(info)
-        parent = runs.read_info(tmp_path / "runs" / info.parents["parent"])
+        parent = runs.read_info(copied / info.parents["parent"])
         assert info.status == parent.status == "ok"
         drawing = info.flops - info.steps * info.flops_per_step
         # Drawing 0.25 of the parent's training, counted as FLOPs: 2 x 8 calls of 2 FLOPs a weight for each pair.
@@ -557,22 +574,10 @@ app(sys.argv[3:])
 """
 
 
-def test_a_kill_at_either_stage_costs_nothing(tier, tmp_path):
+def test_a_kill_at_either_stage_costs_nothing(tier, trained, tmp_path):
     """`bench train reflow` from nothing: killed in its parent's training, then in its own, then to the end; bit for bit."""
-    whole = runs.ensure(planned(tier), tmp_path / "whole", QUIET, device="cpu")
-    out = tmp_path / "killed"
-    arguments = (
-        "train",
-        "reflow",
-        "--dataset",
-        "ring8",
-        "--tier",
-        f"{tier}:tiny",
-        "--out",
-        str(out),
-        "--device",
-        "cpu",
-    )
+    whole, out = planned(tier).folder(trained), tmp_path / "killed"
+    arguments = f"train reflow --dataset ring8 --tier {tier}:tiny --out {out} --device cpu".split()
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
 
     def begin(stage: str, step: int) -> subprocess.CompletedProcess:
@@ -594,9 +599,8 @@ def test_a_kill_at_either_stage_costs_nothing(tier, tmp_path):
     kept = (parent.folder(out) / "weights.safetensors").stat().st_mtime_ns
     result = bench(*arguments)
     assert result.exit_code == 0, result.output
-    for name in ("weights.safetensors",):
-        ours, theirs = (load_file(folder / name) for folder in (run.folder(out), whole))
-        assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
+    ours, theirs = (load_file(folder / "weights.safetensors") for folder in (run.folder(out), whole))
+    assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
     info = runs.read_info(run.folder(out))
     assert info.resumed
     assert runs.read_info(parent.folder(out)).resumed
@@ -609,27 +613,51 @@ def test_a_kill_at_either_stage_costs_nothing(tier, tmp_path):
     assert before[parent.folder(out) / "weights.safetensors"] == kept
 
 
-def test_a_damaged_parent_is_named_and_not_trained_over(tier, tmp_path):
+def test_a_damaged_parent_is_named_and_not_trained_over(tier, copied):
     run = planned(tier)
+    shutil.rmtree(run.folder(copied))
     ((_, parent),) = run.parents
-    folder = runs.ensure(parent, tmp_path / "runs", QUIET, device="cpu")
-    weights = folder / "weights.safetensors"
+    weights = parent.folder(copied) / "weights.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    result = bench("train", "reflow", "--dataset", "ring8", "--tier", f"{tier}:tiny", "--out", tmp_path / "runs")
+    result = bench("train", "reflow", "--dataset", "ring8", "--tier", f"{tier}:tiny", "--out", copied)
     assert result.exit_code == 2
     (line,) = result.stderr.splitlines()
     assert str(weights) in line
     assert "damaged" in line
     assert weights.read_bytes() == bytes(data)
-    assert not run.folder(tmp_path / "runs").exists()
+    assert not run.folder(copied).exists()
 
 
-def test_a_missing_parent_is_named_when_its_child_is_loaded(tier, tmp_path):
+def test_a_missing_parent_is_named_when_its_child_is_loaded(tier, copied):
     run = planned(tier)
-    folder = runs.ensure(run, tmp_path / "runs", QUIET, device="cpu")
     ((_, parent),) = run.parents
-    (parent.folder(tmp_path / "runs") / "run.json").unlink()
+    (parent.folder(copied) / "run.json").unlink()
     with pytest.raises(BadInput, match=f"{parent.id} is not a run"):
-        runs.load(folder)
+        runs.load(run.folder(copied))
+
+
+def test_the_straightness_of_a_run_is_shown(tier, trained, capsys, monkeypatch):
+    run = planned(tier)
+    folders = [str(run.folder(trained)), str(run.parents[0][1].folder(trained))]
+    assert shown.main([*folders, "-n", "12", "--steps", "8", "--json"]) == 0
+    after, before = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (after["recipe"], before["recipe"]) == ("reflow", "flow-matching")
+    model, info = runs.load(folders[0])
+    S, length = straightness(model.denoiser(), model.prior(12, Noise("straightness", info.seed)), 8)
+    assert after["S"] == pytest.approx(float(S.mean()), rel=1e-5)
+    assert after["relative"] == pytest.approx(float(S.sum() / length.sum()), rel=1e-5)
+    monkeypatch.setattr(shown, "CHUNK", 5)
+    assert pytest.approx(after["S"], rel=1e-4) == shown.measure(Path(folders[0]), 12, 8).S
+    for wrong in (["-n", "1"], ["--steps", "0"]):
+        assert shown.main([folders[0], *wrong]) == 2
+    assert shown.main([str(trained)]) == 2
+    assert all(line.startswith("error: ") for line in capsys.readouterr().err.splitlines())
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_a_suite_leaves_the_coupling_out_only_where_labels_are_told(conditional):
+    planned, skipped = suite.plan_runs("digits", ["flow-matching+"], tiers.get("smoke"), 1, conditional)
+    assert ("ot-flow-matching" in {run.recipe for run in planned}) == (not conditional)
+    assert ("ot-flow-matching" in skipped) == conditional

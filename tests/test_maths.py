@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -15,10 +16,20 @@ from paradigms.backbones import Backbone, count_calls
 from paradigms.backbones.embed import Embedding
 from paradigms.contract import Data, Frozen, Kind, Noise, Plan, Space, seed_of
 from paradigms.errors import BadInput
+from paradigms.maths import bounds, samplers
 from paradigms.maths import likelihood as lk
 from paradigms.maths.bounds import ode_density, ode_likelihood
 from paradigms.maths.denoiser import X0, Denoiser, Eps, Preconditioned, Velocity, VPrediction
-from paradigms.maths.paths import BetaChainPath, CosinePath, EDMPath, LinearPath, SubVPPath, VEPath, VPPath
+from paradigms.maths.paths import (
+    BetaChainPath,
+    CosinePath,
+    EDMPath,
+    GaussianPath,
+    LinearPath,
+    SubVPPath,
+    VEPath,
+    VPPath,
+)
 from paradigms.maths.solvers import dopri5, euler_step, grid, heun_step, nodes, rk4_step, solve
 from paradigms.optim import between, cosine
 
@@ -121,6 +132,247 @@ def test_time_of_log_snr_is_the_inverse(path, dtype):
     # From VE's log SNR, and from that of a path that does not reach the data, t follows to an absolute precision alone.
     near = 1 if path not in TO_DATA else 1e-2
     torch.testing.assert_close(path.time_of_log_snr(path.log_snr(t)), t, rtol=tolerance, atol=tolerance * near)
+
+
+# ------------------------------------------------------------------------------------------------- one path as another
+
+
+class Retimed(GaussianPath):
+    """A path run with the clock t^2."""
+
+    def __init__(self, path: GaussianPath) -> None:
+        self.path = path
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self.path.alpha(t.square())
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self.path.sigma(t.square())
+
+    def alpha_dot(self, t: Tensor) -> Tensor:
+        return 2 * t * self.path.alpha_dot(t.square())
+
+    def sigma_dot(self, t: Tensor) -> Tensor:
+        return 2 * t * self.path.sigma_dot(t.square())
+
+    def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
+        return self.path.time_of_log_snr(log_snr).sqrt()
+
+
+def wavy(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+    """A smooth network, of which nothing else is known; each example apart."""
+    t = t.reshape(-1, *(1,) * (x.dim() - 1))
+    return 0.8 * x * t + torch.sin(2 * x.flip(1)) * (1 - 0.5 * t) - 0.3
+
+
+def known(path: GaussianPath, t_min: float = 1e-3, **more) -> Denoiser:
+    return Denoiser(wavy, path, Preconditioned(0.7), lambda t: t, t_min, **more)
+
+
+START_Z = torch.randn(7, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+
+def drawn(d: Denoiser, sampler: str, steps: int = 12, z: Tensor = START_Z, **options) -> Tensor:
+    plan = Plan(sampler, steps, tuple(options.items()))
+    return samplers.sample(samplers.samplers(free=d.free, T=d.T), d, z, plan, Noise("w"))
+
+
+@path
+@pytest.mark.parametrize("other", [LinearPath(), CosinePath(), EDMPath(), VPPath()], ids=lambda p: type(p).__name__)
+def test_another_path_tells_the_same(path, other):
+    """x' on the other path is k x' on its own: the same x0 and eps there, and a score k times as large."""
+    d = known(path, 0.02, t_max=0.9)
+    moved = d.on(other)
+    assert 0 <= moved.t_min < moved.t_max <= 1
+    there = torch.linspace(moved.t_min, moved.t_max, 7, dtype=torch.float64)[1:-1]
+    here = path.time_of_log_snr(other.log_snr(there))
+    k = (path.sigma(here) / other.sigma(there))[:, None]
+    torch.testing.assert_close(k, (path.alpha(here) / other.alpha(there))[:, None], rtol=1e-9, atol=0)
+    x = START_Z[:5]
+    for found, expected in zip(moved.both(x, there), d.both(k * x, here)):
+        torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(moved.score(x, there), k * d.score(k * x, here), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("grid_kind", ["cosine", "karras", "logsnr"])
+@pytest.mark.parametrize(
+    "sampler", ["ancestral", "ddim", "dpmpp-2m", "dpmpp-2m-sde", "pc", "churn", "langevin", "euler", "heun", "rk4"]
+)
+@pytest.mark.parametrize("way", [VPPath(), VEPath(0.01, 50.0), EDMPath(), SubVPPath()], ids=lambda p: type(p).__name__)
+def test_samples_do_not_depend_on_how_time_is_told(way, sampler, grid_kind):
+    """The clock t^2 instead of t, on grids that are laid in the noise itself; the ODE's in sigma."""
+    plain = known(way)
+    retimed = replace(plain, path=Retimed(way), clock=torch.square, t_min=math.sqrt(plain.t_min))
+    options = {"grid": grid_kind, **({"on": "edm"} if sampler in ("euler", "heun", "rk4") else {})}
+    a, b = (drawn(d, sampler, **options) for d in (plain, retimed))
+    torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-7)
+    assert not torch.allclose(a, drawn(known(VPPath(0.5, 9.0)), sampler, **options), atol=1e-3)
+
+
+@path
+def test_ddim_is_alpha_x0_plus_sigma_eps_and_euler_in_linear_coordinates(path):
+    d = known(path, 0.02, t_max=0.95)
+    times = samplers.levels(d, 9, "cosine")
+    z = START_Z * float(path.sigma(times[0]))
+    x = z
+    for t, s in pairwise(times):
+        x0, eps = d.both(x, t.expand(7))
+        x = path.alpha(s) * x0 + path.sigma(s) * eps
+    x = d.both(x, times[-1].expand(7))[0]
+    found = samplers.ddim(d, z, times, Plan("ddim"), Noise(0), lambda t, x: None)
+    torch.testing.assert_close(found, x, rtol=1e-9, atol=1e-9)
+
+    linear = d.on(LinearPath())
+    along = linear.path.time_of_log_snr(path.log_snr(times))
+    start = z * linear.path.sigma(along[0]) / path.sigma(times[0])
+    at = linear.along(nodes(along), start)
+    end = solve(at.velocity, start, along, euler_step)
+    torch.testing.assert_close(at.both(end, float(along[-1]))[0], x, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "way", [VPPath(), LinearPath(), EDMPath(), CosinePath(0.01, 1.56)], ids=lambda p: type(p).__name__
+)
+def test_ddim_with_full_noise_is_ancestral_on_any_path(way):
+    d = known(way, 0.02)
+    a, b = drawn(d, "ancestral", grid="cosine"), drawn(d, "ddim", grid="cosine", eta=1.0)
+    torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(a, drawn(d, "ddim", grid="cosine", eta=0.9), atol=1e-3)
+
+
+@path
+@pytest.mark.parametrize("kind", samplers.GRIDS)
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_levels_fall_from_the_prior_to_the_end(path, kind, n):
+    """n of them, the first at t_max; the last at t_min where noise is left there, else a step before it."""
+    for t_min in (0.004, 0.0):
+        d = known(path, t_min)
+        t = samplers.levels(d, n, kind)
+        assert t.shape == (n,)
+        assert float(t[0]) == 1.0
+        assert (t.diff() < 0).all()
+        assert t[-1] >= t_min
+        if n > 1 and kind != "trailing" and not d.free:
+            assert float(t[-1]) == pytest.approx(t_min, abs=1e-9)
+        if d.free:
+            assert t[-1] > 0
+        ratio = path.sigma(t) / path.alpha(t)
+        if n == 7 and kind == "karras" and not d.free and float(ratio[0]) < 1e6:
+            assert (ratio ** (1 / 7)).diff().tolist() == pytest.approx(
+                [float((ratio ** (1 / 7)).diff().mean())] * 6, rel=1e-6
+            )
+        if n == 7 and kind == "logsnr" and not d.free and float(ratio[0]) < 1e6:
+            assert ratio.log().diff().tolist() == pytest.approx([float(ratio.log().diff().mean())] * 6, rel=1e-6)
+        if n == 7 and kind == "cosine":
+            angle = path.angle(t)
+            assert angle.diff().tolist() == pytest.approx([float(angle.diff().mean())] * 6, rel=1e-6)
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp-2m", "dpmpp-2m-sde", "ancestral", "heun", "pc"])
+def test_a_level_may_be_asked_for_twice(sampler):
+    """Where a chain is asked more often than it has times, or a grid comes to its end early."""
+    chain = known(BetaChainPath(20, 0.01, 0.4), 1 / 20, T=20)
+    assert drawn(chain, sampler, steps=20 if sampler == "ancestral" else 50).isfinite().all()
+    assert drawn(known(VPPath(), 0.1), sampler, steps=40, grid="trailing").isfinite().all()
+
+
+@pytest.mark.parametrize("sampler", [s.name for s in samplers.samplers(free=True)])
+@pytest.mark.parametrize("on", ["own", "linear", "cosine", "edm"])
+def test_a_path_free_of_noise_is_sampled_on_every_other(sampler, on):
+    """Its prior is pure noise, alpha = 0, which on the cosine path is 6e-17 and in float32 below 0."""
+    offered = samplers.samplers(free=True)
+    claims = next(s for s in offered if s.name == sampler)
+    if "on" not in claims.options:
+        return
+    d = Denoiser(lambda x, t, y: x - 0.5 * torch.tanh(x), LinearPath(), Velocity(), lambda t: t, 0.0)
+    options = {"on": on, **({"grid": "cosine"} if "grid" in claims.options else {})}
+    x = drawn(d, sampler, steps=1 if sampler == "rk45" else 40, z=START_Z.float(), **options)
+    assert x.abs().max() < 20
+
+
+def test_the_priors_divergence_is_small():
+    """At t = 1, bits/dim of data at the edge of [-1, 1], the worst: VP and sub-VP below 1e-4. VE's depends on sigma_max."""
+    space, x = Space((1, 8, 8), 0, 256), torch.ones(2, 1, 8, 8, dtype=torch.float64)
+    found = {}
+    for way in (VPPath(), SubVPPath(), VEPath(0.01, 50.0), EDMPath(), BetaChainPath(), LinearPath()):
+        d = Denoiser(lambda x, t, y: x, way, VPrediction(), lambda t: t, 1e-3)
+        bits = -lk.bits_per_dim(-bounds._prior(d, x), 64)
+        found[type(way).__name__] = abs(float(bits[0]))
+        one = torch.ones((), dtype=torch.float64)
+        s = way.sigma(one)
+        law = [torch.distributions.Normal(torch.as_tensor(m, dtype=torch.float64), s) for m in (way.alpha(one), 0.0)]
+        assert found[type(way).__name__] == pytest.approx(
+            float(torch.distributions.kl_divergence(*law)) / math.log(2), rel=1e-9, abs=1e-15
+        )
+    print("\nprior, bits/dim at |x| = 1:", {k: f"{v:.1e}" for k, v in found.items()})
+    assert max(found["VPPath"], found["SubVPPath"], found["BetaChainPath"]) < 1e-4
+    assert found["LinearPath"] == 0
+    assert space.dim == 64
+
+
+@pytest.mark.parametrize("sampler", [s.name for s in samplers.samplers()])
+def test_a_sample_does_not_depend_on_its_batch(sampler):
+    """Norms of the corrector and steps of the adaptive solver are each sample's own: one wild neighbour moves nobody."""
+    d, options = known(VPPath()), {"snr": 0.1} if sampler == "pc" else {}
+    steps = 1 if sampler == "rk45" else 10
+    wild = START_Z.clone()
+    wild[3] *= 1000
+    others = [0, 1, 2, 4, 5, 6]
+    a, b = drawn(d, sampler, steps, START_Z, **options), drawn(d, sampler, steps, wild, **options)
+    torch.testing.assert_close(a[others], b[others], rtol=0, atol=1e-9)
+    assert not torch.allclose(a[3], b[3])
+
+
+def test_the_corrector_steps_by_the_norms_of_each_sample():
+    """Song et al. 2021, algorithm 4, written with the score."""
+    d, snr, x = known(VPPath()), 0.05, START_Z
+    times = samplers.levels(d, 2, "cosine")
+    noise, w = Noise("pc"), Noise("pc")
+    first = []
+    samplers.ancestral(d, x, times, Plan("ancestral"), noise, lambda t, x: first.append(x))
+    w.normal(7, 3)
+    z = w.normal(7, 3).double()
+    score = d.score(first[0], times[1].expand(7))
+    e = 2 * (snr * z.norm(dim=1, keepdim=True) / score.norm(dim=1, keepdim=True)).square()
+    assert (e < 0.25 * float(d.path.sigma(times[1])) ** 2).all(), "or the cap would be in the way"
+    expected = first[0] + e * score + (2 * e).sqrt() * z
+    seen = []
+    plan = Plan("pc", 2, (("snr", snr),))
+    samplers.predictor_corrector(d, x, times, plan, Noise("pc"), lambda t, x: seen.append(x))
+    torch.testing.assert_close(seen[0], expected, rtol=1e-9, atol=1e-9)
+
+
+def test_langevin_and_churn_are_their_algorithms():
+    """Song & Ermon 2020, algorithm 1 with e = step sigma^2; Karras et al. 2022, algorithm 2, line by line."""
+    d = known(EDMPath(), 0.002 / 80)
+    times = samplers.levels(d, 5, "karras")
+    sigma, x0 = 80 * times, 80 * START_Z
+    noise, x = Noise("a"), x0
+    for t, s in zip(times, sigma):
+        for _ in range(3):
+            x = x + 0.07 * s**2 * d.score(x, t.expand(7)) + math.sqrt(2 * 0.07) * s * noise.normal(7, 3).double()
+    x = d.both(x, times[-1].expand(7))[0]
+    plan = Plan("langevin", 5, (("inner", 3), ("step", 0.07)))
+    torch.testing.assert_close(samplers.langevin(d, x0, times, plan, Noise("a"), lambda t, x: None), x)
+
+    noise, x, n = Noise("b"), x0, 5
+    s_churn, s_noise, low, high = 1.0, 1.01, 0.01, 60.0
+    for i in range(n):
+        t, s = sigma[i], sigma[i + 1] if i + 1 < n else torch.zeros(()).double()
+        gamma = min(s_churn / n, math.sqrt(2) - 1) if low <= t <= high else 0.0
+        hat = t + gamma * t
+        if gamma:
+            x = x + (hat**2 - t**2).sqrt() * s_noise * noise.normal(7, 3).double()
+        slope = (x - d.both(x, (hat / 80).expand(7))[0]) / hat
+        y = x + (s - hat) * slope
+        if s > 0:
+            slope = (slope + (y - d.both(y, (s / 80).expand(7))[0]) / s) / 2
+            y = x + (s - hat) * slope
+        x = y
+    plan = Plan("churn", n, (("churn", s_churn), ("noise", s_noise), ("from", low), ("to", high)))
+    torch.testing.assert_close(
+        samplers.churn(d, x0, times, plan, Noise("b"), lambda t, x: None), x, rtol=1e-9, atol=1e-9
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- solvers
@@ -307,6 +559,41 @@ def test_solver_error_bounds_the_error_made():
     coarse, truth = value(8), value(200).value
     assert torch.equal(truth, ode_density(d, x, 200, None)[0])
     assert ((coarse.value - truth).abs() <= coarse.errors["solver"] + 1e-6).double().mean() > 0.95
+
+
+def test_one_set_of_probes_serves_the_whole_solve(monkeypatch):
+    """Drawn once for each draw of the dequantisation; every call of the fine and of the coarse solution sees them."""
+    seen, drawn = [], []
+    hutchinson, rademacher = bounds.divergence_hutchinson, Noise.rademacher
+    monkeypatch.setattr(
+        bounds, "divergence_hutchinson", lambda out, x, p: seen.append(p.clone()) or hutchinson(out, x, p)
+    )
+    monkeypatch.setattr(Noise, "rademacher", lambda self, *shape: drawn.append(rademacher(self, *shape)) or drawn[-1])
+    d = straight(lambda h, t: torch.sin(3 * h.flip(1)) * h)
+    kind = Kind("ode", "≈", 0, (("steps", 4), ("probes", 3), ("K", 2)))
+    ode_likelihood(d, torch.randn(5, 2), Space((2,)), kind, Noise("p"))
+    assert len(drawn) == 2 * 3
+    assert len(seen) == 2 * (4 * 4 + 4 * 2)
+    for k in range(2):
+        first = torch.stack(drawn[3 * k : 3 * k + 3])
+        assert all(torch.equal(p, first) for p in seen[24 * k : 24 * k + 24])
+    assert not torch.equal(seen[0], seen[-1])
+
+
+@pytest.mark.parametrize("std", [0.02, 0.2, 3.0])
+def test_normal_dequantisation_is_a_truncated_normal(std):
+    """Within its bin, with the density that is said, which integrates to one."""
+    levels, n = 5, 20_000
+    x = Space((2,), 0, levels).encode(torch.tensor([[1, 3]])).double().expand(n, 2)
+    y, log_q = lk.dequantise_normal(x, levels, std, Noise("n"))
+    assert (y - x).abs().max() <= 1 / levels + 1e-12
+    half = 1 / (levels * std)
+    law = stats.truncnorm(-half, half, scale=std)
+    e = (y - x).numpy()
+    np.testing.assert_allclose(log_q.numpy(), law.logpdf(e).sum(1), rtol=1e-5, atol=1e-5)
+    assert stats.kstest(e.flatten(), law.cdf).pvalue > 1e-3
+    if std > 0.1:  # else nearly all of the bin is where hardly a draw falls
+        assert float(torch.exp(-log_q).mean()) == pytest.approx(0.16, rel=0.02), "E 1/q is the bin's area"
 
 
 # ---------------------------------------------------------------------------------------- levels, bits, discretised

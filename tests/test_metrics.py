@@ -310,6 +310,10 @@ def test_label_distance_is_total_variation() -> None:
     assert (found["label_tv"], found["label_modes"]) == (1, 0), "a label that real images never show is no mode"
     assert 0 < found["label_kl"] < math.inf
     assert label_distance(real, real)[2].unit == "of 3"
+    even = features(normal(100, 2), one_hot([0, 1] * 50))
+    for few, modes in ((6, 2), (4, 1)):  # a tenth of its share is 5
+        unlike = features(normal(100, 2), one_hot([1] * few + [0] * (100 - few)))
+        assert table(label_distance(unlike, even))["label_modes"] == modes
 
 
 def test_stacked_modes_are_counted_and_compared_with_equal_shares() -> None:
@@ -591,6 +595,16 @@ def test_a_few_stray_samples_do_not_make_a_mode() -> None:
     found = table(vector_quality(torch.cat([one, stray]), draw(1000, 2), density))
     assert found["modes"] == 1
     assert found["mode_tv"] > 0.8
+
+
+def test_a_mode_reaches_as_far_as_its_radius() -> None:
+    """Samples just inside the radius of four modes and just outside that of the others."""
+    density = ring()
+    assert density.modes is not None
+    reach = torch.tensor([0.99] * 4 + [1.01] * 4)[:, None] * density.mode_radius * torch.tensor([0.6, 0.8])
+    found = table(vector_quality((density.modes.float() + reach).repeat(20, 1), draw(1000, 2), density))
+    assert found["modes"] == 4
+    assert found["mode_tv"] == pytest.approx(0.5, abs=0.03)
 
 
 def test_samples_on_no_mode() -> None:

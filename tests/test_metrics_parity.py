@@ -170,6 +170,9 @@ class ReluNet(nn.Module):
 
 def singular() -> dict[str, tuple[Tensor, Tensor]]:
     mix, other = normal(20, 64, 10), normal(20, 64, 11)
+    turn = torch.linalg.qr(normal(64, 64, 15)).Q
+    steep = torch.arange(1, 65).double() ** -4.0  # of deviations: variances span 14 decades
+    slow = torch.logspace(0, -4, 64, dtype=torch.float64)
     data = load("digits")
     real = tuple(ReluNet()(split.all().x) for split in (data.train, data.test))
     return {
@@ -183,6 +186,10 @@ def singular() -> dict[str, tuple[Tensor, Tensor]]:
         "40 samples of 64 against 2,000": (normal(40, 64, 4), normal(2000, 64, 5)),
         "units over 8 decades": tuple(normal(2000, 64, s) * 10 ** torch.linspace(-4, 4, 64) for s in (6, 7)),
         "spectrum over 16 decades": tuple(normal(2000, 64, s) * torch.arange(1, 65) ** -4.0 for s in (8, 9)),
+        "the same, turned": tuple((normal(2000, 64, s) * steep) @ turn for s in (8, 9)),
+        "8 decades, turned, a dead unit": tuple(
+            torch.cat([(normal(2000, 64, s) * slow) @ turn, torch.ones(2000, 1)], 1) for s in (16, 17)
+        ),
         "rank 100 of 400, means of 300": tuple(normal(3000, 100, s) @ normal(100, 400, 12) + 300 for s in (13, 14)),
     }
 
@@ -195,6 +202,16 @@ def test_frechet_is_right_where_covariances_are_singular(on: str) -> None:
     agree("fd", on, "QR + SVD", ours(x, y), right, 1e-8)
     for peer, theirs in PEERS.items():
         note("fd", on, peer, theirs(x, y), right)
+
+
+def test_one_null_direction_is_never_taken_for_a_narrow_one() -> None:
+    """Rounding makes its variance positive in one draw of four, and a Cholesky factor then exists."""
+    turn = torch.linalg.qr(normal(64, 64, 15)).Q
+    for seed in range(100, 124, 2):
+        x, y = (normal(2000, 64, s) @ turn for s in (seed, seed + 1))
+        for side in (x, y):
+            side[:, 5] = side[:, 9]
+        assert ours(x, y) == pytest.approx(with_qr(x, y), rel=1e-10)
 
 
 def test_the_singular_cases_are_what_the_peers_get_wrong() -> None:

@@ -14,14 +14,25 @@ import numpy as np
 import pytest
 import torch
 from conftest import Exact, Mixture, build
+from scipy import integrate, stats
 from torch import Tensor
 
 from paradigms import catalogue, edm
 from paradigms.backbones import Backbone, count_calls
 from paradigms.contract import Batch, Data, Kind, Noise, Plan, Space
-from paradigms.maths.denoiser import Denoiser
+from paradigms.maths import bounds, samplers
+from paradigms.maths.denoiser import X0, Denoiser, Eps, Preconditioned, Prediction, Velocity, VPrediction
 from paradigms.maths.likelihood import normal_log_prob
-from paradigms.maths.paths import CosinePath
+from paradigms.maths.paths import (
+    BetaChainPath,
+    CosinePath,
+    EDMPath,
+    GaussianPath,
+    LinearPath,
+    SubVPPath,
+    VEPath,
+    VPPath,
+)
 from paradigms.maths.samplers import levels
 from paradigms.maths.solvers import grid, nodes, rk4_step, solve
 from paradigms.score_sde import ScoreSDE
@@ -401,3 +412,273 @@ def test_a_respaced_bound_is_looser_than_the_whole_chains(gaussian):
             value = model.log_likelihood(x, vlb(steps), Noise("l")).value
             gaps.append(float((gaussian.log_prob(x) - value).mean()))
     assert 0 < gaps[0] < gaps[1] < gaps[2]
+
+
+# ------------------------------------------------------------------------------------------ every path, every sampler
+
+
+def exact_on(path: GaussianPath, prediction: Prediction, data: Mixture, t_min: float, T: int | None = None) -> Denoiser:
+    return Denoiser(Exact(data, path, prediction), path, prediction, lambda t: t, t_min, T=T)
+
+
+PATHS: dict[str, tuple[GaussianPath, Prediction, float, int | None]] = {
+    "linear": (LinearPath(), Velocity(), 0.0, None),
+    "vp": (VPPath(), Preconditioned(0.8), 5e-4, None),
+    "subvp": (SubVPPath(), VPrediction(), 5e-3, None),
+    "ve": (VEPath(0.01, 50.0), Eps(0.8), 0.0, None),
+    "edm": (EDMPath(), Preconditioned(0.8), 0.005 / 80, None),
+    "chain": (BetaChainPath(), Eps(), 1e-3, 1000),
+    "cosine": (CosinePath(0.01, 1.56), X0(), 0.0, None),
+}
+# Enough steps to come near, on a grid where each method is at home.
+AT_HOME: dict[str, Plan] = {
+    "ancestral": Plan("ancestral", 250, (("grid", "cosine"),)),
+    "ddim": Plan("ddim", 100, (("grid", "karras"),)),
+    "dpmpp-2m": Plan("dpmpp-2m", 40, (("grid", "karras"),)),
+    "dpmpp-2m-sde": Plan("dpmpp-2m-sde", 80, (("grid", "karras"),)),
+    "euler": Plan("euler", 100, (("grid", "cosine"), ("on", "cosine"))),
+    "heun": Plan("heun", 32, (("grid", "cosine"), ("on", "cosine"))),
+    "rk4": Plan("rk4", 16, (("grid", "cosine"), ("on", "cosine"))),
+    "rk45": Plan("rk45", 1, (("on", "cosine"),)),
+    "reverse-sde": Plan("reverse-sde", 250, (("grid", "cosine"), ("on", "cosine"))),
+    "churn": Plan("churn", 50),
+    "langevin": Plan("langevin", 200, (("inner", 10),)),
+}
+DIRECTIONS = torch.tensor([[math.cos(a), math.sin(a)] for a in torch.linspace(0, math.pi, 9)[:-1].tolist()]).double().T
+
+
+def sliced(x: Tensor, y: Tensor) -> float:
+    """The 1-Wasserstein distance of two equally large samples, averaged over eight directions of the plane."""
+    return float(((x @ DIRECTIONS).sort(0)[0] - (y @ DIRECTIONS).sort(0)[0]).abs().mean())
+
+
+@pytest.fixture(scope="module")
+def floor(mixture: Mixture) -> tuple[Tensor, float, float]:
+    """2,000 draws of the data; the mean distance of 24 other draws from them, and its standard deviation."""
+    real = mixture.sample(2000, seed=99)
+    distances = torch.tensor([sliced(mixture.sample(2000, seed=100 + k), real) for k in range(24)])
+    return real, float(distances.mean()), float(distances.std())
+
+
+@pytest.mark.parametrize("sampler", AT_HOME)
+@pytest.mark.parametrize("path", PATHS)
+def test_every_sampler_on_every_path_comes_to_the_data(path, sampler, mixture, floor):
+    """Moments within four standard errors and 0.02 of the scale; sliced distance within the floor's five deviations."""
+    way, prediction, t_min, T = PATHS[path]
+    d, n = exact_on(way, prediction, mixture, t_min, T), 500 if sampler == "langevin" else 2000
+    offered = samplers.samplers(free=d.free, T=T)
+    assert {s.name for s in offered} == {*AT_HOME, "pc"}
+    with torch.no_grad():
+        x = samplers.sample(offered, d, prior(n), AT_HOME[sampler], Noise("w"))
+    scale = mixture.cov.diag().sqrt()
+    assert ((x.mean(0) - mixture.mean).abs() / scale < 4 / math.sqrt(n) + 0.02).all()
+    assert ((x.T.cov() - mixture.cov).abs() / torch.outer(scale, scale) < 4 * math.sqrt(2 / n) + 0.04).all()
+    real, mean, std = floor
+    if n == len(real):
+        assert sliced(x, real) < mean + 5 * std + 0.02
+
+
+@pytest.mark.parametrize("path", ["vp", "ve", "edm"])
+def test_predictor_corrector_comes_to_the_data(path):
+    """In 64 dimensions: Langevin steps whose size follows the state's norm leave p(x) |eps|^2 at rest, which in the plane
+    is sqrt(2) too wide, and here below a hundredth."""
+    dim, n = 64, 400
+    mean, std = torch.linspace(-1, 1, dim), torch.linspace(0.3, 0.8, dim)
+    data = Mixture([1.0], [mean.tolist()], [std.tolist()])
+    way, prediction, t_min, _ = PATHS[path]
+    d, offered = exact_on(way, prediction, data, t_min), samplers.samplers()
+    with torch.no_grad():
+        z = Noise("z").normal(n, dim).double()
+        x = samplers.sample(offered, d, z, Plan("pc", 200, (("grid", "cosine"),)), Noise("w"))
+    assert float((x.std(0) / std).mean()) == pytest.approx(1, abs=0.02 + 4 / math.sqrt(2 * n * dim))
+    assert float((x.mean(0) - mean).square().mean().sqrt()) < 2 * float(std.mean()) / math.sqrt(n)
+
+
+class OneAtATime:
+    """Noise whose k-th draw is 1 in row k and 0 elsewhere: an affine sampler's rows then hold its response to each."""
+
+    def __init__(self) -> None:
+        self.drawn = 0
+
+    def normal(self, n: int, dim: int) -> Tensor:
+        out = torch.zeros(n, dim, dtype=torch.float64)
+        out[self.drawn] = 1
+        self.drawn += 1
+        return out
+
+
+def spread(d: Denoiser, plan: Plan) -> Tensor:
+    """The standard deviation (D,) of what an affine sampler draws, without drawing: exact network of one Gaussian."""
+    z = torch.zeros(2 * plan.steps + 2, 2, dtype=torch.float64)
+    z[-1] = 1
+    with torch.no_grad():
+        x = samplers.sample(samplers.samplers(free=d.free, T=d.T), d, z, plan, OneAtATime())
+    return (x - x[-2]).square().sum(0).sqrt()
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Plan("ancestral", 1, (("grid", "cosine"),)),
+        Plan("ancestral", 1, (("grid", "cosine"), ("variance", "large"))),
+        Plan("ddim", 1, (("grid", "cosine"), ("eta", 0.5))),
+        Plan("reverse-sde", 1, (("grid", "cosine"), ("on", "cosine"))),
+        Plan("reverse-sde", 1, (("grid", "cosine"), ("on", "own"))),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("path", ["linear", "vp", "edm"])
+def test_weak_order_is_the_slope_of_the_spreads_error(path, plan, gaussian):
+    """One: twice the steps halve the error of the standard deviation. Known without drawing, so to many digits."""
+    way, prediction, t_min, T = PATHS[path]
+    d = exact_on(way, prediction, gaussian, t_min, T)
+    a, s = at(d, d.t_min)
+    var = gaussian.stds[0].square()
+    truth = a * var / (a**2 * var + s**2).sqrt()  # of the expected data at t_min
+    errors = torch.stack([(spread(d, replace(plan, steps=n)) - truth).abs() for n in (200, 400, 800)])
+    slopes = (errors[:-1] / errors[1:]).log2()
+    assert (errors[-1] < 0.01).all()
+    assert slopes.flatten().tolist() == pytest.approx([1] * 4, abs=0.2), errors
+
+
+def test_chain_sde_and_ode_agree_in_distribution(mixture):
+    """Two-sample Kolmogorov-Smirnov in four directions between each pair and against the data: with 2,000 draws each, 24
+    tests at 1e-3 / 24, so that a false alarm comes once in a thousand seeds."""
+    n = 2000
+    drawn = [mixture.sample(n, seed=5)]
+    plans = (
+        ("chain", Plan("ancestral", 1000)),
+        ("vp", Plan("reverse-sde", 400, (("grid", "cosine"), ("on", "cosine")))),
+        ("vp", Plan("heun", 40, (("grid", "cosine"), ("on", "cosine")))),
+    )
+    for k, (path, plan) in enumerate(plans):
+        way, prediction, t_min, T = PATHS[path]
+        d = exact_on(way, prediction, mixture, t_min, T)
+        with torch.no_grad():
+            drawn.append(samplers.sample(samplers.samplers(T=T), d, prior(n, seed=k), plan, Noise("w", k)))
+    pairs = [(a, b) for i, a in enumerate(drawn) for b in drawn[:i]]
+    projected = [((a @ DIRECTIONS[:, ::2]).T, (b @ DIRECTIONS[:, ::2]).T) for a, b in pairs]
+    values = [stats.ks_2samp(u, v).pvalue for a, b in projected for u, v in zip(a.numpy(), b.numpy())]
+    assert len(values) == 24
+    assert min(values) > 1e-3 / 24
+
+
+# -------------------------------------------------------------------------------------------------- bounds, closed form
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("v", [0.0, 0.3, 1.0])
+def test_a_chains_step_is_the_divergence_of_two_gaussians(path, v):
+    """KL of the forward posterior (Ho et al., eq. 6-7) from the same with x0 and a variance between it and the forward
+    step's (eq. 3.2), by torch.distributions."""
+    way = PATHS[path][0]
+    s, t = torch.tensor([0.05, 0.3, 0.6]).double(), torch.tensor([0.1, 0.5, 0.9]).double()
+    x, x0 = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    a_t, s_t, a_s, s_s = (f(u)[:, None] for u in (t, s) for f in (way.alpha, way.sigma))
+    ratio = a_t / a_s
+    beta = s_t**2 - ratio**2 * s_s**2
+    small, large = beta * s_s**2 / s_t**2, beta
+
+    def mean(data: Tensor, x_t: float = 0.4) -> Tensor:
+        return ratio * s_s**2 / s_t**2 * x_t + a_s * beta / s_t**2 * data
+
+    log_var = v * large.log() + (1 - v) * small.log()
+    q = torch.distributions.Normal(mean(x), small.sqrt().expand(3, 4))
+    p = torch.distributions.Normal(mean(x0), (log_var / 2).exp().expand(3, 4))
+    found = bounds.chain_step(way, t, s, x, x0, torch.tensor(v, dtype=torch.float64))
+    torch.testing.assert_close(found, torch.distributions.kl_divergence(q, p), rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("variance", ["large", "learned"])
+def test_bounds_of_other_variances_have_their_closed_form(variance, gaussian):
+    """All terms, respaced to 40 steps; learned: a network that says 0.4 everywhere, log variances in between."""
+    draws, steps, path, share = 4000, 40, BetaChainPath(), 1.0 if variance == "large" else 0.4
+    points = torch.tensor([[0.6, -0.3], [1.7, 0.2]], dtype=torch.float64)
+    exact = Exact(gaussian, path, Eps())
+
+    def net(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        eps = exact(x, t)
+        return eps if variance == "large" else torch.cat([eps, torch.full_like(eps, 2 * share - 1)], dim=1)
+
+    d = Denoiser(net, path, Eps(), lambda t: t, 1e-3, T=1000, learned=variance == "learned")
+    with torch.no_grad():
+        x = points.repeat_interleave(draws, 0)
+        found = bounds.log_likelihood(d, x, PLANE, vlb(steps, 0, variance), Noise("l"), dequantised=False)
+    times = levels(d, steps)
+    alpha, sigma = path.alpha(times)[:, None, None], path.sigma(times)[:, None, None]
+    off, var = points - gaussian.means[0], gaussian.stds[0].square()
+    error = ((sigma**2 * off) ** 2 + (alpha * var * sigma) ** 2) / (alpha**2 * var + sigma**2) ** 2
+    snr, rise = (alpha / sigma).square(), share * 2 * (sigma[:-1] / sigma[1:]).log()
+    each = 0.5 * (torch.exp(-rise) - 1 + rise) + 0.5 * (snr[1:] - snr[:-1]) * error[:-1] * torch.exp(-rise)
+    truth = each.sum((0, 2))
+    values = found.terms["steps"].view(2, draws)
+    spread = values.std(1) / math.sqrt(draws)
+    assert ((values.mean(1) - truth).abs() < 4 * spread).all()
+    assert (spread < 0.02 * truth).all(), "too noisy to say"
+
+
+@pytest.mark.parametrize("path", ["vp", "subvp", "ve", "edm"])
+def test_the_continuous_bound_has_its_closed_form(path, gaussian):
+    """1/2 int E ||eps - eps(x_t)||^2 dlambda by quadrature; and on the data's average it lies below the log density."""
+    way, prediction, t_min, _ = PATHS[path]
+    d, draws = exact_on(way, prediction, gaussian, t_min), 3000
+    points = torch.tensor([[0.6, -0.3], [1.7, 0.2]], dtype=torch.float64)
+    off, var = points - gaussian.means[0], gaussian.stds[0].square()
+
+    def error(snr: float) -> Tensor:  # of x0, summed over the plane: per point
+        noise = 1 / snr
+        return (((noise * off) ** 2 + var**2 * noise) / (var + noise) ** 2).sum(1)
+
+    low, high = way.log_snr(torch.tensor([1.0, t_min]).double()).tolist()
+    steps = [
+        integrate.quad(lambda lam: 0.5 * math.exp(lam) * float(error(math.exp(lam))[i]), low, high, limit=200)[0]  # noqa: B023
+        for i in range(2)
+    ]
+    a, s = at(d, 1.0)
+    last = 0.5 * (a / s * points).square().sum(1)
+    a, s = at(d, t_min)
+    decoder = -math.log(2 * math.pi) - 2 * math.log(s / a) - 0.5 * error((a / s) ** 2) * (a / s) ** 2
+    kind = Kind("vlb-continuous", "≤", 0, (("terms", 40),))
+    with torch.no_grad():
+        found = bounds.log_likelihood(d, points.repeat_interleave(draws, 0), PLANE, kind, Noise("c"))
+        x = gaussian.sample(4000)
+        slack = gaussian.log_prob(x) - bounds.log_likelihood(d, x, PLANE, kind, Noise("d")).value
+    for values, truth in (
+        (found.terms["steps"], torch.tensor(steps)),
+        (-found.terms["decoder"], decoder),
+        (found.terms["prior"], last),
+    ):
+        values = values.view(2, draws)
+        noise = values.std(1) / math.sqrt(draws)
+        assert ((values.mean(1) - truth).abs() < 4 * noise + 1e-9).all()
+        assert (noise < 0.02 * truth.abs() + 0.02).all(), "too noisy to say"
+    noise = float(slack.std()) / math.sqrt(len(x))
+    assert -4 * noise < float(slack.mean()) < 0.02 + 4 * noise
+    exact = gaussian.log_prob(points) - (decoder - torch.tensor(steps) - last)
+    assert (exact > -1e-6).all()
+
+
+@pytest.mark.parametrize("how", ["uniform", "normal"])
+def test_dequantised_likelihoods_bound_the_mass_in_order(how):
+    """A Gaussian whose masses on five levels are known: one draw < eight draws < the mass, which many draws reach."""
+    space, data = Space((2,), 0, 5), Mixture([1.0], [[0.2, -0.3]], [[0.35, 0.25]])
+    way, prediction, _, _ = PATHS["vp"]
+    t_min = float(way.time_of_log_snr(torch.tensor(-2 * math.log(0.12)).double()))
+    d = exact_on(way, prediction, data, t_min)
+    x = space.encode(torch.tensor([[2, 1], [3, 2], [4, 4]])).double()
+    std = (data.stds[0].square() + 0.12**2).sqrt()  # of the data with the noise that is left
+    normal = torch.distributions.Normal(data.means[0], std)
+    mass = torch.log(normal.cdf(x + 0.2) - normal.cdf(x - 0.2)).sum(1)
+    means, errors = [], []
+    for K, rows in ((1, 400), (8, 100), (60, 25)):
+        options = {"steps": 6, "probes": 0, "on": "cosine", "dequantise": how, "K": K}
+        kind = Kind("ode", "≈", 0, tuple(options.items()))
+        found = bounds.log_likelihood(d, x.repeat_interleave(rows, 0), space, kind, Noise(how, K))
+        values = found.value.view(3, rows)
+        means.append(values.mean(1))
+        errors.append(values.std(1) / math.sqrt(rows))
+    one, eight, many = means
+    assert (one < eight).all()
+    assert (eight < mass).all()
+    assert (mass.sum() - one.sum()) > 8 * errors[0].norm(), "the bound is loose, and seen to be"
+    assert ((many - mass).abs() < 4 * errors[2] + 0.02).all()

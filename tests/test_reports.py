@@ -25,6 +25,7 @@ from PIL import Image
 from scipy import stats as scipy_stats
 
 import reports
+from bench import store
 from reports import figures, page, stats, tables, verdict, words
 from reports.sections import Section, sections
 
@@ -66,7 +67,7 @@ def made(
             (folder / "log.jsonl").write_text(f'{text}\n{{"step": 30, "lo')
             (folder / "grid.png").write_bytes(png(seed=seed))
             base: dict[str, Any] = {
-                "schema": 1, "run": run, "status": "ok", "reason": "", "recipe": recipe, "paradigm": recipe,
+                "schema": store.SCHEMA, "run": run, "status": "ok", "reason": "", "recipe": recipe, "paradigm": recipe,
                 "tier": tier, "dataset": dataset, "seed": seed, "conditional": False, "weights": "ema",
                 "fraction": 1.0, "images": 32_000, "flops": 1e12, "seconds": 30.0, "cost_total": 1e12,
                 "seconds_total": 30.0, "params_trained": 283_000, "params_sampling": 283_000, "device": "a CPU",

@@ -523,7 +523,7 @@ def test_every_scored_number_tells_where_it_comes_from(tmp_path: Path) -> None:
                     assert "n = 256" in made_.source
     found = tables.sources(section)
     assert found is not None
-    assert "schema 1" in found.caption
+    assert f"schema {store.SCHEMA}" in found.caption
     (fd,) = [line for line in found.lines if line.name.startswith("FD") and line.cells[0].text == "test"]
     assert [c.text for c in fd.cells][:4] == ["test", SPACE, "898", "898"]
 

@@ -373,10 +373,10 @@ def test_the_cache_is_timed_against_sampling_without_it(capsys, monkeypatch):
     head, *lines = capsys.readouterr().out.splitlines()
     assert "CPU, 1 threads" in head
     assert len(lines) == 2
-    assert all("8x8, 16 tokens x 4 blocks" in line and line.endswith("times") for line in lines)
+    assert all("8x8, 16 tokens x 4 blocks" in line and "times; " in line and line.endswith("MB") for line in lines)
     assert kv_cache.main(["normalizing-flow"]) == 2
     assert "does not draw token by token" in capsys.readouterr().err
-    pair = kv_cache.Pair([1.0, 2.0], [3.0, 8.0])
+    pair = kv_cache.Pair([1.0, 2.0], [3.0, 8.0], 1.0, 2.0)
     assert pair.ratios == [3.0, 4.0]
     assert kv_cache.spread(pair.ratios) == "3.5 (3.2-3.8)"
 

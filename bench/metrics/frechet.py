@@ -75,9 +75,8 @@ def distance_of_gaussians(a: Moments, b: Moments) -> float:
 def _by_cholesky(s: Tensor, t: Tensor) -> float | None:
     """tr (s t)^(1/2) as the sum of the roots of the eigenvalues of L^T t L, s = L L^T; None where that is not exact.
 
-    An eigenvalue e is off by about eps e_max, its root by eps e_max / 2 sqrt(e). Where this adds up to more than 1e-12
-    of the sum, as it does if s or t is near singular, the formula is not good enough: the roots of the 1e-16 that
-    rounding leaves of a null direction are 1e-8 each.
+    Rounding leaves 1e-16 of a null direction, above or below 0, and its root is 1e-8: where the smallest eigenvalue can
+    not be told from that, s or t is taken for singular.
     """
     lower, failed = lapack.dpotrf(s.numpy().T, lower=1, clean=1)
     if failed:
@@ -85,10 +84,7 @@ def _by_cholesky(s: Tensor, t: Tensor) -> float | None:
     product = blas.dtrmm(1.0, lower, t.numpy().T, side=1, lower=1)
     product = blas.dtrmm(1.0, lower, product, side=0, lower=1, trans_a=1, overwrite_b=1)
     values = eigvalsh(product, overwrite_a=True, check_finite=False)
-    if values[0] <= 0:
-        return None
-    roots = np.sqrt(values)
-    return float(roots.sum()) if EPS * values[-1] * (0.5 / roots).sum() < 1e-12 * roots.sum() else None
+    return float(np.sqrt(values).sum()) if values[0] > len(values) * EPS * values[-1] else None
 
 
 def _factor(covariance: Tensor, mean: Tensor) -> Tensor:

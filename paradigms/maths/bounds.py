@@ -28,7 +28,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from paradigms.contract import Estimate, Kind, Noise, Space
+from paradigms.contract import Estimate, Kind, Noise, Setting, Space
 from paradigms.errors import BadInput
 from paradigms.maths.denoiser import Denoiser
 from paradigms.maths.likelihood import (
@@ -55,25 +55,25 @@ def kinds(on: str = "own", variance: str | None = None, chain: int = 0, diffusio
     on: the path that the ODE is solved on. chain: steps of the chain whose bound leads, 0: none leads. variance: of the
     chain's steps, where there is a chain. diffusion: noise is left at t_min, so that there is a continuous bound.
     """
-    steps, terms = (2, 1_000_000), (0, 1_000_000)
-    ode_options = {"on": ("own", *COORDINATES), "dequantise": DEQUANTISERS, "method": tuple(METHODS)}
+    words = {"on": ("own", *COORDINATES), "dequantise": DEQUANTISERS, "method": tuple(METHODS)}
     # One step has no half: there would be no error of the solver to state.
-    ranges = {"steps": (2, 10_000), "probes": (0, 1_000), "K": (1, 10_000)}
+    numbers = {"steps": (2, 10_000), "probes": (0, 1_000), "K": (1, 10_000)}
+    usual: dict[str, Setting] = {"K": 1, "dequantise": "uniform", "method": "rk4", "on": on}
+    terms = {"terms": (1, 1_000_000)}
 
     def ode(n: int, probes: int) -> Kind:
-        options = (("steps", n), ("probes", probes), ("K", 1), ("dequantise", "uniform"), ("method", "rk4"), ("on", on))
         note = "fixed-grid RK4, Hutchinson (Rademacher); probes = 0: the exact trace"
-        return Kind("ode", "≈", 4 * n + 4 * (n // 2), options, note=note, ranges=ranges, choices=ode_options)
+        options = (("steps", n), ("probes", probes))
+        return Kind("ode", "≈", 4 * n + 4 * (n // 2), options, False, note, numbers, words, usual)
 
     found: list[Kind] = []
     if variance is not None:
-        variances = {"variance": ("small", "large", *(("learned",) if variance == "learned" else ()))}
+        of = {"variance": ("small", "large", *(("learned",) if variance == "learned" else ()))}
+        limits = {"steps": (2, 1_000_000), "terms": (0, 1_000_000)}
 
         def vlb(name: str, calls: int, n: int, m: int, note: str) -> Kind:
-            options = (("steps", n), ("terms", m), ("variance", variance))
-            return Kind(
-                name, "≤", calls, options, note=note, ranges={"steps": steps, "terms": terms}, choices=variances
-            )
+            chosen: dict[str, Setting] = {"steps": n, "terms": 0, "variance": variance}
+            return Kind(name, "≤", calls, (("terms", m),) if m else (), False, note, limits, of, chosen)
 
         if chain:
             found.append(vlb(f"vlb-{chain}", chain, chain, 0, f"all terms of the chain of {chain} steps"))
@@ -82,9 +82,7 @@ def kinds(on: str = "own", variance: str | None = None, chain: int = 0, diffusio
     if diffusion:
         for m in (50, 500):
             note = "a draw from each of as many strata of log SNR"
-            found.append(
-                Kind("vlb-continuous", "≤", m + 1, (("terms", m),), note=note, ranges={"terms": (1, 1_000_000)})
-            )
+            found.append(Kind("vlb-continuous", "≤", m + 1, (("terms", m),), False, note, terms))
     return (*found, ode(10, 1), ode(50, 8))
 
 

@@ -282,7 +282,7 @@ def churn(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch
     s_churn, s_noise = plan.option("churn", 10.0), plan.option("noise", 1.003)
     low, high = plan.option("from", 0.05), plan.option("to", 50.0)
     sigma, n = d.path.sigma(times), len(times)
-    gamma = torch.where((sigma >= low) & (sigma <= high), min(s_churn / n, math.sqrt(2) - 1), 0.0)
+    gamma = ((sigma >= low) & (sigma <= high)).double() * min(s_churn / n, math.sqrt(2) - 1)
     raised = (times * (1 + gamma)).clamp_max(d.t_max)
     at = d.along(torch.cat([raised, times]), x)
     extra = s_noise * (d.path.sigma(raised).square() - sigma.square()).clamp_min(0).sqrt()
