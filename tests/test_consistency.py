@@ -504,6 +504,13 @@ def test_rounds_halve_the_steps_and_the_student_becomes_the_teacher():
         held = [p.clone() for p in model.teacher.parameters()]
         (update,) = model.updates(examples(PLANE, 8, k), k / 16, Noise(k))
         seen.append((int(update.terms["steps"]), update.settings["lr"] / model.config.lr))
+        if k in (4, 8, 12):  # the first target is the new teacher's
+            other = build("progressive-distillation", PLANE)
+            other.net.load_state_dict(model.net.state_dict())
+            other.teacher.load_state_dict(model.net.state_dict())
+            other.round.fill_(k // 4)
+            (expected,) = other.updates(examples(PLANE, 8, k), k / 16, Noise(k))
+            assert torch.equal(update.loss, expected.loss)
         descend(optimizers, update)
         if update.after is not None:
             update.after()

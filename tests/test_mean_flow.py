@@ -99,8 +99,6 @@ def test_the_derivative_is_that_of_two_other_ways(space):
     x, y = examples(space, 3)
     z, v = x.double(), torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).double()
     r, t = torch.tensor([0.1, 0.3, 0.0]).double(), torch.tensor([0.4, 0.9, 1.0]).double()
-    # The embedding of times computes in single precision: twice as exactly, a difference can be taken.
-    model.net.apply(lambda m: setattr(m, "forward", double(m)) if isinstance(m, Embedding) else None)
     found = model.derivative(z, r, t, v, y)
     assert found.dtype == torch.float64
     assert not found.requires_grad
@@ -116,17 +114,6 @@ def test_the_derivative_is_that_of_two_other_ways(space):
         by_z, by_t = torch.autograd.grad(u, (z, t), w, create_graph=True)
         (twice,) = torch.autograd.grad((by_z * v).sum() + by_t.sum(), w)
     torch.testing.assert_close(found, twice, rtol=1e-9, atol=1e-9)
-
-
-def double(m: Embedding):
-    """The embedding's forward pass, all in double precision."""
-
-    def forward(t: Tensor, y: Tensor | None = None) -> Tensor:
-        angle = (t[..., None] * m.cycles).flatten(1)
-        out = m.time(torch.cat([angle.sin(), angle.cos()], dim=1))
-        return nn.functional.silu(out if m.label is None else out + m.label(y))
-
-    return forward
 
 
 # -------------------------------------------------------------------------------------------------- loss and its parts
