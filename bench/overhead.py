@@ -1,8 +1,8 @@
-"""What a sampler costs beyond its network: `python -m bench.overhead RUN [--batch 1] [--rounds 20] [--threads 1]`.
+"""What a sampler costs beyond its network: `python -m bench.overhead RUN [--sampler ddim] [--batch 1] [--rounds 20]`.
 
 The network calls of one sampling are recorded, then the whole sampling and the bare calls with the very same inputs are
 timed in turn (A B A B ...). The overhead is the difference of the medians: as a part of the bare calls' time, and in
-microseconds a call.
+microseconds a step. It holds what is done once as well: the draw from the prior, the levels, the coefficients.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from bench import run as runs
 from bench.measure import sample_once
 from paradigms.backbones import Backbone
 from paradigms.contract import Paradigm, Plan
-from paradigms.errors import BadInput
+from paradigms.errors import BadInput, unknown
 
 __all__ = ["Overhead", "overhead"]
 
@@ -49,6 +49,11 @@ class Overhead:
     def per_call(self) -> float:
         """Seconds."""
         return (self.sampling - self.bare) / self.calls
+
+    @property
+    def per_step(self) -> float:
+        """Seconds. An adaptive sampler is one step."""
+        return (self.sampling - self.bare) / self.plan.steps
 
 
 @contextmanager
@@ -117,6 +122,7 @@ def overhead(model: Paradigm, plan: Plan, batch: int = 1, rounds: int = 20, devi
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.overhead", description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser.add_argument("--sampler", nargs="+", default=[], help="those alone, by name")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 64], help="batch sizes")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
@@ -127,7 +133,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not isinstance(model, Paradigm):
             raise BadInput(f"{given.run} holds a '{info.recipe}', which does not sample")
         card = type(model).card
+        for name in given.sampler:
+            if card.sampler(name) is None:
+                raise unknown("sampler", name, [s.name for s in card.samplers])
         for sampler in card.samplers:
+            if given.sampler and sampler.name not in given.sampler:
+                continue
             steps = (
                 card.default.steps if sampler.name == card.default.sampler else sampler.steps[len(sampler.steps) // 2]
             )
@@ -137,7 +148,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(
                     f"{info.recipe} {found.plan} batch {batch}: {found.calls} calls, "
                     f"sampling {1e3 * found.sampling:.2f} ms, bare calls {1e3 * found.bare:.2f} ms, "
-                    f"overhead {found.fraction:+.1%}, {1e6 * found.per_call:+.0f} µs a call"
+                    f"overhead {found.fraction:+.1%}, {1e6 * found.per_call:+.0f} µs a call, "
+                    f"{1e6 * found.per_step:+.0f} µs a step"
                 )
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1017,9 +1017,10 @@ def test_overhead_is_what_is_not_the_network(fake: Fake) -> None:
     assert found.calls == 4
     assert found.sampling > 0
     assert found.bare > 0
-    made = overhead.Overhead(Plan("x"), 1, calls=10, sampling=1.1, bare=1.0)
+    made = overhead.Overhead(Plan("x", 5), 1, calls=10, sampling=1.1, bare=1.0)
     assert made.fraction == pytest.approx(0.1)
     assert made.per_call == pytest.approx(0.01)
+    assert made.per_step == pytest.approx(0.02)
 
 
 def test_overhead_from_the_command_line(ring_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -1027,6 +1028,10 @@ def test_overhead_from_the_command_line(ring_run: Path, capsys: pytest.CaptureFi
     assert "heun-16 batch 1: 32 calls" in capsys.readouterr().out
     assert overhead.main(["nowhere"]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+    assert overhead.main([str(ring_run), "--batch", "1", "--rounds", "2", "--sampler", "euler", "ddim"]) == 0
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["ddim-8", "euler-8"]
+    assert overhead.main([str(ring_run), "--sampler", "hune"]) == 2
+    assert "did you mean 'heun'" in capsys.readouterr().err
 
 
 def test_data_in_another_version_is_refused(ring_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -194,6 +194,26 @@ def test_another_path_tells_the_same(path, other):
     torch.testing.assert_close(moved.score(x, there), k * d.score(k * x, here), rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("other", [VPPath(), CosinePath()], ids=lambda p: type(p).__name__)
+def test_x0_is_clipped_and_velocities_are_not(other):
+    """And eps then gives back the state."""
+    d = known(VPPath(), 0.02).on(other)
+    times = torch.tensor([0.3, 0.7], dtype=torch.float64)
+    clipped, whole = replace(d, reach=0.1).along(times, START_Z), d.along(times, START_Z)
+    for t in times.tolist():
+        assert torch.equal(clipped.velocity(START_Z, t), whole.velocity(START_Z, t))
+        assert torch.equal(clipped.eps(START_Z, t), whole.eps(START_Z, t))
+        x0, eps = clipped.both(START_Z, t)
+        assert torch.equal(x0, whole.both(START_Z, t)[0].clamp(-0.1, 0.1))
+        assert (x0.abs() == 0.1).any()
+        at = torch.tensor([t], dtype=torch.float64)
+        torch.testing.assert_close(other.perturb(x0, eps, at), START_Z)
+        for there in (clipped, whole):
+            x0, eps = there.both(START_Z, t)
+            torch.testing.assert_close(there.combined(START_Z, t, 0.6, 0.3), 0.6 * x0 + 0.3 * eps)
+            torch.testing.assert_close(there.combined(START_Z, t, 1.0, 0.3), x0 + 0.3 * eps)
+
+
 @pytest.mark.parametrize("grid_kind", ["cosine", "karras", "logsnr"])
 @pytest.mark.parametrize(
     "sampler", ["ancestral", "ddim", "dpmpp-2m", "dpmpp-2m-sde", "pc", "churn", "langevin", "euler", "heun", "rk4"]

@@ -250,6 +250,15 @@ class Along:
         row, c_in, *_ = self._table[t]
         return self._both(x, t, self._out(x, row, c_in))
 
+    def combined(self, x: Tensor, t: float, p: float, q: float) -> Tensor:
+        """p x0 + q eps at a state and a time, with the numbers put together before the tensors where x0 is not clipped."""
+        row, c_in, a, b, c, d, *_ = self._table[t]
+        out = self._out(x, row, c_in)
+        if self.reach == float("inf"):
+            return _mix(x, p * a + q * c, out, p * b + q * d)
+        x0, eps = self._both(x, t, out)
+        return torch.add(x0 if p == 1.0 else p * x0, eps, alpha=q)
+
     def three(self, x: Tensor, t: float) -> tuple[Tensor, Tensor, Tensor]:
         """(x0, eps, v in [0, 1]) of a network that gives the variance too."""
         row, c_in, *_ = self._table[t]

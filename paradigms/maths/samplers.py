@@ -122,10 +122,9 @@ def _first_order(d: Denoiser, x: Tensor, times: Tensor, r: Tensor, c: Tensor, no
     at, alpha = d.along(times, x), _schedule(d.path, times)[0]
     ends = [*times.tolist()[1:], 0.0]
     for t, s, a, r_s, c_s in zip(times.tolist(), ends, alpha[1:].tolist(), r.tolist(), c.tolist()):
-        x0, eps = at.both(x, t)
-        x = torch.add(x0 if a == 1.0 else a * x0, eps, alpha=r_s) if r_s else a * x0
+        x = at.combined(x, t, a, r_s)
         if c_s:
-            x = x.add_(noise.normal(*x.shape), alpha=c_s)
+            x = torch.add(x, noise.normal(*x.shape), alpha=c_s)
         watch(s, x)
     return x
 
@@ -193,8 +192,7 @@ def reverse_sde(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise,
     pure = torch.stack([0 * h, alpha[1:-1], 0 * h, sigma[1:-1]], dim=1)
     steps = torch.where((a < 1e-12 * s)[:, None], pure, stepped).tolist()
     for t, s_t, (keep, p, q, w) in zip(times.tolist(), times.tolist()[1:], steps):
-        x0, eps = at.both(x, t)
-        x = torch.add(keep * x, x0, alpha=p).add_(eps, alpha=q).add_(noise.normal(*x.shape), alpha=w)
+        x = torch.add(at.combined(x, t, p, q), x, alpha=keep).add_(noise.normal(*x.shape), alpha=w)
         watch(s_t, x)
     x, _ = at.both(x, float(times[-1]))
     watch(0.0, x)
@@ -212,8 +210,7 @@ def predictor_corrector(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise
     r, c = sigma[1:] * (1 - kappa).sqrt(), sigma[1:] * kappa.sqrt()
     here = times.tolist()
     for t, s, a, sig, r_s, c_s in zip(here, here[1:], *(v.tolist() for v in (alpha[1:], sigma[1:], r, c))):
-        x0, eps = at.both(x, t)
-        x = torch.add(a * x0, eps, alpha=r_s).add_(noise.normal(*x.shape), alpha=c_s)
+        x = torch.add(at.combined(x, t, a, r_s), noise.normal(*x.shape), alpha=c_s)
         eps, w = at.eps(x, s), noise.normal(*x.shape)
         # In units of sigma: score = -eps / sigma, e = sigma^2 k.
         k = (2 * (snr * _norm(w) / _norm(eps)).square()).clamp_max_(LONGEST)
