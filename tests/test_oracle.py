@@ -617,10 +617,14 @@ def test_bounds_of_other_variances_have_their_closed_form(variance, gaussian):
     assert (spread < 0.02 * truth).all(), "too noisy to say"
 
 
-@pytest.mark.parametrize("path", ["vp", "subvp", "ve", "edm"])
-def test_the_continuous_bound_has_its_closed_form(path, gaussian):
-    """1/2 int E ||eps - eps(x_t)||^2 dlambda by quadrature; and on the data's average it lies below the log density."""
+@pytest.mark.parametrize(("path", "end"), [("vp", 0.0), ("subvp", 0.0), ("ve", 0.0), ("edm", 0.0), ("vp", 0.2)])
+def test_the_continuous_bound_has_its_closed_form(path, end, gaussian):
+    """1/2 int E ||eps - eps(x_t)||^2 dlambda by quadrature; and on the data's average it lies below the log density.
+
+    Close below, unless it ends early: at t = 0.2, where alpha = 0.8, the decoder has much left to do.
+    """
     way, prediction, t_min, _ = PATHS[path]
+    t_min = end or t_min
     d, draws = exact_on(way, prediction, gaussian, t_min), 3000
     points = torch.tensor([[0.6, -0.3], [1.7, 0.2]], dtype=torch.float64)
     off, var = points - gaussian.means[0], gaussian.stds[0].square()
@@ -653,9 +657,9 @@ def test_the_continuous_bound_has_its_closed_form(path, gaussian):
         assert ((values.mean(1) - truth).abs() < 4 * noise + 1e-9).all()
         assert (noise < 0.02 * truth.abs() + 0.02).all(), "too noisy to say"
     noise = float(slack.std()) / math.sqrt(len(x))
-    assert -4 * noise < float(slack.mean()) < 0.02 + 4 * noise
-    exact = gaussian.log_prob(points) - (decoder - torch.tensor(steps) - last)
-    assert (exact > -1e-6).all()
+    assert -4 * noise < float(slack.mean()) < (1.0 if end else 0.02) + 4 * noise
+    if not end:  # else the model's law is not the data's, and point by point anything may be said of it
+        assert (gaussian.log_prob(points) - (decoder - torch.tensor(steps) - last) > -1e-6).all()
 
 
 @pytest.mark.parametrize("how", ["uniform", "normal"])
