@@ -393,11 +393,13 @@ def _quality_column(
     def make(entry: Entry) -> Cell:
         rows = entry.headline(metric)
         rows = rows[(rows["split"] == split) & (rows["features"] == features)] if split or features else rows
-        values = seed_means(rows)
+        values, none = seed_means(rows), f"{column.title} not measured"
+        if metric == "cas" and not entry.main["conditional"].eq(True).any():
+            none = "no CAS, which is of samples drawn for a label"
         if metric != "modes":
-            return cell(entry, values, metric=metric, ranking=ranking, rows=rows)
+            return cell(entry, values, metric=metric, ranking=ranking, rows=rows, default=none)
         units = rows["unit"]
-        made = cell(entry, values, _modes, metric=metric, ranking=ranking, rows=rows)
+        made = cell(entry, values, _modes, metric=metric, ranking=ranking, rows=rows, default=none)
         return made if made.value is None else replace(made, extra=f"{made.extra} {units.iloc[0]}".strip())
 
     return column, make
