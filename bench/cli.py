@@ -172,6 +172,8 @@ SETS = ("rows", "all")  # words for sets of recipes; so is NAME+
 MATCHES = ("flops", "images", "seconds")
 KINDS = ("recipes", "datasets", "tiers", "runs", "samplers")
 FORMATS = ("html", "md", "tex", "csv")
+PICTURES = (".png", ".svg", ".pdf")
+ARRAYS = (".npz", ".npy", ".safetensors")
 
 DatasetOption = Annotated[
     str,
@@ -349,7 +351,7 @@ def train(
 @app.command()
 def sample(
     run: Annotated[str, typer.Argument(help=RUN_HELP, autocompletion=_complete_run)],
-    n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 64,
+    n: Annotated[int | None, typer.Option("-n", min=1, help="How many; 64 by default.")] = None,
     sampler: Annotated[
         str | None, typer.Option("--sampler", help="See `bench list samplers`; the card's default.")
     ] = None,
@@ -366,9 +368,10 @@ def sample(
         bool,
         typer.Option("--trajectory", help="Draw the way from noise to data instead: strips, or density and paths."),
     ] = False,
-    to: Annotated[Path, typer.Option("--to", help="A grid.png, a file.npz, or a folder/ of PNGs.")] = Path(
-        "samples.png"
-    ),
+    to: Annotated[
+        Path,
+        typer.Option("--to", help="A grid.png, a file.npz or a folder/ of PNGs; a trajectory's .png, .svg or .pdf."),
+    ] = Path("samples.png"),
     dataset: DatasetOption = "digits",
     device: DeviceOption = "auto",
     out: OutOption = Path("runs"),
@@ -381,11 +384,14 @@ def sample(
         bench sample ddpm -n 100 --sampler ddim --steps 20 --to ddim.png
         bench sample runs/digits/gan/0-3f2a91c04d -n 10000 --to gan.npz
         bench sample flow-matching --label 3 --to threes/
-        bench sample score-sde --dataset ring8 --trajectory --to way.png
+        bench sample score-sde --dataset ring8 --trajectory --to way.pdf
     """
-    _writable_target(to)
-    if trajectory and to.suffix.lower() not in (".png", ".svg", ".pdf"):
+    if trajectory and to.suffix.lower() not in PICTURES:
         raise BadInput(f"--trajectory draws a picture; --to {to} must end in .png, .svg or .pdf")
+    if trajectory and n is not None:
+        raise BadInput("--trajectory draws the ways of a few samples, and chooses how many; leave out -n")
+    _writable_target(to, PICTURES if trajectory else (".png", ".npz"))
+    count = n or 64
     folder = _find_run(run, dataset, out)
 
     from bench import evaluate
@@ -395,7 +401,7 @@ def sample(
     where = runs.device_of(device)
     model, info = _load_paradigm(folder, where)
     plan = _plan(type(model).card, info.recipe, sampler, steps, guidance, option or ())
-    labels = _labels(model, info, label, n, seed)
+    labels = _labels(model, info, label, count, seed)
     if not to.suffix and not model.space.is_image:
         raise BadInput(f"--to {to}: '{info.dataset}' holds vectors, not images; give a file.npz or a grid.png")
     if trajectory:
@@ -411,12 +417,12 @@ def sample(
         progress = Progress(name, display.event, stopping)
 
         def tell(done: int) -> None:
-            progress.update("sample", done, n, images=done)
+            progress.update("sample", done, count, images=done)
 
-        pool = evaluate.draw(model, plan, n, seed, labels, where, tell)
+        pool = evaluate.draw(model, plan, count, seed, labels, where, tell)
     evaluate.write_samples(pool, model.space, to)
-    calls = "" if pool.calls is None else f", {pool.calls:.4g} network calls each"
-    print(f"{to}: {n} samples of {info.recipe} by {plan}{calls}")
+    calls = "" if pool.calls is None else f", {pool.calls:.4g} network call{'s' * (pool.calls != 1)} each"
+    print(f"{to}: {count} sample{'s' * (count != 1)} of {info.recipe} by {plan}{calls}")
 
 
 def _plan(
@@ -587,6 +593,8 @@ def evaluate(
     """
     _check_dataset(dataset)
     target = Path(what)
+    if target.suffix.lower() in ARRAYS and not target.exists():
+        raise BadInput(f"there is no file {what}; give an .npz, .npy or .safetensors of samples, or a run")
     is_samples = target.exists() and not (target / "run.json").exists() and not _is_recipe(what)
     folder = target if is_samples else _find_run(what, dataset, out)
     if is_samples and likelihood:
@@ -1156,7 +1164,10 @@ def _find_run(text: str, dataset: str, out: Path) -> Path:
     if not candidates:
         if text not in known:
             raise unknown("run or recipe", text, known)
-        raise BadInput(f"no run of {text} on {dataset} in {out}; train one: bench train {text} --dataset {dataset}")
+        again = f"bench train {text} --dataset {dataset}" + (
+            "" if out == Path("runs") else f" --out {shlex.quote(str(out))}"
+        )
+        raise BadInput(f"no run of {text} on {dataset} in {out}; train one: {again}")
     return Path(max(candidates)[2])
 
 
@@ -1197,9 +1208,9 @@ def _writable_folder(path: Path) -> None:
                 parent.rmdir()
 
 
-def _writable_target(to: Path) -> None:
+def _writable_target(to: Path, suffixes: Sequence[str]) -> None:
     """The same for --to: a picture, an archive or a folder."""
-    if to.suffix and to.suffix.lower() not in (".png", ".npz"):
+    if to.suffix and to.suffix.lower() not in suffixes:
         raise BadInput(f"--to {to}: the name must end in .png or .npz, or be a folder")
     if to.suffix and to.is_dir():
         raise BadInput(f"--to {to} is a folder; name a file in it")
@@ -1294,6 +1305,8 @@ def _comparison(result: Any) -> None:
         shown = _fitting(texts, _console().width)
         rows = [list(row) for row in zip(*(texts[c] for c in shown))]
         _table(shown, rows, f"{dataset}, tier {tier}: mean ± 95 % t-interval over seeds", shown[2:])
+        if any(text.endswith("*") for c in shown for text in texts[c]):
+            print("*: the best and those not significantly worse (Welch's t with Holm's correction)")
         if hidden := [c for c in columns if c not in shown]:
             print(f"for want of width not shown, but in the report: {', '.join(hidden)}")
     for job, reason in result.failures:

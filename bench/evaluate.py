@@ -1240,13 +1240,20 @@ def _tensor(array: np.ndarray) -> Tensor:
 
 
 def _only_array(file: Mapping[str, np.ndarray], path: Path) -> np.ndarray:
-    """The array with one of the usual names, else the first that can be samples: labels are flat."""
-    if not len(file):
-        raise BadInput(f"{path} holds no array; write one with numpy.savez(path, samples=x)")
+    """The array with one of the usual names, else the only one that can be samples: labels are flat."""
     usual = next((n for n in ("samples", "x", "images") if n in file), None)
     if usual is not None:
         return file[usual]
-    return max((file[name] for name in file), key=lambda array: min(array.ndim, 2))
+    arrays = {name: file[name] for name in file if name not in LABELS}
+    able = {name: array for name, array in arrays.items() if array.ndim > 1} or arrays
+    if not able:
+        raise BadInput(f"{path} holds no array of samples; write one with numpy.savez(path, samples=x)")
+    if len(able) > 1:
+        raise BadInput(
+            f"{path} holds {len(able)} arrays, {', '.join(able)}: which are the samples? name that one 'samples', as in "
+            "numpy.savez(path, samples=x)"
+        )
+    return next(iter(able.values()))
 
 
 def _as_stored(x: Tensor, path: Path, space: Space, resize: Resize | None) -> tuple[Tensor, str]:
@@ -1288,8 +1295,13 @@ def _as_integers(x: Tensor, path: Path, space: Space) -> Tensor:
     """Checks the range; integers as they are, floats to the integer of their bin, vectors as float32."""
     if x.is_floating_point():
         x = x.float()
-        if not torch.isfinite(x).all():
-            raise BadInput(f"{path} holds numbers that are not finite")
+        whole = torch.isfinite(x).flatten(1).all(dim=1)
+        if not whole.all():
+            bad = (~whole).nonzero().flatten()
+            raise BadInput(
+                f"{path} holds numbers that are not finite, in {len(bad):,} of {len(x):,} samples, the first of them "
+                f"{int(bad[0])} (from 0); repair the model or leave those out, and say so"
+            )
         if space.levels and (reach := float(x.abs().max())) > REACH:
             raise BadInput(f"{path}: floats must span [-1, 1]; these reach {reach:g}: scale them, or give integers")
         if space.levels and float(x.min()) >= 0:
@@ -1306,7 +1318,7 @@ def _as_integers(x: Tensor, path: Path, space: Space) -> Tensor:
 def _read_folder(path: Path, space: Space, resize: Resize | None) -> Samples:
     files = sorted(p for p in path.iterdir() if p.suffix.lower() == ".png")
     if not files:
-        raise BadInput(f"{path} holds neither a run.json nor PNG files")
+        raise BadInput(f"{path} holds neither a run.json nor PNG files; give a run, or save the samples as PNG or .npz")
     if not space.is_image:
         raise BadInput(f"{path} is a folder of images, but the data set holds vectors")
     images, done = [], set()

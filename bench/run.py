@@ -193,6 +193,7 @@ def plan(
         reason = known.paradigm.refuses(config, space)
         if reason is not None:
             raise BadInput(f"{name} can not model {dataset_name}: {reason}")
+        _check_batch(config, known.config, len(found.train), dataset_name)
         return Run(
             recipe=name,
             config=config,
@@ -208,6 +209,13 @@ def plan(
         )
 
     return run(recipe, None, settings, ())
+
+
+def _check_batch(config: Any, default: Any, examples: int, name: str) -> None:
+    """Refuses a larger batch than there are examples, if it was asked for: it holds some twice, and may fill the memory."""
+    batch = getattr(config, "batch", None)
+    if type(batch) is int and batch > examples and batch != getattr(default, "batch", None):
+        raise BadInput(f"batch = {batch:,}, but {name} has {examples:,} training examples; take at most so many")
 
 
 def refusal(recipe: str, space: Space) -> str | None:
@@ -423,7 +431,7 @@ def read_info(folder: Path) -> Info:
     except TypeError as error:
         text = str(error).removeprefix("Info.__init__() ")
         raise BadInput(
-            f"{path} is damaged ({text}); delete the folder {folder} and run the same command again"
+            f"{path} is damaged ({text}); delete the folder {folder}, and `bench all` or `bench train` makes it anew"
         ) from None
 
 

@@ -196,7 +196,7 @@ def _damaged(path: Path, how: str) -> BadInput:
         return BadInput(f"{path} {how}; delete this file, and `bench all` or `bench evaluate` makes it anew")
     if path.name.startswith("plan-"):
         return BadInput(f"{path} {how}; delete this file and run the same command again")
-    return BadInput(f"{path} {how}; delete the folder {path.parent} and run the same command again")
+    return BadInput(f"{path} {how}; delete the folder {path.parent}, and `bench all` or `bench train` makes it anew")
 
 
 # ------------------------------------------------------------------------------------------------------- manifest

@@ -97,7 +97,8 @@ def _tables(path: Path) -> dict[str, dict[str, Any]]:
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise BadInput(f"can not read tiers from {path}: {error}") from None
+        why = getattr(error, "strerror", None) or error
+        raise BadInput(f"can not read tiers from {path}: {why}; give FILE.toml:NAME") from None
     if not found or not all(isinstance(table, dict) for table in found.values()):
         raise BadInput(f"{path} must hold one table for each tier, as in [quick]")
     return found

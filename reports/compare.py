@@ -438,7 +438,8 @@ def _unshared(lines: Sequence[Line], metric: str, a: Side, b: Side) -> NotCompar
         side = a if not kinds[0] else b
         why = side.entry.reason(metric)
         return NotComparable(f"{side.name} has no {metric}" + (f": {why}" if why else ""))
-    return UnknownName("metric", metric, dict.fromkeys(line.metric for line in lines))
+    both = [m for m in LIKELIHOODS if all(len(finite(s.rows[s.rows["metric"] == m])) for s in (a, b))]
+    return UnknownName("metric", metric, dict.fromkeys([*(line.metric for line in lines), *both]))
 
 
 # -------------------------------------------------------------------------------------------------------------- words

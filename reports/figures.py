@@ -1,8 +1,9 @@
 """The pictures: matplotlib figures as SVG for the page, and as SVG and PDF files for papers.
 
-Colours are Okabe and Ito's, told apart by colour-blind readers, and every recipe also has a marker shape, the same on
-the whole page. Bytes are stable: fixed hash salt, no dates, matplotlib's own defaults whatever the user's settings. In
-the page the ink follows the theme (light, dark, print) through CSS variables; every point has a title to hover over.
+Colours are Okabe and Ito's, told apart by colour-blind readers, with Paul Tol's wine in place of their yellow, which does
+not show on white; and every recipe also has a marker shape, the same on the whole page. Bytes are stable: fixed hash
+salt, no dates, matplotlib's own defaults whatever the user's settings. In the page the ink follows the theme (light,
+dark, print) through CSS variables; every point has a title to hover over.
 """
 
 from __future__ import annotations
@@ -44,9 +45,11 @@ from reports.stats import Summary, profile, summarise
 from reports.tables import UNITS, metric_title
 
 INK, MUTED, GRID, PAPER = "#1f2329", "#59636f", "#d1d9e1", "#fefefe"
-_THEME = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", PAPER: "var(--paper)"}
+WINE = "#882255"
+_THEME = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", PAPER: "var(--paper)", WINE: "var(--wine)"}
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", INK)
+# As many as there are paradigms: in the default comparison no two recipes share one.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", INK, WINE)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 # The same shapes for the key on the page, in a 12 x 12 box.
 SHAPES = (
@@ -129,8 +132,8 @@ def colour(mark: int) -> str:
 
 
 def marker(mark: int) -> str:
-    # Seven colours and eight shapes: no pair comes again before the 57th recipe.
-    return MARKERS[mark % len(MARKERS)] if mark >= 0 else "|"
+    # The next eight recipes have each colour with the next shape: no pair comes again before the 65th.
+    return MARKERS[(mark + mark // len(COLOURS)) % len(MARKERS)] if mark >= 0 else "|"
 
 
 def glyph(mark: int) -> tuple[str, str]:
@@ -435,6 +438,7 @@ def _dots(
     slug: str, title: str, caption: str, alt: str, axis: str, rows: list[_Dot], lines: list[tuple[str, float]]
 ) -> Picture:
     """A row per recipe: every seed, the mean with its interval, and lines that give the scale."""
+    width = 5.4
 
     def paint(d: _Drawing) -> None:
         ax = d.figure.subplots()
@@ -445,10 +449,8 @@ def _dots(
             _log(ax.xaxis, None, min(numbers), max(numbers))
         else:
             ax.xaxis.set_major_locator(MaxNLocator(6))
-        for i, (text, value) in enumerate(sorted(lines, key=lambda l: l[1])):
+        for _, value in lines:
             ax.axvline(value, color=MUTED, lw=1, ls=(0, (4, 3)), zorder=1)
-            ax.annotate(f"{text} {words.number(value)}", (value, 1), (3, 2 + 10 * (i % 2)), color=MUTED, fontsize=7.5,
-                        xycoords=("data", "axes fraction"), textcoords="offset points")  # fmt: skip
         for i, row in enumerate(rows):
             summary = summarise(row.values)
             if summary is None:
@@ -468,8 +470,23 @@ def _dots(
         ax.tick_params(axis="y", length=0)
         ax.grid(False, axis="y")
         ax.set_xlabel(axis)
+        _name_lines(ax, lines, 0.6 * 72 * width)
 
-    return _draw(slug, title, caption, alt, (5.4, 0.9 + 0.31 * max(2, len(rows))), paint)
+    return _draw(slug, title, caption, alt, (width, 0.9 + 0.31 * max(2, len(rows))), paint)
+
+
+def _name_lines(ax: Axes, lines: Sequence[tuple[str, float]], width: float) -> None:
+    """Names vertical lines above axes of so many points, each as low as it does not meet another. Limits are kept."""
+    size = 7.5
+    scale = ax.transScale + ax.transLimits
+    ends: list[float] = []  # of each storey, where its last name ends
+    for text, value in sorted(lines, key=lambda line: line[1]):
+        said = f"{text} {words.number(value)}"
+        start = float(scale.transform((value, 0))[0]) * width
+        storey = next((i for i, end in enumerate(ends) if end < start), len(ends))
+        ends[storey : storey + 1] = [start + 0.6 * size * (len(said) + 1)]
+        ax.annotate(said, (value, 1), (3, 2 + 10 * storey), color=MUTED, fontsize=size,
+                    xycoords=("data", "axes fraction"), textcoords="offset points")  # fmt: skip
 
 
 def quality_dots(section: Section) -> Picture | None:

@@ -222,6 +222,8 @@ def missing(entry: Entry, metric: str, default: str = "not measured") -> Cell:
     if not len(entry.rows):
         return Cell("–", missing=True, note=f"{entry.name}: no finished run")
     reason = entry.reason(metric) or default
+    if reason.startswith("not measured") and metric in METRICS:  # in a note below the table that is said of no column
+        reason = f"{METRICS[metric][0]} {reason}"
     return Cell("n/a", missing=True, note=f"{entry.name}: {reason}")
 
 

@@ -207,7 +207,8 @@ def test_help_answers_in_half_a_second(arguments: list[str]) -> None:
         ("train flow-machine", ["unknown recipe 'flow-machine'", "did you mean 'flow-matching'?"]),
         ("train gan --dataset digit", ["unknown data set 'digit'", "did you mean 'digits'?"]),
         ("train gan --tier quik", ["unknown tier 'quik'", "did you mean 'quick'?"]),
-        ("train gan --tier nowhere.toml:x", ["can not read tiers"]),
+        ("train gan --tier nowhere.toml:x", ["can not read tiers from nowhere.toml: No such file or directory; give"]),
+        ("train vae --set batch=1000000 --tier smoke --out {tmp}", ["batch = 1,000,000", "899 training examples"]),
         ("train gan --match flop", ["unknown match 'flop'", "did you mean 'flops'?"]),
         ("train flow-matching --set lr=fast --out {tmp}", ["--set lr=fast", "'lr' must be a number"]),
         ("train flow-matching --set learning=1 --out {tmp}", ["learning"]),
@@ -228,14 +229,18 @@ def test_help_answers_in_half_a_second(arguments: list[str]) -> None:
         ("sample nosuch --to {tmp}/new/sub/ --out {tmp}", ["unknown run or recipe 'nosuch'"]),
         ("time flow-matching --steps 1" + "0" * 5000 + " --out {tmp}", ["--steps"]),
         ("report {tmp} --formats ,", ["--formats is empty"]),
-        ("sample gan --out {tmp}", ["no run of gan on digits", "bench train gan --dataset digits"]),
+        ("sample gan --out {tmp}", ["no run of gan on digits", "bench train gan --dataset digits --out {tmp}"]),
+        ("sample gan --to {tmp}/way.pdf --out {tmp}", [".png or .npz"]),
+        ("sample gan --trajectory --to {tmp}/way.npz --out {tmp}", [".png, .svg or .pdf"]),
+        ("sample gan --trajectory -n 3 --out {tmp}", ["leave out -n"]),
+        ("evaluate none.npz", ["there is no file none.npz"]),
         ("sample gna --out {tmp}", ["did you mean 'gan'?"]),
         ("sample {tmp}", ["not the folder of a run"]),
         ("sample {tmp}/no/such", ["there is no run"]),
         ("sample gan --to x.gif --out {tmp}", [".png or .npz"]),
         ("sample gan --to {tmp}/file/grid.png", ["can not write to"]),
         ("time flow-matching --steps 1,two --out {tmp}", ["--steps 1,two"]),
-        ("evaluate {tmp}/none.npz", ["there is no run"]),
+        ("evaluate {tmp}/none.npz", ["there is no file"]),
         ("evaluate {tmp}/file --dataset digits", ["can not read"]),
         ("report {tmp}/none", ["there is no folder"]),
         ("report {tmp} --formats pdf", ["unknown format 'pdf'"]),
@@ -249,7 +254,7 @@ def test_help_answers_in_half_a_second(arguments: list[str]) -> None:
 def test_one_line_and_exit_2(arguments: str, words: list[str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not what you think")
     result = bench(*arguments.format(tmp=tmp_path).split())
-    refused(result, *words)
+    refused(result, *(word.format(tmp=tmp_path) for word in words))
     left = {p.name for p in tmp_path.rglob("*")} - {"file"}
     assert not left, f"half-written: {left}"
 
@@ -549,6 +554,11 @@ def test_sample_evaluate_time_report(
     assert bench("sample", "vae", "-n", 5, "--to", tmp_path / "pngs").exit_code == 0
     assert len(list((tmp_path / "pngs").glob("*.png"))) == 5
     refused(bench("sample", "vae", "-n", 2, "--to", tmp_path / "pngs"), "PNG files")
+    for suffix, start in (("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")):
+        way = tmp_path / f"way.{suffix}"
+        drawn = bench("sample", "flow-matching", "--steps", 2, "--trajectory", "--to", way)
+        assert drawn.exit_code == 0, drawn.output
+        assert way.read_bytes().startswith(start)
 
     refused(bench("sample", "vae", "--label", 3), "without labels")
     refused(bench("sample", "flow-matching", "--guidance", 2), "no guidance")
@@ -678,6 +688,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(root / "unit.npy", (floats + 1) / 2)
     floats[3, 0, 2, 2] = np.nan
     np.save(root / "nan.npy", floats)
+    np.savez(root / "two.npz", a=test, b=train, y=digits.test.y.numpy())
     np.savez(root / "labels.npz", samples=test, labels=digits.test.y.numpy() + 1)
     (root / "empty").mkdir()
     (root / "pngs").mkdir()
@@ -746,7 +757,8 @@ def test_rows_of_samples_are_kept_for_the_report(theirs: Path, tmp_path: Path) -
         ("shape.npy", ["shape (898, 1, 7, 8)", "(N, 1, 8, 8)"]),
         ("shape.npy --resize area", ["8×7 pixels can not become 8×8 without distortion"]),
         ("empty", ["neither a run.json nor PNG files"]),
-        ("nan.npy", ["not finite"]),
+        ("nan.npy", ["not finite, in 1 of 898 samples, the first of them 3"]),
+        ("two.npz", ["holds 2 arrays, a, b: which are the samples?"]),
         ("bytes.npy", ["floats must span [-1, 1]", "these reach"]),
         ("unit.npy", ["floats must span [-1, 1]", "all positive"]),
         ("labels.npz", ["labels 1 to 10", "0 to 9"]),

@@ -20,6 +20,7 @@ from torch import Tensor
 from paradigms import catalogue, edm
 from paradigms.backbones import Backbone, count_calls
 from paradigms.contract import Batch, Data, Kind, Noise, Plan, Space
+from paradigms.errors import BadInput
 from paradigms.maths import bounds, samplers
 from paradigms.maths.denoiser import X0, Denoiser, Eps, Preconditioned, Prediction, Velocity, VPrediction
 from paradigms.maths.likelihood import normal_log_prob
@@ -284,6 +285,8 @@ def test_the_bound_visits_every_step_and_strata_cover_the_chain():
         assert all((t == t[0]).all() for t in seen)
         seen.clear()
         model.log_likelihood(x, vlb(terms=5), Noise(0))
+        with pytest.raises(BadInput, match="terms = 1,001 are more than a chain of 1,000 steps has"):
+            model.log_likelihood(x, vlb(terms=1001), Noise(0))
     decoder, *strata = seen
     assert (decoder == 1).all()
     assert (int(strata[-1].min()), int(strata[0].max())) == (2, 1000)

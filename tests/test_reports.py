@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from scipy import stats as scipy_stats
 
@@ -314,6 +315,13 @@ def test_a_missing_metric_says_why(tmp_path: Path) -> None:
     assert any("no tractable density" in note for note in table.notes)
 
 
+def test_a_note_on_what_was_not_measured_names_the_column(tmp_path: Path) -> None:
+    rows, runs = made(tmp_path)
+    section = one([r for r in rows if r["recipe"] != "gamma" or r["metric"] != "kd"], runs)
+    entry = next(e for e in section.finished if e.name == "gamma")
+    assert tables.missing(entry, "kd").note == f"gamma: {tables.METRICS['kd'][0]} not measured"
+
+
 def test_frontier() -> None:
     assert figures.frontier([(4, 1.0), (1, 5.0), (2, 6.0), (3, 1.0), (8, 0.5)]) == [(1, 5.0), (3, 1.0), (8, 0.5)]
 
@@ -322,6 +330,26 @@ def test_markers_and_colours_tell_many_recipes_apart() -> None:
     seen = {(figures.colour(i), figures.marker(i)) for i in range(50)}
     assert len(seen) == 50
     assert len(figures.MARKERS) == len(figures.SHAPES)
+    assert len({figures.colour(i) for i in range(8)}) == 8, "one for each paradigm of the default comparison"
+
+
+def test_names_of_the_lines_do_not_meet() -> None:
+    """A long name, and lines close together because a recipe lies far off."""
+    dots = [figures._Dot("far", 0, (2.4, 7.5)), figures._Dot("near", 1, (2.5, 2.6))]
+    lines = [("uniform", 4.09), ("Gaussian", 3.07), ("pixel histograms", 2.44)]
+    boxes = []
+
+    def measured(slug: str, title: str, caption: str, alt: str, size: tuple[float, float], paint: Any) -> Any:
+        drawing = figures._Drawing(Figure(figsize=size, layout="constrained"))
+        paint(drawing)
+        drawing.figure.draw_without_rendering()
+        boxes.extend(text.get_window_extent() for text in drawing.figure.axes[0].texts)
+
+    with pytest.MonkeyPatch.context() as patch, figures._settings():
+        patch.setattr(figures, "_draw", measured)
+        figures._dots("s", "t", "c", "a", "NLL", dots, lines)
+    assert len(boxes) == 3
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
 # -------------------------------------------------------------------------------------------------------- the files

@@ -392,6 +392,7 @@ def test_what_can_not_be_compared_is_said_in_one_line(tmp_path: Path) -> None:
         with pytest.raises(UnknownName) as unknown:
             asked(rows, runs, *selectors, metric)
         assert unknown.value.what == what
+    assert "bits_per_dim" in unknown.value.known, "both have one, though of different kinds: asked for, it says so"
     both = rows + [dict(r, dataset="other") for r in rows]
     with pytest.raises(NotComparable, match=r"both have results on digits \(quick\) or other \(quick\); choose"):
         asked(both, [], Selector("alpha"), Selector("beta"))

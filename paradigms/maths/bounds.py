@@ -101,7 +101,10 @@ def log_likelihood(
     n = int(kind.option("steps", 1000))
     if d.T is not None and n > d.T:
         raise BadInput(f"{n} steps are more than the chain has; T = {d.T}")
-    return chain_bound(d, x, space, n, int(kind.option("terms", 0)), kind.word("variance", "small"), noise, dequantised)
+    m = int(kind.option("terms", 0))
+    if m > n:
+        raise BadInput(f"terms = {m:,} are more than a chain of {n:,} steps has; terms = 0 takes all of them")
+    return chain_bound(d, x, space, n, m, kind.word("variance", "small"), noise, dequantised)
 
 
 # ---------------------------------------------------------------------------------------------------------- bounds
