@@ -656,6 +656,9 @@ def evaluate(
                 progress.update("the floor", 0, 1)
                 kept = None if features else folder.resolve().parents[1] / "baselines" / protocol.name
                 rows = rows + scores.floor(info.dataset, n, protocol, kept, features or ())
+    refused = {row.reason: None for row in rows if likelihood and row.status == "ok" and row.reason and row.kind}
+    if refused:
+        raise BadInput("; ".join(refused))
     if as_json:
         _print_json([_finite_row(row) for row in rows])
     else:

@@ -395,7 +395,7 @@ def _quality_column(
     def make(entry: Entry) -> Cell:
         rows = entry.headline(metric)
         rows = rows[(rows["split"] == split) & (rows["features"] == features)] if split or features else rows
-        values, none = seed_means(rows), f"{column.title} not measured"
+        values, none = seed_means(rows), "not measured"
         if metric == "cas" and not entry.main["conditional"].eq(True).any():
             none = "no CAS, which is of samples drawn for a label"
         if metric != "modes":

@@ -55,6 +55,7 @@ from torch import nn
 
 from paradigms.backbones import Backbone
 from paradigms.contract import Card, Estimate, Kind, Paradigm, Plan, Recipe, Sampler, Update
+from paradigms.errors import BadInput
 from paradigms.maths.likelihood import dequantise, log_mass, normal_log_prob
 
 
@@ -115,6 +116,8 @@ class Eighth(Paradigm):
         return self.net(plan.option("temperature", 1.0) * z.flatten(1)).view(z.shape)
 
     def log_likelihood(self, x, kind, noise, cond=None):
+        if kind.option("K", 1) == 13:
+            raise BadInput("thirteen draws bring bad luck; ask for twelve")
         draws = [dequantise(x, self.space.levels, noise) for _ in range(int(kind.option("K", 1)))]
         log = torch.stack([log_mass(self._log_density(draw), self.space) for draw in draws]).mean(0)
         return Estimate(log, {"draws": torch.full_like(log, len(draws))})
@@ -624,6 +627,7 @@ def test_a_likelihood_with_options_of_ones_own(
     assert bench("report", "asked", "--formats", "md").exit_code == 0
     assert "mean \\(K=3\\)" in (world / "asked" / "report" / "report.md").read_text()
 
+    refused(bench(*arguments, "mean:K=13"), "thirteen draws bring bad luck")
     refused(bench(*arguments, "means:K=3"), "unknown likelihood 'means' of eighth; known: exact, mean")
     refused(bench(*arguments, "mean:K=0"), "mean takes whole numbers K from 1 to 100,000, not 0")
     refused(bench(*arguments, "mean:K=2.5"), "whole numbers K", "not 2.5")
