@@ -104,6 +104,7 @@ LIKELIHOODS = (
         (("K", 16),),
         ranges={"K": (1, 100_000)},
         note="K dequantisation draws, Burda et al.",
+        levels_only=True,
     ),
 )
 INVERSE = Sampler("inverse", (1,), options={"temperature": 1.0}, ranges={"temperature": (0.0, 2.0)})
