@@ -445,7 +445,7 @@ def _plan(
         if key not in known.options:
             raise unknown(f"option of sampler {name}:", key, known.options or ["(it has none)"])
         values[key] = value
-    count = steps or (card.default.steps if same else known.steps[-1])
+    count = (card.default.steps if same else known.steps[-1]) if steps is None else steps
     plan = Plan(name, count, tuple(sorted(values.items())))
     known.check(plan)
     return plan
@@ -486,6 +486,15 @@ def _kind(card: Card, recipe: str, space: Space, text: str) -> Kind:
     kind = dataclasses.replace(kind, options=tuple(options.items()))
     kind.check()
     return kind
+
+
+def _chosen(card: Card, recipe: str, text: str) -> Plan:
+    """A plan that a user named as in ancestral-1000 or ddim-50:eta=0.5,grid=quadratic. Raises BadInput."""
+    named, _, options = text.partition(":")
+    name, _, steps = named.rpartition("-")
+    if not (name and steps.isascii() and steps.isdigit()):
+        name, steps = named, ""
+    return _plan(card, recipe, name, int(steps) if steps else None, options=options.split(",") if options else ())
 
 
 def _labels(model: Any, info: Any, label: str | None, n: int, seed: int) -> Any:
@@ -556,6 +565,10 @@ def evaluate(
         list[str] | None,
         typer.Option("--likelihood", help="Only this likelihood, with its options: KIND[:key=value,...]. Repeatable."),
     ] = None,
+    sampler: Annotated[
+        list[str] | None,
+        typer.Option("--sampler", help="Only this sampler: NAME-STEPS[:key=value,...]. Repeatable."),
+    ] = None,
     device: DeviceOption = "auto",
     out: OutOption = Path("runs"),
     force: ForceOption = False,
@@ -568,6 +581,7 @@ def evaluate(
         bench evaluate flow-matching
         bench evaluate runs/digits/vae/0-3f2a91c04d --tier standard --json
         bench evaluate vae --likelihood iwae:K=5000
+        bench evaluate ddpm --sampler ancestral-1000 --sampler ddim-50:eta=0.5
         bench evaluate my-samples.npz --dataset fashion-mnist
         bench evaluate my-folder-of-pngs/ --dataset cifar10 --resize bicubic
         bench evaluate my-samples.npz --tier quick --to runs/digits/external/mine
@@ -580,8 +594,15 @@ def evaluate(
     folder = target if is_samples else _find_run(what, dataset, out)
     if is_samples and likelihood:
         raise BadInput(f"{what} holds samples, which have no likelihood; leave out --likelihood, or name a run")
-    if likelihood and features:
-        raise BadInput("--likelihood and --features are two questions; ask one at a time")
+    if is_samples and sampler:
+        raise BadInput(f"{what} holds samples, which are drawn already; leave out --sampler, or name a run")
+    asked = [
+        name
+        for name, given in (("--likelihood", likelihood), ("--sampler", sampler), ("--features", features))
+        if given
+    ]
+    if len(asked) > 1:
+        raise BadInput(f"{' and '.join(asked)} are {len(asked)} questions; ask one at a time")
     for option, given, wanted in (("--resize", resize, True), ("--to", to, True), ("--samples", number, False)):
         if given is not None and is_samples != wanted:
             raise BadInput(f"{option} is for {'samples, and' if wanted else 'runs, and'} {what} is not; leave it out")
@@ -597,11 +618,12 @@ def evaluate(
     if to is not None:
         _new_results(to, scores.GRID)
     name = f"evaluate {what}"
-    if likelihood:
+    if likelihood or sampler:
         trained = runs.read_info(folder)
         card = _card(catalogue.get(trained.recipe).paradigm, trained.recipe)
         space = scores.dataset(trained.dataset).space
-        kinds = [_kind(card, trained.recipe, space, text) for text in likelihood]
+        kinds = [_kind(card, trained.recipe, space, text) for text in likelihood or ()]
+        plans = [_chosen(card, trained.recipe, text) for text in sampler or ()]
     with _display_of(as_json)({name: 1.0}) as display, graceful_stop() as stopping:
         progress = Progress(name, display.event, stopping)
         if is_samples:
@@ -619,6 +641,8 @@ def evaluate(
             protocol, where = _tier_of(info.tier, tier), str(runs.device_of(device))
             if likelihood:
                 rows = scores.likelihoods(folder, kinds, protocol, progress, where, force)
+            elif sampler:
+                rows = scores.sampled(folder, plans, protocol, progress, where, force)
             elif features:
                 rows = scores.in_spaces(folder, features, protocol, progress, where, force, number)
             else:
@@ -631,7 +655,7 @@ def evaluate(
     if as_json:
         _print_json([_finite_row(row) for row in rows])
     else:
-        _rows(rows)
+        _rows(rows, every=bool(sampler))
         if to is not None:
             print(f"kept in {to}; `bench report {shlex.quote(str(to.parent))}` shows them, marked external")
     if any(row.status in ("failed", "diverged") for row in rows):
@@ -1302,8 +1326,8 @@ def _fitting(texts: Mapping[str, Sequence[str]], width: int) -> list[str]:
     return list(widths)
 
 
-def _rows(rows: Sequence[Row]) -> None:
-    """An evaluation as a table: the headline plan beside the floor, likelihoods, and what failed."""
+def _rows(rows: Sequence[Row], every: bool = False) -> None:
+    """An evaluation as a table: the headline plan (or `every` one) beside the floor, likelihoods, and what failed."""
     from bench.features import frechet_title
 
     floors = {(r.metric, r.split, r.features): r.value for r in rows if r.status == "baseline"}
@@ -1312,7 +1336,7 @@ def _rows(rows: Sequence[Row]) -> None:
         if row.status == "baseline":
             continue
         likelihood = bool(row.kind) or row.metric in ("bits_per_dim", "nll")
-        if row.draw or not (likelihood or row.headline or not row.sampler):
+        if row.draw or not (likelihood or every or row.headline or not row.sampler):
             continue
         weights = row.weights if row.weights == "raw" else ""
         if row.fraction is not None and row.fraction < 1:
@@ -1323,8 +1347,8 @@ def _rows(rows: Sequence[Row]) -> None:
         relation = f"{row.relation} " if row.relation not in ("", "=") else ""
         against = f"{row.split} ({row.n_ref:,})" if row.n_ref else row.split
         metric = frechet_title(row.features) if row.metric == "fd" and row.features else row.metric
-        options = row.options if row.kind else ""
-        where = " ".join(x for x in (row.features, row.kind, options, plan, weights) if x)
+        options = row.options if row.kind or every else ""
+        where = " ".join(x for x in (row.features, row.kind, plan, options, weights) if x)
         real = None if likelihood else floors.get((row.metric, row.split, row.features))
         floor = "" if real is None or math.isnan(real) else f"{real:.5g}"
         n = f"{row.n or 0:,}"

@@ -18,7 +18,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -48,6 +48,7 @@ from paradigms.maths.likelihood import bits_per_dim
 
 __all__ = [
     "ASKED",
+    "PLANS",
     "SPACES",
     "Pool",
     "Resize",
@@ -70,6 +71,7 @@ __all__ = [
 GRID = "grid.png"
 SAMPLES = "samples.npz"
 ASKED = "likelihood"  # folder of the likelihoods that a user chose, inside the run's own
+PLANS = "samplers"  # of the rows of plans that a user chose
 SPACES = "features"  # and of the rows in feature spaces that a user named
 REFERENCE = 10_000  # at most so many real examples of either split stand behind a quality number
 WIDE = 25  # but so many per feature, of what there are, in a wide space: a Frechet distance needs them
@@ -494,16 +496,10 @@ def evaluate(
     for plan in todo:
         drawn, sets = _planned(base, plan, card), draws_of(card, plan, tier)
         with work.part(str(plan), n * sets) as tell, _section(rows, drawn, "fd" if ref.spaces else "w2"):
-            labels = pool_labels(model, found.train, n * sets, info.seed)
-            pool = draw(model, plan, n * sets, info.seed, labels, device, tell)
-            drawn = dataclasses.replace(drawn, calls=pool.calls)
-            # The training split asks for copies, and only the headline is asked, once.
-            splits = ("test", "train") if drawn.headline else ("test",)
-            for index, (x, y) in enumerate(pieces(pool, n)):
-                here = dataclasses.replace(drawn, draw=index)
-                rows += quality(here, x, y, ref, splits, copies=drawn.headline and index == 0)
-            flops = measure.flops_per_sample(model, plan, device)
-            rows.append(dataclasses.replace(drawn, metric="flops_per_sample", value=flops, unit="FLOP", n=1))
+            pool = draw(
+                model, plan, n * sets, info.seed, pool_labels(model, found.train, n * sets, info.seed), device, tell
+            )
+            rows += _of_pool(dataclasses.replace(drawn, calls=pool.calls), pool, n, ref, model, device)
             if plan == card.default:
                 _keep_samples(folder, pool, model.space)
     for variant in variants:
@@ -519,6 +515,18 @@ def evaluate(
         rows.append(_no_likelihood(base, card, model.space, tier))
     save_rows(folder, rows, key)
     return rows
+
+
+def _of_pool(drawn: Row, pool: Pool, n: int, ref: Reference, model: Paradigm, device: str) -> list[Row]:
+    """The rows of a plan's samples, in disjoint sets of n, and of what one costs."""
+    rows: list[Row] = []
+    # The training split asks for copies, and only the headline is asked, once.
+    splits = ("test", "train") if drawn.headline else ("test",)
+    for index, (x, y) in enumerate(pieces(pool, n)):
+        here = dataclasses.replace(drawn, draw=index)
+        rows += quality(here, x, y, ref, splits, copies=drawn.headline and index == 0)
+    flops = measure.flops_per_sample(model, pool.plan, device)
+    return [*rows, dataclasses.replace(drawn, metric="flops_per_sample", value=flops, unit="FLOP", n=1)]
 
 
 class Variant(NamedTuple):
@@ -592,22 +600,73 @@ def likelihoods(
         kind.check()
     folder = Path(folder)
     model, info, found = _opened(folder, device)
-    key = _digest("likelihood", _protocol(found, tier, catalogue.get(info.recipe)), _weights_of(folder))
-    kept = _kept(folder / ASKED, key) or []
-    known = {_kind_of(row): row for row in kept}
-    todo = [kind for kind in dict.fromkeys(kinds) if force or (kind.name, settings_text(kind.options)) not in known]
-    work, base = Work(progress, _costs(todo, found, tier)), _measured(info, model, tier, device)
-    rows = [row for kind in todo for row in _of_splits(base, model, kind, found, tier, device, work)]
-    if todo:
-        new = {_kind_of(row) for row in rows}
-        kept = [row for row in kept if _kind_of(row) not in new] + rows
-        save_rows(folder / ASKED, [row for row in kept if row.status != "failed"], key)
-    wanted = {(kind.name, settings_text(kind.options)) for kind in kinds}
-    return [row for row in kept if _kind_of(row) in wanted]
+    wanted = {(kind.name, settings_text(kind.options)): kind for kind in kinds}
+    asked = _Asked(
+        folder / ASKED, _digest("likelihood", _protocol(found, tier, catalogue.get(info.recipe)), _weights_of(folder))
+    )
+    todo = {name: kind for name, kind in wanted.items() if force or name not in asked.known(_kind_of)}
+    work, base = Work(progress, _costs(list(todo.values()), found, tier)), _measured(info, model, tier, device)
+    rows = [row for kind in todo.values() for row in _of_splits(base, model, kind, found, tier, device, work)]
+    return asked.with_new(rows, set(wanted), _kind_of)
 
 
-def _kind_of(row: Row) -> tuple[str, str]:
+def sampled(
+    folder: Path, chosen: Sequence[Plan], tier: Tier, progress: Progress, device: str = "cpu", force: bool = False
+) -> list[Row]:
+    """The rows of plans that a user chose, on as many samples as the tier draws, at any cost; as `likelihoods` otherwise.
+
+    A plan that the tier itself draws for this run is not drawn again. Raises BadInput as `evaluate` does.
+    """
+    folder = Path(folder)
+    model, info, found = _opened(folder, device)
+    recipe, card, ref, n = catalogue.get(info.recipe), type(model).card, reference(info.dataset), pool_size(found, tier)
+    wanted = {(plan.sampler, plan.steps, settings_text(plan.options)): plan for plan in chosen}
+    asked = _Asked(folder / PLANS, _digest("plans", _protocol(found, tier, recipe), _weights_of(folder)))
+    tiers = _kept(folder, _key(folder, info, tier, found, recipe)) or []
+    known = asked.known(_plan_of) | {_plan_of(row) for row in tiers}
+    todo = {name: plan for name, plan in wanted.items() if force or name not in known}
+    work = Work(progress, [n * _expected_calls(card, plan) for plan in todo.values()])
+    base, rows = _measured(info, model, tier, device), list[Row]()
+    for plan in todo.values():
+        drawn = _planned(base, plan, card)
+        with work.part(str(plan), n) as tell, _section(rows, drawn, "fd" if ref.spaces else "w2"):
+            pool = draw(model, plan, n, info.seed, pool_labels(model, found.train, n, info.seed), device, tell)
+            rows += _of_pool(dataclasses.replace(drawn, calls=pool.calls), pool, n, ref, model, device)
+    found_rows = asked.with_new(rows, set(wanted), _plan_of)
+    new = {_plan_of(row) for row in found_rows}
+    return found_rows + [row for row in tiers if _plan_of(row) in wanted and _plan_of(row) not in new]
+
+
+@dataclass
+class _Asked:
+    """What a user asked of a run beside what its tier measures, kept in a folder of its own under a key."""
+
+    folder: Path
+    key: str
+
+    def __post_init__(self) -> None:
+        self.rows = _kept(self.folder, self.key) or []
+
+    def known(self, name: Callable[[Row], tuple[object, ...]]) -> set[tuple[object, ...]]:
+        return {name(row) for row in self.rows}
+
+    def with_new(
+        self, rows: list[Row], wanted: Collection[tuple[object, ...]], name: Callable[[Row], tuple[object, ...]]
+    ) -> list[Row]:
+        """Keeps the new rows in place of the old of the same name, failures apart; returns those that were wanted."""
+        new = {name(row) for row in rows}
+        self.rows = [row for row in self.rows if name(row) not in new] + rows
+        if rows:
+            save_rows(self.folder, [row for row in self.rows if row.status != "failed"], self.key)
+        return [row for row in self.rows if name(row) in wanted]
+
+
+def _kind_of(row: Row) -> tuple[object, ...]:
     return row.kind, row.options
+
+
+def _plan_of(row: Row) -> tuple[object, ...]:
+    return row.sampler, row.steps, row.options
 
 
 def _opened(folder: Path, device: str) -> tuple[Paradigm, runs.Info, Dataset]:

@@ -287,7 +287,9 @@ def everything(
             failures.append((job.name, outcome.failure))
 
     run_folders = tuple(dict.fromkeys(run.folder(out) for run in planned))
-    folders = [f for run in run_folders for f in (run, run / measure.TIMING, run / evaluate.ASKED)]
+    folders = [
+        f for run in run_folders for f in (run, run / measure.TIMING, run / evaluate.ASKED, run / evaluate.PLANS)
+    ]
     folders.append(baseline_folder)
     folders = [folder for folder in folders if (folder / store.RESULTS).exists()]
     bad = damaged([*folders, *run_folders])

@@ -171,7 +171,8 @@ def _page(section: Section, many_tiers: bool, with_figures: bool, real: GridSour
     plans = None
     if section.finished:
         speed, plans = tables.speed(section)
-        lower += [tables.cost(section), speed]
+        swept = tables.sweep(section)
+        lower += [*([swept] if swept else []), tables.cost(section), speed]
     page = Page(
         section,
         heading,

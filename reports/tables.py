@@ -393,11 +393,13 @@ def _quality_column(
     def make(entry: Entry) -> Cell:
         rows = entry.headline(metric)
         rows = rows[(rows["split"] == split) & (rows["features"] == features)] if split or features else rows
-        values = seed_means(rows)
+        values, none = seed_means(rows), f"{column.title} not measured"
+        if metric == "cas" and not entry.main["conditional"].eq(True).any():
+            none = "no CAS, which is of samples drawn for a label"
         if metric != "modes":
-            return cell(entry, values, metric=metric, ranking=ranking, rows=rows)
+            return cell(entry, values, metric=metric, ranking=ranking, rows=rows, default=none)
         units = rows["unit"]
-        made = cell(entry, values, _modes, metric=metric, ranking=ranking, rows=rows)
+        made = cell(entry, values, _modes, metric=metric, ranking=ranking, rows=rows, default=none)
         return made if made.value is None else replace(made, extra=f"{made.extra} {units.iloc[0]}".strip())
 
     return column, make
@@ -1004,6 +1006,59 @@ def cost(section: Section) -> Table:
 
 
 MATCHED = {"flops": "FLOPs", "images": "images", "seconds": "seconds"}
+
+
+def sweep(section: Section) -> Table | None:
+    """Quality against the number of steps: a line for each sampler of a recipe; None where nothing was swept over."""
+    metric, features = section.quality
+    found: list[tuple[Entry, str, str, dict[float, Cell]]] = []
+    for entry in section.finished:
+        rows = entry.main[(entry.main["metric"] == metric) & (entry.main["split"] == "test")]
+        rows = rows[rows["features"] == features]
+        by_sampler: dict[tuple[str, str], dict[float, Cell]] = {}
+        for plan in plans_of(rows):
+            sampler, steps, options = plan
+            mine = at_plan(rows, plan)
+            made, calls = _shown(entry, seed_means(mine), words.with_interval), summarise(seed_means(mine, "calls"))
+            told = "" if calls is None or calls.mean == steps else f"{calls.mean:.3g} calls"
+            mark = " ●" if plan == entry.plan else ""
+            by_sampler.setdefault((sampler, options), {})[steps] = replace(
+                made, extra=(made.extra + mark).strip(), sub=told
+            )
+        if sum(map(len, by_sampler.values())) > 1:
+            found += [(entry, *names, cells) for names, cells in sorted(by_sampler.items())]
+    counts = sorted({k for *_, cells in found for k in cells})
+    if not found:
+        return None
+    lines = tuple(
+        Line(
+            entry.name,
+            "recipe",
+            entry.mark,
+            (
+                Cell(" ".join((words.plain(sampler), options.replace(",", " "))).strip()),
+                *(cells.get(k, Cell("")) for k in counts),
+            ),
+        )
+        for entry, sampler, options, cells in found
+    )
+    columns = [Column("Sampler", numeric=False, key="sampler")]
+    columns += [Column(f"{k:g}", key=f"steps_{k:g}", note=words.plural(int(k), "step")) for k in counts]
+    title = f"{metric_title(section, metric, features)} against steps"
+    caption = (
+        "By sampler and number of steps, on the test split; below a number its network calls where they are not the "
+        "steps; ● marks the card's default."
+    )
+    swept = {c.seeds for line in lines for c in line.cells if c.value is not None and "●" not in c.extra}
+    notes: list[str] = []
+    if len(swept) == 1 and None not in swept:  # said once, not in every cell
+        (fewer,) = swept
+        lines = tuple(
+            replace(line, cells=tuple(c if "●" in c.extra else replace(c, seeds=None) for c in line.cells))
+            for line in lines
+        )
+        notes.append(f"All but the defaults were tried on {words.plural(int(fewer or 0), 'training seed')}.")
+    return Table(f"{section.slug}-sweep", title, caption, tuple(columns), lines, tuple(notes))
 
 
 def speed(section: Section) -> tuple[Table, Table]:

@@ -244,3 +244,20 @@ def test_learning_lowers_the_loss(tmp_path: Path):
     after, spent = unet_speed.learn(net.train(), dataset, 15 * 64, 64, 2e-3, 0)
     assert after < 0.97 * before
     assert spent > 0
+
+
+def test_a_velocity_towards_the_data_is_near_it():
+    """The distance of the learning comparison: the exact velocity of one held-out image each is at the split itself."""
+    dataset = unet_speed.datasets.load("digits")
+    images, seen = dataset.space.encode(dataset.test.x), []
+
+    class Towards(nn.Module):
+        def forward(self, x, t, y):
+            # x = (1 - t) image + t eps, so that the way to the image is (x - image) / t at all times but the last.
+            first = 200 * (len(seen) // 32)  # calls of a batch
+            seen.append(t)
+            target = images[torch.arange(first, first + len(x)) % len(images)]
+            return (x - target) / t.clamp_min(1e-3).view(-1, 1, 1, 1)
+
+    assert unet_speed.distance(Towards(), dataset, 200, 800) < 0.5
+    assert unet_speed.distance(lambda x, t, y: torch.zeros_like(x), dataset, 200, 800) > 10

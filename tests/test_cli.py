@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from bench import cli
+from bench import cli, store
 from paradigms.contract import Space
 from paradigms.errors import BadInput
 
@@ -623,6 +623,38 @@ def test_a_likelihood_with_options_of_ones_own(
     refused(bench("evaluate", "mine.toml", "--likelihood", "exact"), "holds samples")
     refused(bench("sample", "eighth", "--option", "temperature=-1"), "temperature from 0 to 2, not -1")
     refused(bench("sample", "eighth", "--option", "temperature=inf"), "finite number")
+
+
+def test_a_sampler_of_ones_own(
+    first: subprocess.CompletedProcess[str], world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drawn once, kept beside the tier's rows, in the report; what the tier draws itself is not drawn again."""
+    monkeypatch.chdir(world)
+    monkeypatch.syspath_prepend(world / "site")
+    shutil.copytree(world / "runs", world / "chosen")
+    run = next((world / "chosen" / "digits" / "eighth").glob("0-*"))
+    before = (run / "results.jsonl").read_bytes()
+    arguments = ("evaluate", run, "--tier", "mine.toml:tiny", "--sampler")
+    asked = bench(*arguments, "push-1:temperature=0.5", "--sampler", "push-1", "--json")
+    assert asked.exit_code == 0, asked.output
+    rows = [row for row in json.loads(asked.stdout) if row["status"] != "baseline"]
+    assert {(row["options"], row["headline"]) for row in rows} == {("temperature=0.5", False), ("", True)}
+    mine = [row for row in rows if row["options"]]
+    assert {"fd", "kd", "flops_per_sample"} <= {row["metric"] for row in mine}
+    assert {row["n"] for row in mine if row["metric"] == "fd"} == {row["n"] for row in rows if row["metric"] == "fd"}
+    assert (run / "results.jsonl").read_bytes() == before
+    kept = (run / "samplers" / "results.jsonl").read_bytes()
+    assert {row.options for row in store.load_rows(run / "samplers")} == {"temperature=0.5"}, "the other is the tier's"
+    assert "temperature=0.5" in bench(*arguments, "push-1:temperature=0.5").stdout
+    assert (run / "samplers" / "results.jsonl").read_bytes() == kept
+    assert bench("report", "chosen", "--formats", "csv").exit_code == 0
+    assert "temperature=0.5" in (world / "chosen" / "report" / "report.csv").read_text()
+
+    refused(bench(*arguments, "ddim-5"), "eighth has no sampler 'ddim'; it has push")
+    refused(bench(*arguments, "push-1:eta=1"), "unknown option of sampler push: 'eta'")
+    refused(bench(*arguments, "push-0"), "steps")
+    refused(bench("evaluate", "mine.toml", "--sampler", "push-1"), "drawn already")
+    refused(bench(*arguments, "push-1", "--likelihood", "exact"), "--likelihood and --sampler are 2 questions")
 
 
 # ------------------------------------------------------------------------------------------------- anyone's samples

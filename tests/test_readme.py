@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pandas as pd
 from typer.main import get_command
 
 from bench import readme
 from bench.cli import app
+from bench.publish import publish
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -54,3 +56,25 @@ def test_the_two_commands_are_the_ones_that_ci_runs():
     assert "pip install -c constraints.txt -e '.[test]' && pytest" in TEXT
     assert "-c constraints.txt -e '.[test]'" in ci
     assert re.search(r"^pytest$", ci, re.MULTILINE)
+
+
+def test_what_is_kept_of_a_report(tmp_path: Path) -> None:
+    """Tables and figures without the curves of single trainings, the rows packed: the same bytes each time."""
+    report, to = tmp_path / "report", tmp_path / "kept"
+    (report / "figures").mkdir(parents=True)
+    for name in ("quality", "training-vae"):
+        (report / "figures" / f"digits-{name}.svg").write_text(f"<svg>{name}</svg>")
+    (report / "report.csv").write_text("metric,value\nfd,1.5\n")
+    pictures = ("![Dots](figures/digits-quality.svg)", "![Curves of vae](figures/digits-training-vae.svg)")
+    (report / "report.md").write_text("# Title\n\n" + "\n\n".join(pictures) + "\n\n## Limits\n")
+    written = publish(report, to)
+    assert sorted(path.relative_to(to).as_posix() for path in written) == [
+        "figures/digits-quality.svg",
+        "report.md",
+        "rows.csv.gz",
+    ]
+    assert (to / "report.md").read_text() == f"# Title\n\n{pictures[0]}\n\n## Limits\n"
+    assert pd.read_csv(to / "rows.csv.gz")["value"].tolist() == [1.5]
+    before = (to / "rows.csv.gz").read_bytes()
+    publish(report, to)
+    assert (to / "rows.csv.gz").read_bytes() == before

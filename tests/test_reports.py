@@ -849,3 +849,22 @@ def test_the_parts_of_a_bound_are_listed_in_order_and_drawn_by_number(tmp_path: 
     reports.render(pd.DataFrame(rows), runs, None, tmp_path / "out", ("html", "md"))
     assert "### What the likelihoods are made of" in (tmp_path / "out" / "report.md").read_text()
     assert picture.slug in {p.stem for p in (tmp_path / "out" / "figures").iterdir()}
+
+
+def test_the_sweep_is_a_line_for_each_sampler_and_a_column_for_each_step_count(tmp_path):
+    rows, runs = made(tmp_path)
+    extra = [r | {"sampler": "euler", "headline": False, "calls": r["steps"]} for r in rows if r.get("steps") == 1]
+    table = tables.sweep(one(rows + extra, runs))
+    assert table is not None
+    assert [c.title for c in table.columns] == ["Sampler", "1", "10", "100"]
+    assert [line.name for line in table.lines] == ["alpha"] * 2 + ["beta"] * 2 + ["gamma"] * 2
+    euler, heun = (list(line.cells) for line in table.lines[:2])
+    assert [c.plain for c in euler] == ["euler", "6.00", "", ""]
+    assert heun[0].plain == "heun"
+    assert [c.sub for c in heun[1:]] == ["2 calls", "20 calls", "200 calls"]
+    assert [c.value for c in heun[1:]] == pytest.approx([6.0, 2.4 * (1 + 0.02 * np.sin(range(3)).mean()), 2.04])
+    assert [c.half is None for c in heun[1:]] == [True, False, True]
+    assert [("●" in c.extra, c.seeds) for c in heun[1:]] == [(False, None), (True, None), (False, None)]
+    assert table.notes == ("All but the defaults were tried on 1 training seed.",)
+    alone = [r for r in rows if r.get("steps") != 1 and r.get("steps") != 100]
+    assert tables.sweep(one(alone, runs)) is None
