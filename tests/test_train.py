@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bench import flops
+from bench import flops, step_cost
 from bench.progress import Progress
 from bench.train import LOG, PREPARED, STATE, Average, Loop, Order, train
 from paradigms.contract import Batch, Data, Noise, Space, Trainable, Update
@@ -596,3 +596,16 @@ def _nan(self, batch, progress, noise):
 def made(kind: type[Plain]) -> Plain:
     torch.default_generator.manual_seed(1)
     return kind()
+
+
+def test_what_a_step_costs_beside_another(capsys):
+    """One line each, equal batches; a parent of a parent is built too, and an unknown recipe is one line."""
+    assert step_cost.main(["flow-matching", "consistency", "--dataset", "ring8", "--batch", "32", "--rounds", "2"]) == 0
+    *_, head, _, first, second = capsys.readouterr().out.strip().splitlines()
+    assert head.startswith("| recipe |")
+    assert first.startswith("| flow-matching |")
+    assert first.endswith("| 1.00 (1.00-1.00) |")
+    assert second.startswith("| consistency |")
+    assert first.split("|")[3] == second.split("|")[3] == " 32 "
+    assert step_cost.main(["gun"]) == 2
+    assert "did you mean 'gan'" in capsys.readouterr().err
