@@ -471,14 +471,17 @@ def _option(text: str, given: str, example: str) -> tuple[str, Setting]:
     return key.strip(), number
 
 
-def _kind(card: Card, recipe: str, text: str) -> Kind:
-    """A likelihood of the card with the options that a user gave, as in iwae:K=5000. Raises BadInput."""
+def _kind(card: Card, recipe: str, space: Space, text: str) -> Kind:
+    """A likelihood of such data with the options that a user gave, as in iwae:K=5000. Raises BadInput."""
     if not card.likelihoods:
         raise BadInput(f"{recipe} has no likelihood: {card.no_likelihood}")
     name, _, given = text.partition(":")
-    known = {kind.name: kind for kind in reversed(card.likelihoods)}  # of several variants the first
+    known = {kind.name: kind for kind in reversed(card.likelihoods_on(space))}  # of several variants the first
     if name not in known:
-        raise BadInput(f"unknown likelihood '{name}' of {recipe}; known: {', '.join(reversed(known))}")
+        here = ", ".join(reversed(known))
+        if any(kind.name == name for kind in card.likelihoods):
+            raise BadInput(f"{name} is for data with levels, as pixels have; take {here}")
+        raise BadInput(f"unknown likelihood '{name}' of {recipe}; known: {here}")
     kind = known[name]
     options = {**dict(kind.options)}
     for part in given.split(",") if given else ():
@@ -624,10 +627,11 @@ def evaluate(
         _new_results(to, scores.GRID)
     name = f"evaluate {what}"
     if likelihood or sampler:
-        recipe = runs.read_info(folder).recipe
-        card = _card(catalogue.get(recipe).paradigm, recipe)
-        kinds = [_kind(card, recipe, text) for text in likelihood or ()]
-        plans = [_chosen(card, recipe, text) for text in sampler or ()]
+        trained = runs.read_info(folder)
+        card = _card(catalogue.get(trained.recipe).paradigm, trained.recipe)
+        space = scores.dataset(trained.dataset).space
+        kinds = [_kind(card, trained.recipe, space, text) for text in likelihood or ()]
+        plans = [_chosen(card, trained.recipe, text) for text in sampler or ()]
     with _display_of(as_json)({name: 1.0}) as display, graceful_stop() as stopping:
         progress = Progress(name, display.event, stopping)
         if is_samples:

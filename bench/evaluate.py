@@ -355,10 +355,10 @@ def _marked(row: Row) -> Row:
 # ------------------------------------------------------------------------------------------------------ likelihood
 
 
-def affordable(card: Card, calls: int) -> list[Kind]:
-    """For each kind of likelihood on the card the most expensive variant within the calls, in the card's order."""
+def affordable(card: Card, space: Space, calls: int) -> list[Kind]:
+    """For each kind of likelihood of such data the most expensive variant within the calls, in the card's order."""
     best: dict[str, Kind] = {}
-    for kind in card.likelihoods:
+    for kind in card.likelihoods_on(space):
         if kind.calls <= calls and (kind.name not in best or kind.calls > best[kind.name].calls):
             best[kind.name] = kind
     return list(best.values())
@@ -487,7 +487,7 @@ def evaluate(
     card = type(model).card
     n = pool_size(found, tier)
     todo = plans(card, tier.max_calls, sweep)
-    kinds, variants = affordable(card, tier.likelihood_calls), others(folder, info, tier)
+    kinds, variants = affordable(card, model.space, tier.likelihood_calls), others(folder, info, tier)
     work = Work(progress, [n * draws_of(card, plan, tier) * _expected_calls(card, plan) for plan in todo])
     work.add([n * _expected_calls(card, card.default)] * len(variants))
     work.add(_costs(kinds, found, tier))
@@ -734,7 +734,7 @@ def is_evaluated(folder: Path, tier: Tier) -> bool:
 def _no_likelihood(base: Row, card: Card, space: Space, tier: Tier) -> Row:
     reason = card.no_likelihood
     if card.likelihoods:
-        cheapest = min(card.likelihoods, key=lambda kind: kind.calls)
+        cheapest = min(card.likelihoods_on(space), key=lambda kind: kind.calls)
         reason = (
             f"{cheapest.name} takes {cheapest.calls} network calls an example; "
             f"the tier '{tier.name}' allows {tier.likelihood_calls}"

@@ -431,6 +431,7 @@ class Kind(_Options):
                  this (a bound), "≈" an estimate.
     calls:       network calls per image it spends, so that a tier can choose what it can afford.
     dequantised: a density of continuous data, so on data with levels an exact one still only bounds the mass.
+    levels_only: it says nothing new of data without levels, so there it is not asked for.
     ranges:      the numbers that each option may take, both ends included; two ints: whole numbers only.
     choices:     the words that an option may be.
     defaults:    options that are only spoken of where they are given.
@@ -445,6 +446,7 @@ class Kind(_Options):
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict, hash=False)
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     defaults: Mapping[str, Setting] = field(default_factory=dict, hash=False)
+    levels_only: bool = False
 
     def settings(self) -> dict[str, Setting]:
         """Every option by name, defaults among them."""
@@ -486,6 +488,10 @@ class Card:
 
     def sampler(self, name: str) -> Sampler | None:
         return next((s for s in self.samplers if s.name == name), None)
+
+    def likelihoods_on(self, space: Space) -> tuple[Kind, ...]:
+        """The kinds of likelihood that say something of such data."""
+        return tuple(kind for kind in self.likelihoods if space.levels or not kind.levels_only)
 
 
 class Paradigm(Trainable):

@@ -32,7 +32,12 @@ Sampling.   G(z), one call.
 Likelihood. None: the model defines samples, not a density.
 
 Log.        real, fake: mean scores; critic, generator: the losses without penalties; the penalties by name; diversity:
-            how far samples of a batch lie from their nearest neighbours, relative to data (0: all alike; about 1: good).
+            how far the samples of a batch lie from each other, over how far data lie from them, each by its nearest
+            (0: all alike; 1: spread as data are). Below 0.7 a collapse is said. Real images of k of ten classes only, in
+            place of samples, have 0.53, 0.63, 0.70, 0.82 at k = 1, 2, 3, 5 on digits (0.54, 0.67, 0.76, 0.86 on Fashion-
+            MNIST at 14x14), 5 modes of 8 on ring8 0.22, all of them 1.0 to 1.1. Trained on digits: runs that lost most of
+            the data (recall below 0.16) had 0.12 to 0.43, those with a recall of 0.6 and more 0.72 to 0.96; on ring8
+            those with 5 to 7 modes 0.27 to 0.45, gan with all 8 0.84.
 
 References
     N. Huang, A. Gokaslan, V. Kuleshov, J. Tompkin. The GAN is dead; long live the GAN! NeurIPS 2024. arXiv:2501.05441
@@ -58,6 +63,14 @@ Where this differs from the papers
       is noise at a batch this small; no augmentation.
     - All but gan: larger learning rates that fall to 0 and smaller batches, for short budgets. SNGAN takes up to five
       critic steps for one of the generator; here it is one.
+    - gan-nonsaturating on images: no momentum (DCGAN: beta_1 = 0.5) and a critic that learns half as fast as G, as nothing
+      else keeps it from memorising a small set; on the plane, where data abound, this loses more modes, and DCGAN's stays
+      (ring8: 6 modes and W2 0.88 against 7 and 0.58). Validation part of digits, Frechet distance and recall: 39.5 and
+      0.16 with momentum at one rate of 2e-3, 28.1 and 0.05 with momentum at the present rates, 15.4 and 0.84 without it at
+      one rate of 1e-3, 3.4 and 0.80 as it is (3.4 and 0.84 on a second seed; gan: 3.5 and 0.85), 5.6 at a quarter of G's.
+    - wgan-gp keeps its five critic steps. On the same part (one seed, equal FLOPs) the distance, that on random
+      convolutions and recall are 8.1, 2.9, 0.72 with five; 6.3, 3.2, 0.84 with two of 32 examples and 6.4, 2.7, 0.62 with
+      two of 16, which is no clear gain; one step collapses (91, 19, 0.00).
     - Labels: by projection (Miyato & Koyama 2018) in every D.
 """
 
@@ -106,15 +119,21 @@ def lipschitz_penalty(critic: nn.Module, x: Tensor, fake: Tensor, y: Tensor | No
     return (norm - 1).square().mean()
 
 
+COLLAPSED = 0.7  # diversity; what was measured: the module's text
+
+
 def diversity(fake: Tensor, real: Tensor) -> Tensor:
-    """Mean distance from a sample to its nearest neighbour in the batch, over the same of data. 1 for a lone sample."""
+    """Mean distance from a sample to the nearest other sample, over that from a datum to the nearest sample; ().
 
-    def nearest(x: Tensor) -> Tensor:
-        x = x.detach().flatten(1)
-        off = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
-        return off.fill_diagonal_(torch.inf).amin(1).mean()
-
-    return nearest(fake) / nearest(real).clamp_min(1e-6) if len(real) > 1 else fake.new_ones(())
+    About 1 where both are drawn alike, at any scale; it falls where samples are alike and where data have none near.
+    fake, real: (B, ...). 1 for a lone sample.
+    """
+    if len(fake) < 2:
+        return fake.new_ones(())
+    fake, real = fake.detach().flatten(1), real.flatten(1)
+    among = torch.cdist(fake, fake, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
+    across = torch.cdist(real, fake, compute_mode="donot_use_mm_for_euclid_dist")
+    return among.amin(1).mean() / across.amin(1).mean().clamp_min(1e-6)
 
 
 class Adversarial(Paradigm):
@@ -165,9 +184,9 @@ class Adversarial(Paradigm):
 
     def symptom(self, terms: Mapping[str, float]) -> str | None:
         spread = terms.get("diversity", 1.0)
-        if spread < 0.3:
+        if spread < COLLAPSED:
             return (
-                f"mode collapse: samples of a batch lie {spread:.0%} as far from their nearest neighbours as data do; "
+                f"mode collapse: samples of a batch lie {spread:.0%} as far from each other as data lie from them; "
                 "a stronger penalty or a lower learning rate may keep them apart"
             )
         if self.runaway(terms):
@@ -270,21 +289,30 @@ class GAN(Adversarial):
 
 @dataclass(frozen=True)
 class NonSaturatingConfig:
-    """latent: dimensions of z, at most. batch, lr, beta1, beta2: training by Adam. backbone: "auto" or "mlp"."""
+    """latent: dimensions of z, at most. batch, lr, beta1, beta2: training by Adam. backbone: "auto" or "mlp".
+
+    image_lr, image_critic_lr, image_beta1: on images in place of lr and beta1, the critic at a rate of its own.
+    """
 
     latent: int = 32
     batch: int = 32
     lr: float = 2e-3
     beta1: float = 0.5
     beta2: float = 0.999
+    image_lr: float = 1e-3
+    image_critic_lr: float = 5e-4
+    image_beta1: float = 0.0
     backbone: str = "auto"
 
     def __post_init__(self) -> None:
         check_game(self)
+        require(self.image_lr > 0, "image_lr must be above 0")
+        require(self.image_critic_lr > 0, "image_critic_lr must be above 0")
+        require(0 <= self.image_beta1 < 1, "image_beta1 must be from 0 to below 1")
 
 
 class NonSaturatingGAN(Adversarial):
-    """Goodfellow's game with DCGAN's settings: see the module's text."""
+    """Goodfellow's game with DCGAN's settings; on images without momentum and with a slower critic: see the module's text."""
 
     card = Card(
         title="GAN (non-saturating)",
@@ -302,17 +330,20 @@ class NonSaturatingGAN(Adversarial):
         self.critic = encoder(space, 1, width, backbone=config.backbone, plain=True)
 
     def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
-        (x, y), D = batch, self.critic
-        settings = {"lr": self.config.lr * cosine(progress)}
+        (x, y), D, config = batch, self.critic, self.config
+        images, falling = self.space.is_image, cosine(progress)
+        betas = (config.image_beta1 if images else config.beta1, config.beta2)
+        of_critic = {"lr": falling * (config.image_critic_lr if images else config.lr), "betas": betas}
+        of_generator = {"lr": falling * (config.image_lr if images else config.lr), "betas": betas}
 
         fake = self.draw_fixed(len(x), y, noise)
         d_real, d_fake = D(x, y), D(fake, y)
         loss = F.softplus(-d_real).mean() + F.softplus(d_fake).mean()
         terms = {"critic": loss, "real": d_real.mean(), "fake": d_fake.mean(), "diversity": diversity(fake, x)}
-        yield Update(D, loss, terms, settings)
+        yield Update(D, loss, terms, of_critic)
 
         loss = F.softplus(-D(self.draw(len(x), y, noise), y)).mean()
-        yield Update(self.generator, loss, {"generator": loss}, settings)
+        yield Update(self.generator, loss, {"generator": loss}, of_generator)
 
     def runaway(self, terms: Mapping[str, float]) -> bool:
         return terms.get("critic", 1.0) < 0.04

@@ -40,6 +40,10 @@ Where this differs from the papers
     - The couplings' networks are the suite's residual blocks, with dropout: small sets are memorised otherwise.
     - Real NVP's checkerboard networks see the larger images with 2x2 pixels folded into channels: half of the cost.
     - Real NVP and MAF normalise by actnorm, which needs no running statistics, in place of batch normalisation.
+    - maf sees an image as a vector and overfits a small set; on images its weight decay is ten times that of the others.
+      Bits/dim on a validation part of digits and on the 620 images learnt from, with the Frechet distance: 3.46, 1.50, 8
+      at a decay of 0.5; 2.71, 2.00, 11 at 5, as it is; 2.67, 2.26, 15 at 20 (more dropout: the same). The histograms of
+      single pixels have 2.44 there: none of these is below them.
     - The 1x1 mixing is P L U with P fixed, started at a random rotation (Kingma & Dhariwal, section 3.2); Glow's learned
       density of what a split hands over is left out, since one more coupling does the same.
     - The spline couplings leave the kept half as it is; their parameters at zero are the identity.
@@ -104,6 +108,7 @@ LIKELIHOODS = (
         (("K", 16),),
         ranges={"K": (1, 100_000)},
         note="K dequantisation draws, Burda et al.",
+        levels_only=True,
     ),
 )
 INVERSE = Sampler("inverse", (1,), options={"temperature": 1.0}, ranges={"temperature": (0.0, 2.0)})
@@ -191,12 +196,17 @@ class NormalizingFlow(Paradigm):
             return "a coupling needs at least two coordinates"
         return None
 
+    @property
+    def decay(self) -> float:
+        """Of the networks' weights."""
+        return float(self.config.weight_decay)
+
     def optimizers(self) -> dict[nn.Module, Optimizer]:
         """Weight decay is for the networks' weights alone: scales and mixings have no reason to be small."""
         linear = {p for m in self.modules() if isinstance(m, (ActNorm, Mixing)) for p in m.parameters()}
         decayed = [p for p in self.parameters() if p.dim() > 1 and p not in linear]
         kept = [p for p in self.parameters() if p.dim() <= 1 or p in linear]
-        groups = [{"params": decayed, "weight_decay": self.config.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+        groups = [{"params": decayed, "weight_decay": self.decay}, {"params": kept, "weight_decay": 0.0}]
         return {self: torch.optim.AdamW(groups, lr=self.config.lr, betas=(0.9, 0.99), fused=True)}
 
     def prepare(self, data: Data, noise: Noise) -> Data:
@@ -437,9 +447,14 @@ LARGEST = 256  # coordinates: each is a pass when sampling
 
 @dataclass(frozen=True)
 class MAFConfig(Shared):
-    """See `Shared`. steps: autoregressive layers."""
+    """See `Shared`. steps: autoregressive layers. image_decay: weight decay on images, in place of weight_decay."""
 
     steps: int = 5
+    image_decay: float = 5.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.image_decay >= 0, "image_decay must be at least 0")
 
 
 class MaskedAutoregressiveFlow(NormalizingFlow):
@@ -477,6 +492,10 @@ class MaskedAutoregressiveFlow(NormalizingFlow):
             net = MADE(d, by.owner(d), width, config.blocks, emb, dropout)
             transforms += [ActNorm(d), Autoregressive(net, by), Reverse()]
         return Flow(Chain(transforms), space.shape, label_embedding(space, width))
+
+    @property
+    def decay(self) -> float:
+        return self.config.image_decay if self.space.is_image else self.config.weight_decay
 
     def invert(self, z: Tensor, y: Tensor | None) -> Tensor:
         """f^{-1}(z), every pass of a MADE a network call."""

@@ -242,11 +242,16 @@ def seed_means(rows: pd.DataFrame, column: str = "value") -> list[float]:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Ranks of the entries that may be compared on one number, and why the others may not."""
+    """Ranks of the entries that may be compared on one number, and why the others may not.
+
+    wide: those that tie with the best although their own mean lies outside its 95 % interval. That no difference could
+    be shown says little of them, and nothing where one of their seeds went wrong.
+    """
 
     ranks: Mapping[str, int]
     unranked: Mapping[str, str]
     pairs: tuple[stats.Pair, ...] = ()
+    wide: frozenset[str] = frozenset()
 
     @property
     def decided(self) -> bool:
@@ -254,7 +259,7 @@ class Ranking:
         return any(rank > 1 for rank in self.ranks.values())
 
     def best(self, name: str) -> bool:
-        return self.decided and self.ranks.get(name) == 1
+        return self.decided and self.ranks.get(name) == 1 and name not in self.wide
 
 
 @dataclass(frozen=True)
@@ -427,7 +432,16 @@ class Section:
                 worse, other = (pair.a, pair.b) if (pair.difference > 0) == lower_is_better else (pair.b, pair.a)
                 ranks.pop(worse, None)
                 unranked[worse] = f"not ranked: no spread over seeds, so no test against {other} is possible"
-        return Ranking(ranks, unranked, tuple(pairs))
+        return Ranking(ranks, unranked, tuple(pairs), _wide(values, ranks, lower_is_better))
+
+
+def _wide(values: Mapping[str, Sequence[float]], ranks: Mapping[str, int], lower_is_better: bool) -> frozenset[str]:
+    """Those of rank 1 whose mean lies outside the interval of the best mean's."""
+    found = {name: summary for name in ranks if (summary := stats.summarise(values[name])) is not None}
+    if not found:
+        return frozenset()
+    best = sorted(found.values(), key=lambda s: s.mean if lower_is_better else -s.mean)[0]
+    return frozenset(n for n, s in found.items() if ranks[n] == 1 and not best.low <= s.mean <= best.high)
 
 
 def kind_key(rows: pd.DataFrame) -> str:

@@ -469,7 +469,8 @@ def headline(section: Section) -> Table:
         if entry.name in ranking.ranks:
             place = ranking.ranks[entry.name]
             ties = sum(r == place for r in ranking.ranks.values()) > 1
-            return Cell(f"{place}", "=" if ties else "", value=float(place))
+            wide = " (wide)" if entry.name in ranking.wide else ""
+            return Cell(f"{place}", f"={wide}" if ties else "", value=float(place))
         why = ranking.unranked.get(entry.name, "not ranked: no value")
         return Cell("–", missing=True, note="" if entry.over_budget else f"{entry.name}: {why}")
 
@@ -478,7 +479,10 @@ def headline(section: Section) -> Table:
         columns.append(
             (
                 Column(
-                    "Rank", note="1 + the number of recipes that are significantly better; = marks ties", key="rank"
+                    "Rank",
+                    note="1 + the number of recipes that are significantly better; = marks ties; (wide): ties with the "
+                    "best, but its mean lies outside the best's interval",
+                    key="rank",
                 ),
                 rank,
             )
@@ -567,7 +571,8 @@ def interval_words(section: Section) -> str:
     if section.seeds > 1:
         return (
             "Mean ± 95 % t-interval over training seeds; bold: the best and those not significantly worse "
-            "(Welch's t with Holm's correction), where a difference could be shown at all."
+            "(Welch's t with Holm's correction) whose mean lies within its interval, where a difference could be shown at "
+            "all."
         )
     return "One training seed each: no intervals, no tests, no ranks."
 

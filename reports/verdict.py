@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reports import words
-from reports.sections import Entry, Section, kind_text, plan_text, run_id, seed_means
-from reports.stats import Pair, Summary, summarise
+from reports.sections import Entry, Ranking, Section, kind_text, plan_text, run_id, seed_means
+from reports.stats import Summary, summarise
 from reports.tables import (
     MATCHED,
     UNITS,
@@ -130,7 +130,7 @@ def _quality(section: Section, name: str, scores: Mapping[str, Summary]) -> Text
             out.append(("No difference can be tested. ", False))
             out += _unranked([e for e in within if not e.over_budget], ranking.unranked)
     else:
-        out += _ties(best, within, ranking.ranks, ranking.pairs, scores)
+        out += _ties(best, within, ranking, scores)
         out += _unranked(within, ranking.unranked)
     gaussian = section.scale(section.baseline("gaussian"))
     poor = [e for e in scored if gaussian is not None and scores[e.name].mean >= gaussian]
@@ -156,12 +156,11 @@ def _scale(section: Section) -> str:
 def _ties(
     best: Entry,
     within: Sequence[Entry],
-    ranks: Mapping[str, int],
-    pairs: Sequence[Pair],
+    ranking: Ranking,
     scores: Mapping[str, Summary],
 ) -> Text:
-    others = [e for e in within if e is not best and e.name in ranks]
-    against = {p.b if p.a == best.name else p.a: p for p in pairs if best.name in (p.a, p.b)}
+    others = [e for e in within if e is not best and e.name in ranking.ranks]
+    against = {p.b if p.a == best.name else p.a: p for p in ranking.pairs if best.name in (p.a, p.b)}
     ties = [e for e in others if e.name in against and not against[e.name].significant]
     worse = [e for e in others if e.name in against and against[e.name].significant]
     out: Text = []
@@ -172,6 +171,11 @@ def _ties(
         out += _names(ties)
         detail = f"{nearest.name}: {_score(scores[nearest.name])}, Holm-corrected {words.p_value(pair.adjusted)}"
         out.append((f" ({detail}). ", False))
+        wide = [e for e in ties if e.name in ranking.wide]
+        if wide:
+            out.append(("Of these, the mean lies outside its interval for ", False))
+            out += _names(wide)
+            out.append((": a tie for want of evidence. ", False))
     if worse:
         out.append(("Significantly worse " if ties else "It is significantly better than ", False))
         out.append(("is " if ties and len(worse) == 1 else "are " if ties else "", False))

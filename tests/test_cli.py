@@ -811,7 +811,16 @@ def test_a_recipe_without_a_likelihood_says_why() -> None:
 
     card = cli._card(catalogue.get("gan").paradigm, "gan")
     with pytest.raises(BadInput, match=f"gan has no likelihood: {card.no_likelihood}"):
-        cli._kind(card, "gan", "elbo")
+        cli._kind(card, "gan", Space((2,)), "elbo")
+
+
+def test_a_likelihood_for_levels_is_refused_on_vectors() -> None:
+    from paradigms import catalogue
+
+    card = cli._card(catalogue.get("maf").paradigm, "maf")
+    assert cli._kind(card, "maf", Space((1, 8, 8), 0, 17), "dequantised-iwae:K=5").option("K", 0) == 5
+    with pytest.raises(BadInput, match=r"^dequantised-iwae is for data with levels, as pixels have"):
+        cli._kind(card, "maf", Space((2,)), "dequantised-iwae:K=5")
 
 
 def test_train_conditional_and_draw_a_label(world: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

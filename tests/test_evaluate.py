@@ -23,6 +23,7 @@ from bench import run as runs
 from bench.progress import Event, Progress
 from bench.store import Row
 from bench.tiers import Budget, Tier
+from paradigms import catalogue
 from paradigms.backbones import Backbone
 from paradigms.contract import (
     Batch,
@@ -206,9 +207,16 @@ def test_plans_headline_first_then_the_sweep_within_the_calls() -> None:
 
 
 def test_the_dearest_affordable_kind_of_each_name() -> None:
-    assert [(k.name, k.calls) for k in evaluate.affordable(Fake.card, 100)] == [("mass", 1), ("bound", 90)]
-    assert [k.calls for k in evaluate.affordable(Fake.card, 5)] == [1]
-    assert evaluate.affordable(Fake.card, 0) == []
+    assert [(k.name, k.calls) for k in evaluate.affordable(Fake.card, DIGITS, 100)] == [("mass", 1), ("bound", 90)]
+    assert [k.calls for k in evaluate.affordable(Fake.card, DIGITS, 5)] == [1]
+    assert evaluate.affordable(Fake.card, DIGITS, 0) == []
+
+
+def test_a_flow_is_asked_for_dequantisation_draws_only_where_there_are_levels() -> None:
+    for name in ("normalizing-flow", "glow-variational", "maf"):
+        card = catalogue.get(name).paradigm.card
+        assert [k.name for k in evaluate.affordable(card, DIGITS, 100)] == ["exact", "dequantised-iwae"]
+        assert [k.name for k in evaluate.affordable(card, Space((2,)), 100)] == ["exact"]
 
 
 # ------------------------------------------------------------------------------------------------------- likelihood

@@ -226,6 +226,17 @@ def model_of(name: str, space: Space, scale: float = 0.15, **changes) -> Normali
     return shake(model, scale)
 
 
+@pytest.mark.parametrize(
+    ("name", "space", "decay"), [("glow", IMAGE, 0.5), ("maf", IMAGE, 5.0), ("maf", Space((2,)), 0.5)]
+)
+def test_only_the_networks_weights_decay_and_those_of_maf_more_on_images(name, space, decay):
+    model = model_of(name, space)
+    decayed, kept = next(iter(model.optimizers().values())).param_groups
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (decay, 0.0)
+    assert sum(len(group["params"]) for group in (decayed, kept)) == len(list(model.parameters()))
+    assert all(p.dim() > 1 for p in decayed["params"])
+
+
 @each
 @spaces
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -518,6 +529,7 @@ def test_maf_takes_odd_images_and_refuses_large_ones_in_words():
         ("maf", {"steps": 0}),
         ("maf", {"nu": 3}),
         ("normalizing-flow", {"weight_decay": -1.0}),
+        ("maf", {"image_decay": -1.0}),
     ],
 )
 def test_configs_refuse_what_can_not_be_built(name, setting):

@@ -363,6 +363,13 @@ def test_schedules_end_where_they_should(name):
     for progress, share in ((0.0, 1.0), (0.5, 0.5), (1.0, 0.0)):
         for update in model.updates(batch, progress, Noise(0)):
             assert update.settings["lr"] == pytest.approx(share * config.lr, abs=1e-12)
+    if name == "gan-nonsaturating":
+        assert update.settings["betas"] == (config.beta1, config.beta2)
+        model = build(name, IMAGES)
+        critic, generator = (u.settings for u in model.updates(examples(IMAGES, 8), 0.5, Noise(0)))
+        assert critic == {"lr": pytest.approx(config.image_critic_lr / 2), "betas": (config.image_beta1, config.beta2)}
+        assert generator == {"lr": pytest.approx(config.image_lr / 2), "betas": (config.image_beta1, config.beta2)}
+        assert config.image_critic_lr < config.image_lr
     if name == "gan":
         first, last = (next(model.updates(batch, p, Noise(0))) for p in (0.0, 1.0))
         assert first.settings["betas"] == pytest.approx((0.0, config.beta2))
@@ -451,13 +458,29 @@ def test_a_plain_block_starts_as_its_skip_and_its_branch_is_scaled_by_the_depth(
 # --------------------------------------------------------------------------------------------------------- symptom
 
 
-def test_diversity_is_the_ratio_of_distances_to_the_nearest_neighbour():
-    real = torch.tensor([[0.0], [1.0], [3.0]])  # nearest: 1, 1, 2
-    fake = torch.tensor([[0.0], [0.5], [4.0]])  # nearest: .5, .5, 3.5
-    assert diversity(fake, real).item() == pytest.approx((4.5 / 3) / (4 / 3))
-    assert diversity(real[:1], real[:1]).item() == 1
+def test_diversity_is_the_ratio_of_distances_to_the_nearest_sample():
+    real = torch.tensor([[0.1], [1.0], [3.2]])  # to the nearest sample: .1, .5, .8
+    fake = torch.tensor([[0.0], [0.5], [4.0]])  # to the nearest other: .5, .5, 3.5
+    assert diversity(fake, real).item() == pytest.approx((4.5 / 3) / (1.4 / 3))
+    assert diversity(7 * fake, 7 * real).item() == pytest.approx((4.5 / 3) / (1.4 / 3))
+    assert diversity(fake[:1], real).item() == 1
     assert diversity(torch.zeros(3, 1), real).item() == 0
-    assert diversity(fake, torch.zeros(3, 1)).isfinite()
+    assert diversity(fake, fake).isfinite()
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 8, 8)])
+def test_diversity_sees_lost_modes_even_where_those_kept_are_as_wide_as_they_should_be(shape):
+    """Ten modes of data: samples of all ten have 1 (32 among 32 against 31: a little more), of fewer ever less."""
+    centres, draw = torch.randn(10, *shape), torch.Generator().manual_seed(1)
+
+    def batch(modes: int) -> Tensor:
+        which = torch.randint(modes, (32,), generator=draw)
+        return centres[which] + 0.2 * torch.randn(32, *shape, generator=draw)
+
+    found = [torch.stack([diversity(batch(k), batch(10)) for _ in range(200)]).mean().item() for k in (1, 2, 4, 10)]
+    assert found == sorted(found)
+    assert found[1] < 0.5
+    assert found[3] == pytest.approx(1.05, abs=0.05)
 
 
 @pytest.mark.parametrize("name", GAMES)
@@ -487,6 +510,32 @@ def test_the_symptom_names_a_collapse_and_is_silent_on_a_good_model(name, space)
 
 
 @pytest.mark.parametrize("name", GAMES)
+def test_the_symptom_names_lost_modes(name):
+    """Of ten modes two, each as wide as it should be; and all ten."""
+    model, centres = build(name, IMAGES), torch.rand(10, 1, 8, 8) * 2 - 1
+
+    def batch(modes: int, n: int) -> Tensor:
+        return centres[torch.arange(n) % modes] + 0.3 * torch.randn(n, 1, 8, 8)
+
+    def said(modes: int) -> str | None:
+        class Given(Backbone):
+            def __init__(self) -> None:
+                super().__init__()
+                self.x = nn.Parameter(batch(modes, 1000))
+
+            def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+                return self.x[(z[:, 0].abs() * 1e4).long() % len(self.x)]
+
+        model.generator = Given()
+        rounds = [{k: v.item() for u in model.updates(Batch(batch(10, 160)[torch.randperm(160)]), 0.5, Noise(i))
+                   for k, v in u.terms.items()} for i in range(10)]  # fmt: skip
+        return model.symptom({key: sum(terms[key] for terms in rounds) / 10 for key in rounds[0]})
+
+    assert "mode collapse" in said(2)
+    assert said(10) is None
+
+
+@pytest.mark.parametrize("name", GAMES)
 def test_the_symptom_names_a_runaway_critic(name):
     model = build(name, PLANE)
     fine = {"critic": 0.6, "generator": 0.7, "real": 0.2, "fake": -0.2, "diversity": 0.9, "penalty": 0.05}
@@ -510,6 +559,9 @@ def test_the_symptom_names_a_runaway_critic(name):
         ("gan", "penalised", 1.5),
         ("gan", "beta2_end", 1.0),
         ("gan-nonsaturating", "beta1", -0.1),
+        ("gan-nonsaturating", "image_lr", 0.0),
+        ("gan-nonsaturating", "image_critic_lr", 0.0),
+        ("gan-nonsaturating", "image_beta1", 1.0),
         ("wgan-gp", "n_critic", 0),
         ("wgan-gp", "n_critic", 7),
         ("wgan-gp", "penalty", 0.0),

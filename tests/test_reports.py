@@ -215,6 +215,43 @@ def test_ties_and_losers_are_told_apart(tmp_path: Path) -> None:
     assert bold == {"alpha": True, "beta": True, "gamma": False}
 
 
+def test_a_tie_by_its_width_alone_is_said_and_never_bold(tmp_path: Path) -> None:
+    """alpha 2.7 +- 0.6, beta 2.9 (within), gamma 22 +- 22 (no test tells it from alpha), delta 7.4 +- 1 (worse)."""
+    seeds = {
+        "alpha": (2.5, 2.6, 3.0),
+        "beta": (2.6, 2.9, 3.2),
+        "gamma": (12.0, 24.0, 30.0),
+        "delta": (7.0, 7.4, 7.8),
+    }
+    rows, runs = made(tmp_path, dict.fromkeys(seeds, 1.0))
+    for row in rows:
+        if row["metric"] in ("fd", "coverage") and row["recipe"] in seeds:
+            value = seeds[row["recipe"]][row["seed"]]
+            row["value"] = value if row["metric"] == "fd" else 40 - value
+    section = one(rows, runs)
+    ranking = section.rank("fd", "test", SPACE)
+    assert ranking.ranks == {"alpha": 1, "beta": 1, "gamma": 1, "delta": 3}
+    assert ranking.wide == {"gamma"}
+    lines = {line.name: line.cells for line in tables.headline(section).lines if line.kind == "recipe"}
+    assert {name: cells[0].plain for name, cells in lines.items()} == {
+        "alpha": "1 =",
+        "beta": "1 =",
+        "gamma": "1 = (wide)",
+        "delta": "3",
+    }
+    assert {name: cells[1].bold for name, cells in lines.items()} == {
+        "alpha": True,
+        "beta": True,
+        "gamma": False,
+        "delta": False,
+    }
+    said = verdict.plain_text(verdict.verdict(section))
+    assert "can not be told apart from beta and gamma" in said
+    assert "Of these, the mean lies outside its interval for gamma: a tie for want of evidence." in said
+    upwards = section.rank("coverage", "test", SPACE, lower_is_better=False)  # the same, mirrored
+    assert (upwards.ranks, upwards.wide) == (ranking.ranks, ranking.wide)
+
+
 def test_a_recipe_no_better_than_the_gaussian_is_named(tmp_path: Path) -> None:
     said = verdict.plain_text(verdict.verdict(one(*made(tmp_path, {"alpha": 2.0, "beta": 15.0}))))
     assert "against 0.420 for real training data (the floor) and 9.82 for a Gaussian" in said
