@@ -33,6 +33,7 @@ from reports.sections import (
     Entry,
     Section,
     at_plan,
+    kind_text,
     likelihood_rows,
     numbered,
     parts_of,
@@ -512,10 +513,13 @@ def likelihood_dots(section: Section) -> Picture | None:
     metric = section.likelihood
     rows = []
     for entry in section.finished:
-        for frame in likelihood_rows(entry, metric, "test"):
-            relation = frame["relation"].iloc[0]
-            kind = words.plain(frame["kind"].iloc[0])
-            rows.append(_Dot(f"{entry.name} {relation} {kind}".strip(), entry.mark, tuple(seed_means(frame))))
+        frames = likelihood_rows(entry, metric, "test")
+        names = [str(frame["kind"].iloc[0]) for frame in frames]
+        for frame, name in zip(frames, names):
+            # A kind that was measured in several ways is told by its options.
+            kind = words.plain(name) if names.count(name) == 1 else kind_text(frame)
+            label = f"{entry.name} {frame['relation'].iloc[0]} {kind}"
+            rows.append(_Dot(label, entry.mark, tuple(seed_means(frame))))
     if not rows:
         return None
     lines = []
@@ -555,13 +559,15 @@ def _parts(section: Section, entry: Entry, kind: str, stem: str, held: Mapping[s
     def paint(d: _Drawing) -> None:
         ax = d.figure.subplots()
         numbers = [int(name.rpartition("_")[2]) for name in held]
+        held_means = [summary.mean for summary in held.values()]
         ax.grid(False, axis="x")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         for number, (name, summary) in zip(numbers, held.items()):
             ax.bar([number], [summary.mean], width=0.7, color=colour(entry.mark), zorder=2,
                    gid=d.name(f"{entry.name}, {name}: {_said(summary)} nats", entry.mark))  # fmt: skip
             if summary.half:
-                ax.plot([number] * 2, [summary.low, summary.high], color=INK, lw=1, zorder=3)
+                low = max(summary.low, 0.0) if min(held_means) >= 0 else summary.low  # a divergence is none below 0
+                ax.plot([number] * 2, [low, summary.high], color=INK, lw=1, zorder=3)
         ax.set_xlabel(f"number of the part {stem}")
         ax.set_ylabel(f"{stem}, nats")
 

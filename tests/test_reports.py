@@ -896,3 +896,15 @@ def test_the_sweep_is_a_line_for_each_sampler_and_a_column_for_each_step_count(t
     assert table.notes == ("All but the defaults were tried on 1 training seed.",)
     alone = [r for r in rows if r.get("steps") != 1 and r.get("steps") != 100]
     assert tables.sweep(one(alone, runs)) is None
+
+
+def test_a_kind_measured_in_two_ways_is_told_by_its_options(tmp_path):
+    rows, runs = made(tmp_path)
+    again = [
+        r | {"kind": "pf-ode", "options": "steps=40", "headline": False} for r in rows if r.get("kind") == "pf-ode"
+    ]
+    picture = figures.likelihood_dots(one(rows + again, runs))
+    assert picture is not None
+    assert "beta ≈ pf-ode (steps=40) " in picture.alt
+    assert "beta ≈ pf-ode 3" in picture.alt
+    assert "alpha ≤ elbo 2" in picture.alt
