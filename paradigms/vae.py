@@ -28,6 +28,9 @@ Where this differs from the papers
     - One stochastic layer (Burda et al. also stack two). The IWAE's bound is warmed up like the ELBO, three times as long:
       its plain gradient (not the doubly reparameterised one) draws log p(z) / q(z | x) where the ELBO has the KL in closed
       form, and with the VAE's warm-up it lags behind a VAE of as many steps.
+    - Weight decay keeps small sets of images from being memorised; of vectors there are enough, and it closes z: on gmm16
+      no mode was found with it and 10 of 16 without (NLL 22.3 and 16.1 nats, a Gaussian's 19.8); all 16 and 11.6 where the
+      KL is warmed up over half of the training (`--set warm_up=0.5`), which ring8 does not need.
 """
 
 from __future__ import annotations
@@ -69,7 +72,7 @@ class Config:
     """latent: dimensions of z. components: logistics mixed for a pixel of an image.
 
     warm_up: share of training over which what pulls q to the prior gains its full weight.
-    batch, lr, dropout (images only), weight_decay, clip: training. backbone: "auto" or "mlp".
+    batch, lr, dropout and weight_decay (images only), clip: training. backbone: "auto" or "mlp".
     """
 
     latent: int = 16
@@ -192,7 +195,8 @@ class LatentGaussian(Paradigm):
         )
 
     def optimizers(self) -> dict[nn.Module, Optimizer]:
-        return {self.coder: adamw(self.coder, self.config.lr, weight_decay=self.config.weight_decay)}
+        decay = self.config.weight_decay if self.space.is_image else 0.0
+        return {self.coder: adamw(self.coder, self.config.lr, weight_decay=decay)}
 
     def warmth(self, progress: float) -> float:
         """What the prior and q weigh against the data: from 0 to 1 over the warm-up."""

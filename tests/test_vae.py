@@ -434,3 +434,10 @@ def test_a_latent_far_larger_than_the_data_is_refused():
 def test_settings_that_make_no_sense_are_refused(name, key, value):
     with pytest.raises(ValueError, match=key):
         replace(catalogue.get(name).config, **{key: value})
+
+
+@pytest.mark.parametrize("name", ["vae", "iwae"])
+def test_only_images_have_their_weights_decayed(name):
+    for space, decayed in ((Space((2,)), False), (Space((1, 8, 8), 0, 17), True)):
+        (optimizer,) = build(catalogue.get(name), space).optimizers().values()
+        assert any(group["weight_decay"] > 0 for group in optimizer.param_groups) == decayed
