@@ -622,7 +622,8 @@ def sampled(
     recipe, card, ref, n = catalogue.get(info.recipe), type(model).card, reference(info.dataset), pool_size(found, tier)
     wanted = {(plan.sampler, plan.steps, settings_text(plan.options)): plan for plan in chosen}
     asked = _Asked(folder / PLANS, _digest("plans", _protocol(found, tier, recipe), _weights_of(folder)))
-    tiers = _kept(folder, _key(folder, info, tier, found, recipe)) or []
+    # As they stand, made by this code or an earlier one: the report shows them, and a plan must not count twice.
+    tiers = [row for row in _rows_of(folder) if row.tier == tier.name and row.sampler]
     known = asked.known(_plan_of) | {_plan_of(row) for row in tiers}
     todo = {name: plan for name, plan in wanted.items() if force or name not in known}
     work = Work(progress, [n * _expected_calls(card, plan) for plan in todo.values()])
@@ -813,6 +814,13 @@ def _baselines_key(found: Dataset, tier: Tier) -> str:
 def has_baselines(name: str, tier: Tier, folder: Path) -> bool:
     """Whether `baselines` would find its rows ready."""
     return _kept(folder, _baselines_key(dataset(name), tier)) is not None
+
+
+def _rows_of(folder: Path) -> list[Row]:
+    try:
+        return load_rows(folder)
+    except BadInput:  # not evaluated yet, or damaged and to be made anew
+        return []
 
 
 def _kept(folder: Path, key: str) -> list[Row] | None:
