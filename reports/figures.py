@@ -151,6 +151,9 @@ def _settings() -> Iterator[None]:
         yield
 
 
+LEGEND_LINE = 0.18  # inches
+
+
 def _draw(
     slug: str, title: str, caption: str, alt: str, size: tuple[float, float], paint: Callable[[_Drawing], None]
 ) -> Picture:
@@ -161,8 +164,9 @@ def _draw(
         bare = _save(drawing.figure, "svg")
         inline = _inline(bare, slug, alt, drawing.titles)
         if drawing.legend:
-            drawing.figure.legend(handles=drawing.legend, loc="outside right upper", handlelength=1.6)
-            drawing.figure.set_figwidth(size[0] + 1.9)
+            columns = math.ceil(len(drawing.legend) / (size[1] / LEGEND_LINE))
+            drawing.figure.legend(handles=drawing.legend, loc="outside right upper", handlelength=1.6, ncols=columns)
+            drawing.figure.set_figwidth(size[0] + 1.9 * columns)
         svg = _save(drawing.figure, "svg") if drawing.legend else bare
         drawing.figure.set_layout_engine("none")  # the layout stands
         pdf = _save(drawing.figure, "pdf")
