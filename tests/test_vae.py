@@ -276,7 +276,7 @@ def test_one_importance_sample_has_the_gradient_of_the_elbo():
 
 def test_the_kls_weight_warms_up():
     recipe, space = catalogue.get("vae"), Space((3,))
-    model = build(recipe, space, config=replace(recipe.config, beta=2.0, warm_up=0.4)).eval()
+    model = build(recipe, space, config=replace(recipe.config, beta=2.0, warm_up=0.9, vector_warm_up=0.4)).eval()
     batch = examples(space, 6)
     for progress, beta in ((0.0, 0.0), (0.1, 0.5), (0.4, 2.0), (0.9, 2.0)):
         (u,) = model.updates(batch, progress, Noise(0))
@@ -287,7 +287,7 @@ def test_the_kls_weight_warms_up():
 def test_the_importance_weights_warm_up_as_the_kl_does():
     """At first -log mean p(x | z_k); then the ratio of prior and q comes in, in proportion."""
     recipe, space = catalogue.get("iwae"), Space((3,))
-    model = build(recipe, space, config=replace(recipe.config, K=3, warm_up=0.4, latent=2)).eval()
+    model = build(recipe, space, config=replace(recipe.config, K=3, warm_up=0.9, vector_warm_up=0.4, latent=2)).eval()
     x = examples(space, 6).x
     mu, log_sd = model.coder.encode(x, None)
     noise = Noise("w")
@@ -437,7 +437,10 @@ def test_settings_that_make_no_sense_are_refused(name, key, value):
 
 
 @pytest.mark.parametrize("name", ["vae", "iwae"])
-def test_only_images_have_their_weights_decayed(name):
+def test_images_and_vectors_are_warmed_up_and_decayed_in_their_own_ways(name):
     for space, decayed in ((Space((2,)), False), (Space((1, 8, 8), 0, 17), True)):
-        (optimizer,) = build(catalogue.get(name), space).optimizers().values()
+        model = build(catalogue.get(name), space)
+        share = model.config.warm_up if decayed else model.config.vector_warm_up
+        assert model.warmth(share / 2) == pytest.approx(0.5)
+        (optimizer,) = model.optimizers().values()
         assert any(group["weight_decay"] > 0 for group in optimizer.param_groups) == decayed
