@@ -452,9 +452,20 @@ def _likelihood_cell(section: Section) -> Callable[[Entry], Cell]:
         relation = words.plain(rows["relation"].iloc[0])
         made = cell(entry, seed_means(rows), prefix=relation, ranking=ranking, rows=rows, likelihood=True)
         note = "; ".join(x for x in (f"kind: {kind_text(rows)}", made.note) if x)
-        return replace(made, sub=words.plain(rows["kind"].iloc[0]), note=note)
+        kind, known = words.plain(rows["kind"].iloc[0]), solver_error(entry, metric, rows)
+        if known is None:
+            return replace(made, sub=kind, note=note)
+        # Nothing can be said of the model by a number that its own solver doubts.
+        return replace(made, sub=f"{kind}, solver error {words.number(known, 2)}", note=note, bold=False)
 
     return make
+
+
+def solver_error(entry: Entry, metric: str, rows: pd.DataFrame) -> float | None:
+    """A likelihood's own estimate of its solver's error, where that is more than twice its standard error over examples."""
+    known = summarise(seed_means(_same_kind(entry, f"{metric}_solver_error", rows)))
+    error = summarise(seed_means(rows, "error"))
+    return known.mean if known and error and known.mean > 2 * error.mean else None
 
 
 def headline(section: Section) -> Table:

@@ -908,3 +908,19 @@ def test_a_kind_measured_in_two_ways_is_told_by_its_options(tmp_path):
     assert "beta ≈ pf-ode (steps=40) " in picture.alt
     assert "beta ≈ pf-ode 3" in picture.alt
     assert "alpha ≤ elbo 2" in picture.alt
+
+
+@pytest.mark.parametrize(("error", "doubted"), [(0.01, False), (0.5, True)])
+def test_a_likelihood_that_its_solver_doubts_is_not_bold_and_says_so(tmp_path, error, doubted):
+    rows, runs = made(tmp_path)
+    rows = [r | {"error": 0.02} if r.get("kind") == "pf-ode" else r for r in rows]
+    rows += [
+        r | {"metric": "bits_per_dim_solver_error", "value": error, "unit": "bits/dim"}
+        for r in rows
+        if r.get("kind") == "pf-ode"
+    ]
+    table = tables.headline(one(rows, runs))
+    column = [c.title for c in table.columns].index("NLL, bits/dim")
+    beta = next(line for line in table.lines if line.name == "beta").cells[column]
+    assert beta.sub == ("pf-ode, solver error 0.50" if doubted else "pf-ode")
+    assert beta.bold != doubted

@@ -52,7 +52,7 @@ DEQUANTISERS = ("uniform", "normal")
 def kinds(on: str = "own", variance: str | None = None, chain: int = 0, diffusion: bool = True) -> tuple[Kind, ...]:
     """The likelihoods of a model with a `denoiser`, for its card.
 
-    on: the path that the ODE is solved on. chain: steps of the chain whose bound leads, 0: none leads. variance: of the
+    on: the path that the ODE is solved on. chain: steps of a respaced chain whose bound is given too, 0: none. variance: of the
     chain's steps, where there is a chain. diffusion: noise is left at t_min, so that there is a continuous bound.
     """
     words = {"on": ("own", *COORDINATES), "dequantise": DEQUANTISERS, "method": tuple(METHODS)}
@@ -75,10 +75,10 @@ def kinds(on: str = "own", variance: str | None = None, chain: int = 0, diffusio
             chosen: dict[str, Setting] = {"steps": n, "terms": 0, "variance": variance}
             return Kind(name, "≤", calls, (("terms", m),) if m else (), False, note, limits, of, chosen)
 
-        if chain:
-            found.append(vlb(f"vlb-{chain}", chain, chain, 0, f"all terms of the chain of {chain} steps"))
         found.append(vlb("vlb", 51, 1000, 50, "one term from each of 50 strata of the chain of 1000 steps"))
         found.append(vlb("vlb", 1000, 1000, 0, "all terms"))
+        if chain:
+            found.append(vlb(f"vlb-{chain}", chain, chain, 0, f"all terms of the chain of {chain} steps"))
     if diffusion:
         for m in (50, 500):
             note = "a draw from each of as many strata of log SNR"
