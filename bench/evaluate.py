@@ -601,13 +601,12 @@ def likelihoods(
     folder = Path(folder)
     model, info, found = _opened(folder, device)
     wanted = {(kind.name, settings_text(kind.options)): kind for kind in kinds}
-    asked = _Asked(
-        folder / ASKED, _digest("likelihood", _protocol(found, tier, catalogue.get(info.recipe)), _weights_of(folder))
-    )
-    todo = {name: kind for name, kind in wanted.items() if force or name not in asked.known(_kind_of)}
+    key = _digest("likelihood", _protocol(found, tier, catalogue.get(info.recipe)), _weights_of(folder))
+    asked = _Asked(folder / ASKED, key, _kind_of)
+    todo = {name: kind for name, kind in wanted.items() if force or name not in asked.known}
     work, base = Work(progress, _costs(list(todo.values()), found, tier)), _measured(info, model, tier, device)
     rows = [row for kind in todo.values() for row in _of_splits(base, model, kind, found, tier, device, work)]
-    return asked.with_new(rows, set(wanted), _kind_of)
+    return asked.with_new(rows, wanted)
 
 
 def sampled(
@@ -621,11 +620,11 @@ def sampled(
     model, info, found = _opened(folder, device)
     recipe, card, ref, n = catalogue.get(info.recipe), type(model).card, reference(info.dataset), pool_size(found, tier)
     wanted = {(plan.sampler, plan.steps, settings_text(plan.options)): plan for plan in chosen}
-    asked = _Asked(folder / PLANS, _digest("plans", _protocol(found, tier, recipe), _weights_of(folder)))
+    asked = _Asked(folder / PLANS, _digest("plans", _protocol(found, tier, recipe), _weights_of(folder)), _plan_of)
     # As they stand, made by this code or an earlier one: the report shows them, and a plan must not count twice.
-    tiers = [row for row in _rows_of(folder) if row.tier == tier.name and row.sampler]
-    known = asked.known(_plan_of) | {_plan_of(row) for row in tiers}
-    todo = {name: plan for name, plan in wanted.items() if force or name not in known}
+    tiers = [row for row in _rows_of(folder) if row.tier == tier.name and _plan_of(row) in wanted]
+    own = {name: plan for name, plan in wanted.items() if name not in {_plan_of(row) for row in tiers}}
+    todo = {name: plan for name, plan in own.items() if force or name not in asked.known}
     work = Work(progress, [n * _expected_calls(card, plan) for plan in todo.values()])
     base, rows = _measured(info, model, tier, device), list[Row]()
     for plan in todo.values():
@@ -633,33 +632,30 @@ def sampled(
         with work.part(str(plan), n) as tell, _section(rows, drawn, "fd" if ref.spaces else "w2"):
             pool = draw(model, plan, n, info.seed, pool_labels(model, found.train, n, info.seed), device, tell)
             rows += _of_pool(dataclasses.replace(drawn, calls=pool.calls), pool, n, ref, model, device)
-    found_rows = asked.with_new(rows, set(wanted), _plan_of)
-    new = {_plan_of(row) for row in found_rows}
-    return found_rows + [row for row in tiers if _plan_of(row) in wanted and _plan_of(row) not in new]
+    return [*asked.with_new(rows, own), *tiers]
 
 
-@dataclass
 class _Asked:
-    """What a user asked of a run beside what its tier measures, kept in a folder of its own under a key."""
+    """What a user asked of a run beside what its tier measures, kept in a folder of its own under a key.
 
-    folder: Path
-    key: str
+    name: of a row, what the user asked for by it.
+    """
 
-    def __post_init__(self) -> None:
-        self.rows = _kept(self.folder, self.key) or []
+    def __init__(self, folder: Path, key: str, name: Callable[[Row], tuple[object, ...]]) -> None:
+        self.folder, self.key, self.name = folder, key, name
+        self.rows = _kept(folder, key) or []
 
-    def known(self, name: Callable[[Row], tuple[object, ...]]) -> set[tuple[object, ...]]:
-        return {name(row) for row in self.rows}
+    @property
+    def known(self) -> set[tuple[object, ...]]:
+        return {self.name(row) for row in self.rows}
 
-    def with_new(
-        self, rows: list[Row], wanted: Collection[tuple[object, ...]], name: Callable[[Row], tuple[object, ...]]
-    ) -> list[Row]:
+    def with_new(self, rows: list[Row], wanted: Collection[tuple[object, ...]]) -> list[Row]:
         """Keeps the new rows in place of the old of the same name, failures apart; returns those that were wanted."""
-        new = {name(row) for row in rows}
-        self.rows = [row for row in self.rows if name(row) not in new] + rows
+        new = {self.name(row) for row in rows}
+        self.rows = [row for row in self.rows if self.name(row) not in new] + rows
         if rows:
             save_rows(self.folder, [row for row in self.rows if row.status != "failed"], self.key)
-        return [row for row in self.rows if name(row) in wanted]
+        return [row for row in self.rows if self.name(row) in wanted]
 
 
 def _kind_of(row: Row) -> tuple[object, ...]:

@@ -21,6 +21,7 @@ import torch
 from bench import run as runs
 from bench import tiers
 from bench.peers import megabytes
+from bench.script import answered
 from paradigms import catalogue
 from paradigms.contract import Noise, Paradigm, Space
 from paradigms.errors import BadInput
@@ -80,7 +81,8 @@ def spread(values: list[float], scale: float = 1.0, digits: int = 1) -> str:
     return f"{scale * median(values):.{digits}f} ({scale * low:.{digits}f}-{scale * high:.{digits}f})"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@answered
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.kv_cache", description=__doc__.splitlines()[0])
     parser.add_argument("recipes", nargs="*", metavar="RECIPE", help="default: all that draw token by token")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 64], help="batch sizes")
@@ -91,32 +93,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(given.threads)
     name = torch.cuda.get_device_name(given.device) if given.device.startswith("cuda") else "CPU"
     print(f"{name}, {given.threads} threads, torch {torch.__version__}, {given.rounds} rounds; milliseconds a batch")
-    try:
-        chosen = [catalogue.get(r) for r in given.recipes] or list(catalogue.recipes().values())
-        for recipe in chosen:
-            for space in SPACES:
-                reason = recipe.paradigm.refuses(recipe.config, space)
-                if recipe.needs or reason is not None or not sequential(recipe.build(space, 8, {})):
-                    if given.recipes:
-                        raise BadInput(f"{recipe.name}: {reason or 'does not draw token by token'}")
-                    break
-                target = tiers.get("quick").budget(space).params
-                width, _ = runs.fit_width(recipe, space, target, {}, recipe.config)
-                model: Any = recipe.build(space, width, {}).eval().to(given.device)
-                for batch in given.batch:
-                    found = compare(model, batch, given.rounds, given.device)
-                    print(
-                        f"{recipe.name} {'x'.join(map(str, space.shape))}, {model.flow.tokens} tokens x "
-                        f"{len(model.flow.blocks)} blocks, width {width}, batch {batch}: "
-                        f"cached {spread(found.cached, 1e3)}, uncached {spread(found.uncached, 1e3)}, "
-                        f"{spread(found.ratios)} times; {found.cached_megabytes:.2f} and "
-                        f"{found.uncached_megabytes:.2f} MB",
-                        flush=True,
-                    )
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    chosen = [catalogue.get(r) for r in given.recipes] or list(catalogue.recipes().values())
+    for recipe in chosen:
+        for space in SPACES:
+            reason = recipe.paradigm.refuses(recipe.config, space)
+            if recipe.needs or reason is not None or not sequential(recipe.build(space, 8, {})):
+                if given.recipes:
+                    raise BadInput(f"{recipe.name}: {reason or 'does not draw token by token'}")
+                break
+            target = tiers.get("quick").budget(space).params
+            width, _ = runs.fit_width(recipe, space, target, {}, recipe.config)
+            model: Any = recipe.build(space, width, {}).eval().to(given.device)
+            for batch in given.batch:
+                found = compare(model, batch, given.rounds, given.device)
+                print(
+                    f"{recipe.name} {'x'.join(map(str, space.shape))}, {model.flow.tokens} tokens x "
+                    f"{len(model.flow.blocks)} blocks, width {width}, batch {batch}: "
+                    f"cached {spread(found.cached, 1e3)}, uncached {spread(found.uncached, 1e3)}, "
+                    f"{spread(found.ratios)} times; {found.cached_megabytes:.2f} and "
+                    f"{found.uncached_megabytes:.2f} MB",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

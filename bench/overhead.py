@@ -23,6 +23,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 
 from bench import run as runs
 from bench.measure import sample_once
+from bench.script import answered
 from paradigms.backbones import Backbone
 from paradigms.contract import Paradigm, Plan
 from paradigms.errors import BadInput, unknown
@@ -119,7 +120,8 @@ def overhead(model: Paradigm, plan: Plan, batch: int = 1, rounds: int = 20, devi
     return Overhead(plan, batch, len(calls), median(a for a, _ in pairs), median(b for _, b in pairs))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@answered
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.overhead", description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="folder of a finished run")
     parser.add_argument("--sampler", nargs="+", default=[], help="those alone, by name")
@@ -128,33 +130,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
-    try:
-        model, info = runs.load(given.run)
-        if not isinstance(model, Paradigm):
-            raise BadInput(f"{given.run} holds a '{info.recipe}', which does not sample")
-        card = type(model).card
-        for name in given.sampler:
-            if card.sampler(name) is None:
-                raise unknown("sampler", name, [s.name for s in card.samplers])
-        for sampler in card.samplers:
-            if given.sampler and sampler.name not in given.sampler:
-                continue
-            steps = (
-                card.default.steps if sampler.name == card.default.sampler else sampler.steps[len(sampler.steps) // 2]
+    model, info = runs.load(given.run)
+    if not isinstance(model, Paradigm):
+        raise BadInput(f"{given.run} holds a '{info.recipe}', which does not sample")
+    card = type(model).card
+    for name in given.sampler:
+        if card.sampler(name) is None:
+            raise unknown("sampler", name, [s.name for s in card.samplers])
+    for sampler in card.samplers:
+        if given.sampler and sampler.name not in given.sampler:
+            continue
+        steps = card.default.steps if sampler.name == card.default.sampler else sampler.steps[len(sampler.steps) // 2]
+        plan = card.default if sampler.name == card.default.sampler else Plan(sampler.name, steps)
+        for batch in given.batch:
+            found = overhead(model, plan, batch, given.rounds)
+            print(
+                f"{info.recipe} {found.plan} batch {batch}: {found.calls} calls, "
+                f"sampling {1e3 * found.sampling:.2f} ms, bare calls {1e3 * found.bare:.2f} ms, "
+                f"overhead {found.fraction:+.1%}, {1e6 * found.per_call:+.0f} µs a call, "
+                f"{1e6 * found.per_step:+.0f} µs a step"
             )
-            plan = card.default if sampler.name == card.default.sampler else Plan(sampler.name, steps)
-            for batch in given.batch:
-                found = overhead(model, plan, batch, given.rounds)
-                print(
-                    f"{info.recipe} {found.plan} batch {batch}: {found.calls} calls, "
-                    f"sampling {1e3 * found.sampling:.2f} ms, bare calls {1e3 * found.bare:.2f} ms, "
-                    f"overhead {found.fraction:+.1%}, {1e6 * found.per_call:+.0f} µs a call, "
-                    f"{1e6 * found.per_step:+.0f} µs a step"
-                )
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
 
 
 if __name__ == "__main__":

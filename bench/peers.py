@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.measure import LiveBytes
+from bench.script import answered
+from paradigms.errors import BadInput
 from paradigms.flows import Chain, Transform
 from paradigms.flows.autoregressive import MADE, Autoregressive
 from paradigms.flows.coupling import Affine, Coupling, Spline
@@ -367,7 +369,8 @@ def megabytes(work: Callable[[], None], device: torch.device) -> float:
     return live.peak / 1e6
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@answered
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.peers", description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=4.0, help="for each comparison")
     parser.add_argument("--threads", type=int, default=1)
@@ -397,9 +400,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     flush=True,
                 )
     except ImportError as error:
-        print(f"error: {error}; install the peers: pip install -e '.[peers]'", file=sys.stderr)
-        return 2
-    return 0
+        raise BadInput(f"{error}; install the peers: pip install -e '.[peers]'") from None
 
 
 if __name__ == "__main__":

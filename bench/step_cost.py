@@ -19,6 +19,7 @@ import torch
 
 from bench import run as runs
 from bench.data import Dataset
+from bench.script import answered
 from bench.train import Loop, seeded
 from bench.unet_speed import Timed, parameters, ratio, rounds
 from paradigms import catalogue
@@ -63,7 +64,8 @@ def compare(
         yield f"| {side.name} | {trained:,} | {size} | {1e3 * median(took):.2f} | {ratio(took, base)} |"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@answered
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.step_cost", description=__doc__.splitlines()[0])
     parser.add_argument("recipes", nargs="+", help="the first is what the others are compared with")
     parser.add_argument("--dataset", default="digits")
@@ -75,17 +77,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     device = torch.device(given.device)
-    try:
-        if given.rounds < 1 or (given.batch is not None and given.batch < 1) or given.params < 1:
-            raise BadInput("--rounds, --batch and --params are counts from 1")
-        found = runs.dataset(given.dataset)
-        print(f"torch {torch.__version__}, {given.dataset}, {device}, {given.threads} thread(s)\n", file=sys.stderr)
-        for line in compare(given.recipes, found, given.params, given.batch, given.rounds, device):
-            print(line, flush=True)
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    if given.rounds < 1 or (given.batch is not None and given.batch < 1) or given.params < 1:
+        raise BadInput("--rounds, --batch and --params are counts from 1")
+    found = runs.dataset(given.dataset)
+    print(f"torch {torch.__version__}, {given.dataset}, {device}, {given.threads} thread(s)\n", file=sys.stderr)
+    for line in compare(given.recipes, found, given.params, given.batch, given.rounds, device):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from bench import run as runs
+from bench.script import answered
 from paradigms.contract import Denoises, Noise, Paradigm
 from paradigms.errors import BadInput
 from paradigms.maths.couplings import straightness
@@ -58,27 +59,23 @@ def measure(folder: Path, n: int = 512, steps: int = 128) -> Straightness:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@answered
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.straightness", description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs")
     parser.add_argument("-n", type=int, default=512, help="paths")
     parser.add_argument("--steps", type=int, default=128, help="of a fourth-order solver")
     parser.add_argument("--json", action="store_true", help="a line of JSON for each run")
     given = parser.parse_args(arguments)
-    try:
-        for folder in given.runs:
-            s = measure(folder, given.n, given.steps)
-            if given.json:
-                print(json.dumps(asdict(s)))
-            else:
-                print(
-                    f"{s.recipe} on {s.dataset}, seed {s.seed}: S = {s.S:.4g} ± {s.error:.2g} ({s.n:,} paths), "
-                    f"{s.relative:.2%} of the squared length of the way"
-                )
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    for folder in given.runs:
+        s = measure(folder, given.n, given.steps)
+        if given.json:
+            print(json.dumps(asdict(s)))
+        else:
+            print(
+                f"{s.recipe} on {s.dataset}, seed {s.seed}: S = {s.S:.4g} ± {s.error:.2g} ({s.n:,} paths), "
+                f"{s.relative:.2%} of the squared length of the way"
+            )
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from bench.features import spaces_for
 from bench.flops import FlopCount
 from bench.metrics.frechet import frechet_distance
 from bench.peers import megabytes
+from bench.script import answered
 from paradigms.backbones.build import denoiser
 from paradigms.contract import Batch, Noise, Plan, Space
 from paradigms.errors import BadInput
@@ -261,7 +262,8 @@ def learned(dataset: Dataset, images: int, batch: int, lrs: Sequence[float], see
                 yield f"| {name} | {parameters(net):,} | {seed} | {lr:g} | {shown} |"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@answered
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.unet_speed", description=__doc__.splitlines()[0])
     parser.add_argument("--shape", type=int, nargs=3, default=[1, 32, 32], metavar=("C", "H", "W"))
     parser.add_argument("--classes", type=int, default=0)
@@ -297,12 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in lines:
             print(line, flush=True)
     except ImportError as error:
-        print(f"error: {error}; install the peer: pip install -e '.[peers]', or use --alone", file=sys.stderr)
-        return 2
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        raise BadInput(f"{error}; install the peer: pip install -e '.[peers]', or use --alone") from None
 
 
 if __name__ == "__main__":

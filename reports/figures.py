@@ -563,14 +563,14 @@ def _parts(section: Section, entry: Entry, kind: str, stem: str, held: Mapping[s
     def paint(d: _Drawing) -> None:
         ax = d.figure.subplots()
         numbers = [int(name.rpartition("_")[2]) for name in held]
-        held_means = [summary.mean for summary in held.values()]
         ax.grid(False, axis="x")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         for number, (name, summary) in zip(numbers, held.items()):
             ax.bar([number], [summary.mean], width=0.7, color=colour(entry.mark), zorder=2,
                    gid=d.name(f"{entry.name}, {name}: {_said(summary)} nats", entry.mark))  # fmt: skip
             if summary.half:
-                low = max(summary.low, 0.0) if min(held_means) >= 0 else summary.low  # a divergence is none below 0
+                # A divergence is none below 0, whatever a symmetric interval says.
+                low = summary.low if summary.mean < 0 else max(summary.low, 0.0)
                 ax.plot([number] * 2, [low, summary.high], color=INK, lw=1, zorder=3)
         ax.set_xlabel(f"number of the part {stem}")
         ax.set_ylabel(f"{stem}, nats")

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from reports import provenance, stats
-from reports.words import plain, slug
+from reports.words import number, plain, slug
 
 TEXT = (
     *("run", "status", "reason", "recipe", "paradigm", "tier", "dataset", "split", "sampler", "options", "metric"),
@@ -380,14 +380,20 @@ class Section:
         return self._rank(rows, lower_is_better, provenance.decisive(metric))
 
     def rank_likelihood(self, chosen: Mapping[str, pd.DataFrame]) -> dict[str, Ranking]:
-        """Rank likelihoods within each kind: {kind and relation: ranking}. `chosen`: held-out rows by entry name."""
+        """Rank likelihoods within each kind: {kind and relation: ranking}. `chosen`: held-out rows by entry name.
+
+        One that its own solver doubts says nothing of its model, and has no rank.
+        """
         kinds = {name: kind_key(rows) for name, rows in chosen.items() if len(rows)}
-        return {
-            kind: self._rank(
-                {name: chosen[name] for name, k in kinds.items() if k == kind}, True, provenance.LIKELIHOOD
-            )
-            for kind in sorted(set(kinds.values()))
-        }
+        by_name = {e.name: e for e in (*self.entries, *self.externals)}
+        doubts = {name: solver_error(by_name[name], chosen[name]) for name in kinds}
+        rankings = {}
+        for kind in sorted(set(kinds.values())):
+            mine = {name: chosen[name] for name, k in kinds.items() if k == kind}
+            found = self._rank({n: rows for n, rows in mine.items() if doubts[n] is None}, True, provenance.LIKELIHOOD)
+            why = {n: f"not ranked: its solver errs by {number(d, 2)}" for n in mine if (d := doubts[n]) is not None}
+            rankings[kind] = replace(found, unranked={**found.unranked, **why})
+        return rankings
 
     def _rank(self, rows: Mapping[str, pd.DataFrame], lower_is_better: bool, fields: Mapping[str, str]) -> Ranking:
         """Ranks within the largest group of entries whose numbers have the same provenance, and why others have none."""
@@ -464,6 +470,20 @@ def likelihood_rows(entry: Entry, metric: str, split: str) -> list[pd.DataFrame]
     return sorted(
         frames, key=lambda g: (not g["headline"].any(), _RELATIONS.get(g["relation"].iloc[0], 3), g["kind"].iloc[0])
     )
+
+
+def same_kind(entry: Entry, metric: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of another metric that belong to a likelihood: same kind, options and split."""
+    first, mine = rows.iloc[0], entry.main
+    same = (mine["kind"] == first["kind"]) & (mine["options"] == first["options"]) & (mine["split"] == first["split"])
+    return mine[same & (mine["metric"] == metric)]
+
+
+def solver_error(entry: Entry, rows: pd.DataFrame) -> float | None:
+    """A likelihood's own estimate of its solver's error, where that is more than twice its standard error over examples."""
+    known = stats.summarise(seed_means(same_kind(entry, f"{rows['metric'].iloc[0]}_solver_error", rows)))
+    error = stats.summarise(seed_means(rows, "error"))
+    return known.mean if known and error and known.mean > 2 * error.mean else None
 
 
 TERM = "term_"

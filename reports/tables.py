@@ -27,7 +27,9 @@ from reports.sections import (
     parts_of,
     plan_text,
     plans_of,
+    same_kind,
     seed_means,
+    solver_error,
     space_of,
 )
 from reports.stats import Summary, summarise
@@ -452,20 +454,11 @@ def _likelihood_cell(section: Section) -> Callable[[Entry], Cell]:
         relation = words.plain(rows["relation"].iloc[0])
         made = cell(entry, seed_means(rows), prefix=relation, ranking=ranking, rows=rows, likelihood=True)
         note = "; ".join(x for x in (f"kind: {kind_text(rows)}", made.note) if x)
-        kind, known = words.plain(rows["kind"].iloc[0]), solver_error(entry, metric, rows)
-        if known is None:
-            return replace(made, sub=kind, note=note)
-        # Nothing can be said of the model by a number that its own solver doubts.
-        return replace(made, sub=f"{kind}, solver error {words.number(known, 2)}", note=note, bold=False)
+        doubt = solver_error(entry, rows)
+        known = "" if doubt is None else f", solver error {words.number(doubt, 2)}"
+        return replace(made, sub=words.plain(rows["kind"].iloc[0]) + known, note=note)
 
     return make
-
-
-def solver_error(entry: Entry, metric: str, rows: pd.DataFrame) -> float | None:
-    """A likelihood's own estimate of its solver's error, where that is more than twice its standard error over examples."""
-    known = summarise(seed_means(_same_kind(entry, f"{metric}_solver_error", rows)))
-    error = summarise(seed_means(rows, "error"))
-    return known.mean if known and error and known.mean > 2 * error.mean else None
 
 
 def headline(section: Section) -> Table:
@@ -872,12 +865,12 @@ def likelihood(section: Section) -> Table:
                 cell(entry, train, metric=metric, prefix=relation, default="not measured on the training split"),
                 _gap(rows, trains[0]) if trains else Cell(""),
                 _number(seed_means(rows, "error"), 2),
-                *(_number(seed_means(_same_kind(entry, f"{metric}_{name}_error", rows)), 2) for name in others),
+                *(_number(seed_means(same_kind(entry, f"{metric}_{name}_error", rows)), 2) for name in others),
                 _number(rows["n"].dropna().tolist(), 4),
                 _number(seed_means(rows, "calls"), 4),
             ]
             if entropy is not None and metric == "nll":
-                excess = summarise(seed_means(_same_kind(entry, "kl", rows)) or [v - entropy for v in test])
+                excess = summarise(seed_means(same_kind(entry, "kl", rows)) or [v - entropy for v in test])
                 text, extra = words.with_interval(excess) if excess else ("", "")
                 cells.insert(3, Cell(text, extra, value=excess.mean if excess else None))
             lines.append(_flat(section, entry, kind_of_line, tuple(cells)))
@@ -938,13 +931,6 @@ def parts(section: Section) -> Table:
 def _flat(section: Section, entry: Entry, kind: str, cells: tuple[Cell, ...]) -> Line:
     """A line of a table that is not grouped by families."""
     return replace(_line(section, entry, kind, cells), family="", member=False)
-
-
-def _same_kind(entry: Entry, metric: str, rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of another metric that belong to a likelihood: same kind, options and split."""
-    first, mine = rows.iloc[0], entry.main
-    same = (mine["kind"] == first["kind"]) & (mine["options"] == first["options"]) & (mine["split"] == first["split"])
-    return mine[same & (mine["metric"] == metric)]
 
 
 def _gap(test: pd.DataFrame, train: pd.DataFrame) -> Cell:

@@ -309,7 +309,7 @@ def test_plans_are_checked_against_the_card() -> None:
     assert cli._counts("2,1,2") == [2, 1]
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
 def test_a_full_disk_behind_the_output_is_one_line() -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
@@ -598,15 +598,20 @@ def test_sample_evaluate_time_report(
     assert all(Path(line).exists() for line in written.stdout.splitlines())
 
 
+def a_run_of_ones_own(world: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, bytes]:
+    """A run of the eighth paradigm in a copy of the suite under `name`, and what it was scored."""
+    monkeypatch.chdir(world)
+    monkeypatch.syspath_prepend(world / "site")
+    shutil.copytree(world / "runs", world / name)
+    run = next((world / name / "digits" / "eighth").glob("0-*"))
+    return run, (run / "results.jsonl").read_bytes()
+
+
 def test_a_likelihood_with_options_of_ones_own(
     first: subprocess.CompletedProcess[str], world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Computed once, kept beside the tier's rows, in the report; what the card does not have is one line."""
-    monkeypatch.chdir(world)
-    monkeypatch.syspath_prepend(world / "site")
-    shutil.copytree(world / "runs", world / "asked")
-    run = next((world / "asked" / "digits" / "eighth").glob("0-*"))
-    before = (run / "results.jsonl").read_bytes()
+    run, before = a_run_of_ones_own(world, "asked", monkeypatch)
     arguments = ("evaluate", run, "--tier", "mine.toml:tiny", "--likelihood")
     asked = bench(*arguments, "mean:K=3", "--likelihood", "exact", "--json")
     assert asked.exit_code == 0, asked.output
@@ -643,11 +648,7 @@ def test_a_sampler_of_ones_own(
     first: subprocess.CompletedProcess[str], world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Drawn once, kept beside the tier's rows, in the report; what the tier draws itself is not drawn again."""
-    monkeypatch.chdir(world)
-    monkeypatch.syspath_prepend(world / "site")
-    shutil.copytree(world / "runs", world / "chosen")
-    run = next((world / "chosen" / "digits" / "eighth").glob("0-*"))
-    before = (run / "results.jsonl").read_bytes()
+    run, before = a_run_of_ones_own(world, "chosen", monkeypatch)
     arguments = ("evaluate", run, "--tier", "mine.toml:tiny", "--sampler")
     asked = bench(*arguments, "push-1:temperature=0.5", "--sampler", "push-1", "--json")
     assert asked.exit_code == 0, asked.output
@@ -659,6 +660,8 @@ def test_a_sampler_of_ones_own(
     assert (run / "results.jsonl").read_bytes() == before
     kept = (run / "samplers" / "results.jsonl").read_bytes()
     assert {row.options for row in store.load_rows(run / "samplers")} == {"temperature=0.5"}, "the other is the tier's"
+    assert bench(*arguments, "push-1", "--force").exit_code == 0
+    assert (run / "samplers" / "results.jsonl").read_bytes() == kept, "the tier's, forced or not, counts once"
     assert "temperature=0.5" in bench(*arguments, "push-1:temperature=0.5").stdout
     assert (run / "samplers" / "results.jsonl").read_bytes() == kept
     assert bench("report", "chosen", "--formats", "csv").exit_code == 0

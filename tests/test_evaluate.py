@@ -790,8 +790,9 @@ def test_external_samples_are_marked_kept_and_known_by_their_content(tmp_path: P
     # The same samples in another file, shuffled labels, one changed sample.
     np.save(tmp_path / "again.npy", x)
     np.savez(tmp_path / "other.npz", samples=x, labels=y[::-1])
-    x[0] = 16 - x[0]
-    np.save(tmp_path / "changed.npy", x)
+    changed = x.copy()  # x is the data set's own memory
+    changed[0] = 16 - x[0]
+    np.save(tmp_path / "changed.npy", changed)
     names = ("again.npy", "other.npz", "changed.npy")
     digests = {evaluate.score(tmp_path / name, "digits", QUIET)[0].samples for name in names}
     assert len(digests | {digest}) == 4

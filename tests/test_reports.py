@@ -924,3 +924,11 @@ def test_a_likelihood_that_its_solver_doubts_is_not_bold_and_says_so(tmp_path, e
     beta = next(line for line in table.lines if line.name == "beta").cells[column]
     assert beta.sub == ("pf-ode, solver error 0.50" if doubted else "pf-ode")
     assert beta.bold != doubted
+    section = one(rows, runs)
+    (ranking,) = (
+        r for kind, r in section.rank_likelihood(tables.chosen_likelihoods(section)).items() if "pf-ode" in kind
+    )
+    assert set(ranking.ranks) == (set() if doubted else {"beta", "gamma"})
+    assert set(ranking.unranked) == ({"beta", "gamma"} if doubted else set())
+    whole = next(line for line in tables.likelihood(section).lines if line.name == "beta").cells[1]
+    assert whole.bold != doubted
