@@ -1,8 +1,10 @@
 """What a sampler costs beyond its network: `python -m bench.overhead RUN [--sampler ddim] [--batch 1] [--rounds 20]`.
 
-The network calls of one sampling are recorded, then the whole sampling and the bare calls with the very same inputs are
-timed in turn (A B A B ...). The overhead is the difference of the medians: as a part of the bare calls' time, and in
-microseconds a step. It holds what is done once as well: the draw from the prior, the levels, the coefficients.
+A sampling's time is what its network calls take, each clocked where it happens, and the rest, which is the overhead: it
+holds what is done once as well, the draw from the prior, the levels, the coefficients. On an accelerator, where a call
+returns before its work is done, the recorded calls are run again with the very same inputs and nothing between them, in
+turn with the whole sampling (A B A B ...), and the overhead is what that takes longer. Medians over the rounds; the
+overhead is printed as a part of the calls' time, and in microseconds a call and a step.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,28 +35,28 @@ __all__ = ["Overhead", "overhead"]
 
 @dataclass(frozen=True)
 class Overhead:
-    """Seconds of one sampling and of its network calls alone, medians over the rounds; `calls` counts them."""
+    """Seconds of one sampling's network calls and of everything else in it, medians over the rounds; `calls` counts them."""
 
     plan: Plan
     batch: int
     calls: int
-    sampling: float
-    bare: float
+    network: float
+    rest: float
 
     @property
     def fraction(self) -> float:
-        """Of the bare calls' time; noise may make it a little negative."""
-        return self.sampling / self.bare - 1
+        """Of the calls' time; on an accelerator noise may make it a little negative."""
+        return self.rest / self.network
 
     @property
     def per_call(self) -> float:
         """Seconds."""
-        return (self.sampling - self.bare) / self.calls
+        return self.rest / self.calls
 
     @property
     def per_step(self) -> float:
         """Seconds. An adaptive sampler is one step."""
-        return (self.sampling - self.bare) / self.plan.steps
+        return self.rest / self.plan.steps
 
 
 @contextmanager
@@ -83,41 +85,71 @@ def _recorded(into: list[tuple[nn.Module, tuple[Any, ...], dict[str, Any]]]) -> 
         after.remove()
 
 
+@contextmanager
+def _clocked(networks: set[nn.Module], now: Callable[[], float]) -> Iterator[list[float]]:
+    """What the calls of these networks take inside the block, one after the other."""
+    seconds: list[float] = []
+    begun = 0.0
+
+    def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
+        nonlocal begun
+        begun = now()
+
+    def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        seconds.append(now() - begun)
+
+    handles = [h for n in networks for h in (n.register_forward_pre_hook(enter), n.register_forward_hook(leave))]
+    try:
+        yield seconds
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def overhead(model: Paradigm, plan: Plan, batch: int = 1, rounds: int = 20, device: str = "cpu") -> Overhead:
-    """Times the sampling of one batch against its bare network calls. Raises BadInput when there are none."""
+    """Times the sampling of one batch and, within it, its network calls. Raises BadInput when there are none."""
     calls: list[tuple[nn.Module, tuple[Any, ...], dict[str, Any]]] = []
     with _recorded(calls):
         sample_once(model, plan, batch, device)
     if not calls:
         raise BadInput(f"{plan} makes no network calls that could be counted")
 
-    def synchronise() -> None:
-        if torch.device(device).type == "cuda":
-            torch.cuda.synchronize(device)
-
     @torch.no_grad()
     def bare() -> None:
         for module, args, kwargs in calls:
             module(*args, **kwargs)
 
-    # On one CPU thread its own time: other work on the machine hardly moves it.
-    alone = torch.device(device).type == "cpu" and torch.get_num_threads() == 1
-    now = time.process_time if alone else time.perf_counter
+    if torch.device(device).type == "cpu":
+        # On one thread its own time: other work on the machine hardly moves it.
+        now = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
 
-    def clock(work: Any) -> float:
-        synchronise()
-        start = now()
-        work()
-        synchronise()
-        return now() - start
+        def clock(work: Callable[[], object]) -> tuple[float, float]:
+            with _clocked({module for module, *_ in calls}, now) as seconds:
+                start = now()
+                work()
+                return now() - start, sum(seconds)
 
-    def whole() -> None:
-        sample_once(model, plan, batch, device)
+        def once() -> tuple[float, float]:
+            whole, network = clock(lambda: sample_once(model, plan, batch, device))
+            # The clock itself, and what it takes to call a network, is in the bare calls too.
+            alone, inside = clock(bare)
+            return network, whole - network - (alone - inside)
+    else:
 
-    whole()
-    bare()
-    pairs = [(clock(whole), clock(bare)) for _ in range(rounds)]
-    return Overhead(plan, batch, len(calls), median(a for a, _ in pairs), median(b for _, b in pairs))
+        def span(work: Callable[[], object]) -> float:
+            torch.accelerator.synchronize()
+            start = time.perf_counter()
+            work()
+            torch.accelerator.synchronize()
+            return time.perf_counter() - start
+
+        def once() -> tuple[float, float]:
+            network = span(bare)
+            return network, span(lambda: sample_once(model, plan, batch, device)) - network
+
+    once()
+    network, rest = zip(*(once() for _ in range(rounds)))
+    return Overhead(plan, batch, len(calls), median(network), median(rest))
 
 
 @answered
@@ -146,9 +178,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found = overhead(model, plan, batch, given.rounds)
             print(
                 f"{info.recipe} {found.plan} batch {batch}: {found.calls} calls, "
-                f"sampling {1e3 * found.sampling:.2f} ms, bare calls {1e3 * found.bare:.2f} ms, "
-                f"overhead {found.fraction:+.1%}, {1e6 * found.per_call:+.0f} µs a call, "
-                f"{1e6 * found.per_step:+.0f} µs a step"
+                f"network {1e3 * found.network:.2f} ms, overhead {1e3 * found.rest:.2f} ms: {found.fraction:.1%}, "
+                f"{1e6 * found.per_call:.0f} µs a call, {1e6 * found.per_step:.0f} µs a step"
             )
 
 

@@ -39,6 +39,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -136,8 +137,7 @@ class ScoreSDE(Paradigm):
 
     def denoiser(self, cond: Tensor | None = None) -> Denoiser:
         path, data = self.path, float(self.sigma_data)
-        lowest = torch.tensor(self.config.floor * (2 / self.space.levels if self.space.levels else 0.05)).double()
-        t_min = float(path.time_of_log_snr(-2 * torch.log(lowest)).clamp_min(0.0))
+        t_min = time_of(path, self.config.floor * (2 / self.space.levels if self.space.levels else 0.05))
         return Denoiser(self.net, path, Preconditioned(data), lambda t: told(path, data, t), t_min, y=cond)
 
     def optimizers(self) -> dict[nn.Module, Optimizer]:
@@ -177,6 +177,13 @@ class ScoreSDE(Paradigm):
 
     def log_likelihood(self, x: Tensor, kind: Kind, noise: Noise, cond: Tensor | None = None) -> Estimate:
         return bounds.log_likelihood(self.denoiser(cond), x, self.space, kind, noise)
+
+
+@lru_cache(maxsize=64)
+def time_of(path: GaussianPath, ratio: float) -> float:
+    """The time at which sigma / alpha is `ratio`, or 0 where it is larger from the start."""
+    t = path.time_of_log_snr(torch.tensor(-2 * math.log(ratio), dtype=torch.float64))
+    return max(0.0, float(t))
 
 
 def told(path: GaussianPath, sigma_data: float, t: Tensor) -> Tensor:

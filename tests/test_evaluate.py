@@ -1024,9 +1024,9 @@ def test_times_of_runs(ring_run: Path, gan_run: Path, monkeypatch: pytest.Monkey
 def test_overhead_is_what_is_not_the_network(fake: Fake) -> None:
     found = overhead.overhead(fake, Plan("copy", 4), batch=8, rounds=3)
     assert found.calls == 4
-    assert found.sampling > 0
-    assert found.bare > 0
-    made = overhead.Overhead(Plan("x", 5), 1, calls=10, sampling=1.1, bare=1.0)
+    assert found.network > 0
+    assert found.rest > 0
+    made = overhead.Overhead(Plan("x", 5), 1, calls=10, network=1.0, rest=0.1)
     assert made.fraction == pytest.approx(0.1)
     assert made.per_call == pytest.approx(0.01)
     assert made.per_step == pytest.approx(0.02)

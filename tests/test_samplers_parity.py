@@ -358,7 +358,7 @@ def test_ode_solutions_are_torchdiffeqs(name, law):
             torch.testing.assert_close(solve(at.velocity, x, times, step), theirs, **EXACT)
         ends = torch.tensor([d.t_max, d.t_min], dtype=torch.float64)
         theirs = torchdiffeq.odeint(field, x, ends, method="dopri5", rtol=1e-9, atol=1e-9)[-1]
-        ours = dopri5(lambda x, t, rows: d.velocity(x, t), x, d.t_max, d.t_min, 1e-9, 1e-9)
+        ours = dopri5(lambda times, x, rows: d.velocities(times, x), x, d.t_max, d.t_min, 1e-9, 1e-9)
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 
 

@@ -14,7 +14,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -146,7 +147,12 @@ class Denoiser:
     @property
     def free(self) -> bool:
         """Whether the path ends free of noise."""
-        return float(self.path.sigma(torch.tensor(self.t_min, dtype=torch.float64))) == 0.0
+        return _ends(self.path, self.t_min, self.t_max)[0] == 0.0
+
+    @property
+    def largest(self) -> float:
+        """sigma(t_max), the standard deviation that sampling starts from."""
+        return _ends(self.path, self.t_min, self.t_max)[1]
 
     def rows(self, index: Tensor) -> Denoiser:
         """The denoiser of the examples at `index`."""
@@ -171,8 +177,20 @@ class Denoiser:
 
     def velocity(self, x_t: Tensor, t: Tensor) -> Tensor:
         """u = alpha' x0 + sigma' eps, the probability-flow velocity dx_t/dt; t (B,)."""
-        x0, eps = self.both(x_t, t)
-        return self.path.velocity(x0, eps, t)
+        return self.velocities(t[None], x_t)(0, x_t)
+
+    def velocities(self, times: Tensor, like: Tensor) -> Callable[[int, Tensor], Tensor]:
+        """The velocity at times (K, B), K of each example: (k, x_t (B, ...)) -> u. Coefficients are made beforehand."""
+        numbers = [v.to(like.dtype) for v in _flow(self.prediction, self.path, times)]
+        c_in, p, q = (v.reshape(*times.shape, *(1,) * (like.dim() - 1)).unbind() for v in numbers)
+        clock = self.clock(times).to(like.dtype).unbind()
+
+        def velocity(k: int, x: Tensor) -> Tensor:
+            out = self.net(c_in[k] * x, clock[k], self.y)
+            out = out.chunk(2, dim=1)[0] if self.learned else out
+            return torch.addcmul(p[k] * x, q[k], out)
+
+        return velocity
 
     def score(self, x_t: Tensor, t: Tensor) -> Tensor:
         """grad log p_t(x_t) = -eps / sigma; t (B,)."""
@@ -185,8 +203,7 @@ class Denoiser:
         """
         if path == self.path:
             return self
-        ends = torch.tensor([self.t_min, self.t_max], dtype=torch.float64)
-        t_min, t_max = path.time_of_log_snr(self.path.log_snr(ends)).clamp(0.0, 1.0).tolist()
+        t_min, t_max = _ends_on(path, self.path, self.t_min, self.t_max)
         moved = Moved(self.prediction, self.path, self.t_min, self.t_max)
         clock = self.clock
         return replace(
@@ -202,6 +219,21 @@ class Denoiser:
     def along(self, times: Tensor, like: Tensor) -> Along:
         """The same at fixed times (N,), for states shaped as `like` (B, ...)."""
         return Along(self, times, like)
+
+
+@lru_cache(maxsize=64)
+def _ends(path: GaussianPath, t_min: float, t_max: float) -> tuple[float, float]:
+    """sigma at both."""
+    low, high = path.sigma(torch.tensor([t_min, t_max], dtype=torch.float64)).tolist()
+    return low, high
+
+
+@lru_cache(maxsize=64)
+def _ends_on(path: GaussianPath, own: GaussianPath, t_min: float, t_max: float) -> tuple[float, float]:
+    """The times on `path`, within [0, 1], of those of a network's own."""
+    ends = torch.tensor([t_min, t_max], dtype=torch.float64)
+    low, high = path.time_of_log_snr(own.log_snr(ends)).clamp(0.0, 1.0).tolist()
+    return low, high
 
 
 @dataclass(frozen=True)
@@ -229,21 +261,42 @@ class Moved(Prediction):
         return self.prediction.target(self.path, self.time(path, t), x0, eps)
 
 
+def _flow(prediction: Prediction, path: GaussianPath, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(c_in, p, q) of the velocity u = alpha' x0 + sigma' eps = p x + q F, F the network's output for c_in x."""
+    a, b, c, d, c_in = prediction.coefficients(path, times)
+    da, ds = path.alpha_dot(times), path.sigma_dot(times)
+    return c_in, da * a + ds * c, da * b + ds * d
+
+
+@lru_cache(maxsize=64)
+def _tabulated(
+    prediction: Prediction, path: GaussianPath, times: tuple[float, ...]
+) -> tuple[tuple[float, ...], tuple[float, ...], tuple[tuple[float, ...], ...]]:
+    """alpha and sigma at `times`, and what `Along` knows of each of them. Kept, since samples are drawn in many batches."""
+    t = torch.tensor(times, dtype=torch.float64)
+    a, b, c, d, c_in = prediction.coefficients(path, t)
+    _, p, q = _flow(prediction, path, t)
+    alpha, sigma = path.alpha(t), path.sigma(t)
+    rows = torch.stack([c_in, a, b, c, d, p, q, alpha, sigma], dim=1).tolist()
+    return tuple(alpha.tolist()), tuple(sigma.tolist()), tuple(map(tuple, rows))
+
+
 class Along:
-    """A denoiser at fixed times, each a plain number and one of those given."""
+    """A denoiser at fixed times, each a plain number and one of those given.
+
+    alpha, sigma: (N + 1,) float64, of the times and, last, of the data: (1, 0).
+    """
 
     def __init__(self, denoiser: Denoiser, times: Tensor, like: Tensor) -> None:
         self.net, self.y = denoiser.net, denoiser.y
         self.reach, self.learned = denoiser.reach, denoiser.learned
-        path, times = denoiser.path, times.double().cpu()
-        a, b, c, d, c_in = denoiser.prediction.coefficients(path, times)
-        # u = alpha' x0 + sigma' eps = p x + q F.
-        da, ds = path.alpha_dot(times), path.sigma_dot(times)
-        p, q = da * a + ds * c, da * b + ds * d
-        clock = denoiser.clock(times).to(like.device, like.dtype)
+        numbers = tuple(times.tolist())
+        alpha, sigma, table = _tabulated(denoiser.prediction, denoiser.path, numbers)
+        self.alpha = torch.tensor([*alpha, 1.0], dtype=torch.float64)
+        self.sigma = torch.tensor([*sigma, 0.0], dtype=torch.float64)
+        clock = denoiser.clock(times.double().cpu()).to(like.device, like.dtype)
         rows = clock[:, None].expand(-1, len(like)).contiguous().unbind()
-        table = torch.stack([c_in, a, b, c, d, p, q, path.alpha(times), path.sigma(times)], dim=1).tolist()
-        self._table = {t: (row, *numbers) for t, row, numbers in zip(times.tolist(), rows, table)}
+        self._table: dict[float, Any] = {t: (row, *known) for t, row, known in zip(numbers, rows, table)}
 
     def both(self, x: Tensor, t: float) -> tuple[Tensor, Tensor]:
         """(x0, eps) at a state (B, ...) and a time. Where x0 is clipped, eps is what then gives back the state."""
@@ -273,7 +326,14 @@ class Along:
         x0 = x0.clamp(-self.reach, self.reach)
         return x0, torch.sub(x, x0, alpha=alpha).div_(sigma)
 
+    def x0(self, x: Tensor, t: float) -> Tensor:
+        """The expected data alone, clipped as in `both`."""
+        row, c_in, a, b, *_ = self._table[t]
+        x0 = _mix(x, a, self._out(x, row, c_in), b)
+        return x0 if self.reach == float("inf") else x0.clamp(-self.reach, self.reach)
+
     def eps(self, x: Tensor, t: float) -> Tensor:
+        """The expected noise, of unclipped data."""
         row, c_in, _, _, c, d, *_ = self._table[t]
         return _mix(x, c, self._out(x, row, c_in), d)
 

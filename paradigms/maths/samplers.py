@@ -23,8 +23,9 @@ References
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -39,6 +40,7 @@ __all__ = ["GRIDS", "levels", "ode_samplers", "sample", "samplers"]
 GRIDS = ("uniform", "trailing", "quadratic", "cosine", "karras", "logsnr")
 RATIOS = (0.002, 80.0)  # sigma / alpha between which "karras" and "logsnr" lie where the path itself has no bounds
 RHO = 7.0  # of Karras et al.
+AHEAD = 2**18  # numbers of noise that are drawn at once
 LONGEST = 0.25  # Langevin step of the corrector, in sigma^2: |score| comes near 0 where there are few dimensions
 
 
@@ -52,17 +54,20 @@ def levels(d: Denoiser, n: int, kind: str = "uniform") -> Tensor:
     uniform, quadratic: in t, in the square root of t. trailing: uniform down to t = 0, whose neighbourhood is not visited.
     cosine: uniform in arctan(sigma / alpha). karras: in (sigma / alpha)^(1 / 7). logsnr: in log (alpha / sigma).
     """
-    path, free = d.path, d.free
+    return _levels(d.path, d.free, d.t_min, d.t_max, d.T, n, kind).clone()
 
+
+@lru_cache(maxsize=64)
+def _levels(path: GaussianPath, free: bool, t_min: float, t_max: float, T: int | None, n: int, kind: str) -> Tensor:
     def spaced(start: float, stop: float, reached: bool) -> Tensor:
         return torch.linspace(start, stop, n if reached else n + 1, dtype=torch.float64)[:n]
 
-    ends = torch.tensor([d.t_max, d.t_min], dtype=torch.float64)
+    ends = torch.tensor([t_max, t_min], dtype=torch.float64)
     if kind in ("uniform", "trailing"):
-        t = spaced(d.t_max, 0.0, False) if kind == "trailing" else spaced(d.t_max, d.t_min, not free)
-        t = t if d.T is None else (t * d.T).round() / d.T  # a chain is asked at its own times
+        t = spaced(t_max, 0.0, False) if kind == "trailing" else spaced(t_max, t_min, not free)
+        t = t if T is None else (t * T).round() / T  # a chain is asked at its own times
     elif kind == "quadratic":
-        t = spaced(math.sqrt(d.t_max), math.sqrt(d.t_min), not free).square()
+        t = spaced(math.sqrt(t_max), math.sqrt(t_min), not free).square()
     elif kind == "cosine":
         first, last = path.angle(ends).tolist()
         t = path.time_of_log_snr(-2 * torch.log(torch.tan(spaced(first, last, not free))))
@@ -74,20 +79,21 @@ def levels(d: Denoiser, n: int, kind: str = "uniform") -> Tensor:
         else:
             ratio = spaced(math.log(high), math.log(low), True).exp()
         t = path.time_of_log_snr(-2 * torch.log(ratio))
-    t = t.clamp(d.t_min, d.t_max)
-    t[0] = d.t_max  # the prior's noise, to the last digit
+    t = t.clamp(t_min, t_max)
+    t[0] = t_max  # the prior's noise, to the last digit
     return t
-
-
-def _schedule(path: GaussianPath, times: Tensor) -> tuple[Tensor, Tensor]:
-    """(alpha, sigma) (N + 1,) of the levels and, last, of the data: (1, 0)."""
-    one = torch.ones(1, dtype=torch.float64)
-    return torch.cat([path.alpha(times), one]), torch.cat([path.sigma(times), 0 * one])
 
 
 def _kappa(alpha: Tensor, sigma: Tensor) -> Tensor:
     """1 - SNR_t / SNR_s of neighbouring levels, (N,)."""
     return 1 - (alpha[:-1] * sigma[1:] / (alpha[1:] * sigma[:-1])).square()
+
+
+def _ahead(noise: Noise, draws: int, x: Tensor) -> Iterator[Tensor]:
+    """So many w ~ N(0, I) shaped as x, several drawn at once: between two network calls one takes five times as long."""
+    at_once = max(1, AHEAD // x.numel())
+    for first in range(0, draws, at_once):
+        yield from [noise.normal(*x.shape) for _ in range(min(at_once, draws - first))]
 
 
 # ----------------------------------------------------------------------------------------------------- first order
@@ -98,51 +104,49 @@ def ancestral(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, w
 
     variance: of a step, "small" (the forward posterior's), "large" (the forward step's), or "learned" between the two.
     """
-    alpha, sigma = _schedule(d.path, times)
+    at = d.along(times, x)
+    alpha, sigma = at.alpha, at.sigma
     kappa = _kappa(alpha, sigma)
     r = sigma[1:] * (1 - kappa).sqrt()
     small, large = sigma[1:] * kappa.sqrt(), sigma[:-1] * kappa.sqrt()
     large[-1] = 0.0  # the last step ends at x0
     variance = plan.word("variance", "small")
     if variance == "learned":
-        return _learned(d, x, times, r, small, large, noise, watch)
-    return _first_order(d, x, times, r, small if variance == "small" else large, noise, watch)
+        return _learned(at, x, times, r, small, large, noise, watch)
+    return _first_order(at, x, times, r, small if variance == "small" else large, noise, watch)
 
 
 def ddim(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch: Watch) -> Tensor:
     """eta = 0 is deterministic, eta = 1 ancestral."""
-    alpha, sigma = _schedule(d.path, times)
-    kappa, eta = _kappa(alpha, sigma), plan.option("eta", 0.0)
+    at = d.along(times, x)
+    sigma, kappa, eta = at.sigma, _kappa(at.alpha, at.sigma), plan.option("eta", 0.0)
     r, c = sigma[1:] * (1 - eta**2 * kappa).sqrt(), eta * sigma[1:] * kappa.sqrt()
-    return _first_order(d, x, times, r, c, noise, watch)
+    return _first_order(at, x, times, r, c, noise, watch)
 
 
-def _first_order(d: Denoiser, x: Tensor, times: Tensor, r: Tensor, c: Tensor, noise: Noise, watch: Watch) -> Tensor:
+def _first_order(at: Along, x: Tensor, times: Tensor, r: Tensor, c: Tensor, noise: Noise, watch: Watch) -> Tensor:
     """x_s = alpha_s x0 + r eps + c w over all levels; r, c (N,)."""
-    at, alpha = d.along(times, x), _schedule(d.path, times)[0]
-    ends = [*times.tolist()[1:], 0.0]
-    for t, s, a, r_s, c_s in zip(times.tolist(), ends, alpha[1:].tolist(), r.tolist(), c.tolist()):
+    here, w = times.tolist(), _ahead(noise, int(c.count_nonzero()), x)
+    for t, s, a, r_s, c_s in zip(here, [*here[1:], 0.0], at.alpha[1:].tolist(), r.tolist(), c.tolist()):
         x = at.combined(x, t, a, r_s)
         if c_s:
-            x = torch.add(x, noise.normal(*x.shape), alpha=c_s)
+            x = x.add_(next(w), alpha=c_s)
         watch(s, x)
     return x
 
 
 def _learned(
-    d: Denoiser, x: Tensor, times: Tensor, r: Tensor, small: Tensor, large: Tensor, noise: Noise, watch: Watch
+    at: Along, x: Tensor, times: Tensor, r: Tensor, small: Tensor, large: Tensor, noise: Noise, watch: Watch
 ) -> Tensor:
     """log c = v log (large) + (1 - v) log (small), v from the network (Nichol & Dhariwal 2021, eq. 15)."""
-    at, alpha = d.along(times, x), _schedule(d.path, times)[0]
-    here = times.tolist()
-    for t, s, a, r_s, low, high in zip(here, here[1:], *(k.tolist() for k in (alpha[1:], r, small.log(), large.log()))):
+    here, numbers = times.tolist(), [k.tolist() for k in (at.alpha[1:], r, small.log(), large.log())]
+    w = _ahead(noise, len(here) - 1, x)
+    for t, s, a, r_s, low, high in zip(here, here[1:], *numbers):
         x0, eps, v = at.three(x, t)
         c = torch.exp(low + (high - low) * v)
-        x = torch.add(a * x0, eps, alpha=r_s).addcmul_(c, noise.normal(*x.shape))
+        x = torch.add(a * x0, eps, alpha=r_s).addcmul_(c, next(w))
         watch(s, x)
-    x, _ = at.both(x, here[-1])
-    watch(0.0, x)
-    return x
+    return _last(at, x, here[-1], watch)
 
 
 def dpmpp_2m(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch: Watch) -> Tensor:
@@ -156,7 +160,8 @@ def dpmpp_2m_sde(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise
 
 
 def _multistep(d: Denoiser, x: Tensor, times: Tensor, noise: Noise | None, watch: Watch) -> Tensor:
-    at, (alpha, sigma) = d.along(times, x), _schedule(d.path, times)
+    at = d.along(times, x)
+    alpha, sigma = at.alpha, at.sigma
     h = torch.log(alpha / sigma).diff()
     shrink = torch.exp(-h) if noise is None else torch.exp(-2 * h)
     # Weight of D_i - D_(i-1): none at the first step, nor at the last, which ends free of noise at x0, nor after a level that
@@ -164,15 +169,17 @@ def _multistep(d: Denoiser, x: Tensor, times: Tensor, noise: Noise | None, watch
     half = torch.zeros_like(h)
     half[1:-1] = torch.where(h[:-2] > 0, h[1:-1] / (2 * h[:-2]), 0.0)
     keep = sigma[1:] / sigma[:-1] * (1.0 if noise is None else torch.exp(-h))
-    w = sigma[1:] * torch.sqrt(1 - shrink)
-    coefficients = torch.stack([keep, alpha[1:] * (1 - shrink), half, w], dim=1).tolist()
-    before = x
-    for t, s, (keep_s, new, half_s, w_s) in zip(times.tolist(), [*times.tolist()[1:], 0.0], coefficients):
-        x0 = at.both(x, t)[0]
-        D = torch.add(x0, x0 - before, alpha=half_s) if half_s else x0
-        x = torch.add(keep_s * x, D, alpha=new)
-        if noise is not None and w_s:
-            x = x.add_(noise.normal(*x.shape), alpha=w_s)
+    new, fresh = alpha[1:] * (1 - shrink), sigma[1:] * torch.sqrt(1 - shrink) * (noise is not None)
+    steps = torch.stack([keep, new * (1 + half), -new * half, fresh], dim=1).tolist()
+    w = iter(()) if noise is None else _ahead(noise, int(fresh.count_nonzero()), x)
+    here, before = times.tolist(), x
+    for t, s, (keep_s, now, old, fresh_s) in zip(here, [*here[1:], 0.0], steps):
+        x0 = at.x0(x, t)
+        x = (keep_s * x).add_(x0, alpha=now)
+        if old:
+            x = x.add_(before, alpha=old)
+        if fresh_s:
+            x = x.add_(next(w), alpha=fresh_s)
         before = x0
         watch(s, x)
     return x
@@ -184,19 +191,18 @@ def _multistep(d: Denoiser, x: Tensor, times: Tensor, noise: Noise | None, watch
 def reverse_sde(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch: Watch) -> Tensor:
     """Euler-Maruyama on the reverse SDE, and x0 at the end. A step from pure noise (alpha = 0) is the ancestral one."""
     at, path = d.along(times, x), d.path
-    alpha, sigma = _schedule(path, times)
+    alpha, sigma = at.alpha, at.sigma
     h, (a, s) = times.diff(), (alpha[:-2], sigma[:-2])
     da, ds = path.alpha_dot(times[:-1]), path.sigma_dot(times[:-1])
     rate = ds - da * s / a  # sigma (log sigma / alpha)'
     stepped = torch.stack([torch.ones_like(h), h * da, h * (ds + rate), torch.sqrt(-2 * h * s * rate)], dim=1)
     pure = torch.stack([0 * h, alpha[1:-1], 0 * h, sigma[1:-1]], dim=1)
     steps = torch.where((a < 1e-12 * s)[:, None], pure, stepped).tolist()
-    for t, s_t, (keep, p, q, w) in zip(times.tolist(), times.tolist()[1:], steps):
-        x = torch.add(at.combined(x, t, p, q), x, alpha=keep).add_(noise.normal(*x.shape), alpha=w)
+    here, w = times.tolist(), _ahead(noise, len(steps), x)
+    for t, s_t, (keep, p, q, c) in zip(here, here[1:], steps):
+        x = at.combined(x, t, p, q).add_(x, alpha=keep).add_(next(w), alpha=c)
         watch(s_t, x)
-    x, _ = at.both(x, float(times[-1]))
-    watch(0.0, x)
-    return x
+    return _last(at, x, float(times[-1]), watch)
 
 
 def predictor_corrector(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch: Watch) -> Tensor:
@@ -205,38 +211,36 @@ def predictor_corrector(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise
     Langevin: x + e score + sqrt(2 e) w with e = 2 (snr |w| / |score|)^2, the norms of each sample its own. Where e follows
     the state, what it leaves at rest is p(x) / e(x), not p(x): in D dimensions up to sqrt(1 + 2 / D) too wide.
     """
-    at, (alpha, sigma) = d.along(times, x), _schedule(d.path, times)
+    at = d.along(times, x)
+    alpha, sigma = at.alpha, at.sigma
     kappa, snr = _kappa(alpha, sigma), plan.option("snr", 0.16)
     r, c = sigma[1:] * (1 - kappa).sqrt(), sigma[1:] * kappa.sqrt()
     here = times.tolist()
+    draws = _ahead(noise, 2 * len(here) - 2, x)
     for t, s, a, sig, r_s, c_s in zip(here, here[1:], *(v.tolist() for v in (alpha[1:], sigma[1:], r, c))):
-        x = torch.add(at.combined(x, t, a, r_s), noise.normal(*x.shape), alpha=c_s)
-        eps, w = at.eps(x, s), noise.normal(*x.shape)
+        x = at.combined(x, t, a, r_s).add_(next(draws), alpha=c_s)
+        eps, w = at.eps(x, s), next(draws)
         # In units of sigma: score = -eps / sigma, e = sigma^2 k.
-        k = (2 * (snr * _norm(w) / _norm(eps)).square()).clamp_max_(LONGEST)
+        k = (_norm(w) / _norm(eps)).square_().mul_(2 * snr**2).clamp_max_(LONGEST)
         x = torch.addcmul(x, k, eps, value=-sig).addcmul_((2 * k).sqrt(), w, value=sig)
         watch(s, x)
-    x, _ = at.both(x, here[-1])
-    watch(0.0, x)
-    return x
+    return _last(at, x, here[-1], watch)
 
 
 def _norm(x: Tensor) -> Tensor:
     """The norm of each example, (B, 1, ..., 1)."""
-    return x.flatten(1).norm(dim=1).reshape(-1, *(1,) * (x.dim() - 1))
+    return torch.linalg.vector_norm(x, dim=tuple(range(1, x.dim())), keepdim=True)
 
 
 def langevin(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch: Watch) -> Tensor:
     """Annealed Langevin dynamics on sigma: `inner` steps x + e score + sqrt(2 e) w at each level, e = step sigma^2; then x0."""
     at, inner, step = d.along(times, x), int(plan.option("inner", 5)), plan.option("step", 0.1)
-    for t, sigma in zip(times.tolist(), d.path.sigma(times).tolist()):
+    w = _ahead(noise, inner * len(times), x)
+    for t, sigma in zip(times.tolist(), at.sigma.tolist()):
         for _ in range(inner):
-            x = torch.add(x, at.eps(x, t), alpha=-step * sigma)
-            x = x.add_(noise.normal(*x.shape), alpha=math.sqrt(2 * step) * sigma)
+            x = torch.add(x, at.eps(x, t), alpha=-step * sigma).add_(next(w), alpha=math.sqrt(2 * step) * sigma)
         watch(t, x)
-    x, _ = at.both(x, float(times[-1]))
-    watch(0.0, x)
-    return x
+    return _last(at, x, float(times[-1]), watch)
 
 
 # --------------------------------------------------------------------------------------------------------- the ODE
@@ -255,7 +259,7 @@ def _fixed(step: Step) -> Callable[[Denoiser, Tensor, Tensor, Plan, Noise, Watch
 
 
 def _last(at: Along, x: Tensor, t: float, watch: Watch) -> Tensor:
-    x, _ = at.both(x, t)
+    x = at.x0(x, t)
     watch(0.0, x)
     return x
 
@@ -263,8 +267,8 @@ def _last(at: Along, x: Tensor, t: float, watch: Watch) -> Tensor:
 def rk45(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch: Watch) -> Tensor:
     """Adaptive Dormand-Prince, every row with steps of its own."""
 
-    def field(x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
-        return d.rows(rows).velocity(x, t)
+    def field(times: Tensor, x: Tensor, rows: Tensor) -> Callable[[int, Tensor], Tensor]:
+        return d.rows(rows).velocities(times, x)
 
     x = dopri5(field, x, d.t_max, d.t_min, plan.option("rtol", 1e-3), plan.option("atol", 1e-3))
     watch(d.t_min, x)
@@ -282,13 +286,11 @@ def churn(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch
     raised = (times * (1 + gamma)).clamp_max(d.t_max)
     at = d.along(torch.cat([raised, times]), x)
     extra = s_noise * (d.path.sigma(raised).square() - sigma.square()).clamp_min(0).sqrt()
-    for t_hat, s, w in zip(raised.tolist(), [*times.tolist()[1:], 0.0], extra.tolist()):
-        if w:
-            x = torch.add(x, noise.normal(*x.shape), alpha=w)
-        if s == 0.0:
-            x, _ = at.both(x, t_hat)
-        else:
-            x = heun_step(at.velocity, x, t_hat, s, s - t_hat)
+    w = _ahead(noise, int(extra.count_nonzero()), x)
+    for t_hat, s, c in zip(raised.tolist(), [*times.tolist()[1:], 0.0], extra.tolist()):
+        if c:
+            x = torch.add(x, next(w), alpha=c)
+        x = at.x0(x, t_hat) if s == 0.0 else heun_step(at.velocity, x, t_hat, s, s - t_hat)
         watch(s, x)
     return x
 
@@ -410,7 +412,7 @@ def sample(
     if on != "own":
         d = d.on(COORDINATES[on])
     times = levels(d, plan.steps, plan.word("grid", "uniform"))
-    x = z * float(d.path.sigma(torch.tensor(d.t_max, dtype=torch.float64)))
+    x = z * d.largest
     tell = watch or _unwatched
     tell(d.t_max, x)
     return _METHODS[plan.sampler](d, x, times, plan, noise, tell)

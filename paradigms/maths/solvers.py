@@ -7,6 +7,7 @@ either direction.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -85,46 +86,52 @@ _A: tuple[tuple[float, ...], ...] = (
 _E = (71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
 
 
-def dopri5(
-    f: Callable[[Tensor, Tensor, Tensor], Tensor],
-    x: Tensor,
-    start: float,
-    stop: float,
-    rtol: float,
-    atol: float,
-    max_steps: int = 1000,
-) -> Tensor:
+Fields = Callable[[Tensor, Tensor, Tensor], Callable[[int, Tensor], Tensor]]
+
+
+def dopri5(f: Fields, x: Tensor, start: float, stop: float, rtol: float, atol: float, max_steps: int = 1000) -> Tensor:
     """Adaptive Dormand-Prince 5(4) from `start` to `stop`, each row of the batch with step sizes of its own.
 
     A row's result therefore does not depend on which rows it is solved with (a shared step size couples them). Every
-    round costs six calls f(x, t, rows) for the rows still under way, whose indices are `rows`: the last slope of an
-    accepted step is the first of the next. Raises BadInput when a row needs more than `max_steps`.
+    round costs six calls for the rows still under way: f(times (6, b), x (b, ...), rows (b,)) gives the derivative as a
+    function (k, x) at the k-th of those times, rows being their indices in the batch; the last slope of an accepted step is
+    the first of the next. Raises BadInput when a row needs more than `max_steps`.
     """
     span = stop - start
+    out, rows = torch.empty_like(x), torch.arange(len(x), device=x.device)
+    nodes = torch.tensor(_C, dtype=torch.float64, device=x.device)[:, None]
     u = torch.zeros(len(x), dtype=torch.float64, device=x.device)  # progress from 0 to 1
-    h = torch.full_like(u, 0.05)
-    x = x.clone()
-    slope = f(x, torch.full_like(u, start).to(x.dtype), torch.arange(len(x), device=x.device))
+    h, root = torch.full_like(u, 0.05), math.sqrt(x[0].numel())
+    slope = f(torch.full_like(u, start)[None], x, rows)(0, x)
     for _ in range(max_steps):
-        live = torch.nonzero(u < 1).squeeze(1)
-        if not len(live):
-            return x
-        here, begin, point = u[live], x[live], x[live]
-        size = torch.minimum(h[live], 1 - here)
-        step = expand(size.to(x.dtype) * span, begin)
-        slopes = [slope[live]]
-        for c, row in zip(_C, _A):
-            point = begin
-            for a, k in zip(row, slopes):
-                if a:
-                    point = torch.addcmul(point, step, k, value=a)
-            slopes.append(f(point, (start + span * (here + c * size)).to(x.dtype), live))
-        error = step * sum(e * k for e, k in zip(_E, slopes) if e)
-        scale = atol + rtol * torch.maximum(begin.abs(), point.abs())
-        norm = (error / scale).flatten(1).square().mean(1).sqrt().double()
+        size = torch.minimum(h, 1 - u)
+        at, step = f(start + span * (u + nodes * size), x, rows), expand(size.to(x.dtype) * span, x)
+        slopes, point = [slope], x
+        for k, row in enumerate(_A):
+            point = torch.addcmul(x, step, _weighed(row, slopes))
+            slopes.append(at(k, point))
+        error = step * _weighed(_E, slopes)
+        scale = torch.maximum(x.abs(), point.abs()).mul_(rtol).add_(atol)
+        norm = torch.linalg.vector_norm(error.div_(scale).flatten(1), dim=1).double() / root
         accept = norm <= 1
-        done = live[accept]
-        x[done], slope[done] = point[accept], slopes[-1][accept]
-        u[done] = torch.where(size >= 1 - here, 1.0, here + size)[accept]
-        h[live] = size * (0.9 * norm.clamp_min(1e-10) ** -0.2).clamp(0.2, 5.0)
+        taken = expand(accept, x)
+        x, slope = torch.where(taken, point, x), torch.where(taken, slopes[-1], slope)
+        over = accept & (size >= 1 - u)
+        u = torch.where(accept, u + size, u)
+        h = size * (0.9 * norm.clamp_min(1e-10) ** -0.2).clamp(0.2, 5.0)
+        if over.any():
+            out[rows[over]] = x[over]
+            under = ~over
+            rows, x, slope, u, h = rows[under], x[under], slope[under], u[under], h[under]
+            if not len(rows):
+                return out
     raise BadInput(f"dopri5 did not reach the end within {max_steps} steps; loosen rtol/atol")
+
+
+def _weighed(weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
+    """The sum of the slopes, each by its weight."""
+    total = weights[0] * slopes[0]
+    for a, k in zip(weights[1:], slopes[1:]):
+        if a:
+            total.add_(k, alpha=a)
+    return total
