@@ -11,6 +11,7 @@ import codecs
 import contextlib
 import dataclasses
 import errno
+import itertools
 import json
 import math
 import os
@@ -359,7 +360,12 @@ def sample(
     label: Annotated[
         str | None, typer.Option("--label", help="Class, by number or name; needs --conditional training.")
     ] = None,
-    guidance: Annotated[float | None, typer.Option("--guidance", help="Strength, where the sampler has it.")] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            "--guidance", help="1: the model with labels, 0: without, more: guided; needs --conditional training."
+        ),
+    ] = None,
     option: Annotated[
         list[str] | None, typer.Option("--option", help="Another option of the sampler: key=value. Repeatable.")
     ] = None,
@@ -383,7 +389,7 @@ def sample(
         bench sample flow-matching
         bench sample ddpm -n 100 --sampler ddim --steps 20 --to ddim.png
         bench sample runs/digits/gan/0-3f2a91c04d -n 10000 --to gan.npz
-        bench sample flow-matching --label 3 --to threes/
+        bench sample flow-matching --label 3 --guidance 2 --to threes/
         bench sample score-sde --dataset ring8 --trajectory --to way.pdf
     """
     if trajectory and to.suffix.lower() not in PICTURES:
@@ -401,6 +407,7 @@ def sample(
     where = runs.device_of(device)
     model, info = _load_paradigm(folder, where)
     plan = _plan(type(model).card, info.recipe, sampler, steps, guidance, option or ())
+    model.check(plan)
     labels = _labels(model, info, label, count, seed)
     if not to.suffix and not model.space.is_image:
         raise BadInput(f"--to {to}: '{info.dataset}' holds vectors, not images; give a file.npz or a grid.png")
@@ -451,6 +458,9 @@ def _plan(
         if key not in known.options:
             raise unknown(f"option of sampler {name}:", key, known.options or ["(it has none)"])
         values[key] = value
+        # What is the sampler's default anyway is not said: the plan is the same, and so are its rows.
+        if value == known.options[key] and key not in dict(card.default.options):
+            del values[key]
     count = (card.default.steps if same else known.steps[-1]) if steps is None else steps
     plan = Plan(name, count, tuple(sorted(values.items())))
     known.check(plan)
@@ -494,13 +504,23 @@ def _kind(card: Card, recipe: str, space: Space, text: str) -> Kind:
     return kind
 
 
-def _chosen(card: Card, recipe: str, text: str) -> Plan:
-    """A plan that a user named as in ancestral-1000 or ddim-50:eta=0.5,grid=quadratic. Raises BadInput."""
+def _chosen(card: Card, recipe: str, text: str) -> list[Plan]:
+    """The plans that a user named as in ancestral-1000 or ddim-50:eta=0.5,grid=quadratic. Raises BadInput.
+
+    An option with several values, as in guidance=1/1.5/2, makes a plan for each.
+    """
     named, _, options = text.partition(":")
     name, _, steps = named.rpartition("-")
     if not (name and steps.isascii() and steps.isdigit()):
         name, steps = named, ""
-    return _plan(card, recipe, name, int(steps) if steps else None, options=options.split(",") if options else ())
+    known = card.sampler(name)
+    choices = []
+    for option in options.split(",") if options else ():
+        key, equals, value = option.partition("=")
+        several = equals and not (known and key.strip() in known.falling)  # which are lists themselves
+        choices.append([f"{key}={one}" for one in value.split("/")] if several else [option])
+    count = int(steps) if steps else None
+    return [_plan(card, recipe, name, count, options=some) for some in itertools.product(*choices)]
 
 
 def _labels(model: Any, info: Any, label: str | None, n: int, seed: int) -> Any:
@@ -573,7 +593,9 @@ def evaluate(
     ] = None,
     sampler: Annotated[
         list[str] | None,
-        typer.Option("--sampler", help="Only this sampler: NAME-STEPS[:key=value,...]. Repeatable."),
+        typer.Option(
+            "--sampler", help="Only this sampler: NAME-STEPS[:key=value,...]; several values: key=1/2/4. Repeatable."
+        ),
     ] = None,
     device: DeviceOption = "auto",
     out: OutOption = Path("runs"),
@@ -588,6 +610,7 @@ def evaluate(
         bench evaluate runs/digits/vae/0-3f2a91c04d --tier standard --json
         bench evaluate vae --likelihood iwae:K=5000
         bench evaluate ddpm --sampler ancestral-1000 --sampler ddim-50:eta=0.5
+        bench evaluate flow-matching --sampler heun-16:guidance=0/1/1.5/2/4
         bench evaluate my-samples.npz --dataset fashion-mnist
         bench evaluate my-folder-of-pngs/ --dataset cifar10 --resize bicubic
         bench evaluate my-samples.npz --tier quick --to runs/digits/external/mine
@@ -631,7 +654,7 @@ def evaluate(
         card = _card(catalogue.get(trained.recipe).paradigm, trained.recipe)
         space = scores.dataset(trained.dataset).space
         kinds = [_kind(card, trained.recipe, space, text) for text in likelihood or ()]
-        plans = [_chosen(card, trained.recipe, text) for text in sampler or ()]
+        plans = [plan for text in sampler or () for plan in _chosen(card, trained.recipe, text)]
     with _display_of(as_json)({name: 1.0}) as display, graceful_stop() as stopping:
         progress = Progress(name, display.event, stopping)
         if is_samples:

@@ -614,10 +614,13 @@ def sampled(
 ) -> list[Row]:
     """The rows of plans that a user chose, on as many samples as the tier draws, at any cost; as `likelihoods` otherwise.
 
-    A plan that the tier itself draws for this run is not drawn again. Raises BadInput as `evaluate` does.
+    A plan that the tier itself draws for this run is not drawn again. Raises BadInput as `evaluate` does, and for a plan
+    that the model can not draw by.
     """
     folder = Path(folder)
     model, info, found = _opened(folder, device)
+    for plan in chosen:
+        model.check(plan)
     recipe, card, ref, n = catalogue.get(info.recipe), type(model).card, reference(info.dataset), pool_size(found, tier)
     wanted = {(plan.sampler, plan.steps, settings_text(plan.options)): plan for plan in chosen}
     asked = _Asked(folder / PLANS, _digest("plans", _protocol(found, tier, recipe), _weights_of(folder)), _plan_of)

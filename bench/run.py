@@ -132,12 +132,17 @@ class Run:
     def _parents(self) -> dict[str, str]:
         return {role: parent.where for role, parent in self.parents}
 
+    def _settings(self) -> dict[str, Any]:
+        """The config as far as it has an effect."""
+        idle = set() if self.conditional else {f.name for f in fields(self.config) if f.metadata.get("conditional")}
+        return {name: value for name, value in dataclasses.asdict(self.config).items() if name not in idle}
+
     def _shared(self) -> dict[str, Any]:
         """What all seeds of the run have in common."""
         return {
             "schema": IDENTITY,
             "recipe": self.recipe,
-            "config": dataclasses.asdict(self.config),
+            "config": self._settings(),
             "dataset": self.dataset,
             "checksum": self.checksum,
             "match": self.tier.match,

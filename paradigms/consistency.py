@@ -224,7 +224,7 @@ class ConsistencyDistillation(Consistency):
         self.target = copy.deepcopy(self.net).requires_grad_(False)
 
     def denoiser_of(self, net: nn.Module, y: Tensor | None) -> Denoiser:
-        return replace(self.teacher.model.denoiser(y).on(LINEAR), net=net)
+        return replace(self.teacher.model.denoiser(y).on(LINEAR), net=net, null=None)
 
     def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
         x, y = dequantise(batch.x, self.space.levels, noise), batch.y
@@ -356,7 +356,7 @@ class EasyConsistency(Consistency):
         self.net = copy.deepcopy(self.start.model.net).requires_grad_(True)
 
     def denoiser_of(self, net: nn.Module, y: Tensor | None) -> Denoiser:
-        return replace(self.start.model.denoiser(y).on(LINEAR), net=net)
+        return replace(self.start.model.denoiser(y).on(LINEAR), net=net, null=None)
 
     def times(self, log_s: Tensor, progress: float) -> tuple[Tensor, Tensor]:
         """s and s_r (B,), s_r < s; log_s (B,)."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from paradigms.maths.paths import GaussianPath
 
 __all__ = [
+    "CONDITIONAL",
     "Batch",
     "Card",
     "Data",
@@ -206,6 +207,10 @@ class Noise:
 # ------------------------------------------------------------------------------------------------------- training
 
 
+# Metadata of a config's field that does nothing where a model is told no labels: it is no part of such a run's identity.
+CONDITIONAL: Mapping[str, bool] = {"conditional": True}
+
+
 def require(holds: bool, text: str) -> None:
     """For a config's __post_init__: raises ValueError with what a setting must be, when it is not."""
     if not holds:
@@ -367,7 +372,7 @@ class Sampler:
     """A sampler's claims, held by the tests.
 
     steps:      the step counts that a sweep tries.
-    calls:      (a, b): network calls = a * steps + b. None: adaptive, known only by counting.
+    calls:      (a, b): network calls = a * steps + b, options at their defaults. None: adaptive, known only by counting.
     order:      of the numerical method, where it has one.
     stochastic: draws noise beyond the prior.
     options:    what `Plan.options` may hold, with defaults; `ranges` the numbers that each may take, both ends included
@@ -513,6 +518,9 @@ class Paradigm(Trainable):
         watch: Callable[[float, Tensor], None] | None = None,
     ) -> Tensor:
         """Samples (B, *shape) from prior draws z. `watch(t, x_t)` sees the intermediate states where there are any."""
+
+    def check(self, plan: Plan) -> None:
+        """Raises BadInput when this model, as it was trained, can not draw by a plan that its card offers."""
 
     def log_likelihood(self, x: Tensor, kind: Kind, noise: Noise, cond: Tensor | None = None) -> Estimate:
         """Log-likelihood of bin-centred (or real) x (B, *shape): a log mass on data with levels, else a log density."""

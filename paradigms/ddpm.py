@@ -39,7 +39,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -48,6 +48,7 @@ from torch.optim import Optimizer
 
 from paradigms.backbones import build
 from paradigms.contract import (
+    CONDITIONAL,
     Batch,
     Card,
     Data,
@@ -64,6 +65,7 @@ from paradigms.contract import (
 )
 from paradigms.maths import bounds, samplers
 from paradigms.maths.denoiser import X0, Denoiser, Eps, Prediction, VPrediction
+from paradigms.maths.guidance import null_label, with_null, withheld
 from paradigms.maths.paths import BetaChainPath, CosinePath, GaussianPath, expand
 from paradigms.optim import adamw, check_training, cosine
 
@@ -78,6 +80,7 @@ class Config:
 
     first: noise of step 1 in bin widths (images) or twentieths (vectors); last: alpha_T. Of the cosine schedule.
     beta_1, beta_T: of the linear one. batch, lr, dropout, weight_decay, clip: training. backbone: "auto" or "mlp".
+    unlabelled: the part of the examples whose label is withheld (of no effect without labels).
     """
 
     predicts: str = "eps"
@@ -92,6 +95,7 @@ class Config:
     weight_decay: float = 0.0
     clip: float = 1.0
     backbone: str = "auto"
+    unlabelled: float = field(default=0.1, metadata=CONDITIONAL)
 
     def __post_init__(self) -> None:
         check_training(self)
@@ -121,7 +125,9 @@ class Chain(Paradigm):
 
     def __init__(self, config: Config, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
         super().__init__(config, space, width, parents)
-        self.net = build.denoiser(space, width, config.dropout, config.backbone, outputs=2 if self.learned else 1)
+        self.null = null_label(space, config.unlabelled)
+        told, outputs = with_null(space, self.null), 2 if self.learned else 1
+        self.net = build.denoiser(told, width, config.dropout, config.backbone, outputs)
         self.path = schedule_of(config, space)
         self.prediction = PREDICTIONS[config.predicts]
         # The largest |x| of the data, which on vectors is learned in `prepare`.
@@ -136,7 +142,16 @@ class Chain(Paradigm):
     def denoiser(self, cond: Tensor | None = None) -> Denoiser:
         reach = float(self.reach)
         return Denoiser(
-            self.net, self.path, self.prediction, told, 1 / T, T=T, reach=reach, learned=self.learned, y=cond
+            self.net,
+            self.path,
+            self.prediction,
+            told,
+            1 / T,
+            T=T,
+            reach=reach,
+            learned=self.learned,
+            y=cond,
+            null=self.null,
         )
 
     def optimizers(self) -> dict[nn.Module, Optimizer]:
@@ -148,7 +163,8 @@ class Chain(Paradigm):
 
     def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
         eps, t = noise.normal(*batch.x.shape), (1 + noise.integers(T, len(batch.x))) / T
-        loss, terms = self.loss(batch.x, batch.y, t, eps)
+        y = withheld(batch.y, self.null, self.config.unlabelled, noise)
+        loss, terms = self.loss(batch.x, y, t, eps)
         yield Update(self.net, loss, terms, {"lr": self.config.lr * cosine(progress)}, clip=self.config.clip)
 
     def prior(self, n: int, noise: Noise) -> Tensor:
@@ -163,6 +179,9 @@ class Chain(Paradigm):
         watch: Callable[[float, Tensor], None] | None = None,
     ) -> Tensor:
         return samplers.sample(self.card.samplers, self.denoiser(cond), z, plan, noise, watch)
+
+    def check(self, plan: Plan) -> None:
+        samplers.guided(self.denoiser(), plan)
 
     def log_likelihood(self, x: Tensor, kind: Kind, noise: Noise, cond: Tensor | None = None) -> Estimate:
         return bounds.log_likelihood(self.denoiser(cond), x, self.space, kind, noise, dequantised=False)

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ from torch.optim import Optimizer
 
 from paradigms.backbones import build
 from paradigms.contract import (
+    CONDITIONAL,
     Batch,
     Card,
     Data,
@@ -52,6 +53,7 @@ from paradigms.contract import (
 )
 from paradigms.maths import bounds, samplers
 from paradigms.maths.denoiser import Denoiser, Preconditioned
+from paradigms.maths.guidance import null_label, with_null, withheld
 from paradigms.maths.likelihood import dequantise
 from paradigms.maths.paths import EDMPath, expand
 from paradigms.optim import adamw, check_training, cosine
@@ -60,7 +62,8 @@ from paradigms.optim import adamw, check_training, cosine
 @dataclass(frozen=True)
 class Config:
     """P_mean, P_std: of log (sigma / sigma_data) in training. sigma_max: where sampling starts. floor: sigma_min in bin
-    widths (images) or twentieths (vectors). batch, lr, dropout, weight_decay, clip: training. backbone: "auto" or "mlp"."""
+    widths (images) or twentieths (vectors). batch, lr, dropout, weight_decay, clip: training. backbone: "auto" or "mlp".
+    unlabelled: the part of the examples whose label is withheld (of no effect without labels)."""
 
     P_mean: float = -0.5
     P_std: float = 1.2
@@ -72,6 +75,7 @@ class Config:
     weight_decay: float = 0.0
     clip: float = 1.0
     backbone: str = "auto"
+    unlabelled: float = field(default=0.1, metadata=CONDITIONAL)
 
     def __post_init__(self) -> None:
         check_training(self)
@@ -97,7 +101,8 @@ class EDM(Paradigm):
 
     def __init__(self, config: Config, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
         super().__init__(config, space, width, parents)
-        self.net = build.denoiser(space, width, config.dropout, config.backbone)
+        self.null = null_label(space, config.unlabelled)
+        self.net = build.denoiser(with_null(space, self.null), width, config.dropout, config.backbone)
         self.path = EDMPath(config.sigma_max)
         self.sigma_min = config.floor * (2 / space.levels if space.levels else 0.05)
         self.register_buffer("sigma_data", torch.tensor(1.0))
@@ -107,8 +112,8 @@ class EDM(Paradigm):
         return data
 
     def denoiser(self, cond: Tensor | None = None) -> Denoiser:
-        prediction = Preconditioned(float(self.sigma_data))
-        return Denoiser(self.net, self.path, prediction, self.c_noise, self.sigma_min / self.config.sigma_max, y=cond)
+        prediction, t_min = Preconditioned(float(self.sigma_data)), self.sigma_min / self.config.sigma_max
+        return Denoiser(self.net, self.path, prediction, self.c_noise, t_min, y=cond, null=self.null)
 
     def c_noise(self, t: Tensor) -> Tensor:
         """log sigma, from 0 at sigma_min to 1 at sigma_max."""
@@ -120,10 +125,11 @@ class EDM(Paradigm):
     def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
         x = dequantise(batch.x, self.space.levels, noise)
         eps, log_sigma = noise.normal(*x.shape), self.config.P_mean + self.config.P_std * noise.normal(len(x))
-        d = self.denoiser(batch.y)
+        y = withheld(batch.y, self.null, self.config.unlabelled, noise)
+        d = self.denoiser(y)
         t = (self.sigma_data * log_sigma.exp() / self.config.sigma_max).clamp(d.t_min, d.t_max)
         c_in = d.prediction.coefficients(self.path, t).c_in
-        out = self.net(expand(c_in, x) * self.path.perturb(x, eps, t), d.clock(t), batch.y)
+        out = self.net(expand(c_in, x) * self.path.perturb(x, eps, t), d.clock(t), y)
         loss = (out - d.prediction.target(self.path, t, x, eps)).square().mean()
         yield Update(self.net, loss, {"loss": loss}, {"lr": self.config.lr * cosine(progress)}, clip=self.config.clip)
 
@@ -139,6 +145,9 @@ class EDM(Paradigm):
         watch: Callable[[float, Tensor], None] | None = None,
     ) -> Tensor:
         return samplers.sample(self.card.samplers, self.denoiser(cond), z, plan, noise, watch)
+
+    def check(self, plan: Plan) -> None:
+        samplers.guided(self.denoiser(), plan)
 
     def log_likelihood(self, x: Tensor, kind: Kind, noise: Noise, cond: Tensor | None = None) -> Estimate:
         return bounds.log_likelihood(self.denoiser(cond), x, self.space, kind, noise)

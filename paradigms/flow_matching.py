@@ -42,7 +42,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,7 @@ from torch.optim import Optimizer
 
 from paradigms.backbones import build
 from paradigms.contract import (
+    CONDITIONAL,
     Batch,
     Card,
     Estimate,
@@ -66,6 +67,7 @@ from paradigms.contract import (
 from paradigms.maths import bounds, samplers
 from paradigms.maths.couplings import assign
 from paradigms.maths.denoiser import Denoiser, Velocity
+from paradigms.maths.guidance import null_label, with_null, withheld
 from paradigms.maths.likelihood import dequantise
 from paradigms.maths.paths import CosinePath, GaussianPath, LinearPath, VPPath
 from paradigms.maths.times import TIMES
@@ -79,6 +81,7 @@ class Config:
     """times: where along the path it is trained, "uniform", "logit-normal", "skewed" (towards the data) or "u-shaped".
 
     batch: examples a step. lr: peak learning rate. dropout, weight_decay: regularisation. backbone: "auto" or "mlp".
+    unlabelled: the part of the examples whose label is withheld (of no effect without labels).
     """
 
     times: str = "uniform"
@@ -88,6 +91,7 @@ class Config:
     weight_decay: float = 0.0
     clip: float = 1.0
     backbone: str = "auto"
+    unlabelled: float = field(default=0.1, metadata=CONDITIONAL)
 
     def __post_init__(self) -> None:
         check_training(self)
@@ -115,7 +119,8 @@ class Matching(Paradigm):
 
     def __init__(self, config: Config, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
         super().__init__(config, space, width, parents)
-        self.net = build.denoiser(space, width, config.dropout, config.backbone)
+        self.null = null_label(space, config.unlabelled)
+        self.net = build.denoiser(with_null(space, self.null), width, config.dropout, config.backbone)
         self.times = TIMES[config.times]
 
     @abstractmethod
@@ -126,7 +131,8 @@ class Matching(Paradigm):
         return {self.net: adamw(self.net, self.config.lr, weight_decay=self.config.weight_decay)}
 
     def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
-        x, y = dequantise(batch.x, self.space.levels, noise), batch.y
+        x = dequantise(batch.x, self.space.levels, noise)
+        y = withheld(batch.y, self.null, self.config.unlabelled, noise)
         eps, t = noise.normal(*x.shape), self.times.quantile(noise.uniform(len(x)))
         eps, t = self.couple(x, eps), self.t_min + (1 - self.t_min) * t
         x_t = self.path.perturb(x, eps, t)
@@ -134,7 +140,7 @@ class Matching(Paradigm):
         yield Update(self.net, loss, {"loss": loss}, {"lr": self.config.lr * cosine(progress)}, clip=self.config.clip)
 
     def denoiser(self, cond: Tensor | None = None) -> Denoiser:
-        return Denoiser(self.net, self.path, Velocity(), told, t_min=self.t_min, y=cond)
+        return Denoiser(self.net, self.path, Velocity(), told, t_min=self.t_min, y=cond, null=self.null)
 
     def prior(self, n: int, noise: Noise) -> Tensor:
         return noise.normal(n, *self.space.shape)
@@ -148,6 +154,9 @@ class Matching(Paradigm):
         watch: Callable[[float, Tensor], None] | None = None,
     ) -> Tensor:
         return samplers.sample(self.card.samplers, self.denoiser(cond), z, plan, noise, watch)
+
+    def check(self, plan: Plan) -> None:
+        samplers.guided(self.denoiser(), plan)
 
     def log_likelihood(self, x: Tensor, kind: Kind, noise: Noise, cond: Tensor | None = None) -> Estimate:
         return bounds.log_likelihood(self.denoiser(cond), x, self.space, kind, noise)

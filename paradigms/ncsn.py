@@ -28,7 +28,7 @@ Where this differs from the papers
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ from torch.optim import Optimizer
 
 from paradigms.backbones import build
 from paradigms.contract import (
+    CONDITIONAL,
     Batch,
     Card,
     Data,
@@ -52,6 +53,7 @@ from paradigms.contract import (
 )
 from paradigms.maths import bounds, samplers
 from paradigms.maths.denoiser import Denoiser, Eps
+from paradigms.maths.guidance import null_label, with_null, withheld
 from paradigms.maths.likelihood import dequantise
 from paradigms.maths.paths import VEPath, expand
 from paradigms.optim import adamw, check_training, cosine
@@ -61,7 +63,8 @@ from paradigms.optim import adamw, check_training, cosine
 class Config:
     """L: noise levels. floor: sigma_L in bin widths (images) or twentieths (vectors).
 
-    batch, lr, dropout, weight_decay, clip: training. backbone: "auto" or "mlp".
+    batch, lr, dropout, weight_decay, clip: training. backbone: "auto" or "mlp". unlabelled: the part of the examples
+    whose label is withheld (of no effect without labels).
     """
 
     L: int = 200
@@ -72,6 +75,7 @@ class Config:
     weight_decay: float = 0.0
     clip: float = 1.0
     backbone: str = "auto"
+    unlabelled: float = field(default=0.1, metadata=CONDITIONAL)
 
     def __post_init__(self) -> None:
         check_training(self)
@@ -97,7 +101,8 @@ class NCSN(Paradigm):
 
     def __init__(self, config: Config, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
         super().__init__(config, space, width, parents)
-        self.net = build.denoiser(space, width, config.dropout, config.backbone)
+        self.null = null_label(space, config.unlabelled)
+        self.net = build.denoiser(with_null(space, self.null), width, config.dropout, config.backbone)
         self.sigma_min = config.floor * (2 / space.levels if space.levels else 0.05)
         self.register_buffer("sigma_data", torch.tensor(1.0))
         self.register_buffer("sigma_max", torch.tensor(10.0))
@@ -110,7 +115,7 @@ class NCSN(Paradigm):
 
     def denoiser(self, cond: Tensor | None = None) -> Denoiser:
         path = VEPath(self.sigma_min, float(self.sigma_max))
-        return Denoiser(self.net, path, Eps(float(self.sigma_data)), told, t_min=0.0, y=cond)
+        return Denoiser(self.net, path, Eps(float(self.sigma_data)), told, t_min=0.0, y=cond, null=self.null)
 
     def optimizers(self) -> dict[nn.Module, Optimizer]:
         return {self.net: adamw(self.net, self.config.lr, weight_decay=self.config.weight_decay)}
@@ -118,9 +123,10 @@ class NCSN(Paradigm):
     def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
         x = dequantise(batch.x, self.space.levels, noise)
         eps, t = noise.normal(*x.shape), noise.integers(self.config.L, len(x)) / (self.config.L - 1)
-        d = self.denoiser(batch.y)
+        y = withheld(batch.y, self.null, self.config.unlabelled, noise)
+        d = self.denoiser(y)
         c_in = d.prediction.coefficients(d.path, t).c_in
-        out = self.net(expand(c_in, x) * d.path.perturb(x, eps, t), t, batch.y)
+        out = self.net(expand(c_in, x) * d.path.perturb(x, eps, t), t, y)
         loss = (eps - out).square().mean()
         yield Update(self.net, loss, {"loss": loss}, {"lr": self.config.lr * cosine(progress)}, clip=self.config.clip)
 
@@ -136,6 +142,9 @@ class NCSN(Paradigm):
         watch: Callable[[float, Tensor], None] | None = None,
     ) -> Tensor:
         return samplers.sample(self.card.samplers, self.denoiser(cond), z, plan, noise, watch)
+
+    def check(self, plan: Plan) -> None:
+        samplers.guided(self.denoiser(), plan)
 
     def log_likelihood(self, x: Tensor, kind: Kind, noise: Noise, cond: Tensor | None = None) -> Estimate:
         return bounds.log_likelihood(self.denoiser(cond), x, self.space, kind, noise)

@@ -27,6 +27,7 @@ def check_training(config: Any) -> None:
     require(0 <= getattr(config, "dropout", 0) < 1, "dropout must be from 0 to below 1")
     require(getattr(config, "weight_decay", 0) >= 0, "weight_decay must be at least 0")
     require(getattr(config, "clip", 1) > 0, "clip must be above 0")
+    require(0 <= getattr(config, "unlabelled", 0) < 1, "unlabelled must be from 0 to below 1")
     require(getattr(config, "latent", 1) >= 1, "latent must be at least 1")
     backbone = getattr(config, "backbone", "auto")
     require(backbone in BACKBONES, f"backbone must be one of {', '.join(BACKBONES)}, not '{backbone}'")

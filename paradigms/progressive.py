@@ -117,7 +117,7 @@ class ProgressiveDistillation(Paradigm):
 
     def denoiser_of(self, net: nn.Module, y: Tensor | None) -> Denoiser:
         """What the parent knows, with another network, on the linear path."""
-        return replace(self.start.model.denoiser(y).on(LINEAR), net=net)
+        return replace(self.start.model.denoiser(y).on(LINEAR), net=net, null=None)
 
     def denoiser(self, cond: Tensor | None = None) -> Denoiser:
         return self.denoiser_of(self.net, cond)

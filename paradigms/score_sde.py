@@ -38,7 +38,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import torch
@@ -47,6 +47,7 @@ from torch.optim import Optimizer
 
 from paradigms.backbones import build
 from paradigms.contract import (
+    CONDITIONAL,
     Batch,
     Card,
     Data,
@@ -63,6 +64,7 @@ from paradigms.contract import (
 )
 from paradigms.maths import bounds, samplers
 from paradigms.maths.denoiser import Denoiser, Preconditioned
+from paradigms.maths.guidance import null_label, with_null, withheld
 from paradigms.maths.likelihood import dequantise
 from paradigms.maths.paths import GaussianPath, SubVPPath, VEPath, VPPath, expand
 from paradigms.optim import adamw, check_training, cosine
@@ -76,7 +78,8 @@ class Config:
     """sde: "vp", "subvp" or "ve". weighting: "uniform" or "likelihood".
 
     beta_min, beta_max: of VP and sub-VP. floor: noise at t_min in bin widths (images) or twentieths (vectors).
-    batch, lr, dropout, weight_decay, clip: training. backbone: "auto" or "mlp".
+    batch, lr, dropout, weight_decay, clip: training. backbone: "auto" or "mlp". unlabelled: the part of the examples
+    whose label is withheld (of no effect without labels).
     """
 
     sde: str = "vp"
@@ -90,6 +93,7 @@ class Config:
     weight_decay: float = 0.0
     clip: float = 1.0
     backbone: str = "auto"
+    unlabelled: float = field(default=0.1, metadata=CONDITIONAL)
 
     def __post_init__(self) -> None:
         check_training(self)
@@ -118,7 +122,8 @@ class ScoreSDE(Paradigm):
 
     def __init__(self, config: Config, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
         super().__init__(config, space, width, parents)
-        self.net = build.denoiser(space, width, config.dropout, config.backbone)
+        self.null = null_label(space, config.unlabelled)
+        self.net = build.denoiser(with_null(space, self.null), width, config.dropout, config.backbone)
         self.register_buffer("sigma_data", torch.tensor(1.0))
         self.register_buffer("sigma_max", torch.tensor(50.0))
 
@@ -138,7 +143,9 @@ class ScoreSDE(Paradigm):
     def denoiser(self, cond: Tensor | None = None) -> Denoiser:
         path, data = self.path, float(self.sigma_data)
         t_min = time_of(path, self.config.floor * (2 / self.space.levels if self.space.levels else 0.05))
-        return Denoiser(self.net, path, Preconditioned(data), lambda t: told(path, data, t), t_min, y=cond)
+        return Denoiser(
+            self.net, path, Preconditioned(data), lambda t: told(path, data, t), t_min, y=cond, null=self.null
+        )
 
     def optimizers(self) -> dict[nn.Module, Optimizer]:
         return {self.net: adamw(self.net, self.config.lr, weight_decay=self.config.weight_decay)}
@@ -146,7 +153,8 @@ class ScoreSDE(Paradigm):
     def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
         x = dequantise(batch.x, self.space.levels, noise)
         eps, u = noise.normal(*x.shape), noise.uniform(len(x))
-        d = self.denoiser(batch.y)
+        y = withheld(batch.y, self.null, self.config.unlabelled, noise)
+        d = self.denoiser(y)
         path, data = d.path, float(self.sigma_data)
         low, high = path.log_snr(torch.tensor([d.t_max, d.t_min], dtype=torch.float64)).tolist()
         if self.config.weighting == "likelihood":
@@ -156,7 +164,7 @@ class ScoreSDE(Paradigm):
             log_snr = -2 * torch.log(data * torch.tan(first + u * (last - first)))
         t = path.time_of_log_snr(log_snr).clamp(d.t_min, d.t_max)
         *_, k, c_in = d.prediction.coefficients(path, t)
-        out = self.net(expand(c_in, x) * path.perturb(x, eps, t), d.clock(t), batch.y)
+        out = self.net(expand(c_in, x) * path.perturb(x, eps, t), d.clock(t), y)
         error = (out - d.prediction.target(path, t, x, eps)).square()
         # The error of eps is k times that of F.
         loss = (expand(k.square(), x) * error).mean() if self.config.weighting == "likelihood" else error.mean()
@@ -174,6 +182,9 @@ class ScoreSDE(Paradigm):
         watch: Callable[[float, Tensor], None] | None = None,
     ) -> Tensor:
         return samplers.sample(self.card.samplers, self.denoiser(cond), z, plan, noise, watch)
+
+    def check(self, plan: Plan) -> None:
+        samplers.guided(self.denoiser(), plan)
 
     def log_likelihood(self, x: Tensor, kind: Kind, noise: Noise, cond: Tensor | None = None) -> Estimate:
         return bounds.log_likelihood(self.denoiser(cond), x, self.space, kind, noise)

@@ -5,6 +5,8 @@ nothing else of a model. A `Prediction` says how both expectations follow from t
 
     x0 = a x_t + b F,        eps = c x_t + d F,        F = net(c_in x_t, clock(t), y).
 
+Where it is guided F is a combination of two such outputs (`maths.guidance`): here, and nowhere else.
+
 `Denoiser.along` fixes the times beforehand, so that inside a sampler's loop a step costs the network and a few operations
 with plain numbers: coefficients, rows of times and changes of coordinates are all made before it.
 """
@@ -20,6 +22,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from paradigms.errors import BadInput
+from paradigms.maths.guidance import PURE, Guidance
 from paradigms.maths.paths import GaussianPath, expand
 
 __all__ = ["X0", "Along", "Denoiser", "Eps", "Preconditioned", "Prediction", "VPrediction", "Velocity"]
@@ -131,6 +135,8 @@ class Denoiser:
     reach:        samplers that work with x0 clip it to [-reach, reach]; velocities and densities are never clipped.
     learned:      the network puts out 2C channels: F, and v where a step's variance lies between its bounds.
     y:            labels (B,), or None.
+    null:         the label for none, of a network that was trained with labels and without; else None.
+    guidance:     how the outputs with and without labels are combined; None: the one with labels is taken.
     """
 
     net: Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -143,6 +149,8 @@ class Denoiser:
     reach: float = float("inf")
     learned: bool = False
     y: Tensor | None = None
+    null: int | None = None
+    guidance: Guidance | None = None
 
     @property
     def free(self) -> bool:
@@ -172,8 +180,21 @@ class Denoiser:
 
     def _out(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, list[Tensor]]:
         *numbers, c_in = self.prediction.coefficients(self.path, t)
-        out = self.net(expand(c_in, x_t) * x_t, self.clock(t), self.y)
+        out = self._asked(expand(c_in, x_t) * x_t, self.clock(t), t)
         return out, [expand(v, x_t) for v in numbers]
+
+    def _asked(self, x: Tensor, clock: Tensor, t: Tensor) -> Tensor:
+        """The network's output for what it sees, guided in the rows whose times t (B,) guidance covers."""
+        covered = None if self.guidance is None else self.guidance.covers(self.path, t)
+        if self.guidance is None or covered is None or not covered.any():
+            return self.net(x, clock, self.y)
+        if covered.all():
+            return self.guidance.ask(self.net, x, clock, self.y)
+        parts = [replace(self.rows(rows), guidance=g) for rows, g in ((covered, self.guidance), (~covered, None))]
+        inside, outside = (d._asked(x[rows], clock[rows], t[rows]) for d, rows in zip(parts, (covered, ~covered)))
+        out = inside.new_empty(len(x), *inside.shape[1:])
+        out[covered], out[~covered] = inside, outside
+        return out
 
     def velocity(self, x_t: Tensor, t: Tensor) -> Tensor:
         """u = alpha' x0 + sigma' eps, the probability-flow velocity dx_t/dt; t (B,)."""
@@ -186,7 +207,7 @@ class Denoiser:
         clock = self.clock(times).to(like.dtype).unbind()
 
         def velocity(k: int, x: Tensor) -> Tensor:
-            out = self.net(c_in[k] * x, clock[k], self.y)
+            out = self._asked(c_in[k] * x, clock[k], times[k])
             out = out.chunk(2, dim=1)[0] if self.learned else out
             return torch.addcmul(p[k] * x, q[k], out)
 
@@ -195,6 +216,20 @@ class Denoiser:
     def score(self, x_t: Tensor, t: Tensor) -> Tensor:
         """grad log p_t(x_t) = -eps / sigma; t (B,)."""
         return self.path.score_of_eps(self.both(x_t, t)[1], t)
+
+    def guided(self, strength: float, low: float = 0.0, high: float = PURE) -> Denoiser:
+        """The same with guidance of strength w where sigma / alpha lies between `low` and `high`; w = 1 is none.
+
+        Raises BadInput for a network that does not know both, with labels and without.
+        """
+        if strength == 1:
+            return replace(self, guidance=None)
+        if self.null is None:
+            raise BadInput(
+                "guidance weighs what a model expects with labels against without, and this one does not know both: train "
+                "it with labels (--conditional) and `unlabelled` above 0, or leave guidance out"
+            )
+        return replace(self, guidance=Guidance(strength, self.null, low, high, self.learned))
 
     def on(self, path: GaussianPath) -> Denoiser:
         """The same knowledge on another path: at equal signal-to-noise ratio the states of two paths differ by a factor.
@@ -288,25 +323,27 @@ class Along:
     """
 
     def __init__(self, denoiser: Denoiser, times: Tensor, like: Tensor) -> None:
-        self.net, self.y = denoiser.net, denoiser.y
+        self.net, self.y, self.guidance = denoiser.net, denoiser.y, denoiser.guidance
         self.reach, self.learned = denoiser.reach, denoiser.learned
         numbers = tuple(times.tolist())
         alpha, sigma, table = _tabulated(denoiser.prediction, denoiser.path, numbers)
         self.alpha = torch.tensor([*alpha, 1.0], dtype=torch.float64)
         self.sigma = torch.tensor([*sigma, 0.0], dtype=torch.float64)
-        clock = denoiser.clock(times.double().cpu()).to(like.device, like.dtype)
+        times = times.double().cpu()
+        covered = [] if self.guidance is None else self.guidance.covers(denoiser.path, times).tolist()
+        self._guided = frozenset(t for t, inside in zip(numbers, covered) if inside)
+        clock = denoiser.clock(times).to(like.device, like.dtype)
         rows = clock[:, None].expand(-1, len(like)).contiguous().unbind()
         self._table: dict[float, Any] = {t: (row, *known) for t, row, known in zip(numbers, rows, table)}
 
     def both(self, x: Tensor, t: float) -> tuple[Tensor, Tensor]:
         """(x0, eps) at a state (B, ...) and a time. Where x0 is clipped, eps is what then gives back the state."""
-        row, c_in, *_ = self._table[t]
-        return self._both(x, t, self._out(x, row, c_in))
+        return self._both(x, t, self._out(x, t))
 
     def combined(self, x: Tensor, t: float, p: float, q: float) -> Tensor:
         """p x0 + q eps at a state and a time, with the numbers put together before the tensors where x0 is not clipped."""
-        row, c_in, a, b, c, d, *_ = self._table[t]
-        out = self._out(x, row, c_in)
+        _, _, a, b, c, d, *_ = self._table[t]
+        out = self._out(x, t)
         if self.reach == float("inf"):
             return _mix(x, p * a + q * c, out, p * b + q * d)
         x0, eps = self._both(x, t, out)
@@ -314,8 +351,7 @@ class Along:
 
     def three(self, x: Tensor, t: float) -> tuple[Tensor, Tensor, Tensor]:
         """(x0, eps, v in [0, 1]) of a network that gives the variance too."""
-        row, c_in, *_ = self._table[t]
-        out, v = self.net(x if c_in == 1.0 else c_in * x, row, self.y).chunk(2, dim=1)
+        out, v = self._asked(x, t).chunk(2, dim=1)
         return *self._both(x, t, out), (v + 1) / 2
 
     def _both(self, x: Tensor, t: float, out: Tensor) -> tuple[Tensor, Tensor]:
@@ -328,23 +364,31 @@ class Along:
 
     def x0(self, x: Tensor, t: float) -> Tensor:
         """The expected data alone, clipped as in `both`."""
-        row, c_in, a, b, *_ = self._table[t]
-        x0 = _mix(x, a, self._out(x, row, c_in), b)
+        _, _, a, b, *_ = self._table[t]
+        x0 = _mix(x, a, self._out(x, t), b)
         return x0 if self.reach == float("inf") else x0.clamp(-self.reach, self.reach)
 
     def eps(self, x: Tensor, t: float) -> Tensor:
         """The expected noise, of unclipped data."""
-        row, c_in, _, _, c, d, *_ = self._table[t]
-        return _mix(x, c, self._out(x, row, c_in), d)
+        _, _, _, _, c, d, *_ = self._table[t]
+        return _mix(x, c, self._out(x, t), d)
 
     def velocity(self, x: Tensor, t: float) -> Tensor:
         """dx/dt; never clipped."""
-        row, c_in, _, _, _, _, p, q, _, _ = self._table[t]
-        return _mix(x, p, self._out(x, row, c_in), q)
+        _, _, _, _, _, _, p, q, _, _ = self._table[t]
+        return _mix(x, p, self._out(x, t), q)
 
-    def _out(self, x: Tensor, row: Tensor, c_in: float) -> Tensor:
-        out = self.net(x if c_in == 1.0 else c_in * x, row, self.y)
+    def _out(self, x: Tensor, t: float) -> Tensor:
+        out = self._asked(x, t)
         return out.chunk(2, dim=1)[0] if self.learned else out
+
+    def _asked(self, x: Tensor, t: float) -> Tensor:
+        """The network's output for a state, guided where guidance covers the time."""
+        row, c_in, *_ = self._table[t]
+        x = x if c_in == 1.0 else c_in * x
+        if self.guidance is not None and t in self._guided:
+            return self.guidance.ask(self.net, x, row, self.y)
+        return self.net(x, row, self.y)
 
 
 def _mix(x: Tensor, p: float, out: Tensor, q: float) -> Tensor:

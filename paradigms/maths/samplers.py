@@ -12,18 +12,22 @@ level, the steps are
 with w ~ N(0, I). The ODE and the SDE are solved on the model's own path or on another one ("on"): on the linear one Euler's
 method is DDIM, on the cosine one the variance-preserving equations are short, on EDM's sigma itself is the time.
 
+A denoiser trained with labels and without can be guided in all of them (`maths.guidance`): a guided step asks the network
+for two rows an example.
+
 References
     Ho et al. 2020, arXiv:2006.11239 (ancestral); Song et al. 2021, arXiv:2010.02502 (DDIM, eq. 12)
     Song et al. 2021, arXiv:2011.13456 (reverse SDE, predictor-corrector, algorithms 1, 4, 5)
     Lu et al. 2022, arXiv:2211.01095 (DPM-Solver++, algorithm 2; SDE-DPM-Solver++(2M), appendix)
     Karras et al. 2022, arXiv:2206.00364 (Heun and churn, algorithms 1 and 2; the grid, eq. 5)
     Song & Ermon 2020, arXiv:2006.09011 (annealed Langevin dynamics, algorithm 1 with technique 4)
+    Ho & Salimans 2022, arXiv:2207.12598; Kynkäänniemi et al. 2024, arXiv:2404.07724 (guidance, its interval)
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 
@@ -31,11 +35,13 @@ import torch
 from torch import Tensor
 
 from paradigms.contract import Noise, Plan, Sampler, Setting
+from paradigms.errors import BadInput
 from paradigms.maths.denoiser import Along, Denoiser
+from paradigms.maths.guidance import PURE
 from paradigms.maths.paths import COORDINATES, GaussianPath
 from paradigms.maths.solvers import Step, Watch, dopri5, euler_step, heun_step, nodes, rk4_step, solve
 
-__all__ = ["GRIDS", "levels", "ode_samplers", "sample", "samplers"]
+__all__ = ["GRIDS", "guided", "levels", "ode_samplers", "sample", "samplers"]
 
 GRIDS = ("uniform", "trailing", "quadratic", "cosine", "karras", "logsnr")
 RATIOS = (0.002, 80.0)  # sigma / alpha between which "karras" and "logsnr" lie where the path itself has no bounds
@@ -316,6 +322,8 @@ _METHODS: dict[str, Method] = {
 # Below 1e-6 float32 can not meet a tolerance.
 TOLERANCES = {"rtol": (1e-6, 1.0), "atol": (1e-6, 1.0)}
 _ON = ("own", *COORDINATES)
+GUIDANCE: Mapping[str, Setting] = {"guidance": 1.0, "guide-from": 0.0, "guide-to": PURE}
+STRENGTHS = {"guidance": (0.0, 100.0), "guide-from": (0.0, PURE), "guide-to": (0.0, PURE)}
 
 
 def samplers(
@@ -326,12 +334,13 @@ def samplers(
     learned: bool = False,
     main: tuple[str, ...] = ("ddim", "heun"),
     snr: float = 0.16,
+    guidance: bool = True,
 ) -> tuple[Sampler, ...]:
     """The samplers of a model with a `denoiser`, for its card.
 
     grid, on: defaults of the samplers that have the option. free: the path ends free of noise, so that a step
     to it can ask the network there. T: of a chain, which has no more steps than that. learned: the network gives the
-    variance. main: those that a short sweep tries.
+    variance. main: those that a short sweep tries. guidance: they have its options.
     """
     one, few, many = (1, 2, 4, 8, 16, 32, 64), (2, 4, 8, 16, 18, 32), (8, 16, 32, 64, 100, 250, 1000)
     gridded = {"grid": GRIDS}
@@ -346,7 +355,7 @@ def samplers(
         calls = (order, 0) if free else (order, 1 - order)
         return Sampler(name, few if order > 1 else one, calls, order, options=over, choices=carried, main=name in main)
 
-    return (
+    found = (
         Sampler(
             "ancestral", many, order=1, stochastic=True, options={**along, "variance": variance},
             choices={**gridded, "variance": variances}, note="weak order", most=chain, main="ancestral" in main,
@@ -384,14 +393,26 @@ def samplers(
             ranges={"inner": (1, 1000), "step": (1e-6, 1.0)}, note="inner calls a level", main="langevin" in main,
         ),
     )  # fmt: skip
+    if not guidance:
+        return found
+    return tuple(replace(s, options={**s.options, **GUIDANCE}, ranges={**s.ranges, **STRENGTHS}) for s in found)
 
 
 def ode_samplers(main: tuple[str, ...]) -> tuple[Sampler, ...]:
     """Those that solve the ODE and no more, of a model whose noise and data were coupled and whose path ends free of noise.
 
-    There E[eps | x_t] is no longer -sigma times the score, which samplers that add fresh noise rest on.
+    There E[eps | x_t] is no longer -sigma times the score, which samplers that add fresh noise rest on, and guidance.
     """
-    return tuple(s for s in samplers(free=True, main=main) if s.name in ("dpmpp-2m", "euler", "heun", "rk4", "rk45"))
+    offered = samplers(free=True, main=main, guidance=False)
+    return tuple(s for s in offered if s.name in ("dpmpp-2m", "euler", "heun", "rk4", "rk45"))
+
+
+def guided(d: Denoiser, plan: Plan) -> Denoiser:
+    """The denoiser with the guidance that a plan asks for. Raises BadInput where it can not have it."""
+    low, high = plan.option("guide-from", 0.0), plan.option("guide-to", PURE)
+    if low > high:
+        raise BadInput(f"guide-from={low:g} is above guide-to={high:g}: nothing would be guided")
+    return d.guided(plan.option("guidance", 1.0), low, high)
 
 
 def sample(
@@ -408,6 +429,7 @@ def sample(
     """
     claims = next(s for s in offered if s.name == plan.sampler)
     plan = replace(plan, options=tuple({**claims.options, **dict(plan.options)}.items()))
+    d = guided(d, plan)
     on = "edm" if plan.sampler in ("churn", "langevin") else plan.word("on", "own")
     if on != "own":
         d = d.on(COORDINATES[on])
