@@ -33,6 +33,7 @@ from reports.sections import (
     Entry,
     Section,
     at_plan,
+    guided,
     kind_text,
     likelihood_rows,
     numbered,
@@ -43,7 +44,7 @@ from reports.sections import (
     seed_means,
 )
 from reports.stats import Summary, profile, summarise
-from reports.tables import UNITS, metric_title
+from reports.tables import METRICS, UNITS, metric_title
 
 INK, MUTED, GRID, PAPER = "#1f2329", "#59636f", "#d1d9e1", "#fefefe"
 WINE = "#882255"
@@ -368,8 +369,9 @@ def _paint_pareto(d: _Drawing, section: Section, points: list[_Point], name: str
             continue
         tone = colour(entry.mark)
         samplers = list(dict.fromkeys(p.plan[0] for p in mine))
-        for i, sampler in enumerate(samplers):
-            line = sorted((p for p in mine if p.plan[0] == sampler), key=lambda p: (p.x, p.y.mean))
+        for sampler, options in dict.fromkeys((p.plan[0], p.plan[2]) for p in mine):
+            i = samplers.index(sampler)
+            line = sorted((p for p in mine if p.plan[::2] == (sampler, options)), key=lambda p: (p.x, p.y.mean))
             if len(line) > 1:
                 ax.plot([p.x for p in line], [p.y.mean for p in line], color=tone, lw=1.1, ls=STYLES[i % 4], zorder=2)
         for p in sorted(mine, key=lambda p: p.plan == entry.plan):
@@ -621,6 +623,81 @@ def budget_curve(section: Section) -> Picture | None:
     alt = f"{name} on {section.title} after parts of the training budget, {len(lines)} recipes."
     caption = "Whether the order depends on the budget. Default plans; bars: 95 % t-intervals."
     return _draw(f"{section.slug}-budget", f"{name} over the training budget", caption, alt, (4.7, 3.5), paint)
+
+
+# -------------------------------------------------------------------------------------------------------- guidance
+
+
+def guidance(section: Section) -> list[Picture]:
+    """What guidance buys and costs: quality against its strength, and fidelity against diversity along it."""
+    metric, features = section.quality
+    pairs = (("", metric), ("recall", "precision"), ("recall", "label_accuracy"))
+    return [picture for x, y in pairs if (picture := _along_guidance(section, x, y, features))]
+
+
+@dataclass(frozen=True)
+class _Strength:
+    w: float
+    x: Summary
+    y: Summary
+
+
+def _along_guidance(section: Section, across: str, metric: str, features: str) -> Picture | None:
+    """A metric against another, or against the strength where `across` is ""; a line for each recipe and sampler."""
+    lines: list[tuple[Entry, str, list[_Strength]]] = []
+    for group in guided(section):
+        rows = group.entry.main[(group.entry.main["split"] == "test") & (group.entry.main["features"] == features)]
+        points = []
+        for w, plan in group.plans.items():
+            mine = at_plan(rows, plan)
+            y = summarise(seed_means(mine[mine["metric"] == metric]))
+            x = summarise(seed_means(mine[mine["metric"] == across]) if across else [w])
+            if x and y:
+                points.append(_Strength(w, x, y))
+        if len(points) > 1:
+            lines.append((group.entry, group.name, points))
+    if not lines:
+        return None
+    name, axis = metric_title(section, metric, features), metric_title(section, across) if across else "guidance"
+    best = METRICS[metric][1] if metric in METRICS else ""
+
+    def paint(d: _Drawing) -> None:
+        ax = d.figure.subplots()
+        heights = [p.y.mean for *_, line in lines for p in line]
+        if not across:
+            if _wide(heights, 6):
+                ax.set_yscale("log")
+                _log(ax.yaxis, None, min(heights), max(heights))
+            if section.floor is not None:
+                ax.axhline(section.floor, color=MUTED, lw=1, ls=(0, (4, 3)), zorder=1)
+            ax.axvline(1, color=MUTED, lw=0.8, ls=(0, (1, 2)), zorder=1)
+        styles: dict[str, int] = {}
+        for entry, plan, line in lines:
+            tone = colour(entry.mark)
+            i = styles[entry.name] = styles.get(entry.name, -1) + 1
+            ax.plot([p.x.mean for p in line], [p.y.mean for p in line], color=tone, lw=1.2, ls=STYLES[i % 4], zorder=2)
+            for p in line:
+                if p.y.half:
+                    ax.plot([p.x.mean] * 2, [max(p.y.low, p.y.mean * 0.05), p.y.high], color=tone, lw=1, zorder=2.5)
+                title = f"{entry.name}, {plan}, guidance {p.w:g}: {name} {_said(p.y)}"
+                title += f", {axis} {_said(p.x)}" if across else ""
+                ax.plot([p.x.mean], [p.y.mean], marker=marker(entry.mark), ms=7 if p.w == 1 else 4.5, ls="", zorder=3,
+                        mfc=tone if p.w == 1 else PAPER, mec=tone, mew=1, gid=d.name(title, entry.mark))  # fmt: skip
+                if across and p.w != 1:
+                    ax.annotate(f"{p.w:g}", (p.x.mean, p.y.mean), (4, 3), textcoords="offset points", color=MUTED,
+                                fontsize=7)  # fmt: skip
+            if not i:
+                d.legend.append(_handle(entry.name, entry.mark))
+        ax.set_xlabel(f"{axis} ↑" if across else "guidance: 0 without labels, 1 with them, above 1 guided")
+        ax.set_ylabel(f"{name} {best}".strip())
+
+    ends = "; ".join(
+        f"{entry.name} {plan}: " + ", ".join(f"{words.number(p.y.mean)} at {p.w:g}" for p in (line[0], line[-1]))
+        for entry, plan, line in lines
+    )
+    alt = f"{name} against {axis} on {section.title} along the strength of guidance. {ends}."
+    title, slug = f"{name} against {axis.lower()}", f"{section.slug}-guidance-{words.slug(f'{metric}-{across}')}"
+    return _draw(slug, title, "", alt, (4.7, 3.5), paint)
 
 
 # -------------------------------------------------------------------------------------------- over several data sets

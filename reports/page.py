@@ -154,13 +154,14 @@ class Page:
     commands: list[tuple[str, str]]
     dots: list[Picture] = field(default_factory=list)
     pareto: list[Picture] = field(default_factory=list)
+    guidance: list[Picture] = field(default_factory=list)
     training: list[Picture] = field(default_factory=list)
     grids: list[Tile] = field(default_factory=list)
     more_grids: list[Tile] = field(default_factory=list)
 
     @property
     def pictures(self) -> list[Picture]:
-        return [*self.dots, *self.pareto, *self.training]
+        return [*self.dots, *self.pareto, *self.guidance, *self.training]
 
 
 def _page(section: Section, many_tiers: bool, with_figures: bool, real: GridSource) -> Page:
@@ -172,7 +173,7 @@ def _page(section: Section, many_tiers: bool, with_figures: bool, real: GridSour
     if section.finished:
         speed, plans = tables.speed(section)
         swept = tables.sweep(section)
-        lower += [*([swept] if swept else []), tables.cost(section), speed]
+        lower += [t for t in (swept, tables.guidance(section), tables.cost(section), speed) if t]
     page = Page(
         section,
         heading,
@@ -191,6 +192,7 @@ def _page(section: Section, many_tiers: bool, with_figures: bool, real: GridSour
         dots = (figures.quality_dots(section), figures.likelihood_dots(section), figures.budget_curve(section))
         page.dots = [p for p in dots if p] + figures.parts(section)
         page.pareto = figures.pareto(section)
+        page.guidance = figures.guidance(section)
         page.training = figures.training(section)
         page.grids, page.more_grids = _tiles(section, real)
     return page
@@ -275,7 +277,7 @@ def _markdown(pages: Sequence[Page], together: Sequence[Across] = ()) -> str:
         for table in (page.headline, *page.tables, page.plans, page.pairs, page.failed, page.sources):
             if table is not None and table.lines:
                 blocks += _md_block(table)
-        shown = [*page.dots, *page.pareto, *page.training]
+        shown = page.pictures
         if shown:
             blocks.append("### Figures")
             blocks += [f"![{words.markdown(p.alt)}](figures/{p.slug}.svg)" for p in shown]

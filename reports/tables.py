@@ -21,6 +21,8 @@ from reports.sections import (
     Section,
     at_plan,
     finite,
+    guided,
+    is_guided,
     kind_key,
     kind_text,
     likelihood_rows,
@@ -65,6 +67,7 @@ METRICS: dict[str, tuple[str, str, str, bool]] = {
         "the Inception score on the named network: are samples told apart and spread over the classes",
         False,
     ),
+    "label_accuracy": ("Label accuracy", "↑", "share of samples that are read as the label they were drawn for", True),
     "cas": (
         "CAS",
         "↑",
@@ -398,8 +401,8 @@ def _quality_column(
         rows = entry.headline(metric)
         rows = rows[(rows["split"] == split) & (rows["features"] == features)] if split or features else rows
         values, none = seed_means(rows), "not measured"
-        if metric == "cas" and not entry.main["conditional"].eq(True).any():
-            none = "no CAS, which is of samples drawn for a label"
+        if metric in ("cas", "label_accuracy") and not entry.main["conditional"].eq(True).any():
+            none = f"no {name}, which is of samples drawn for a label"
         if metric != "modes":
             return cell(entry, values, metric=metric, ranking=ranking, rows=rows, default=none)
         units = rows["unit"]
@@ -726,9 +729,10 @@ def _quality(section: Section, space: str) -> Table:
     rows = section.rows
     rows = rows[(rows["features"] == space) | (~rows["features"].isin(section.spaces) & lead)]
     columns: list[tuple[Column, Callable[[Entry], Cell]]] = []
+    told = any(e.main["conditional"].eq(True).any() for e in section.finished)
     for metric in METRICS:
         found = rows[rows["metric"] == metric]
-        if not len(found):
+        if not len(found) or (metric == "label_accuracy" and not told):
             continue
         features = space if space in set(found["features"]) else found["features"].iloc[0]
         splits = set(found.loc[found["features"] == features, "split"])
@@ -1016,6 +1020,8 @@ def sweep(section: Section) -> Table | None:
         rows = rows[rows["features"] == features]
         by_sampler: dict[tuple[str, str], dict[float, Cell]] = {}
         for plan in plans_of(rows):
+            if is_guided(plan):
+                continue  # which have a table of their own
             sampler, steps, options = plan
             mine = at_plan(rows, plan)
             made, calls = _shown(entry, seed_means(mine), words.with_interval), summarise(seed_means(mine, "calls"))
@@ -1058,6 +1064,46 @@ def sweep(section: Section) -> Table | None:
         )
         notes.append(f"All but the defaults were tried on {words.plural(int(fewer or 0), 'training seed')}.")
     return Table(f"{section.slug}-sweep", title, caption, tuple(columns), lines, tuple(notes))
+
+
+GUIDED = ("precision", "recall", "label_accuracy", "cas")
+
+
+def guidance(section: Section) -> Table | None:
+    """What guidance buys and costs: a line for each strength; None where nothing was guided."""
+    metric, features = section.quality
+    lines = []
+    columns = [
+        Column("Plan", numeric=False, key="plan", note="● is the card's default"),
+        Column("Guidance", key="guidance", note="strength: 0 the model without labels, 1 with them, above 1 guided"),
+        Column("Calls", key="calls", note="network calls per sample, counted"),
+        Column(metric_title(section, metric, features), "↓", "on the test split", key="quality"),
+    ]
+    columns += [Column(*METRICS[name][:3], key=name) for name in GUIDED]
+    for group in guided(section):
+        entry = group.entry
+        rows = entry.main[(entry.main["split"] == "test") & (entry.main["features"] == features)]
+        for strength, plan in group.plans.items():
+            mine = at_plan(rows, plan)
+            cells = [
+                Cell(group.name, "●" if plan == entry.plan else ""),
+                Cell(words.number(strength), value=strength),
+                _number(seed_means(mine, "calls"), 4),
+            ]
+            for name in (metric, *GUIDED):
+                cells.append(_shown(entry, seed_means(mine[mine["metric"] == name]), words.with_interval))
+            lines.append(Line(entry.name, "recipe", entry.mark, tuple(cells)))
+    if not lines:
+        return None
+    kept = [i for i in range(len(columns)) if any(line.cells[i].text for line in lines)]
+    columns = [columns[i] for i in kept]
+    lines = [replace(line, cells=tuple(line.cells[i] for i in kept)) for line in lines]
+    whole, notes = _thin(columns, tuple(lines))
+    caption = (
+        "F = F(none) + w (F(label) - F(none)) with w the strength, at every noise level unless the plan says where. The "
+        "default plan stays the one that is ranked; guided models have no likelihood."
+    )
+    return Table(f"{section.slug}-guidance", "Guidance", caption, tuple(columns), whole, tuple(notes))
 
 
 def speed(section: Section) -> tuple[Table, Table]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from paradigms import catalogue
+from paradigms import catalogue, edm
 from paradigms.backbones import Backbone
 from paradigms.contract import Batch, Frozen, Noise, Pairs, Recipe, Space, Trainable, Update
 from paradigms.maths.denoiser import Prediction
 from paradigms.maths.paths import GaussianPath
+from paradigms.score_sde import ScoreSDE
 
 torch.set_num_threads(1)
 
@@ -147,6 +149,17 @@ class Exact(Backbone):
         seen = self.prediction.coefficients(self.path, t).c_in[:, None]
         x0, eps = self.data.posterior(x.double() / seen, self.path.alpha(t), self.path.sigma(t))
         return self.prediction.target(self.path, t, x0, eps).to(x.dtype)
+
+
+def told_back(model) -> Callable[[Tensor], Tensor]:
+    """The inverse of what the network of `model` is told of the time."""
+    if isinstance(model, ScoreSDE):
+        path, data = model.path, float(model.sigma_data)
+        return lambda angle: path.time_of_log_snr(-2 * torch.log(data * torch.tan(angle * (math.pi / 2))))
+    if isinstance(model, edm.EDM):
+        lowest, highest = model.sigma_min, model.config.sigma_max
+        return lambda c: (lowest / highest) ** (1 - c)
+    return lambda t: t
 
 
 @pytest.fixture(scope="session")

@@ -6,18 +6,17 @@ Then everything else a paradigm does is known: its samples' law, the order of it
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from conftest import Exact, Mixture, build
+from conftest import Exact, Mixture, build, told_back
 from scipy import integrate, stats
 from torch import Tensor
 
-from paradigms import catalogue, edm
+from paradigms import catalogue
 from paradigms.backbones import Backbone, count_calls
 from paradigms.contract import Batch, Data, Kind, Noise, Plan, Space
 from paradigms.errors import BadInput
@@ -36,22 +35,10 @@ from paradigms.maths.paths import (
 )
 from paradigms.maths.samplers import levels
 from paradigms.maths.solvers import grid, nodes, rk4_step, solve
-from paradigms.score_sde import ScoreSDE
 
 PLANE = Space((2,))
 DDPM, SDE, FLOW, EDM, NCSN = "ddpm", "score-sde", "flow-matching", "edm", "ncsn"
 MODELS = (FLOW, SDE, "score-sde-subvp", "score-sde-ve", DDPM, "ddpm-linear", "ddpm-v", "ddpm-x0", EDM, NCSN)
-
-
-def told_back(model) -> Callable[[Tensor], Tensor]:
-    """The inverse of what the network of `model` is told of the time."""
-    if isinstance(model, ScoreSDE):
-        path, data = model.path, float(model.sigma_data)
-        return lambda angle: path.time_of_log_snr(-2 * torch.log(data * torch.tan(angle * (math.pi / 2))))
-    if isinstance(model, edm.EDM):
-        lowest, highest = model.sigma_min, model.config.sigma_max
-        return lambda c: (lowest / highest) ** (1 - c)
-    return lambda t: t
 
 
 def perfect(name: str, data: Mixture):
