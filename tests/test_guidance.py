@@ -61,8 +61,8 @@ def options(**given: float | str) -> tuple[tuple[str, float | str], ...]:
 # ----------------------------------------------------------------------------------------------------- the score
 
 
-@pytest.mark.parametrize("w", [0.0, 0.7, 1.0, 3.0])
-@pytest.mark.parametrize("name", [name for name in FAMILY if name != "ddpm-learned"])
+@pytest.mark.parametrize("w", [0.7, 3.0])
+@pytest.mark.parametrize("name", ["flow-matching", "score-sde-subvp", "ddpm", "ddpm-v", "ddpm-x0", "edm", "ncsn"])
 def test_the_guided_score_is_that_of_the_tilted_density(name, w, mixture):
     """grad log p(x | y)^w p(x)^(1 - w), on the model's own path and on others, at (B,) times and at fixed ones."""
     model, y = perfect(name, mixture), torch.tensor([0, 1, 1, 0])
@@ -143,17 +143,15 @@ def test_a_guided_ode_of_a_mixture_agrees_with_scipy(mixture):
         score = -w * off[label] / spread[label] - (1 - w) * (share[:, None] * off / spread).sum(0)
         return (-x - t * score) / (1 - t)  # u = (-x - sigma score) / alpha on this path
 
-    first = 1 - 1e-4
-    for k in range(5):
-        # u at pure noise is -E[x0] + z, of which the guided mean is known.
-        mean = w * means[y[k]] + (1 - w) * weights @ means
+    first, plans = 1 - 1e-4, (Plan("heun", 200, options(guidance=w)), Plan("rk4", 60, options(guidance=w, on="cosine")))
+    ends = [model.sample(z, plan, Noise(0), y).numpy() for plan in plans]
+    for k, label in enumerate(y.tolist()):
+        # u at pure noise is z - E[x0], of which the guided mean is known.
+        mean = w * means[label] + (1 - w) * weights @ means
         start = z[k].numpy() - 1e-4 * (z[k].numpy() - mean)
-        solved = integrate.solve_ivp(
-            field, (first, 0.0), start, args=(int(y[k]),), method="LSODA", rtol=1e-9, atol=1e-9
-        )
-        for plan in (Plan("heun", 400, options(guidance=w)), Plan("rk4", 200, options(guidance=w, on="cosine"))):
-            found = model.sample(z[k, None], plan, Noise(0), y[k, None])[0]
-            np.testing.assert_allclose(found, solved.y[:, -1], rtol=2e-3, atol=2e-3)
+        truth = integrate.solve_ivp(field, (first, 1e-9), start, args=(label,), method="LSODA", rtol=1e-8, atol=1e-8)
+        for end in ends:
+            np.testing.assert_allclose(end[k], truth.y[:, -1], rtol=5e-3, atol=5e-3)
 
 
 # ------------------------------------------------------------------------------------------ identities, in bits
@@ -162,9 +160,9 @@ def test_a_guided_ode_of_a_mixture_agrees_with_scipy(mixture):
 def spoken(name: str, space: Space = MARKED, **config: float):
     """A model with random weights whose labels make a difference."""
     recipe = catalogue.get(name)
-    model = shake(build(recipe, space, config=replace(recipe.config, **config)), 0.3, seed=1).eval()
+    model = shake(build(recipe, space, config=replace(recipe.config, **config)), 0.3, seed=1).double().eval()
     if hasattr(model, "reach"):
-        model.reach.fill_(3.0)
+        model.reach.fill_(math.inf)  # where all is clipped there is nothing to compare
     return model
 
 
@@ -179,9 +177,9 @@ def over_samplers():
 
 def drawn(model, sampler: Sampler, y: Tensor, **given: float | str) -> tuple[Tensor, int]:
     """Samples, and the rows that the network was asked for."""
-    z = model.prior(len(y), Noise("z"))
-    z = z.to(next(model.parameters()).dtype)
+    z = model.prior(len(y), Noise("z")).double()
     steps = 1 if sampler.steps == (1,) else 6
+    given |= {"rtol": 0.01, "atol": 0.01} if "rtol" in sampler.options else {}
     with torch.no_grad(), count_calls() as count:
         x = model.sample(z, Plan(sampler.name, steps, options(**given)), Noise("s"), y)
     return x, count.examples
@@ -205,7 +203,7 @@ def test_strengths_that_need_one_answer_get_it_bit_for_bit(name, sampler):
 @over_samplers()
 def test_a_guided_sampler_is_the_sampler_of_the_combined_network(name, sampler):
     """Every sampler, the ODE on another path as well, beside one whose network itself gives F = F0 + w (F - F0)."""
-    model, y, w = spoken(name).double(), torch.tensor([0, 1, 1]), 2.0
+    model, y, w = spoken(name), torch.tensor([0, 1, 1]), 2.0
     net, learned = model.net, model.denoiser().learned
 
     class Combined(Backbone):
@@ -224,7 +222,8 @@ def test_a_guided_sampler_is_the_sampler_of_the_combined_network(name, sampler):
         truth, once = drawn(model, sampler, y, **given)
         model.net = net
         _, plain = drawn(model, sampler, y, **given)
-        torch.testing.assert_close(guided, truth, rtol=1e-8, atol=1e-8)
+        close = 1e-8 if sampler.calls is not None else 1e-3  # where rounding has a say in the steps
+        torch.testing.assert_close(guided, truth, rtol=close, atol=close)
         if sampler.calls is not None:  # adaptive steps follow the field
             assert (asked, once) == (2 * plain, plain)
 
@@ -323,7 +322,7 @@ def test_ddim_is_guided_as_by_diffusers(original, start, stop):
         guider.set_state(step=k, num_inference_steps=n, timestep=torch.tensor(step))
         t = torch.full((3,), (step + 1) / 1000, dtype=torch.float64)
         told, free = d.net(here, t, d.y), d.net(here, t, torch.full_like(d.y, 2))
-        eps = guider(told, free).pred
+        eps = guider.forward(told, free).pred
         now = theirs.alphas_cumprod[step]
         here = after**0.5 * (here - (1 - now).sqrt() * eps) / now.sqrt() + (1 - after) ** 0.5 * eps
     t = (theirs.timesteps + 1).double() / 1000
@@ -364,7 +363,7 @@ def test_a_network_is_trained_without_labels_too(name):
     batch = examples(MARKED, 400)
     seen = {}
     for unlabelled in (0.0, 0.25):
-        model = spoken(name, unlabelled=unlabelled)
+        model = spoken(name, unlabelled=unlabelled).float()
         assert model.net.net.embed.label.num_embeddings == 2 + (unlabelled > 0)
         optimizers = model.optimizers()
         inner, model.net = model.net, Seen(model.net)
@@ -406,7 +405,7 @@ def test_a_model_that_does_not_know_both_refuses_guidance(name):
     unaware = catalogue.get(name)
     for model in (build(name, PLANE), build(unaware, MARKED, config=replace(unaware.config, unlabelled=0.0))):
         y = torch.tensor([0, 1]) if model.space.classes else None
-        with pytest.raises(BadInput, match=r"^guidance weighs what .* --conditional.* `unlabelled` above 0"):
+        with pytest.raises(BadInput, match=r"^guidance weighs what .*--conditional.* `unlabelled` above 0"):
             model.check(plan)
         with pytest.raises(BadInput, match="guidance"):
             model.sample(model.prior(2, Noise(0)), plan, Noise(0), y)
