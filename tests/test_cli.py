@@ -564,7 +564,8 @@ def test_sample_evaluate_time_report(
         assert way.read_bytes().startswith(start)
 
     refused(bench("sample", "vae", "--label", 3), "without labels")
-    refused(bench("sample", "flow-matching", "--guidance", 2), "no guidance")
+    refused(bench("sample", "vae", "--guidance", 2), "no guidance")
+    refused(bench("sample", "flow-matching", "--guidance", 2), "guidance weighs", "--conditional")
     refused(bench("sample", "flow-matching", "--sampler", "hein"), "no sampler 'hein'; it has ancestral, ddim")
     refused(
         bench("sample", "flow-matching", "--sampler", "ddim", "--option", "eta=x"),
@@ -824,6 +825,52 @@ def test_a_likelihood_for_levels_is_refused_on_vectors() -> None:
     assert cli._kind(card, "maf", Space((1, 8, 8), 0, 17), "dequantised-iwae:K=5").option("K", 0) == 5
     with pytest.raises(BadInput, match=r"^dequantised-iwae is for data with levels, as pixels have"):
         cli._kind(card, "maf", Space((2,)), "dequantised-iwae:K=5")
+
+
+def test_guidance_from_training_to_rows(world: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of a model trained with labels and without; what was trained in another way says so in a line."""
+    monkeypatch.chdir(world)
+    to, out = tmp_path / "x.npz", ("--out", tmp_path / "runs")
+    train = ("train", "flow-matching", "--tier", "mine.toml:tiny", "--conditional", "--threads", 1, *out)
+    assert bench(*train, "--set", "unlabelled=0").exit_code == 0
+    refused(bench("sample", "flow-matching", "--guidance", 2, "--to", to, *out), "guidance weighs", "`unlabelled`")
+    evaluate = ("evaluate", "flow-matching", "--tier", "mine.toml:tiny", *out, "--json")
+    refused(bench(*evaluate, "--sampler", "heun-2:guidance=2"), "guidance weighs")
+
+    trained = bench(*train, "--json")
+    assert trained.exit_code == 0, trained.output
+    assert json.loads(trained.stdout)["config"]["unlabelled"] == 0.1
+    drawn = bench("sample", "flow-matching", "-n", 3, "--label", 3, "--guidance", 2, "--steps", 4, "--to", to, *out)
+    assert "by heun-4 guidance=2, 16 network calls each" in drawn.stdout
+    refused(
+        bench("sample", "flow-matching", "--guidance", 2, "--option", "guide-from=9", "--option", "guide-to=1", *out),
+        "above",
+    )
+    swept = bench(*evaluate, "--sampler", "heun-2:guidance=0/1/2,guide-to=50")
+    assert swept.exit_code == 0, swept.output
+    rows = [r for r in json.loads(swept.stdout) if r["metric"] == "label_accuracy" and r["status"] == "ok"]
+    # Heun asks at t = 1, and three times at 1/2 and 0: of sigma / alpha only pure noise lies above 50.
+    assert {r["options"]: r["calls"] for r in rows} == {
+        "guidance=0,guide-to=50": 4, "guide-to=50": 4, "guidance=2,guide-to=50": 7
+    }  # fmt: skip
+    assert all(r["conditional"] for r in rows)
+
+
+def test_an_option_with_several_values_is_as_many_plans() -> None:
+    from paradigms import catalogue
+
+    card = catalogue.get("flow-matching").paradigm.card
+    plans = cli._chosen(card, "flow-matching", "heun-8:guidance=0/1/2,grid=uniform/cosine")
+    assert [str(p) for p in plans] == [
+        "heun-8 guidance=0", "heun-8 grid=cosine guidance=0", "heun-8", "heun-8 grid=cosine", "heun-8 guidance=2",
+        "heun-8 grid=cosine guidance=2",
+    ]  # fmt: skip
+    (falling,) = cli._chosen(catalogue.get("mean-flow").paradigm.card, "mean-flow", "mean-flow-3:times=0.8/0.3")
+    assert dict(falling.options) == {"times": "0.8/0.3"}
+    with pytest.raises(BadInput, match="guidance"):
+        cli._chosen(card, "flow-matching", "heun-8:guidance=1/")
+    with pytest.raises(BadInput, match="guidance from 0 to 100"):
+        cli._chosen(card, "flow-matching", "heun-8:guidance=1/200")
 
 
 def test_train_conditional_and_draw_a_label(world: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -898,6 +898,64 @@ def test_the_sweep_is_a_line_for_each_sampler_and_a_column_for_each_step_count(t
     assert tables.sweep(one(alone, runs)) is None
 
 
+def guided(rows: list[dict[str, Any]], *strengths: str) -> list[dict[str, Any]]:
+    """Rows of a suite of conditional runs whose default plan was also drawn with guidance."""
+    rows = [r | {"conditional": True} if r["status"] == "ok" else r for r in rows]
+    scored = [r for r in rows if r.get("steps") == 10 and r.get("split") == "test" and r["metric"] == "fd"]
+    scored += [
+        r | {"metric": name, "value": value}
+        for r in scored
+        for name, value in (("precision", 0.7), ("recall", 0.8), ("label_accuracy", 0.9), ("cas", 0.6))
+    ]
+    kept = [r for r in scored if r["metric"] != "fd"]
+    for options in strengths:
+        w = float(options.split(",")[0].removeprefix("guidance="))
+        kept += [
+            r
+            | {"options": options, "headline": False, "calls": 40.0 if w else 20.0, "value": r["value"] + (w - 1) / 10}
+            for r in scored
+        ]
+    return [*rows, *kept]
+
+
+def test_guidance_is_a_table_of_strengths_and_three_pictures_where_there_is_any(tmp_path):
+    rows, runs = made(tmp_path)
+    assert tables.guidance(one(rows, runs)) is None
+    assert figures.guidance(one(rows, runs)) == []
+    reports.render(pd.DataFrame(rows), runs, None, tmp_path / "without", ("html",))
+    assert "guidance" not in (tmp_path / "without" / "report.html").read_text().lower()
+
+    more = guided(rows, "guidance=2", "guidance=0", "guidance=3,guide-to=5")
+    section = one(more, runs)
+    table = tables.guidance(section)
+    assert table is not None
+    assert [c.title for c in table.columns] == [
+        "Plan", "Guidance", "Calls", "FD-digits", "Precision", "Recall", "Label accuracy", "CAS"
+    ]  # fmt: skip
+    alpha = [[c.plain for c in line.cells] for line in table.lines if line.name == "alpha"]
+    assert [row[:3] for row in alpha] == [
+        ["heun-10", "0", "20"], ["heun-10 ●", "1", "20"], ["heun-10", "2", "40"],
+        ["heun-10 ●", "1", "20"], ["heun-10 guide-to=5", "3", "40"],
+    ] or [row[1] for row in alpha] == ["0", "1", "2", "1", "3"]  # fmt: skip
+    assert [row[4].split()[0] for row in alpha] == ["0.600", "0.700", "0.800", "0.700", "0.900"]
+    swept = tables.sweep(section)
+    assert swept is not None
+    assert not any("guidance" in c.plain for line in swept.lines for c in line.cells)
+    pictures = figures.guidance(section)
+    assert [p.title for p in pictures] == [
+        "FD-digits against guidance", "Precision against recall", "Label accuracy against recall"
+    ]  # fmt: skip
+    assert "alpha heun-10: 0.700 at 0, 0.900 at 2" in pictures[1].alt or "at 0" in pictures[1].alt
+    assert "guidance 2: Precision 0.800" in pictures[1].inline
+    plans = {e.name: e.plan for e in section.finished}
+    assert plans["alpha"] == ("heun", 10.0, "")
+    reports.render(pd.DataFrame(more), runs, None, tmp_path / "with", ("html", "md"))
+    text = (tmp_path / "with" / "report.md").read_text()
+    assert "### Guidance" in text
+    assert "What guidance buys and costs" in (tmp_path / "with" / "report.html").read_text()
+    assert {p.slug for p in pictures} <= {p.stem for p in (tmp_path / "with" / "figures").iterdir()}
+
+
 def test_a_kind_measured_in_two_ways_is_told_by_its_options(tmp_path):
     rows, runs = made(tmp_path)
     again = [

@@ -155,6 +155,11 @@ def test_identity_is_what_matters():
     other += [plan(tier=replace(TIER, vectors=replace(TIER.vectors, flops=1.0)))]
     assert len({run.where for run in (base, *other)}) == len(other) + 1
     child = plan("child")
+    fewer = [
+        runs.plan("flow-matching", "ring8", 0, TIER, ["unlabelled=0.3"], conditional=told) for told in (False, True)
+    ]
+    usual = [runs.plan("flow-matching", "ring8", 0, TIER, conditional=told) for told in (False, True)]
+    assert [a.id == b.id for a, b in zip(fewer, usual)] == [True, False], "without labels none can be withheld"
     assert replace(child, parents=(("teacher", plan(settings=["lr=0.5"])),)).id != child.id
 
 
