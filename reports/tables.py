@@ -1087,7 +1087,7 @@ def guidance(section: Section) -> Table | None:
             mine = at_plan(rows, plan)
             cells = [
                 Cell(group.name, "●" if plan == entry.plan else ""),
-                Cell(words.number(strength), value=strength),
+                Cell(f"{strength:g}", value=strength),
                 _number(seed_means(mine, "calls"), 4),
             ]
             for name in (metric, *GUIDED):
