@@ -9,7 +9,8 @@ one thread of a CPU and wall clock elsewhere. Memory is the most that is alive d
 
 With --learn both are trained by flow matching on equal images of a data set instead, and printed are their losses on its
 test split and the Frechet distance to it of samples by Heun's method in 16 steps. Ours was shaped on digits: another data
-set is the fair question. The peer is part of the optional extra `peers`; --alone leaves it out.
+set is the fair question. With --channels (and --emb) ours has these in place of its own, for what another shape costs and
+learns. The peer is part of the optional extra `peers`; --alone leaves it out.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from bench.metrics.frechet import frechet_distance
 from bench.peers import megabytes
 from bench.script import answered
 from paradigms.backbones.build import denoiser
+from paradigms.backbones.unet import UNet
 from paradigms.contract import Batch, Noise, Plan, Space
 from paradigms.errors import BadInput
 from paradigms.maths import samplers
@@ -78,8 +80,22 @@ def parameters(net: nn.Module) -> int:
     return sum(p.numel() for p in net.parameters())
 
 
-def fitted(space: Space, target: int) -> tuple[nn.Module, int]:
-    """Our network of the width whose number of parameters is nearest to `target`, and that width."""
+@dataclass(frozen=True)
+class Shape:
+    """Of our network, in place of what fits: channels of each level, and numbers of the embedding (0: its default)."""
+
+    channels: tuple[int, ...]
+    emb: int
+
+    def build(self, space: Space) -> nn.Module:
+        large, c = min(space.shape[1:]) > 16, space.shape[0]
+        return UNet(c, c, self.channels, classes=space.classes, attend=large, emb=self.emb)
+
+
+def fitted(space: Space, target: int, shape: Shape | None = None) -> tuple[nn.Module, int]:
+    """Our network of the width whose number of parameters is nearest to `target`, or of a shape, and that width."""
+    if shape:
+        return shape.build(space), shape.channels[0]
     with torch.device("meta"):
         counts = {width: parameters(denoiser(space, width)) for width in range(4, 129)}
     width = min(counts, key=lambda w: abs(counts[w] - target))
@@ -172,14 +188,20 @@ def ratio(a: Sequence[float], b: Sequence[float]) -> str:
 
 
 def compare(
-    space: Space, batch: int, params: int | None, peer: bool, count: int, device: torch.device
+    space: Space,
+    batch: int,
+    params: int | None,
+    peer: bool,
+    count: int,
+    device: torch.device,
+    shape: Shape | None = None,
 ) -> Iterator[str]:
     """The lines of the table."""
     networks: dict[str, nn.Module] = {}
     if peer:
         networks = {f"diffusers {name}": Peer(space).to(memory_format=layout) for name, layout in LAYOUTS.items()}  # type: ignore[call-overload]
         params = params or parameters(next(iter(networks.values())))
-    ours, width = fitted(space, params or 1_000_000)
+    ours, width = fitted(space, params or 1_000_000, shape)
     networks = {f"ours, width {width}": ours} | networks
     x, t = torch.randn(batch, *space.shape, device=device), torch.rand(batch, device=device)
     y = torch.randint(space.classes, (batch,), device=device) if space.classes else None
@@ -249,14 +271,23 @@ def distance(net: nn.Module, dataset: Dataset, batch: int = 250, n: int = 2000) 
     return frechet_distance(fake, extractor.features(space.encode(dataset.test.x))).value
 
 
-def learned(dataset: Dataset, images: int, batch: int, lrs: Sequence[float], seeds: Sequence[int]) -> Iterator[str]:
-    """One line a seed, network and learning rate."""
-    target = parameters(Peer(dataset.space))
+def learned(
+    dataset: Dataset,
+    images: int,
+    batch: int,
+    lrs: Sequence[float],
+    seeds: Sequence[int],
+    params: int | None = None,
+    shape: Shape | None = None,
+    peer: bool = True,
+) -> Iterator[str]:
+    """One line a seed, learning rate and network."""
+    target = params or (parameters(Peer(dataset.space)) if peer else 1_000_000)
     for seed in seeds:
         for lr in lrs:
-            for name in ("ours", "diffusers"):
+            for name in ("ours", "diffusers") if peer else ("ours",):
                 torch.manual_seed(seed)
-                net = fitted(dataset.space, target)[0] if name == "ours" else Peer(dataset.space)
+                net = fitted(dataset.space, target, shape)[0] if name == "ours" else Peer(dataset.space)
                 value, spent = learn(net, dataset, images, batch, lr, seed)
                 shown = f"{value:.4f} | {distance(net, dataset):.3f} | {images / spent:.0f}"
                 yield f"| {name} | {parameters(net):,} | {seed} | {lr:g} | {shown} |"
@@ -269,6 +300,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--classes", type=int, default=0)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--params", type=int, help="of our network; default: as many as the peer has")
+    parser.add_argument("--channels", type=int, nargs="+", help="of our network's levels")
+    parser.add_argument("--emb", type=int, default=0, help="with --channels: numbers of its embedding")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
@@ -282,15 +315,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
     device = torch.device(given.device)
+    shape = Shape(tuple(given.channels), given.emb) if given.channels else None
+    if given.emb < 0 or (shape and min(shape.channels) < 1):
+        raise BadInput("--channels must be 1 or more, --emb 0 or more")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {given.threads} thread(s)"
     print(f"torch {torch.__version__}, {name}, batch {given.batch}\n")
     try:
         if given.learn:
-            lines = learned(datasets.load(given.learn, given.source), given.images, given.batch, given.lr, given.seeds)
+            dataset = datasets.load(given.learn, given.source)
+            lines = learned(
+                dataset, given.images, given.batch, given.lr, given.seeds, given.params, shape, not given.alone
+            )
             head = "network | parameters | seed | lr | test loss | FD | images per CPU-second"
         else:
             space = Space(tuple(given.shape), given.classes, 256)
-            lines = compare(space, given.batch, given.params, not given.alone, given.rounds, device)
+            lines = compare(space, given.batch, given.params, not given.alone, given.rounds, device, shape)
             head = (
                 "network | parameters | MFLOP/image | images/s | images/CPU-s | GFLOP/s | layers alone, GFLOP/s "
                 "| share | MB | faster than the peer"

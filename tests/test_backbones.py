@@ -261,3 +261,20 @@ def test_a_velocity_towards_the_data_is_near_it():
 
     assert unet_speed.distance(Towards(), dataset, 200, 800) < 0.5
     assert unet_speed.distance(lambda x, t, y: torch.zeros_like(x), dataset, 200, 800) > 10
+
+
+def test_the_speed_script_takes_another_shape(capsys):
+    threads = torch.get_num_threads()
+    given = ["--alone", "--shape", "1", "8", "8", "--batch", "2", "--rounds", "1", "--channels", "8", "24"]
+    try:
+        assert unet_speed.main([*given, "--emb", "16"]) == 0
+        small = capsys.readouterr().out.splitlines()[-1].split("|")
+        assert unet_speed.main(given) == 0
+        usual = capsys.readouterr().out.splitlines()[-1].split("|")
+        assert unet_speed.main([*given[:-1], "0"]) == 2
+        assert "--channels must be 1 or more" in capsys.readouterr().err
+    finally:
+        torch.set_num_threads(threads)
+    assert small[1].strip() == usual[1].strip() == "ours, width 8"
+    own = sum(p.numel() for p in unet_speed.Shape((8, 24), 16).build(Space((1, 8, 8))).parameters())
+    assert int(small[2].replace(",", "")) == own < int(usual[2].replace(",", ""))

@@ -42,6 +42,7 @@ class UNet(Backbone):
     patch:    the stem folds patch x patch pixels into channels (pixel-unshuffle) and the head unfolds them.
     attend:   whether the lowest level attends to all positions, between its two blocks.
     times:    how many times it is told, t (B, times) where there are several.
+    emb:      numbers of the vector that the time and the label become; 0: eight for each channel of the first level.
     """
 
     def __init__(
@@ -54,10 +55,11 @@ class UNet(Backbone):
         dropout: float = 0.0,
         attend: bool = False,
         times: int = 1,
+        emb: int = 0,
     ) -> None:
         super().__init__()
         self.patch = patch
-        self.embed = Embedding(8 * channels[0], classes, times=times)
+        self.embed = Embedding(emb or 8 * channels[0], classes, times=times)
         # What is modulated, in the order it runs: the blocks down, the blocks up, the input of the head.
         self.channels = (*channels, *reversed(channels), channels[0])
         self.modulation = zero(nn.Linear(self.embed.dim, 2 * sum(self.channels)))
