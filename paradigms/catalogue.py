@@ -17,6 +17,7 @@ import importlib.util
 import pkgutil
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,7 +47,7 @@ def names() -> dict[str, str]:
 
 
 def recipes() -> dict[str, Recipe]:
-    """Every recipe by its own name.
+    """Every recipe by its own name; of one that holds another inside, with that one's settings in `config.inner`.
 
     Raises BadInput when a plugin can not be loaded, a name or alias is taken twice, or a variant is of no row.
     """
@@ -64,6 +65,11 @@ def recipes() -> dict[str, Recipe]:
         if recipe.variant_of and (row is None or row.variant_of):
             what = "no recipe's name" if row is None else "itself a variant"
             raise BadInput(f"{origin[name]}: '{name}' says it varies '{recipe.variant_of}', which is {what}; mend it")
+        inside = recipe.paradigm.inside()
+        if inside:
+            if inside not in found:
+                raise BadInput(f"{origin[name]}: '{name}' holds '{inside}' inside, which is no recipe's name; mend it")
+            found[name] = replace(recipe, config=replace(recipe.config, inner=found[inside].config))
     return dict(sorted(found.items()))
 
 

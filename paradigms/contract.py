@@ -26,12 +26,14 @@ from paradigms.errors import BadInput, unknown
 
 if TYPE_CHECKING:
     from paradigms.maths.denoiser import Denoiser
+    from paradigms.maths.observation import Observation
     from paradigms.maths.paths import GaussianPath
 
 __all__ = [
     "CONDITIONAL",
     "Batch",
     "Card",
+    "Codec",
     "Data",
     "Denoises",
     "Estimate",
@@ -248,6 +250,11 @@ class Trainable(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.space = space
+
+    @staticmethod
+    def inside() -> str:
+        """The recipe of the model that this one holds inside itself, whose settings stand in `config.inner`; "" for none."""
+        return ""
 
     @staticmethod
     def refuses(config: Any, space: Space) -> str | None:
@@ -543,6 +550,24 @@ class Jumps(Protocol):
     path: GaussianPath
 
     def jump_to_data(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor: ...
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """What a model of codes needs of its first stage: q(z | x) = N(mu, sd^2), and p(x | z).
+
+    space, latent: of x and of z. law: p(x | z), given what `decode` makes of z.
+    """
+
+    space: Space
+    latent: Space
+    law: Observation
+
+    def encode(self, x: Tensor, cond: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """mu and log sd, each (B, *latent.shape)."""
+        ...
+
+    def decode(self, z: Tensor, cond: Tensor | None = None) -> Tensor: ...
 
 
 # --------------------------------------------------------------------------------------------------------- recipes

@@ -60,6 +60,12 @@ def examples(space: Space, n: int = 4, seed: int = 0) -> Batch:
     return Pairs(x, y, torch.randn(n, *space.shape, generator=generator))
 
 
+def examples_for(model: Trainable, n: int = 4, seed: int = 0) -> Batch:
+    """n examples as `prepare` would have the model train on them: codes, where it trains on such."""
+    x, y = batch = examples(model.space, n, seed)
+    return Batch(model.codes(x, y), y) if hasattr(model, "codes") else batch
+
+
 def descend(optimizers: dict, update: Update) -> list[nn.Parameter]:
     """What a trainer does with an update, short of `after`; returns the parameters it may have moved."""
     optimizer = optimizers[update.module]
@@ -76,7 +82,7 @@ def train_a_little(model: Trainable, steps: int = 2, n: int = 4) -> Trainable:
     """A few steps on random examples, in order to leave the initial state."""
     optimizers = model.optimizers()
     for k in range(steps):
-        for update in model.updates(examples(model.space, n, seed=k), k / steps, Noise("train", k)):
+        for update in model.updates(examples_for(model, n, seed=k), k / steps, Noise("train", k)):
             descend(optimizers, update)
             if update.after is not None:
                 update.after()
