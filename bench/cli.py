@@ -336,12 +336,15 @@ def train(
         _print_json({"folder": str(folder), **dataclasses.asdict(info)})
     elif info.status == "ok":
         from bench.progress import duration
+        from paradigms import catalogue
 
+        verbs = ("sample", "evaluate") if hasattr(catalogue.get(recipe).paradigm, "card") else ("evaluate",)
+        following = [f"bench {verb} {shlex.quote(str(folder))}" for verb in verbs]
         print(
             f"{folder}\n{info.params_trained:,} parameters, {info.steps:,} steps, {info.images:,} images in "
             f"{duration(info.seconds)} ({info.images_per_second:,.0f} images/s, {info.threads} thread"
             f"{'s' if info.threads > 1 else ''} on {info.device_name})\n"
-            f"next: bench sample {shlex.quote(str(folder))}  or  bench evaluate {shlex.quote(str(folder))}"
+            f"next: {'  or  '.join(following)}"
         )
     if info.symptom and not as_json:
         print(f"warning: {folder}: {info.symptom}", file=sys.stderr)

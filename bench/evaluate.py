@@ -42,7 +42,20 @@ from bench.store import SCHEMA, Row, load_rows, manifest, results_key, save_rows
 from bench.tiers import Tier
 from paradigms import catalogue
 from paradigms.backbones import count_calls
-from paradigms.contract import Card, Data, Kind, Noise, Paradigm, Plan, Recipe, Space, seed_of, settings_text
+from paradigms.contract import (
+    Card,
+    Codec,
+    Data,
+    Kind,
+    Noise,
+    Paradigm,
+    Plan,
+    Recipe,
+    Space,
+    Trainable,
+    seed_of,
+    settings_text,
+)
 from paradigms.errors import BadInput
 from paradigms.maths.likelihood import bits_per_dim
 
@@ -474,12 +487,16 @@ def evaluate(
     """Scores a finished run and writes results.jsonl, grid.png and samples.npz into its folder; returns the rows.
 
     Every sampler and step count is tried on the first `tier.sweep_seeds` training seeds, the headline plan on all. That
-    one draws `tier.draws` disjoint sets, and on the first seeds it is drawn with other weights too (see `others`).
+    one draws `tier.draws` disjoint sets, and on the first seeds it is drawn with other weights too (see `others`). A
+    codec, which does not sample, is asked for its reconstructions, and nothing of that is kept: rows are for what can be
+    compared, and the models that stand on it have these among theirs.
     Raises BadInput when the folder is not that of a finished, whole run.
     """
     folder = Path(folder)
-    model, info, found = _opened(folder, device)
-    sweep = _sweep(info, tier)
+    trained, info, found = _loaded(folder, device)
+    if isinstance(trained, Codec):
+        return _of_codec(_measured(info, trained, tier, device), trained, found, tier, device)
+    model, sweep = _sampling(trained, folder, info), _sweep(info, tier)
     key = _key(folder, info, tier, found, catalogue.get(info.recipe))
     if not force and (kept := _kept(folder, key)) is not None:
         return kept
@@ -513,8 +530,48 @@ def evaluate(
         rows += _of_splits(dataclasses.replace(base, headline=kind == kinds[0]), model, kind, found, tier, device, work)
     if not kinds:
         rows.append(_no_likelihood(base, card, model.space, tier))
+    codec = getattr(model, "codec", None)
+    if isinstance(codec, Codec):
+        rows += _of_codec(_planned(base, card.default, card), codec, found, tier, device)
     save_rows(folder, rows, key)
     return rows
+
+
+@torch.no_grad()
+def _of_codec(base: Row, codec: Codec, found: Dataset, tier: Tier, device: str) -> list[Row]:
+    """What a codec loses: how far held-out examples are from their own reconstructions, and -log p(x | z).
+
+    z is drawn from q(z | x) and x from p(x | z). Both sides hold the same examples, so a perfect codec has rfd 0. What
+    samples made of its codes score can hardly be better.
+    """
+    ref, n = reference(found.name), pool_size(found, tier)
+    data = Data(ref.real["test"][:n], None if ref.labels["test"] is None else ref.labels["test"][:n], codec.space)
+    noise = Noise("reconstruct", found.name, device=device)
+    parts, values = list[Tensor](), list[Tensor]()
+    for index in torch.arange(len(data)).split(chunk_size(codec.space)):
+        batch, rows = data.batch(index), noise.rows(int(index[0]))
+        x, y = batch.x.to(device), None if batch.y is None else batch.y.to(device)
+        mu, log_sd = codec.encode(x, y)
+        out = codec.decode(mu + log_sd.exp() * rows.at("z").normal(*mu.shape), y)
+        parts.append(codec.space.decode(codec.law.sample(out, rows.at("x"))).cpu())
+        values.append(codec.law.log_prob(out, x).double().cpu())
+    base, made = dataclasses.replace(base, split="test", n=len(data)), list[Row]()
+    for space, real in zip(ref.spaces, ref.features["test"]):
+        here = dataclasses.replace(base, features=space.id, n_ref=len(data))
+        with _section(made, here, "rfd"):
+            fake = space.features(ref.dataset.space.encode(torch.cat(parts)))
+            same = Features(real.values[:n], None, space)
+            made += _of_values(here, [metrics.reconstruction_distance(fake, same)])
+    value, levels = torch.cat(values), codec.space.levels
+    scale: Callable[[float], float] = (lambda v: float(bits_per_dim(v, codec.space.dim))) if levels else (lambda v: -v)
+    error = _standard_error(value)
+    lost = dataclasses.replace(base, metric="reconstruction", unit="bits/dim" if levels else "nats")
+    return [
+        *made,
+        dataclasses.replace(
+            lost, value=scale(float(value.mean())), error=None if error is None else abs(scale(error))
+        ),
+    ]
 
 
 def _of_pool(drawn: Row, pool: Pool, n: int, ref: Reference, model: Paradigm, device: str) -> list[Row]:
@@ -670,24 +727,36 @@ def _plan_of(row: Row) -> tuple[object, ...]:
 
 
 def _opened(folder: Path, device: str) -> tuple[Paradigm, runs.Info, Dataset]:
-    """The model of a finished run, what it is and its data. Raises BadInput for one that can not be evaluated."""
+    """The model of a finished run, what it is and its data. Raises BadInput for one that does not sample."""
+    model, info, found = _loaded(folder, device)
+    return _sampling(model, folder, info), info, found
+
+
+def _loaded(folder: Path, device: str) -> tuple[Trainable, runs.Info, Dataset]:
     model, info = runs.load(folder, device=device)
-    if not isinstance(model, Paradigm):
-        raise BadInput(f"{folder} holds a '{info.recipe}', which does not sample; evaluate a run that does")
     found = dataset(info.dataset)
     if found.checksum != info.checksum:
         raise BadInput(f"{folder} was trained on another version of '{info.dataset}'; train it anew")
     return model, info, found
 
 
-def _measured(info: runs.Info, model: Paradigm, tier: Tier, device: str, weights: str = "ema") -> Row:
+def _sampling(model: Trainable, folder: Path, info: runs.Info) -> Paradigm:
+    if not isinstance(model, Paradigm):
+        raise BadInput(f"{folder} holds a '{info.recipe}', which does not sample; evaluate a run that does")
+    return model
+
+
+def _measured(info: runs.Info, model: Trainable, tier: Tier, device: str, weights: str = "ema") -> Row:
     """The columns that all rows of a run's evaluation share."""
     here = runs.environment(runs.device_of(device), torch.get_num_threads(), catalogue.get(info.recipe))
+    used = None
+    if isinstance(model, Paradigm):
+        used = measure.params_sampling(model, type(model).card.default, device)
     return dataclasses.replace(
         runs.base_row(info),
         tier=tier.name,
         weights=weights,
-        params_sampling=measure.params_sampling(model, type(model).card.default, device),
+        params_sampling=used,
         device=here["device_name"],
         threads=here["threads"],
         torch=here["torch"],

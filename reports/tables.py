@@ -48,6 +48,12 @@ BASELINES = {
 METRICS: dict[str, tuple[str, str, str, bool]] = {
     "fd": ("FD", "↓", "Frechet distance between samples and the split, in the named feature space", True),
     "fd_inf": ("FD∞", "↓", "Frechet distance extrapolated to infinitely many samples; can fall below 0", True),
+    "rfd": (
+        "rFD",
+        "",
+        "Frechet distance of a codec's reconstructions of held-out images from these images: what its decoder allows",
+        False,
+    ),
     "kd": ("Kernel distance", "↓", "unbiased cubic-kernel distance in the same features; leads at small n", True),
     "precision": ("Precision", "↑", "share of samples within the data's k-nearest-neighbour manifold", True),
     "recall": ("Recall", "↑", "share of data within the samples' manifold", True),
@@ -403,6 +409,8 @@ def _quality_column(
         values, none = seed_means(rows), "not measured"
         if metric in ("cas", "label_accuracy") and not entry.main["conditional"].eq(True).any():
             none = f"no {name}, which is of samples drawn for a label"
+        if metric == "rfd":
+            none = "no rFD, which is of models that stand on a codec"
         if metric != "modes":
             return cell(entry, values, metric=metric, ranking=ranking, rows=rows, default=none)
         units = rows["unit"]

@@ -40,6 +40,7 @@ from bench.metrics import (
     memorisation,
     neighbourhoods,
     quality,
+    reconstruction_distance,
     sharpness,
     stacked_modes,
     vector_quality,
@@ -427,6 +428,7 @@ def test_every_metric_has_a_card() -> None:
     made = [
         *floor(train, test),
         *extrapolated_distance(train, test),
+        reconstruction_distance(test, test),
         classifier_score(train),
         label_accuracy(train, data.train.y),
         classification_accuracy_score(train, data.train.y, test, data.test.y),

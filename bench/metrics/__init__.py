@@ -12,7 +12,13 @@ images score against other real images; `floor` computes it, and no value means 
 from __future__ import annotations
 
 from bench.metrics.cards import METRICS, Card
-from bench.metrics.frechet import FrechetDistance, distance_of_gaussians, extrapolated_distance, frechet_distance
+from bench.metrics.frechet import (
+    FrechetDistance,
+    distance_of_gaussians,
+    extrapolated_distance,
+    frechet_distance,
+    reconstruction_distance,
+)
 from bench.metrics.kernel import kernel_distance
 from bench.metrics.labels import (
     ClassifierScore,
@@ -60,6 +66,7 @@ __all__ = [
     "neighbourhoods",
     "quality",
     "quality_without_fd",
+    "reconstruction_distance",
     "sharpness",
     "stacked_modes",
     "vector_quality",

@@ -31,6 +31,7 @@ METRICS = (
     ),
     Card("fd_inf", "0", "the same at infinitely many samples, by its line in 1/n", "arXiv:1911.07023", "0.03"),
     Card("fd_inf_r2", "1", "R² of that line: how much of fd is its bias and how straight that is", "", ""),
+    Card("rfd", "0", "fd of a codec's reconstructions of held-out images from these images: its ceiling", "", ""),
     Card(
         "kd",
         "0",

@@ -16,7 +16,13 @@ from bench.metrics.stream import Stream
 from bench.metrics.values import PER_FEATURE, Features, Value, check
 from paradigms.errors import BadInput
 
-__all__ = ["FrechetDistance", "distance_of_gaussians", "extrapolated_distance", "frechet_distance"]
+__all__ = [
+    "FrechetDistance",
+    "distance_of_gaussians",
+    "extrapolated_distance",
+    "frechet_distance",
+    "reconstruction_distance",
+]
 
 SMALLEST = 4  # samples per feature in the smallest blocks of the extrapolation
 LEVELS = 5  # sizes that it is fitted through, at most
@@ -106,6 +112,11 @@ def _factor(covariance: Tensor, mean: Tensor) -> Tensor:
     whole = torch.zeros(rank, len(mean), dtype=torch.float64)
     whole[:, alive] = factor * scale
     return whole
+
+
+def reconstruction_distance(fake: Features, real: Features) -> Value:
+    """The same distance of images' reconstructions from these very images: "rfd", 0 where nothing is lost."""
+    return Value("rfd", frechet_distance(fake, real).value)
 
 
 def extrapolated_distance(
