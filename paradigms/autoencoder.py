@@ -54,9 +54,9 @@ class Config:
     factor: int = 0
     dims: int = 0
     beta: float = 0.1
-    components: int = 10
-    batch: int = 64
-    lr: float = 1e-3
+    components: int = 5
+    batch: int = 16
+    lr: float = 2e-3
     dropout: float = 0.0
     weight_decay: float = 0.01
     clip: float = 10.0
