@@ -254,11 +254,11 @@ class LatentDDPM(Latent):
 RECIPES = (
     Recipe(
         "latent-flow-matching", LatentFlowMatching, Config(), "flow matching on an autoencoder's codes, on one budget with it",
-        needs={"codec": Need("autoencoder", Codec, share=0.5, at_sampling=True)}, share=0.5, variant_of="flow-matching",
+        needs={"codec": Need("autoencoder", Codec, share=0.4, at_sampling=True)}, share=0.6, variant_of="flow-matching",
     ),
     Recipe(
         "latent-ddpm", LatentDDPM, Config(), "DDPM on an autoencoder's codes, on one budget with it",
-        needs={"codec": Need("autoencoder", Codec, share=0.5, at_sampling=True)}, share=0.5, variant_of="ddpm",
+        needs={"codec": Need("autoencoder", Codec, share=0.4, at_sampling=True)}, share=0.6, variant_of="ddpm",
         aliases=("latent-diffusion", "ldm"),
     ),
 )  # fmt: skip
