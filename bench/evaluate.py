@@ -568,9 +568,7 @@ def _of_codec(base: Row, codec: Codec, found: Dataset, tier: Tier, device: str) 
     lost = dataclasses.replace(base, metric="reconstruction", unit="bits/dim" if levels else "nats")
     return [
         *made,
-        dataclasses.replace(
-            lost, value=scale(float(value.mean())), error=None if error is None else abs(scale(error))
-        ),
+        dataclasses.replace(lost, value=scale(float(value.mean())), error=None if error is None else abs(scale(error))),
     ]
 
 

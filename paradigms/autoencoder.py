@@ -164,5 +164,11 @@ class Autoencoder(Trainable):
 
 
 RECIPES = (
-    Recipe("autoencoder", Autoencoder, Config(), "first stage of latent diffusion: codes on a small grid"),
+    Recipe(
+        "autoencoder",
+        Autoencoder,
+        Config(),
+        "codes on a small grid, for a second stage to model",
+        title="Autoencoder (first stage of latent diffusion: trained, not compared)",
+    ),
 )

@@ -120,7 +120,8 @@ def _decoded(sampler: Sampler) -> Sampler:
 
 def _bounded(kind: Kind) -> Kind:
     """The same likelihood with a call of the encoder and one of the decoder; of an exact log p(z) only a bound is left."""
-    return replace(kind, relation="≤" if kind.relation == "=" else kind.relation, calls=kind.calls + 2, dequantised=False)
+    relation = "≤" if kind.relation == "=" else kind.relation
+    return replace(kind, relation=relation, calls=kind.calls + 2, dequantised=False)
 
 
 class Latent(Paradigm):
