@@ -216,6 +216,7 @@ def test_a_codec_learns_to_give_back_what_it_was_given():
     base = normal(16, 3, 2, 2, seed=3)
     k = 8 + 12 * nn.functional.interpolate(base, (8, 8), mode="bilinear").mean(1, keepdim=True)
     x, optimizers = IMAGES.encode(k.clamp(0, 16).round()), codec.optimizers()
+
     def left() -> float:
         with torch.no_grad():
             return float((codec.law.mean(codec.decode(codec.encode(x)[0])) - x).square().mean() / x.var())
