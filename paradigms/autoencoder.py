@@ -22,6 +22,9 @@ Where this differs from the papers
     - -log p(x | z) in place of an absolute error, LPIPS and a critic: it makes the whole a model with a likelihood, and
       LPIPS knows other data than these. KL is weighed by 0.1 and not 1e-6, in the same nats as the data.
     - Encoder and decoder are those of the VQ-VAE here, without attention. Labels, where there are any, are told to both.
+    - Small batches: at these budgets steps are what is short. Fashion-MNIST at 28 x 28, a validation part of the training
+      split, Frechet distance of reconstructions from the images: 9.4 after 200 steps of 64 at lr 1e-3 and beta 0.3 (2 TFLOP);
+      after 1,045 of 16 at 2e-3 (2.5 TFLOP) 0.5 at beta 0.1 and 1.0 at 0.4, the code carrying 0.6 and 0.3 bits/dim.
 """
 
 from __future__ import annotations
