@@ -212,10 +212,12 @@ class Latent(Paradigm):
             assert watch is not None
             watch(t, law.mean(self.decode(z_t, cond)))
 
-        own = tuple(option for option in plan.options if option[0] != DECODE)
-        z = self.inner.sample(z, replace(plan, options=own), noise, cond, None if watch is None else seen)
+        z = self.inner.sample(z, inner_plan(plan), noise, cond, None if watch is None else seen)
         out = self.decode(z, cond)
         return law.mean(out) if plan.word(DECODE, WAYS[0]) == "mean" else law.sample(out, noise.at(DECODE))
+
+    def check(self, plan: Plan) -> None:
+        self.inner.check(inner_plan(plan))
 
     def log_likelihood(self, x: Tensor, kind: Kind, noise: Noise, cond: Tensor | None = None) -> Estimate:
         if not self.card.likelihoods:
@@ -228,6 +230,11 @@ class Latent(Paradigm):
         entropy = (log_sd + 0.5 * math.log(2 * math.pi * math.e)).flatten(1).sum(1)
         terms = {"reconstruction": -log_px, "prior": -prior.value, "entropy": -entropy}
         return Estimate(log_px + prior.value + entropy, terms, prior.errors)
+
+
+def inner_plan(plan: Plan) -> Plan:
+    """What of a plan is the inner paradigm's: all but how its z is decoded."""
+    return replace(plan, options=tuple(option for option in plan.options if option[0] != DECODE))
 
 
 def drawn(codes: Tensor, noise: Noise) -> Tensor:
