@@ -517,6 +517,21 @@ def test_dopri5_rows_do_not_depend_on_the_batch():
     torch.testing.assert_close(solved([2, 0]), whole[[2, 0]], rtol=0, atol=1e-12)
 
 
+def test_dopri5_judges_an_example_by_its_mean_square():
+    """A state repeated over 64 coordinates is no harder than one of them: as many rounds."""
+    rounds = []
+    for width in (1, 64):
+        made = []
+
+        def field(x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
+            made.append(t)  # noqa: B023
+            return -20 * (x - torch.cos(t)[:, None])
+
+        dopri5(at_its_times(field), torch.full((1, width), 0.5, dtype=torch.float64), 0.0, 1.0, 1e-5, 1e-5)
+        rounds.append(len(made))
+    assert rounds[0] == rounds[1] > 12
+
+
 def test_dopri5_gives_up_in_words():
     with pytest.raises(BadInput, match="rtol"):
         dopri5(
