@@ -442,8 +442,12 @@ def _plan(
     steps: int | None,
     guidance: float | None = None,
     options: Sequence[str] = (),
+    given: str = "",
 ) -> Plan:
-    """The card's default plan with what the user changed. Raises BadInput for what the sampler does not have."""
+    """The card's default plan with what the user changed. Raises BadInput for what the sampler does not have.
+
+    given: what the user typed that holds the options, where that is not --option.
+    """
     from paradigms.contract import Plan
 
     name = sampler or card.default.sampler
@@ -452,9 +456,14 @@ def _plan(
         raise BadInput(f"{recipe} has no sampler '{name}'; it has {', '.join(s.name for s in card.samplers)}")
     same = name == card.default.sampler
     values = dict(card.default.options) if same else {}
-    asked = [_option(text, f"--option {text}", "--option eta=0.5") for text in options] + (
+    example = "eta=0.5" if given else "--option eta=0.5"
+    asked = [_option(text, given or f"--option {text}", example) for text in options] + (
         [] if guidance is None else [("guidance", guidance)]
     )
+    keys = [key for key, _ in asked]
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice is not None:
+        raise BadInput(f"{given or '--option'}: {twice} is given twice; leave one out")
     for key, value in asked:
         if key == "guidance" and key not in known.options:
             raise BadInput(f"sampler '{name}' of {recipe} has no guidance; leave out --guidance")
@@ -464,6 +473,9 @@ def _plan(
         # What is the sampler's default anyway is not said: the plan is the same, and so are its rows.
         if value == known.options[key] and key not in dict(card.default.options):
             del values[key]
+    interval = next((key for key in keys if key in ("guide-from", "guide-to")), None)
+    if interval is not None and "guidance" not in {*keys, *values}:
+        raise BadInput(f"{interval} says where guidance acts, and nothing is guided; give its strength too: guidance=2")
     count = (card.default.steps if same else known.steps[-1]) if steps is None else steps
     plan = Plan(name, count, tuple(sorted(values.items())))
     known.check(plan)
@@ -523,7 +535,8 @@ def _chosen(card: Card, recipe: str, text: str) -> list[Plan]:
         several = equals and not (known and key.strip() in known.falling)  # which are lists themselves
         choices.append([f"{key}={one}" for one in value.split("/")] if several else [option])
     count = int(steps) if steps else None
-    return [_plan(card, recipe, name, count, options=some) for some in itertools.product(*choices)]
+    given = f"--sampler {text}"
+    return [_plan(card, recipe, name, count, options=some, given=given) for some in itertools.product(*choices)]
 
 
 def _labels(model: Any, info: Any, label: str | None, n: int, seed: int) -> Any:

@@ -134,8 +134,10 @@ class Run:
 
     def _settings(self) -> dict[str, Any]:
         """The config as far as it has an effect."""
-        idle = set() if self.conditional else {f.name for f in fields(self.config) if f.metadata.get("conditional")}
-        return {name: value for name, value in dataclasses.asdict(self.config).items() if name not in idle}
+        if self.conditional:
+            return dataclasses.asdict(self.config)
+        idle = {f.name for f in fields(self.config) if f.metadata.get("conditional")}
+        return {name: value for name, value in dataclasses.asdict(_untold(self.config)).items() if name not in idle}
 
     def _shared(self) -> dict[str, Any]:
         """What all seeds of the run have in common."""
@@ -150,6 +152,13 @@ class Run:
             "conditional": self.conditional,
             "share": self.share,
         }
+
+
+def _untold(config: Any) -> Any:
+    """A config, with those inside it, that says what is usual where only labels would give it an effect."""
+    changes = {f.name: f.default for f in fields(config) if f.metadata.get("conditional")}
+    inside = {f.name: _untold(part) for f in fields(config) if is_dataclass(part := getattr(config, f.name))}
+    return replace(config, **changes, **inside)
 
 
 def _hash(value: Any) -> str:
@@ -244,7 +253,7 @@ def configure(config: Any, settings: Sequence[str]) -> Any:
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
-            raise BadInput(f"--set {setting}: write it as key=value; keys: {', '.join(f.name for f in fields(config))}")
+            raise BadInput(f"--set {setting}: write it as key=value; keys: {', '.join(_keys(config))}")
         config = _changed(config, key.strip(), text.strip(), setting)
     return config
 
@@ -253,7 +262,7 @@ def _changed(config: Any, key: str, text: str, setting: str) -> Any:
     name, dot, rest = key.partition(".")
     hints = typing.get_type_hints(type(config))
     if name not in {f.name for f in fields(config)}:
-        raise unknown(f"setting in --set {setting}:", name, [f.name for f in fields(config)])
+        raise unknown(f"setting in --set {setting}:", name, _keys(config))
     current = getattr(config, name)
     if dot or is_dataclass(current):
         if not is_dataclass(current):
@@ -270,6 +279,15 @@ def _changed(config: Any, key: str, text: str, setting: str) -> Any:
         return replace(config, **{name: value})
     except ValueError as error:  # a config may check itself
         raise BadInput(f"--set {setting}: {error}") from None
+
+
+def _keys(config: Any) -> list[str]:
+    """What can be set, parts by their dotted keys."""
+    found = list[str]()
+    for f in fields(config):
+        part = getattr(config, f.name)
+        found += [f"{f.name}.{key}" for key in _keys(part)] if is_dataclass(part) else [f.name]
+    return found
 
 
 _SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}

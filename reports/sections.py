@@ -236,10 +236,8 @@ class Guided:
     plans: Mapping[float, tuple[str, float, str]]
 
 
-INTERVAL = (
-    "guide-from",
-    "guide-to",
-)  # where it acts: of no effect on the model that is not guided, whose strength is 1
+# Where guidance acts: of no effect on the model that is not guided, whose strength is 1.
+INTERVAL = ("guide-from", "guide-to")
 
 
 def is_guided(plan: tuple[str, float, str]) -> bool:

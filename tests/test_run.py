@@ -160,6 +160,11 @@ def test_identity_is_what_matters():
     ]
     usual = [runs.plan("flow-matching", "ring8", 0, TIER, conditional=told) for told in (False, True)]
     assert [a.id == b.id for a, b in zip(fewer, usual)] == [True, False], "without labels none can be withheld"
+    inside = [
+        [runs.plan("latent-ddpm", "ring8", 0, TIER, some, conditional=told).id for some in ([], ["inner.unlabelled=0.3"])]
+        for told in (False, True)
+    ]
+    assert [a == b for a, b in inside] == [True, False]
     assert replace(child, parents=(("teacher", plan(settings=["lr=0.5"])),)).id != child.id
 
 
@@ -294,6 +299,7 @@ def test_settings_take_the_type_of_their_field(setting, field, value):
         ("betas=1", "'betas' must be 2 values"),
         ("inner=3", "name one of its parts: depth"),
         ("inner.deep=3", "did you mean 'depth'"),
+        ("dept=3", "did you mean 'inner.depth'"),
         ("lr.x=3", "'lr' has no parts"),
     ],
 )
