@@ -738,6 +738,14 @@ def ensure(
 def _ensure(run: Run, out: Path, progress: Progress, where: torch.device, threads: int) -> Path:
     folder = run.folder(out)
     if is_finished(folder):
+        needs = catalogue.get(run.recipe).needs
+        for role, parent in run.parents:
+            if needs[role].at_sampling and not is_finished(parent.folder(out)):
+                _log.warning(
+                    f"{folder} was trained on {parent.folder(out)}, which is gone and is made anew; where that was on "
+                    f"another machine or by other code it is not the same, so delete {folder} too and train both"
+                )
+                _ensure(parent, out, progress, where, threads)
         return folder
     parents = {}
     for role, parent in run.parents:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -57,7 +58,7 @@ class Mean(Trainable):
         return {self.net: torch.optim.AdamW(self.net.parameters(), lr=self.config.lr, fused=True)}
 
     def updates(self, batch, progress, noise):
-        target = self.parents["teacher"].model.net(batch.x) if self.parents else batch.x
+        target = next(iter(self.parents.values())).model.net(batch.x) if self.parents else batch.x
         loss = (self.net(batch.x + noise.normal(*batch.x.shape)) - target).square().mean()
         yield Update(self.net, loss)
 
@@ -84,6 +85,7 @@ RECIPES = (
     Recipe("child", Mean, Config(lr=1e-3), "predicts what its teacher does", {"teacher": Need("mean", Mean, 0.5)}, 0.5),
     Recipe("grandchild", Mean, Config(), "", {"teacher": Need("child", Mean, 0.5)}),
     Recipe("diverging", Diverging, Config(), ""),
+    Recipe("lodger", Mean, Config(), "", {"host": Need("mean", Mean, 0.5, at_sampling=True)}),
     Recipe("orphan", Mean, Config(), "", {"teacher": Need("diverging", Mean)}),
     Recipe("ill", Ill, Config(), ""),
     Recipe("broken", Broken, Config(), ""),
@@ -433,6 +435,18 @@ def test_parents_that_were_deleted_are_not_needed_to_be_a_cache_hit(out):
     assert seen.stages == []
     with pytest.raises(BadInput, match="is missing"):
         runs.load(folder)
+
+
+def test_a_deleted_parent_that_samples_are_drawn_with_is_made_anew(out, caplog):
+    folder = runs.ensure(plan("lodger"), out)
+    host = out / runs.read_info(folder).parents["host"]
+    before = (host / "weights.safetensors").read_bytes()
+    shutil.rmtree(host)
+    seen = Seen()
+    assert runs.ensure(plan("lodger"), out, seen) == folder
+    assert (host / "weights.safetensors").read_bytes() == before
+    assert [f"{folder} was trained on {host}, which is gone" in r.getMessage() for r in caplog.records] == [True]
+    runs.load(folder)
 
 
 def weights(folder):
