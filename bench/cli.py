@@ -473,9 +473,13 @@ def _plan(
         # What is the sampler's default anyway is not said: the plan is the same, and so are its rows.
         if value == known.options[key] and key not in dict(card.default.options):
             del values[key]
-    interval = next((key for key in keys if key in ("guide-from", "guide-to")), None)
-    if interval is not None and "guidance" not in {*keys, *values}:
-        raise BadInput(f"{interval} says where guidance acts, and nothing is guided; give its strength too: guidance=2")
+    interval = [key for key in values if key in ("guide-from", "guide-to")]
+    if interval and "guidance" not in values:
+        if "guidance" not in keys:
+            what = f"{interval[0]} says where guidance acts, and nothing is guided"
+            raise BadInput(f"{what}; give its strength too: guidance=2")
+        # Nor is where it acts, at strength 1: in a sweep over strengths that is the plan without guidance.
+        values = {key: value for key, value in values.items() if key not in interval}
     count = (card.default.steps if same else known.steps[-1]) if steps is None else steps
     plan = Plan(name, count, tuple(sorted(values.items())))
     known.check(plan)

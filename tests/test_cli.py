@@ -851,7 +851,7 @@ def test_guidance_from_training_to_rows(world: Path, monkeypatch: pytest.MonkeyP
     rows = [r for r in json.loads(swept.stdout) if r["metric"] == "label_accuracy" and r["status"] == "ok"]
     # Heun asks at t = 1, and three times at 1/2 and 0: of sigma / alpha only pure noise lies above 50.
     assert {r["options"]: r["calls"] for r in rows} == {
-        "guidance=0,guide-to=50": 4, "guide-to=50": 4, "guidance=2,guide-to=50": 7
+        "guidance=0,guide-to=50": 4, "": 4, "guidance=2,guide-to=50": 7
     }  # fmt: skip
     assert all(r["conditional"] for r in rows)
 
@@ -865,6 +865,8 @@ def test_an_option_with_several_values_is_as_many_plans() -> None:
         "heun-8 guidance=0", "heun-8 grid=cosine guidance=0", "heun-8", "heun-8 grid=cosine", "heun-8 guidance=2",
         "heun-8 grid=cosine guidance=2",
     ]  # fmt: skip
+    swept = cli._chosen(card, "flow-matching", "heun-8:guidance=1/2,guide-to=3")
+    assert [str(p) for p in swept] == ["heun-8", "heun-8 guidance=2 guide-to=3"]
     (falling,) = cli._chosen(catalogue.get("mean-flow").paradigm.card, "mean-flow", "mean-flow-3:times=0.8/0.3")
     assert dict(falling.options) == {"times": "0.8/0.3"}
     with pytest.raises(BadInput, match="^--sampler heun-8:guidance=1/: write it as key=value"):
