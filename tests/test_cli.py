@@ -869,11 +869,11 @@ def test_an_option_with_several_values_is_as_many_plans() -> None:
     assert [str(p) for p in swept] == ["heun-8", "heun-8 guidance=2 guide-to=3"]
     (falling,) = cli._chosen(catalogue.get("mean-flow").paradigm.card, "mean-flow", "mean-flow-3:times=0.8/0.3")
     assert dict(falling.options) == {"times": "0.8/0.3"}
-    with pytest.raises(BadInput, match="^--sampler heun-8:guidance=1/: write it as key=value"):
+    with pytest.raises(BadInput, match=r"^--sampler heun-8:guidance=1/: write it as key=value"):
         cli._chosen(card, "flow-matching", "heun-8:guidance=1/")
     with pytest.raises(BadInput, match="guidance is given twice"):
         cli._chosen(card, "flow-matching", "heun-8:guidance=1,guidance=2")
-    with pytest.raises(BadInput, match="^guide-to says where guidance acts, and nothing is guided"):
+    with pytest.raises(BadInput, match=r"^guide-to says where guidance acts, and nothing is guided"):
         cli._chosen(card, "flow-matching", "heun-8:guide-to=5")
     with pytest.raises(BadInput, match="guidance from 0 to 100"):
         cli._chosen(card, "flow-matching", "heun-8:guidance=1/200")

@@ -163,7 +163,10 @@ def test_identity_is_what_matters():
     usual = [runs.plan("flow-matching", "ring8", 0, TIER, conditional=told) for told in (False, True)]
     assert [a.id == b.id for a, b in zip(fewer, usual)] == [True, False], "without labels none can be withheld"
     inside = [
-        [runs.plan("latent-ddpm", "ring8", 0, TIER, some, conditional=told).id for some in ([], ["inner.unlabelled=0.3"])]
+        [
+            runs.plan("latent-ddpm", "ring8", 0, TIER, some, conditional=told).id
+            for some in ([], ["inner.unlabelled=0.3"])
+        ]
         for told in (False, True)
     ]
     assert [a == b for a, b in inside] == [True, False]
