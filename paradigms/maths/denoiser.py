@@ -303,7 +303,7 @@ def _flow(prediction: Prediction, path: GaussianPath, times: Tensor) -> tuple[Te
     return c_in, da * a + ds * c, da * b + ds * d
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)  # a table is as long as its plan
 def _tabulated(
     prediction: Prediction, path: GaussianPath, times: tuple[float, ...]
 ) -> tuple[tuple[float, ...], tuple[float, ...], tuple[tuple[float, ...], ...]]:

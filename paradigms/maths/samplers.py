@@ -63,7 +63,7 @@ def levels(d: Denoiser, n: int, kind: str = "uniform") -> Tensor:
     return _levels(d.path, d.free, d.t_min, d.t_max, d.T, n, kind).clone()
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def _levels(path: GaussianPath, free: bool, t_min: float, t_max: float, T: int | None, n: int, kind: str) -> Tensor:
     def spaced(start: float, stop: float, reached: bool) -> Tensor:
         return torch.linspace(start, stop, n if reached else n + 1, dtype=torch.float64)[:n]
