@@ -337,8 +337,9 @@ def train(
     elif info.status == "ok":
         from bench.progress import duration
         from paradigms import catalogue
+        from paradigms.contract import Paradigm
 
-        verbs = ("sample", "evaluate") if hasattr(catalogue.get(recipe).paradigm, "card") else ("evaluate",)
+        verbs = ("sample", "evaluate") if issubclass(catalogue.get(recipe).paradigm, Paradigm) else ("evaluate",)
         following = [f"bench {verb} {shlex.quote(str(folder))}" for verb in verbs]
         print(
             f"{folder}\n{info.params_trained:,} parameters, {info.steps:,} steps, {info.images:,} images in "
@@ -473,13 +474,12 @@ def _plan(
         # What is the sampler's default anyway is not said: the plan is the same, and so are its rows.
         if value == known.options[key] and key not in dict(card.default.options):
             del values[key]
-    interval = [key for key in values if key in ("guide-from", "guide-to")]
-    if interval and "guidance" not in values:
-        if "guidance" not in keys:
-            what = f"{interval[0]} says where guidance acts, and nothing is guided"
-            raise BadInput(f"{what}; give its strength too: guidance=2")
-        # Nor is where it acts, at strength 1: in a sweep over strengths that is the plan without guidance.
-        values = {key: value for key, value in values.items() if key not in interval}
+    for key, other in known.beside.items():
+        if key in values and other not in values:
+            if other not in keys:
+                raise BadInput(f"{key} acts only beside {other}, which is not given; give it too, or leave {key} out")
+            # Nor is what the default of another makes idle: in a sweep over that one, it is the plan without both.
+            del values[key]
     count = (card.default.steps if same else known.steps[-1]) if steps is None else steps
     plan = Plan(name, count, tuple(sorted(values.items())))
     known.check(plan)

@@ -87,16 +87,17 @@ def _recorded(into: list[tuple[nn.Module, tuple[Any, ...], dict[str, Any]]]) -> 
 
 @contextmanager
 def _clocked(networks: set[nn.Module], now: Callable[[], float]) -> Iterator[list[float]]:
-    """What the calls of these networks take inside the block, one after the other."""
+    """What the outermost calls of these networks take inside the block, one after the other."""
     seconds: list[float] = []
-    begun = 0.0
+    begun: list[float] = []
 
     def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
-        nonlocal begun
-        begun = now()
+        begun.append(now())
 
     def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        seconds.append(now() - begun)
+        start = begun.pop()
+        if not begun:
+            seconds.append(now() - start)
 
     handles = [h for n in networks for h in (n.register_forward_pre_hook(enter), n.register_forward_hook(leave))]
     try:

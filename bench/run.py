@@ -132,19 +132,12 @@ class Run:
     def _parents(self) -> dict[str, str]:
         return {role: parent.where for role, parent in self.parents}
 
-    def _settings(self) -> dict[str, Any]:
-        """The config as far as it has an effect."""
-        if self.conditional:
-            return dataclasses.asdict(self.config)
-        idle = {f.name for f in fields(self.config) if f.metadata.get("conditional")}
-        return {name: value for name, value in dataclasses.asdict(_untold(self.config)).items() if name not in idle}
-
     def _shared(self) -> dict[str, Any]:
         """What all seeds of the run have in common."""
         return {
             "schema": IDENTITY,
             "recipe": self.recipe,
-            "config": self._settings(),
+            "config": _effective(self.config, self.conditional),
             "dataset": self.dataset,
             "checksum": self.checksum,
             "match": self.tier.match,
@@ -154,11 +147,12 @@ class Run:
         }
 
 
-def _untold(config: Any) -> Any:
-    """A config, with those inside it, that says what is usual where only labels would give it an effect."""
-    changes = {f.name: f.default for f in fields(config) if f.metadata.get("conditional")}
-    inside = {f.name: _untold(part) for f in fields(config) if is_dataclass(part := getattr(config, f.name))}
-    return replace(config, **changes, **inside)
+def _effective(config: Any, conditional: bool) -> Any:
+    """A config as a dictionary, with those inside it, without what has no effect where no labels are told."""
+    if not is_dataclass(config):
+        return config
+    kept = (f.name for f in fields(config) if conditional or not f.metadata.get("conditional"))
+    return {name: _effective(getattr(config, name), conditional) for name in kept}
 
 
 def _hash(value: Any) -> str:

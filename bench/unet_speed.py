@@ -35,8 +35,7 @@ from bench.flops import FlopCount
 from bench.metrics.frechet import frechet_distance
 from bench.peers import megabytes
 from bench.script import answered
-from paradigms.backbones.build import denoiser
-from paradigms.backbones.unet import UNet
+from paradigms.backbones.build import denoiser, unet
 from paradigms.contract import Batch, Noise, Plan, Space
 from paradigms.errors import BadInput
 from paradigms.maths import samplers
@@ -87,15 +86,11 @@ class Shape:
     channels: tuple[int, ...]
     emb: int
 
-    def build(self, space: Space) -> nn.Module:
-        large, c = min(space.shape[1:]) > 16, space.shape[0]
-        return UNet(c, c, self.channels, classes=space.classes, attend=large, emb=self.emb)
-
 
 def fitted(space: Space, target: int, shape: Shape | None = None) -> tuple[nn.Module, int]:
     """Our network of the width whose number of parameters is nearest to `target`, or of a shape, and that width."""
     if shape:
-        return shape.build(space), shape.channels[0]
+        return unet(space, shape.channels, emb=shape.emb), shape.channels[0]
     with torch.device("meta"):
         counts = {width: parameters(denoiser(space, width)) for width in range(4, 129)}
     width = min(counts, key=lambda w: abs(counts[w] - target))

@@ -384,6 +384,7 @@ class Sampler:
     stochastic: draws noise beyond the prior.
     options:    what `Plan.options` may hold, with defaults; `ranges` the numbers that each may take, both ends included
                 (two ints: whole numbers only), `choices` the words.
+    beside:     options that act only where another one is not at its default, and that one.
     falling:    options that are lists of falling numbers strictly within a range, one for each step after the first,
                 written 0.8/0.4; their default is a word.
     most:       the largest number of steps.
@@ -398,6 +399,7 @@ class Sampler:
     options: Mapping[str, Setting] = field(default_factory=dict)
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    beside: Mapping[str, str] = field(default_factory=dict)
     falling: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     note: str = ""
     most: int = 100_000

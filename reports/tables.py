@@ -392,6 +392,11 @@ def seeds_cell(entry: Entry) -> Cell:
     return Cell(f"{done} of {done + failed}", "†", value=float(done), note=note)
 
 
+# Metrics of samples drawn for a label, and what those are of that not every recipe has.
+LABELLED = ("cas", "label_accuracy")
+PARTICULAR = {**dict.fromkeys(LABELLED, "samples drawn for a label"), "rfd": "models that stand on a codec"}
+
+
 def _quality_column(
     section: Section, metric: str, split: str, features: str, title: str = ""
 ) -> tuple[Column, Callable[[Entry], Cell]]:
@@ -407,10 +412,8 @@ def _quality_column(
         rows = entry.headline(metric)
         rows = rows[(rows["split"] == split) & (rows["features"] == features)] if split or features else rows
         values, none = seed_means(rows), "not measured"
-        if metric in ("cas", "label_accuracy") and not entry.main["conditional"].eq(True).any():
-            none = f"no {name}, which is of samples drawn for a label"
-        if metric == "rfd":
-            none = "no rFD, which is of models that stand on a codec"
+        if metric in PARTICULAR and not (metric in LABELLED and entry.main["conditional"].eq(True).any()):
+            none = f"no {name}, which is of {PARTICULAR[metric]}"
         if metric != "modes":
             return cell(entry, values, metric=metric, ranking=ranking, rows=rows, default=none)
         units = rows["unit"]

@@ -276,5 +276,5 @@ def test_the_speed_script_takes_another_shape(capsys):
     finally:
         torch.set_num_threads(threads)
     assert small[1].strip() == usual[1].strip() == "ours, width 8"
-    own = sum(p.numel() for p in unet_speed.Shape((8, 24), 16).build(Space((1, 8, 8))).parameters())
+    own = sum(p.numel() for p in unet_speed.fitted(Space((1, 8, 8)), 0, unet_speed.Shape((8, 24), 16))[0].parameters())
     assert int(small[2].replace(",", "")) == own < int(usual[2].replace(",", ""))

@@ -873,7 +873,7 @@ def test_an_option_with_several_values_is_as_many_plans() -> None:
         cli._chosen(card, "flow-matching", "heun-8:guidance=1/")
     with pytest.raises(BadInput, match="guidance is given twice"):
         cli._chosen(card, "flow-matching", "heun-8:guidance=1,guidance=2")
-    with pytest.raises(BadInput, match=r"^guide-to says where guidance acts, and nothing is guided"):
+    with pytest.raises(BadInput, match=r"^guide-to acts only beside guidance, which is not given"):
         cli._chosen(card, "flow-matching", "heun-8:guide-to=5")
     with pytest.raises(BadInput, match="guidance from 0 to 100"):
         cli._chosen(card, "flow-matching", "heun-8:guidance=1/200")

@@ -532,6 +532,10 @@ def test_dopri5_judges_an_example_by_its_mean_square():
     assert rounds[0] == rounds[1] > 12
 
 
+def test_dopri5_of_no_examples_is_none():
+    assert dopri5(at_its_times(lambda x, t, _: x), START[:0], 0.0, 1.0, 1e-3, 1e-3).shape == START[:0].shape
+
+
 def test_dopri5_gives_up_in_words():
     with pytest.raises(BadInput, match="rtol"):
         dopri5(

@@ -53,12 +53,19 @@ def denoiser(
     """
     if not convolutional(space, backbone):
         return Denoiser(space, width, dropout, outputs, times)
-    c, *sides = space.shape
-    large = min(sides) > 16
+    mults = (1, 2, 4, 8) if min(space.shape[1:]) > 16 else (1, 2, 4)
     # Convolutions run best on multiples of 8 channels.
-    channels = tuple(8 * max(1, round(width * mult / 8)) for mult in ((1, 2, 4, 8) if large else (1, 2, 4)))
-    patch = math.gcd(2, *sides) if min(sides) > 32 else 1
-    return UNet(c, outputs * c, channels, patch, space.classes, dropout, attend=large, times=times)
+    channels = tuple(8 * max(1, round(width * mult / 8)) for mult in mults)
+    return unet(space, channels, dropout, outputs, times)
+
+
+def unet(
+    space: Space, channels: tuple[int, ...], dropout: float = 0.0, outputs: int = 1, times: int = 1, emb: int = 0
+) -> UNet:
+    """The U-Net with these channels at its levels, folding and attending as the size of the images asks for."""
+    c, *sides = space.shape
+    patch, attend = math.gcd(2, *sides) if min(sides) > 32 else 1, min(sides) > 16
+    return UNet(c, outputs * c, channels, patch, space.classes, dropout, attend, times, emb)
 
 
 class VectorEncoder(Backbone):

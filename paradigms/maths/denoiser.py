@@ -202,7 +202,8 @@ class Denoiser:
 
     def velocities(self, times: Tensor, like: Tensor) -> Callable[[int, Tensor], Tensor]:
         """The velocity at times (K, B), K of each example: (k, x_t (B, ...)) -> u. Coefficients are made beforehand."""
-        numbers = [v.to(like.dtype) for v in _flow(self.prediction, self.path, times)]
+        k, *flow = _flow(self.prediction, self.path, times)
+        numbers = [v.to(like.dtype) for v in (k.c_in, *flow)]
         c_in, p, q = (v.reshape(*times.shape, *(1,) * (like.dim() - 1)).unbind() for v in numbers)
         clock = self.clock(times).to(like.dtype).unbind()
 
@@ -296,24 +297,20 @@ class Moved(Prediction):
         return self.prediction.target(self.path, self.time(path, t), x0, eps)
 
 
-def _flow(prediction: Prediction, path: GaussianPath, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(c_in, p, q) of the velocity u = alpha' x0 + sigma' eps = p x + q F, F the network's output for c_in x."""
-    a, b, c, d, c_in = prediction.coefficients(path, times)
+def _flow(prediction: Prediction, path: GaussianPath, times: Tensor) -> tuple[Coefficients, Tensor, Tensor]:
+    """The coefficients, and (p, q) of the velocity u = alpha' x0 + sigma' eps = p x + q F, F the output for c_in x."""
+    k = prediction.coefficients(path, times)
     da, ds = path.alpha_dot(times), path.sigma_dot(times)
-    return c_in, da * a + ds * c, da * b + ds * d
+    return k, da * k.a + ds * k.c, da * k.b + ds * k.d
 
 
 @lru_cache(maxsize=8)  # a table is as long as its plan
-def _tabulated(
-    prediction: Prediction, path: GaussianPath, times: tuple[float, ...]
-) -> tuple[tuple[float, ...], tuple[float, ...], tuple[tuple[float, ...], ...]]:
-    """alpha and sigma at `times`, and what `Along` knows of each of them. Kept, since samples are drawn in many batches."""
+def _tabulated(prediction: Prediction, path: GaussianPath, times: tuple[float, ...]) -> tuple[tuple[float, ...], ...]:
+    """What `Along` knows of each time, alpha and sigma last. Kept, since samples are drawn in many batches."""
     t = torch.tensor(times, dtype=torch.float64)
-    a, b, c, d, c_in = prediction.coefficients(path, t)
-    _, p, q = _flow(prediction, path, t)
-    alpha, sigma = path.alpha(t), path.sigma(t)
-    rows = torch.stack([c_in, a, b, c, d, p, q, alpha, sigma], dim=1).tolist()
-    return tuple(alpha.tolist()), tuple(sigma.tolist()), tuple(map(tuple, rows))
+    (a, b, c, d, c_in), p, q = _flow(prediction, path, t)
+    rows = torch.stack([c_in, a, b, c, d, p, q, path.alpha(t), path.sigma(t)], dim=1)
+    return tuple(map(tuple, rows.tolist()))
 
 
 class Along:
@@ -326,9 +323,9 @@ class Along:
         self.net, self.y, self.guidance = denoiser.net, denoiser.y, denoiser.guidance
         self.reach, self.learned = denoiser.reach, denoiser.learned
         numbers = tuple(times.tolist())
-        alpha, sigma, table = _tabulated(denoiser.prediction, denoiser.path, numbers)
-        self.alpha = torch.tensor([*alpha, 1.0], dtype=torch.float64)
-        self.sigma = torch.tensor([*sigma, 0.0], dtype=torch.float64)
+        table = _tabulated(denoiser.prediction, denoiser.path, numbers)
+        self.alpha = torch.tensor([*(row[-2] for row in table), 1.0], dtype=torch.float64)
+        self.sigma = torch.tensor([*(row[-1] for row in table), 0.0], dtype=torch.float64)
         times = times.double().cpu()
         covered = [] if self.guidance is None else self.guidance.covers(denoiser.path, times).tolist()
         self._guided = frozenset(t for t, inside in zip(numbers, covered) if inside)

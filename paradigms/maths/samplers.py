@@ -323,6 +323,7 @@ _METHODS: dict[str, Method] = {
 TOLERANCES = {"rtol": (1e-6, 1.0), "atol": (1e-6, 1.0)}
 _ON = ("own", *COORDINATES)
 GUIDANCE: Mapping[str, Setting] = {"guidance": 1.0, "guide-from": 0.0, "guide-to": PURE}
+INTERVAL = {"guide-from": "guidance", "guide-to": "guidance"}
 STRENGTHS = {"guidance": (0.0, 100.0), "guide-from": (0.0, PURE), "guide-to": (0.0, PURE)}
 
 
@@ -395,7 +396,9 @@ def samplers(
     )  # fmt: skip
     if not guidance:
         return found
-    return tuple(replace(s, options={**s.options, **GUIDANCE}, ranges={**s.ranges, **STRENGTHS}) for s in found)
+    return tuple(
+        replace(s, options={**s.options, **GUIDANCE}, ranges={**s.ranges, **STRENGTHS}, beside=INTERVAL) for s in found
+    )
 
 
 def ode_samplers(main: tuple[str, ...]) -> tuple[Sampler, ...]:

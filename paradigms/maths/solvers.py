@@ -104,6 +104,8 @@ def dopri5(f: Fields, x: Tensor, start: float, stop: float, rtol: float, atol: f
     h, root = torch.full_like(u, 0.05), math.sqrt(x[0].numel())
     slope = f(torch.full_like(u, start)[None], x, rows)(0, x)
     for _ in range(max_steps):
+        if not len(rows):
+            break
         size = torch.minimum(h, 1 - u)
         at, step = f(start + span * (u + nodes * size), x, rows), expand(size.to(x.dtype) * span, x)
         slopes, point = [slope], x
@@ -123,9 +125,9 @@ def dopri5(f: Fields, x: Tensor, start: float, stop: float, rtol: float, atol: f
             out[rows[over]] = x[over]
             under = ~over
             rows, x, slope, u, h = rows[under], x[under], slope[under], u[under], h[under]
-            if not len(rows):
-                return out
-    raise BadInput(f"dopri5 did not reach the end within {max_steps} steps; loosen rtol/atol")
+    if len(rows):
+        raise BadInput(f"dopri5 did not reach the end within {max_steps} steps; loosen rtol/atol")
+    return out
 
 
 def _weighed(weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
