@@ -101,7 +101,7 @@ def dopri5(f: Fields, x: Tensor, start: float, stop: float, rtol: float, atol: f
     out, rows = torch.empty_like(x), torch.arange(len(x), device=x.device)
     nodes = torch.tensor(_C, dtype=torch.float64, device=x.device)[:, None]
     u = torch.zeros(len(x), dtype=torch.float64, device=x.device)  # progress from 0 to 1
-    h, root = torch.full_like(u, 0.05), math.sqrt(x[0].numel())
+    h, root = torch.full_like(u, 0.05), math.sqrt(math.prod(x.shape[1:]))
     slope = f(torch.full_like(u, start)[None], x, rows)(0, x)
     for _ in range(max_steps):
         if not len(rows):
