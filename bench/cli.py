@@ -19,6 +19,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
@@ -160,9 +161,9 @@ def _complete_tier(incomplete: str) -> list[str]:
 
 
 def _complete_run(incomplete: str) -> list[str]:
-    """Run folders under runs/, and recipes."""
-    folders = [str(path.parent) for path in Path("runs").glob("*/*/*/run.json")]
-    return _completions([*sorted(folders), *_complete_recipe(incomplete)], incomplete)
+    """Run folders under runs/, the newest first, and recipes."""
+    folders = [str(folder) for folder, _ in _newest_first(Path("runs"))]
+    return _completions([*folders, *_complete_recipe(incomplete)], incomplete)
 
 
 def _completions(names: Iterable[str], incomplete: str) -> list[str]:
@@ -1031,32 +1032,30 @@ def _budget(budget: Any) -> str:
 
 
 def _list_runs(out: Path) -> list[dict[str, Any]]:
+    """Every run, the newest first: of a recipe's finished runs the first is the one that its name stands for."""
     found = []
-    for path in sorted(out.glob("*/*/*/run.json")):
+    for folder, info in _newest_first(out):
+        row: dict[str, Any] = {"run": str(folder)}
         try:
-            info = json.loads(path.read_text())
-            found.append(
-                {
-                    "run": str(path.parent),
-                    **{key: info[key] for key in ("recipe", "dataset", "tier", "seed", "status")},
-                    "steps": f"{info['steps'] or '?'}/{info['planned_steps']}",
-                    "seconds": round(info["seconds"], 1),
-                    "evaluated": (path.parent / "results.jsonl").exists(),
-                    "note": "; ".join(filter(None, (info.get("reason"), info.get("symptom")))),
-                }
-            )
-        except (OSError, ValueError, KeyError, TypeError):
-            found.append(
-                {
-                    "run": str(path.parent),
-                    **dict.fromkeys(("recipe", "dataset", "tier", "seed"), "?"),
-                    "status": "damaged",
-                    "steps": "?",
-                    "seconds": None,
-                    "evaluated": False,
-                    "note": "",
-                }
-            )
+            row |= {
+                **{key: info[key] for key in ("recipe", "dataset", "tier", "seed", "status")},
+                "finished": str(info.get("finished") or "")[:19].replace("T", " "),
+                "steps": f"{info['steps'] or '?'}/{info['planned_steps']}",
+                "seconds": round(info["seconds"], 1),
+                "evaluated": (folder / "results.jsonl").exists(),
+                "note": "; ".join(filter(None, (info.get("reason"), info.get("symptom")))),
+            }
+        except (KeyError, TypeError):
+            row |= {
+                **dict.fromkeys(("recipe", "dataset", "tier", "seed"), "?"),
+                "status": "damaged",
+                "finished": "",
+                "steps": "?",
+                "seconds": None,
+                "evaluated": False,
+                "note": "",
+            }
+        found.append(row)
     return found
 
 
@@ -1199,18 +1198,17 @@ def _find_run(text: str, dataset: str, out: Path) -> Path:
         raise BadInput(f"there is no run {text}; see `bench list runs`")
     from paradigms.catalogue import names
 
-    known, candidates = names(), []
+    known = names()
 
     def own(name: object) -> object:
         """A recipe's own name: a run, too, may bear one that is an alias by now."""
         return known.get(str(name), name)
 
-    for found in out.glob("*/*/*/run.json"):
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            info = json.loads(found.read_text())
-            if isinstance(info, dict) and info.get("dataset") == dataset and own(info.get("recipe")) == own(text):
-                finished = str(info.get("finished") or "")
-                candidates.append((info.get("status") == "ok", finished, str(found.parent)))
+    candidates = [
+        (info.get("status") == "ok", folder)
+        for folder, info in _newest_first(out)
+        if info.get("dataset") == dataset and own(info.get("recipe")) == own(text)
+    ]
     if not candidates:
         if text not in known:
             raise unknown("run or recipe", text, known)
@@ -1218,7 +1216,32 @@ def _find_run(text: str, dataset: str, out: Path) -> Path:
             "" if out == Path("runs") else f" --out {shlex.quote(str(out))}"
         )
         raise BadInput(f"no run of {text} on {dataset} in {out}; train one: {again}")
-    return Path(max(candidates)[2])
+    return next((folder for finished, folder in candidates if finished), candidates[0][1])
+
+
+def _newest_first(out: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """(folder, content of run.json) of every run under `out`, the one that ended last first; {} where it is damaged.
+
+    A run that has not ended stands by its start. Older versions kept whole seconds only: of equal times the run whose
+    run.json was written last is the newer one.
+    """
+    found = []
+    for path in sorted(out.glob("*/*/*/run.json"), reverse=True):
+        info, written = {}, 0
+        with contextlib.suppress(OSError, ValueError):
+            written = path.stat().st_mtime_ns
+            read = json.loads(path.read_text())
+            info = read if isinstance(read, dict) else {}
+        found.append(((_ended(info), written), path.parent, info))
+    return [(folder, info) for _, folder, info in sorted(found, key=lambda run: run[0], reverse=True)]
+
+
+def _ended(info: Mapping[str, Any]) -> float:
+    """When a run ended, or else started, in seconds since 1970; 0 where run.json does not say."""
+    try:
+        return datetime.fromisoformat(info.get("finished") or info["started"]).timestamp()
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return 0.0
 
 
 def _is_recipe(text: str) -> bool:

@@ -997,7 +997,8 @@ def _located(error: Exception, text: str) -> str:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    """UTC, to the microsecond: runs of small recipes end several in a second, and the newest is asked for by name."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from paradigms.errors import BadInput
 
 __all__ = ["Job", "Outcome", "cores", "critical_paths", "perform"]
 
-GRACE = 30.0  # seconds a worker has to write its checkpoint after a stop was asked for
+LAST = 60.0  # seconds for a process to end that has closed its pipe; only one that hangs while it ends needs them
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
@@ -126,7 +126,8 @@ def perform(
     done: told each outcome as it comes, in this process.
 
     A failed job fails those that need it and no other. On Ctrl-C (or SIGTERM) the workers are asked to stop at the next
-    safe point, where training writes its checkpoint; then KeyboardInterrupt is raised.
+    safe point, where training writes its checkpoint; then KeyboardInterrupt is raised. However long a step takes, its
+    worker is waited for; a second Ctrl-C stops at once.
     """
     paths = critical_paths(jobs)
     todo = sorted(jobs, key=lambda job: (-paths[job.name], job.name))
@@ -164,6 +165,8 @@ def perform(
                     settle(current, message)
             display.tick()
             if stopping():
+                if any(w.job is not None for w in pool):
+                    display.say("stopping after the step at hand; Ctrl-C again stops at once, without a checkpoint")
                 raise KeyboardInterrupt
     return outcomes
 
@@ -200,9 +203,19 @@ class Worker:
         try:
             message = self.pipe.recv()
         except (EOFError, OSError):
-            self.process.join(5.0)
+            self.process.join(LAST)  # the pipe closes a moment before the exit code is known
             return Outcome(failure=_death(self.process.exitcode), seconds=seconds)
         return message if isinstance(message, Event) else replace(message, seconds=seconds)
+
+    def wait_until_gone(self) -> None:
+        """Until the process has ended. Its events are read on: unread, they could fill the pipe and keep it from that."""
+        while self.process.is_alive():
+            if self.pipe in wait([self.pipe, self.process.sentinel]):
+                try:
+                    self.pipe.recv()
+                except (EOFError, OSError):
+                    self.process.join(LAST)
+                    return
 
     def renew(self) -> None:
         self.close()
@@ -217,7 +230,9 @@ class Worker:
 
 
 def _death(code: int | None) -> str:
-    if code is not None and code < 0:
+    if code is None:
+        return "its process closed its pipe and does not end"
+    if code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         return f"its process was killed ({name}{'; out of memory?' if name == 'SIGKILL' else ''})"
     return f"its process ended unexpectedly (exit code {code})"
@@ -232,19 +247,14 @@ def _pool(count: int, threads: int | None) -> Iterator[list[Worker]]:
         yield pool
     finally:
         busy = [w for w in pool if w.job is not None and w.process.is_alive()]
-        for worker in busy:
-            worker.process.terminate()
-        deadline = time.monotonic() + GRACE
-        for worker in busy:
-            # Its events still arrive; unread, they could fill the pipe and keep it from stopping.
-            while worker.process.is_alive() and time.monotonic() < deadline:
-                with contextlib.suppress(EOFError, OSError):
-                    if worker.pipe.poll(0.1):
-                        worker.pipe.recv()
-                        continue
-                worker.process.join(0.05)
-        for worker in pool:
-            worker.close()
+        try:
+            for worker in busy:
+                worker.process.terminate()
+            for worker in busy:
+                worker.wait_until_gone()
+        finally:  # at a second Ctrl-C too
+            for worker in pool:
+                worker.close()
 
 
 @contextlib.contextmanager

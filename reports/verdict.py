@@ -308,9 +308,9 @@ def provenance(section: Section) -> list[tuple[str, str]]:
     )
     runs = len(known) or mine["run"].nunique()
     add("Training time, all runs", f"{words.seconds(spent)} over {words.plural(runs, 'run')}, failed ones included")
-    ended = [str(r.get("finished") or "") for r in records if r.get("finished")]
+    ended = [str(r["finished"]) for r in records if r.get("finished")]
     if ended:
-        add("Last run finished", words.plain(max(ended)))
+        add("Last run finished", words.plain(max(ended)[:19].replace("T", " ") + " UTC"))
     contended = sorted({run_id(r) for r in records if r.get("contended")})
     if contended or bool(mine["contended"].any()):
         what = f"{words.plural(len(contended), 'run')} trained" if contended else "some timings taken"

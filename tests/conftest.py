@@ -16,6 +16,7 @@ from paradigms.maths.denoiser import Prediction
 from paradigms.maths.paths import GaussianPath
 from paradigms.score_sde import ScoreSDE
 
+pytest_plugins = ["costs"]
 torch.set_num_threads(1)
 
 

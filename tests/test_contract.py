@@ -42,10 +42,33 @@ def takes(name: str, space: Space) -> bool:
     return RECIPES[name].paradigm.refuses(RECIPES[name].config, space) is None
 
 
+def crossed(arguments: tuple[str, ...], cases: list[tuple[bool, tuple]]):
+    """Parametrises a test over cases, named by their values; those that are not tried by default are with `-m matrix`."""
+    return pytest.mark.parametrize(
+        arguments,
+        [
+            pytest.param(*case, id="-".join(map(called, case)), marks=() if tried else pytest.mark.matrix)
+            for tried, case in cases
+        ],
+    )
+
+
+def called(value: str | Space | Sampler | Kind) -> str:
+    return NAMES[value] if isinstance(value, Space) else value.name if isinstance(value, Sampler) else str(value)
+
+
+def small_of(index: int, spaces: list[Space]) -> Space:
+    """Another space for each recipe in turn, of those that take no time if there are any."""
+    return (quick := [s for s in spaces if s in SMALL] or spaces)[index % len(quick)]
+
+
 def over(spaces: list[Space], names: list[str] | None = None):
-    """Parametrises a test over recipes x spaces, as far as the recipe takes them."""
-    cases = [pytest.param(n, s, id=f"{n}-{NAMES[s]}") for n in names or RECIPES for s in spaces if takes(n, s)]
-    return pytest.mark.parametrize(("name", "space"), cases)
+    """Over recipes x spaces, as far as the recipe takes them; by default in one space each."""
+    cases = []
+    for index, name in enumerate(names or RECIPES):
+        if taken := [s for s in spaces if takes(name, s)]:
+            cases += [(s == small_of(index, taken), (name, s)) for s in taken]
+    return crossed(("name", "space"), cases)
 
 
 def tried(name: str) -> list[Sampler]:
@@ -56,24 +79,30 @@ def tried(name: str) -> list[Sampler]:
     return [s for s in paradigm.card.samplers if s.main or s.name == paradigm.card.default.sampler]
 
 
-def over_samplers(spaces: list[Space]):
-    cases = [
-        pytest.param(name, space, sampler, id=f"{name}-{sampler.name}-{NAMES[space]}")
-        for name in PARADIGMS
-        for space in spaces
-        if takes(name, space)
-        for sampler in tried(name)
-    ]
-    return pytest.mark.parametrize(("name", "space", "sampler"), cases)
+def over_samplers(spaces: list[Space], *, each: bool = False):
+    """Over recipes x samplers x spaces; by default each sampler of one recipe in one space (`each`: and each recipe by its
+    own default)."""
+    cases, seen = [], set[str]()
+    for index, name in enumerate(PARADIGMS):
+        taken = [s for s in spaces if takes(name, s)]
+        for sampler in tried(name) if taken else ():
+            default = each and sampler.name == RECIPES[name].paradigm.card.default.sampler
+            first = default or sampler.name not in seen
+            seen.add(sampler.name)
+            cases += [(first and s == small_of(index, taken), (name, sampler, s)) for s in taken]
+    return crossed(("name", "sampler", "space"), cases)
 
 
-def over_kinds():
-    cases = [
-        pytest.param(name, kind, id=f"{name}-{kind}")
-        for name in PARADIGMS
-        for kind in RECIPES[name].paradigm.card.likelihoods
-    ]
-    return pytest.mark.parametrize(("name", "kind"), cases)
+def over_kinds(most: float = math.inf):
+    """Over recipes x kinds of likelihood of at most so many calls; by default each kind once, and each recipe's quickest."""
+    cases, seen = [], set[str]()
+    for name in PARADIGMS:
+        kinds = RECIPES[name].paradigm.card.likelihoods
+        for kind in (k for k in kinds if k.calls <= most):
+            first = str(kind) not in seen or kind == min(kinds, key=lambda kind: kind.calls)
+            seen.add(str(kind))
+            cases.append((first, (name, kind)))
+    return crossed(("name", "kind"), cases)
 
 
 def few(sampler: Sampler) -> Plan:
@@ -161,7 +190,7 @@ def test_every_optimised_parameter_gets_a_finite_gradient(name, space):
             if update.after is not None:
                 update.after()
         held = names_of(model, optimised(optimizers))
-        idle = {n for n in held if not dict(model.named_parameters())[n].grad.abs().max() > 0}
+        idle = {n for n, p in model.named_parameters() if n in held and not p.grad.abs().max() > 0}
         silent = idle if silent is None else silent & idle
     assert silent <= IDLE.get(name, set()), "never had a gradient"
     trained = names_of(model, (p for p in model.parameters() if p.requires_grad))
@@ -238,8 +267,10 @@ def test_the_recipe_accepts_these_spaces(name):
         assert reason is None or len(reason.split()) > 3
 
 
-@pytest.mark.parametrize("shape", [(1, 7, 7), (3, 5, 8), (1, 8, 12), (1, 33, 33), (1, 48, 36)])
-@pytest.mark.parametrize("name", RECIPES)
+ODD = [(1, 7, 7), (3, 5, 8), (1, 8, 12), (1, 33, 33), (1, 48, 36)]
+
+
+@crossed(("name", "shape"), [(s == ODD[k % 5], (name, s)) for k, name in enumerate(RECIPES) for s in ODD])
 def test_any_image_is_either_modelled_or_refused_in_words(name, shape):
     space, recipe = Space(shape, 0, 256), RECIPES[name]
     reason = recipe.paradigm.refuses(recipe.config, space)
@@ -257,7 +288,7 @@ def test_any_image_is_either_modelled_or_refused_in_words(name, shape):
 # -------------------------------------------------------------------------------------------------------- sampling
 
 
-@over_samplers(SMALL)
+@over_samplers(SMALL, each=True)
 def test_a_sampler_gives_examples_of_the_space(name, space, sampler):
     model, y = build(name, space).eval(), labels(space, 3)
     z = model.prior(3, Noise("z"))
@@ -424,15 +455,13 @@ def test_likelihoods_in_chunks_equal_the_whole(name, space):
         assert ((other - whole).abs() > 1e-4).all()
 
 
-@pytest.mark.parametrize("name", [n for n in PARADIGMS if RECIPES[n].paradigm.card.likelihoods])
-def test_a_likelihood_on_levels_counts_dequantisation_draws(name):
+@over_kinds(most=100)
+def test_a_likelihood_on_levels_counts_dequantisation_draws(name, kind):
     """`calls` is a promise on data with levels too, for every kind that is cheap enough to try."""
     model, x = build(name, Space((1, 4, 4), 0, 17)).eval(), examples(Space((1, 4, 4), 0, 17), 2).x
-    for kind in model.card.likelihoods:
-        if kind.calls <= 100:
-            with torch.no_grad(), count_calls() as count:
-                model.log_likelihood(x, kind, Noise("l"))
-            assert count.examples == len(x) * kind.calls, str(kind)
+    with torch.no_grad(), count_calls() as count:
+        model.log_likelihood(x, kind, Noise("l"))
+    assert count.examples == len(x) * kind.calls
 
 
 @pytest.mark.parametrize("name", PARADIGMS)

@@ -44,7 +44,7 @@ from paradigms.contract import (
 from paradigms.errors import BadInput
 
 QUIET = Progress()
-BUDGET = Budget(flops=2e8, seconds=1.0, images=2_000, params=20_000)
+BUDGET = Budget(flops=2e8, seconds=1e9, images=2_000, params=20_000)
 TIER = Tier(
     name="tiny",
     summary="for the tests",

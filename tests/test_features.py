@@ -852,7 +852,7 @@ def test_a_labelled_folder_gets_a_network_of_its_own(
     assert space.id in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.learning
 def test_the_script_makes_a_network_like_the_shipped_one(digits: tuple[Data, Data]) -> None:
     net = fit(digits[0], *recipe("digits", DIGITS))
     assert accuracy(net, digits[1]) == pytest.approx(shipped("digits").accuracy, abs=0.006)

@@ -536,6 +536,32 @@ def test_dopri5_of_no_examples_is_none():
     assert dopri5(at_its_times(lambda x, t, _: x), START[:0], 0.0, 1.0, 1e-3, 1e-3).shape == START[:0].shape
 
 
+def test_dopri5_ends_a_row_that_left_the_numbers_and_no_other():
+    """At once, as NaN: from the start, from a time on, and where a state may not go; a trial step too far is taken back."""
+    made = []
+
+    def field(x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
+        made.append(len(rows))
+        out = -x.clone()
+        out[rows == 1] = math.nan
+        out[(rows == 2) & (t > 0.5)] = math.inf
+        out[rows == 3] = -1 / x[rows == 3]  # x^2 = 1 - 2 t, and then nothing
+        out[(rows == 3) & (x[:, 0] <= 0)] = math.nan
+        out[rows == 4] = torch.where(x[rows == 4] < -1e3, math.nan, -900 * x[rows == 4])  # stiff: trials overshoot
+        return out
+
+    start = torch.ones(5, 1, dtype=torch.float64)
+    found = dopri5(at_its_times(field), start, 0.0, 1.0, 1e-6, 1e-6)
+    assert found[:, 0].isfinite().tolist() == [True, False, False, False, True]
+    assert found[0, 0] == pytest.approx(math.exp(-1), abs=1e-5)
+    assert found[4, 0] == pytest.approx(0, abs=1e-3)
+    alone = dopri5(lambda times, x, rows: at_its_times(field)(times, x, rows + 4), start[4:], 0.0, 1.0, 1e-6, 1e-6)
+    assert torch.equal(alone[0], found[4])
+    made.clear()
+    assert dopri5(at_its_times(lambda x, t, rows: field(x, t, rows + 1)), start[:1], 0.0, 1.0, 1e-6, 1e-6).isnan().all()
+    assert len(made) == 7, "one round"
+
+
 def test_dopri5_gives_up_in_words():
     with pytest.raises(BadInput, match="rtol"):
         dopri5(

@@ -6,8 +6,9 @@ Then everything else a paradigm does is known: its samples' law, the order of it
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -37,6 +38,7 @@ from paradigms.maths.samplers import levels
 from paradigms.maths.solvers import grid, nodes, rk4_step, solve
 
 PLANE = Space((2,))
+LAWS = ("gaussian", "mixture")
 DDPM, SDE, FLOW, EDM, NCSN = "ddpm", "score-sde", "flow-matching", "edm", "ncsn"
 MODELS = (FLOW, SDE, "score-sde-subvp", "score-sde-ve", DDPM, "ddpm-linear", "ddpm-v", "ddpm-x0", EDM, NCSN)
 
@@ -87,7 +89,16 @@ DETERMINISTIC = [
 ]
 
 
-@pytest.mark.parametrize(("name", "sampler", "order"), DETERMINISTIC)
+def thinned(cases: list[tuple], key: Callable[[tuple], object]) -> list:
+    """Of the cases with the same key one is tried by default, of each key another in turn; the others with `-m matrix`."""
+    groups = dict[object, list[tuple]]()
+    for case in cases:
+        groups.setdefault(key(case), []).append(case)
+    chosen = [group[k % len(group)] for k, group in enumerate(groups.values())]
+    return [pytest.param(*case, marks=() if case in chosen else pytest.mark.matrix) for case in cases]
+
+
+@pytest.mark.parametrize(("name", "sampler", "order"), thinned(DETERMINISTIC, lambda case: case[1]))
 def test_samplers_have_the_order_they_claim(name, sampler, order, gaussian):
     model, z = perfect(name, gaussian), prior(64)
     truth = transported(gaussian, model.denoiser(), z)
@@ -320,8 +331,7 @@ def density_there(data: Mixture, d: Denoiser, x: Tensor) -> Tensor:
     return data.log_prob(a * x, a, s) + x.shape[1] * math.log(a)
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("law", ["gaussian", "mixture"])
+@pytest.mark.parametrize(("law", "name"), thinned(list(product(LAWS, MODELS)), lambda case: LAWS.index(case[0])))
 def test_ode_likelihood_is_the_density(name, law, request):
     """Exact trace, RK4, at most 100 calls: within 1e-4 nats of the closed form in the mean.
 
@@ -450,8 +460,7 @@ def floor(mixture: Mixture) -> tuple[Tensor, float, float]:
     return real, float(distances.mean()), float(distances.std())
 
 
-@pytest.mark.parametrize("sampler", AT_HOME)
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(("path", "sampler"), thinned(list(product(PATHS, AT_HOME)), lambda case: case[1]))
 def test_every_sampler_on_every_path_comes_to_the_data(path, sampler, mixture, floor):
     """Moments within four standard errors and 0.02 of the scale; sliced distance within the floor's five deviations."""
     way, prediction, t_min, T = PATHS[path]

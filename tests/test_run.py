@@ -6,6 +6,7 @@ The recipes used here come from a file outside the package, through an entry poi
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import pickle
 import shutil
@@ -97,7 +98,7 @@ RECIPES = (
 TIER = replace(
     tiers.get("smoke"),
     name="tiny",
-    vectors=tiers.Budget(flops=2 * 16 * 7 * 5 * 50 * 60, seconds=60, images=320, params=500),
+    vectors=tiers.Budget(flops=2 * 16 * 7 * 5 * 50 * 60, seconds=1e9, images=320, params=500),
 )
 
 
@@ -110,7 +111,7 @@ def stranger(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(folder)
     monkeypatch.delitem(sys.modules, "stranger", raising=False)
     points = [EntryPoint("stranger", "stranger", catalogue.GROUP)]
-    monkeypatch.setattr(catalogue, "entry_points", lambda group: points)
+    monkeypatch.setattr(catalogue, "_plugins", lambda path: points)
     space = Space((3,), classes=2)
     x, y = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
     toy = bench.data.Dataset(
@@ -358,16 +359,23 @@ def test_images_fix_the_number_of_steps(out):
     assert (info.steps, info.images, info.bound) == (20, 320, "images")
 
 
-def test_the_cap_in_seconds_binds_and_says_so(out):
-    tier = replace(TIER, vectors=replace(TIER.vectors, flops=1e15, seconds=0.05))
+@pytest.fixture
+def millisecond_steps(monkeypatch):
+    """A clock that advances by 1 ms whenever it is read, so that each step takes that long."""
+    ticks = itertools.count()
+    monkeypatch.setattr(runs, "_clock", lambda device, threads: lambda: next(ticks) / 1000)
+
+
+def test_the_cap_in_seconds_binds_and_says_so(out, millisecond_steps):
+    tier = replace(TIER, vectors=replace(TIER.vectors, flops=1e15, seconds=0.1239))
     info = runs.read_info(runs.ensure(plan(tier=tier), out))
     assert info.bound == "seconds"
-    assert float(f"{info.steps:.1e}") == info.steps  # two significant digits
-    assert info.steps * info.seconds_per_step <= 0.05
+    assert info.seconds_per_step == pytest.approx(1e-3)
+    assert info.steps == 120, "two significant digits"
     assert runs.read_info(runs.ensure(plan(tier=tier, match="seconds"), out)).bound == "seconds"
 
 
-def test_all_seeds_share_one_schedule(out, monkeypatch):
+def test_all_seeds_share_one_schedule(out, monkeypatch, millisecond_steps):
     tier = replace(TIER, vectors=replace(TIER.vectors, seconds=0.05), match="seconds")
     steps = {runs.read_info(runs.ensure(plan(tier=tier, seed=seed), out)).steps for seed in range(3)}
     assert len(steps) == 1
@@ -752,16 +760,21 @@ def test_two_processes_do_not_train_the_same_folder(out):
     folder = plan().folder(out)
     folder.mkdir(parents=True)
     script = (
-        "import fcntl, sys, time\n"
-        f"file = open({str(folder / '.lock')!r}, 'a')\nfcntl.flock(file, fcntl.LOCK_EX)\nprint(flush=True)\n"
-        "time.sleep(0.3)\n"
+        f"import fcntl, sys\nfile = open({str(folder / '.lock')!r}, 'a')\nfcntl.flock(file, fcntl.LOCK_EX)\n"
+        "print(flush=True)\nsys.stdin.read()\n"
     )
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
-        seen = Seen()
+
+        class Waiting(Seen):
+            def update(self, stage, done, total, **facts):
+                super().update(stage, done, total, **facts)
+                if stage == "wait for mean":
+                    process.stdin.close()  # which ends the process, and with it the lock
+
+        seen = Waiting()
         runs.ensure(plan(), out, seen)
         assert seen.stages[:2] == ["wait for mean", "plan mean"]
-        process.kill()
 
 
 def test_labels_are_told_only_on_request(out, monkeypatch):

@@ -122,8 +122,12 @@ class Stop(Progress):
 
 
 class Say(Progress):
+    """Prints the steps, and waits to be killed before the last."""
+
     def update(self, stage, done, total, **facts):
         print(done, flush=True)
+        if done == total - 1:
+            sys.stdin.read()
 
 
 def go(
@@ -164,7 +168,8 @@ def test_killed_and_resumed_has_the_bits_of_an_uninterrupted_run(kind, tmp_path)
     expected = digest(go(kind, tmp_path / "whole", steps=1000))
     killed = tmp_path / "killed"
     command = [sys.executable, __file__, kind, str(killed)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]) as process:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, cwd=Path(__file__).parents[1]) as process:
         for line in process.stdout:
             if int(line) == 57:
                 process.kill()

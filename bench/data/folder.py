@@ -40,6 +40,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", 
 HELD_OUT = 5  # one in so many
 LARGEST = 2 << 30  # bytes of decoded images: they are held in memory
 VERSION = 1  # of the treatment above; part of the cache's key
+SETTLED = 2_000_000_000  # nanoseconds: two changes of a file within a tick of its file system look like one (FAT: 2 s)
 
 
 def load_folder(name: str, folder: FolderName, progress: Progress | None = None) -> Dataset:
@@ -55,8 +56,9 @@ def load_folder(name: str, folder: FolderName, progress: Progress | None = None)
             f"{len(paths):,} images of {size} px need more than {LARGEST >> 30} GiB of memory; choose a smaller @SIZE"
         )
     names = [path.relative_to(root).as_posix() for path in paths]
-    cached = cache_folder() / "folder" / f"{_key(paths, names, size)}.safetensors"
-    pixels = _recall(cached)
+    key, changed = _key(paths, names, size)
+    cached = cache_folder() / "folder" / f"{key}.safetensors"
+    pixels = _recall(cached, changed)
     if pixels is None:
         pixels = _decode(paths, size, progress)
         _keep(cached, pixels)
@@ -162,12 +164,18 @@ def _plain(image: Image.Image, path: Path) -> Image.Image:
 # -------------------------------------------------------------------------------------------------------- cache
 
 
-def _key(paths: list[Path], names: list[str], size: int) -> str:
-    digest = hashlib.sha256(f"{VERSION} {size}".encode())
+def _key(paths: list[Path], names: list[str], size: int) -> tuple[str, int]:
+    """A key that changes with any file, and when the last of them changed, in ns.
+
+    The time of a file's last change of any kind, since a copy or an archive may restore that of its content.
+    """
+    digest, changed = hashlib.sha256(f"{VERSION} {size}".encode()), 0
     for path, name in zip(paths, names, strict=True):
         stat = path.stat()
-        digest.update(f"\0{name}\0{stat.st_size}\0{stat.st_mtime_ns}".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()[:24]
+        times = f"{stat.st_mtime_ns}\0{stat.st_ctime_ns}"
+        digest.update(f"\0{name}\0{stat.st_size}\0{stat.st_ino}\0{times}".encode("utf-8", "surrogateescape"))
+        changed = max(changed, stat.st_ctime_ns)
+    return digest.hexdigest()[:24], changed
 
 
 def _keep(path: Path, pixels: torch.Tensor) -> None:
@@ -178,9 +186,11 @@ def _keep(path: Path, pixels: torch.Tensor) -> None:
         write_atomic(path, save({"pixels": pixels}, {"sha256": _digest(pixels)}))
 
 
-def _recall(path: Path) -> torch.Tensor | None:
-    """The stored images; None where there are none or they are damaged."""
+def _recall(path: Path, changed: int) -> torch.Tensor | None:
+    """The stored images; None where there are none, they are damaged, or a file may have changed as they were stored."""
     try:
+        if path.stat().st_mtime_ns - changed < SETTLED:
+            return None
         with safetensors.safe_open(path, "pt") as file:
             pixels = file.get_tensor("pixels")
             return pixels if file.metadata()["sha256"] == _digest(pixels) else None

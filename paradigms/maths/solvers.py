@@ -95,7 +95,8 @@ def dopri5(f: Fields, x: Tensor, start: float, stop: float, rtol: float, atol: f
     A row's result therefore does not depend on which rows it is solved with (a shared step size couples them). Every
     round costs six calls for the rows still under way: f(times (6, b), x (b, ...), rows (b,)) gives the derivative as a
     function (k, x) at the k-th of those times, rows being their indices in the batch; the last slope of an accepted step is
-    the first of the next. Raises BadInput when a row needs more than `max_steps`.
+    the first of the next. A row whose derivative is not finite, however short the step, ends at once and is NaN. Raises
+    BadInput when a row needs more than `max_steps`.
     """
     span = stop - start
     out, rows = torch.empty_like(x), torch.arange(len(x), device=x.device)
@@ -115,10 +116,13 @@ def dopri5(f: Fields, x: Tensor, start: float, stop: float, rtol: float, atol: f
         error = step * _weighed(_E, slopes)
         scale = torch.maximum(x.abs(), point.abs()).mul_(rtol).add_(atol)
         norm = torch.linalg.vector_norm(error.div_(scale).flatten(1), dim=1).double() / root
+        norm = norm.nan_to_num(nan=math.inf)  # a trial that left the numbers: again with a shorter step
+        lost = ~slope.flatten(1).isfinite().all(1) | (u + size == u)
         accept = norm <= 1
         taken = expand(accept, x)
         x, slope = torch.where(taken, point, x), torch.where(taken, slopes[-1], slope)
-        over = accept & (size >= 1 - u)
+        x = torch.where(expand(lost, x), math.nan, x)
+        over = accept & (size >= 1 - u) | lost
         u = torch.where(accept, u + size, u)
         h = size * (0.9 * norm.clamp_min(1e-10) ** -0.2).clamp(0.2, 5.0)
         if over.any():
