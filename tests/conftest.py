@@ -20,6 +20,11 @@ pytest_plugins = ["costs"]
 torch.set_num_threads(1)
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """A process for each core for the whole suite, but none for files that are named: they answer sooner in this one."""
+    return None if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Features of real images are kept on disk: not in the user's cache, and not read from there either."""

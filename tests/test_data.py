@@ -387,7 +387,7 @@ def small() -> tuple[Origin, dict[str, bytes]]:
 def write(folder: Path, content: dict[str, bytes], packed: bool = False) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in content.items():
-        (folder / (name + ".gz" * packed)).write_bytes(gzip.compress(data) if packed else data)
+        (folder / (name + ".gz" * packed)).write_bytes(gzip.compress(data, mtime=0) if packed else data)
     return folder
 
 
@@ -439,7 +439,7 @@ def test_fourteen_pixels(small: tuple[Origin, dict[str, bytes]], tmp_path: Path,
 
 
 def damage(kind: str, data: bytes) -> bytes:
-    packed = gzip.compress(data)
+    packed = gzip.compress(data, mtime=0)
     return {
         "gz cut short": packed[: len(packed) // 2],
         "gz flipped": packed[:40] + bytes([packed[40] ^ 255]) + packed[41:],
@@ -625,7 +625,7 @@ class Server:
         self.thread.start()
 
     def offer(self, content: dict[str, bytes]) -> None:
-        self.answers |= {f"/data/{name}.gz": gzip.compress(data) for name, data in content.items()}
+        self.answers |= {f"/data/{name}.gz": gzip.compress(data, mtime=0) for name, data in content.items()}
 
     def close(self) -> None:
         self.http.shutdown()
@@ -741,7 +741,7 @@ def nonsense(handler: BaseHTTPRequestHandler) -> None:
         (endless, "sends more than the expected"),
         (nonsense, "no connection to 127.0.0.1"),
         (b"<html>login</html>", "holds 18 bytes"),
-        (gzip.compress(b"wrong"), "holds 5 bytes"),
+        (gzip.compress(b"wrong", mtime=0), "holds 5 bytes"),
     ],
 )
 def test_downloads_that_fail_leave_nothing(

@@ -446,12 +446,14 @@ def test_a_run_is_scored_once(digits_run: Path, monkeypatch: pytest.MonkeyPatch)
     assert not evaluate.is_evaluated(digits_run, dataclasses.replace(TIER, likelihood_n=65))
 
 
+@pytest.mark.heavy
 def test_rows_do_not_depend_on_what_was_evaluated_before(ring_run: Path, gan_run: Path) -> None:
     first = evaluate.evaluate(ring_run, TIER, QUIET, force=True)
     evaluate.evaluate(gan_run, TIER, QUIET, force=True)
     assert evaluate.evaluate(ring_run, TIER, QUIET, force=True) == first
 
 
+@pytest.mark.heavy
 def test_a_part_that_fails_is_a_row_and_never_a_cache_hit(ring_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError("of the metric")
@@ -516,6 +518,7 @@ def varied(digits_run: Path) -> list[Row]:
     return evaluate.evaluate(digits_run, VARIED, QUIET)
 
 
+@pytest.mark.heavy
 def test_rows_of_each_set_of_each_kind_of_weights(varied: list[Row], digits_run: Path) -> None:
     info, space = runs.read_info(digits_run), evaluate.reference("digits").spaces[0].id
     fd = [row for row in varied if (row.metric, row.split, row.features) == ("fd", "test", space)]
@@ -536,6 +539,7 @@ def test_rows_of_each_set_of_each_kind_of_weights(varied: list[Row], digits_run:
     assert [(r.draw, r.weights) for r in varied if r.metric == "nn_ratio"] == [(0, "ema")]
 
 
+@pytest.mark.heavy
 def test_the_rows_of_averaged_weights_are_of_averaged_weights(varied: list[Row], digits_run: Path) -> None:
     """EMA not applied, or applied to the raw rows too, would show here."""
     ref, found = evaluate.reference("digits"), {}
@@ -554,6 +558,7 @@ def test_the_rows_of_averaged_weights_are_of_averaged_weights(varied: list[Row],
     assert found["ema"] != found["raw"]
 
 
+@pytest.mark.heavy
 def test_sets_weights_and_snapshots_are_part_of_what_rows_are_kept_under(varied: list[Row], digits_run: Path) -> None:
     assert evaluate.is_evaluated(digits_run, VARIED)
     for change in ({"draws": 3}, {"raw_seeds": 0}, {"snapshot_seeds": 0}):
@@ -770,6 +775,7 @@ def test_anyones_samples_get_the_same_rows(pool: evaluate.Pool, tmp_path: Path) 
         evaluate.score(tmp_path / "one.npy", "digits", QUIET)
 
 
+@pytest.mark.heavy
 def test_external_samples_are_marked_kept_and_known_by_their_content(tmp_path: Path) -> None:
     found = evaluate.dataset("digits")
     x, y = found.test.x[:700].numpy(), found.test.y[:700].numpy()  # type: ignore[index]
@@ -903,6 +909,7 @@ def test_dequantisation_makes_an_exact_density_a_bound(fake: Fake) -> None:
         assert {r.relation for r in evaluate.likelihood(Row(), fake, kind, part, "test", found)} == {relation}
 
 
+@pytest.mark.heavy
 def test_code_names_and_keys_follow_the_sources(
     ring_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

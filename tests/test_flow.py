@@ -284,6 +284,7 @@ def stripes(n: int, seed: int = 0) -> Tensor:
     return (8 + 8 * height * wave).round().clamp(0, 16).to(torch.uint8)
 
 
+@pytest.mark.heavy
 @each
 def test_a_trained_flow_inverts_and_has_learnt(name):
     """After real training too, in float32: on data and on samples."""

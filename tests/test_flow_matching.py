@@ -531,6 +531,7 @@ def planned(tier: Path, name: str = "reflow") -> runs.Run:
     return runs.plan(name, "ring8", 0, tiers.get(f"{tier}:tiny"))
 
 
+@pytest.mark.heavy
 def test_drawing_is_booked_and_twins_share_one_budget(tier, copied):
     full, half = (planned(tier, name) for name in ("reflow", "reflow-equal-total"))
     budget = full.tier.vectors.flops
@@ -574,6 +575,7 @@ app(sys.argv[3:])
 """
 
 
+@pytest.mark.heavy
 def test_a_kill_at_either_stage_costs_nothing(tier, trained, tmp_path):
     """`bench train reflow` from nothing: killed in its parent's training, then in its own, then to the end; bit for bit."""
     whole, out = planned(tier).folder(trained), tmp_path / "killed"

@@ -275,6 +275,7 @@ def test_free_levels_are_respected():
 # -------------------------------------------------------------------------------------------------------- enumeration
 
 
+@pytest.mark.heavy
 @tiny
 def test_the_weights_are_unbiased_for_a_distribution_over_all_images(fitted, space):
     """E exp(IWAE-K) = p(x), so the sum over every image is 1 on average; the bound's own sum is below."""
@@ -319,6 +320,7 @@ def test_more_weights_are_tighter(fitted, space):
 # ----------------------------------------------------------------------------------------------------------- training
 
 
+@pytest.mark.heavy
 def test_reconstructions_come_nearer_level_by_level():
     space = Space((1, 4, 4), 0, 5)
     x = examples(space, 24).x

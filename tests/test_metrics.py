@@ -133,6 +133,7 @@ def test_samples_that_are_all_the_same_have_a_distance() -> None:
     assert frechet_distance(features(same), features(same + 1)).value == pytest.approx(4, rel=1e-6)
 
 
+@pytest.mark.heavy
 def test_extrapolation_finds_the_distance_that_few_samples_hide() -> None:
     """Of Gaussians whose distance is known: fd is nine tenths bias, fd_inf has next to none over draws."""
     d, n = 32, 640

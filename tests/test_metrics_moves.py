@@ -159,6 +159,7 @@ def test_bad_samples_are_not_taken_for_copies() -> None:
     assert gap.value > -20
 
 
+@pytest.mark.heavy
 def test_wrong_labels_are_seen_at_every_step() -> None:
     real, found = featured(SPACES["classifier"], TEST), []
     fake = featured(SPACES["classifier"], TRAIN)

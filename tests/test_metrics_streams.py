@@ -122,6 +122,7 @@ def moments_of_part(seed: int) -> Moments:
     return Moments.of(normal(50, 6, seed))
 
 
+@pytest.mark.heavy
 def test_processes_each_see_a_part() -> None:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         (far,) = pool.map(moments_of_part, [1])

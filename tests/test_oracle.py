@@ -256,6 +256,7 @@ def test_variational_bound_term_by_term(gaussian):
         check(estimate.value, decoder - steps - last)
 
 
+@pytest.mark.heavy
 def test_variational_bound_lies_above_the_entropy(gaussian):
     """Never better than the truth, within a tenth of a nat at T = 1000, and twice as near with twice the steps."""
     model, x = perfect(DDPM, gaussian), gaussian.sample(4000)
@@ -403,6 +404,7 @@ def test_normal_helper_agrees():
     torch.testing.assert_close(normal_log_prob(x, data.means[0], data.stds[0].log()).sum(1), data.log_prob(x))
 
 
+@pytest.mark.heavy
 def test_a_respaced_bound_is_looser_than_the_whole_chains(gaussian):
     """Fewer steps make coarser posteriors: with the exact network the bound only loosens, and stays a bound."""
     model, x = perfect(DDPM, gaussian), gaussian.sample(4000)
@@ -540,6 +542,7 @@ def test_weak_order_is_the_slope_of_the_spreads_error(path, plan, gaussian):
     assert slopes.flatten().tolist() == pytest.approx([1] * 4, abs=0.2), errors
 
 
+@pytest.mark.heavy
 def test_chain_sde_and_ode_agree_in_distribution(mixture):
     """Two-sample Kolmogorov-Smirnov in four directions between each pair and against the data: with 2,000 draws each, 24
     tests at 1e-3 / 24, so that a false alarm comes once in a thousand seeds."""
@@ -661,6 +664,7 @@ def test_the_continuous_bound_has_its_closed_form(path, end, gaussian):
         assert (gaussian.log_prob(points) - (decoder - torch.tensor(steps) - last) > -1e-6).all()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("how", ["uniform", "normal"])
 def test_dequantised_likelihoods_bound_the_mass_in_order(how):
     """A Gaussian whose masses on five levels are known: one draw < eight draws < the mass, which many draws reach."""

@@ -490,6 +490,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
+@pytest.mark.heavy
 def test_same_inputs_same_bytes_in_any_order(tmp_path: Path) -> None:
     rows, runs = made(tmp_path, {"alpha": 2.0, "beta": 3.0}, seeds=2)
     shuffled, backwards = list(rows), list(reversed(runs))
@@ -549,6 +550,7 @@ def test_any_metric_may_be_missing(tmp_path: Path) -> None:
     assert len(reports.comparison(pd.DataFrame(bare))) == 1
 
 
+@pytest.mark.heavy
 def test_two_data_sets_and_a_toy(tmp_path: Path) -> None:
     rows, runs = made(tmp_path, {"alpha": 2.0}, seeds=1)
     toy: dict[str, Any] = {
@@ -849,6 +851,7 @@ def test_modes_of_images_stand_beside_the_distance(tmp_path: Path) -> None:
     assert any("noise reaches modes too" in said for said in verdict.limitations(section))
 
 
+@pytest.mark.heavy
 def test_the_parts_of_a_bound_are_listed_in_order_and_drawn_by_number(tmp_path: Path) -> None:
     rows, runs = made(tmp_path, {"alpha": 2.0, "beta": 3.0}, seeds=2)
     assert not tables.parts(one(rows, runs)).lines
@@ -918,6 +921,7 @@ def guided(rows: list[dict[str, Any]], *strengths: str) -> list[dict[str, Any]]:
     return [*rows, *kept]
 
 
+@pytest.mark.heavy
 def test_guidance_is_a_table_of_strengths_and_three_pictures_where_there_is_any(tmp_path):
     rows, runs = made(tmp_path)
     assert tables.guidance(one(rows, runs)) is None

@@ -362,6 +362,7 @@ def test_ode_solutions_are_torchdiffeqs(name, law):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("name", "on"), [("vp", "cosine"), ("linear", "linear")])
 def test_the_default_likelihood_needs_no_more_calls_than_dopri5(name, on, law):
     """The same density; and dopri5 spends no fewer calls on the accuracy that RK4 has from 40, in the same coordinates or

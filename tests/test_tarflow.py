@@ -253,6 +253,7 @@ def test_a_run_starts_at_independent_gaussians():
         torch.testing.assert_close(density, start.log_prob(seen[:9]), rtol=1e-5, atol=1e-3)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("space", [PLANE, MARKED], ids=["2-D", "marked"])
 def test_the_density_integrates_to_one_and_is_that_of_the_samples(space):
     """By quadrature over where the samples fall."""

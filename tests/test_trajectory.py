@@ -39,6 +39,7 @@ def test_a_map_takes_data_without_noise_to_itself() -> None:
             assert not torch.allclose(model.jump_to_data(x, torch.ones(4)), x)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("dataset", "name"), [("digits", "ddpm"), ("ring8", "consistency"), ("ring8", "score-sde")])
 def test_a_picture_is_drawn(dataset: str, name: str, tmp_path: Path) -> None:
     found = evaluate.dataset(dataset)
