@@ -33,6 +33,18 @@ def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         yield
 
 
+# ---------------------------------------------------------------------------------------------------------- cases
+
+
+def thinned(cases: list[tuple], key: Callable[[tuple], object]) -> list:
+    """Of the cases with the same key one is tried by default, of each key another in turn; the others with `-m matrix`."""
+    groups = dict[object, list[tuple]]()
+    for case in cases:
+        groups.setdefault(key(case), []).append(case)
+    chosen = [group[k % len(group)] for k, group in enumerate(groups.values())]
+    return [pytest.param(*case, marks=() if case in chosen else pytest.mark.matrix) for case in cases]
+
+
 # --------------------------------------------------------------------------------------------------------- models
 
 

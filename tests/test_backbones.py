@@ -202,6 +202,7 @@ def test_layers_alone_are_the_networks_own():
     assert all(p.grad is None for p in net.parameters())
 
 
+@pytest.mark.heavy
 def test_the_speed_script_prints_its_table_without_the_peer(capsys):
     given = [
         "--alone",

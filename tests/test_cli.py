@@ -275,12 +275,18 @@ def test_the_newest_run_is_the_newest(tmp_path: Path, old: bool) -> None:
         folder.mkdir(parents=True)
         ended = began if old else began + timedelta(microseconds=400 * k)
         values = {"recipe": "vae", "dataset": "digits", "tier": "t", "seed": 0, "status": "ok", "steps": 1}
-        values |= {"planned_steps": 1, "seconds": 1.0, "finished": ended.isoformat(timespec="seconds" if old else "auto")}
+        values |= {
+            "planned_steps": 1,
+            "seconds": 1.0,
+            "finished": ended.isoformat(timespec="seconds" if old else "auto"),
+        }
         (folder / "run.json").write_text(json.dumps(values))
         os.utime(folder / "run.json", ns=(0, k * 1000 if old else -k * 1000))
         made.append(str(folder))
         assert cli._find_run("vae", "digits", tmp_path) == folder
-        assert [row["run"] for row in json.loads(bench("list", "runs", "--json", "--out", tmp_path).stdout)] == made[::-1]
+        assert [row["run"] for row in json.loads(bench("list", "runs", "--json", "--out", tmp_path).stdout)] == made[
+            ::-1
+        ]
     for ill, ended in (("3-failed", "failed"), ("4-running", "training")):
         folder = tmp_path / "digits" / "vae" / ill
         folder.mkdir()
@@ -510,6 +516,7 @@ def test_an_eighth_paradigm_from_outside(first: subprocess.CompletedProcess[str]
     assert "eighth" in {row["recipe"] for row in listed}
 
 
+@pytest.mark.heavy
 def test_a_second_time_nothing_is_trained(first: subprocess.CompletedProcess[str], world: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (world / "runs").rglob("*") if path.is_file()}
     again = run(world, *SUITE, "--json")
@@ -777,6 +784,7 @@ def test_samples_of_another_size_with_a_stated_resize(theirs: Path) -> None:
     assert "brought from 16×16 to 8×8, area, before they were scored" in " ".join(shown.split())
 
 
+@pytest.mark.heavy
 def test_rows_of_samples_are_kept_for_the_report(theirs: Path, tmp_path: Path) -> None:
     to = tmp_path / "runs" / "digits" / "external" / "mine"
     done = bench("evaluate", theirs / "pngs", "--tier", "smoke", "--to", to)
@@ -949,7 +957,9 @@ def test_train_conditional_and_draw_a_label(world: Path, monkeypatch: pytest.Mon
 def another(world: Path, name: str, first: str) -> Iterator[None]:
     """A recipe `name` that is the eighth but for what it does `first` in its updates; gone when the block ends."""
     text = textwrap.dedent(PLUGIN).replace('"eighth"', f'"{name}"').replace("Eighth", name.capitalize())
-    text = text.replace("        loss = -self", textwrap.indent(textwrap.dedent(first), " " * 8) + "        loss = -self")
+    text = text.replace(
+        "        loss = -self", textwrap.indent(textwrap.dedent(first), " " * 8) + "        loss = -self"
+    )
     (world / "site" / f"{name}_model.py").write_text(text)
     entry = world / "site" / "eighth-1.0.dist-info" / "entry_points.txt"
     before = entry.read_text()

@@ -179,7 +179,7 @@ def test_an_update_moves_its_module_and_nothing_else(name, space):
     assert set(modules) == set(optimizers), "a module has an optimizer and no update, or the other way round"
 
 
-@over(SMALL)
+@over(SMALL, once="updates")
 def test_every_optimised_parameter_gets_a_finite_gradient(name, space):
     model = build(name, space, shaken=False).train()  # as a run starts: many branches silent
     optimizers, silent = model.optimizers(), None
@@ -201,7 +201,7 @@ def test_every_optimised_parameter_gets_a_finite_gradient(name, space):
     assert trained == held, "a parameter wants a gradient and no optimizer holds it"
 
 
-@over(SMALL)
+@over(SMALL, once="updates")
 def test_updates_leave_nothing_behind(name, space):
     """A step may be run only to count its cost: nothing changes unless the caller steps."""
     model = train_a_little(build(name, space)).eval()  # dropout draws from the global generator by design
@@ -218,7 +218,7 @@ def test_updates_leave_nothing_behind(name, space):
     assert torch.equal(torch.get_rng_state(), state), "drew from the global generator"
 
 
-@over(SMALL)
+@over(SMALL, once="updates")
 def test_a_step_is_a_function_of_batch_progress_and_noise(name, space):
     model = build(name, space).eval()
     losses = [[u.loss.detach() for u in model.updates(examples_for(model), 0.3, Noise(k))] for k in (1, 1, 2)]
@@ -504,7 +504,7 @@ def test_the_card_is_whole(name):
         assert 0 < need.share <= 1
 
 
-@over([*SMALL, COLOUR])
+@over([*SMALL, COLOUR], once="__init__")
 def test_weights_make_the_round_trip(name, space, tmp_path):
     from safetensors.torch import load_file, save_file
 

@@ -908,7 +908,9 @@ def test_images_are_cached_and_the_cache_notices_changes(tmp_path: Path, monkeyp
     load(f"folder:{root}@9")
     assert len(calls) == 120
     changed, stat = root / "000.png", (root / "000.png").stat()
-    Image.new("RGB", (9, 9), "red").save(changed, "BMP")  # of the same size, with its old time, as an archive unpacks it
+    Image.new("RGB", (9, 9), "red").save(
+        changed, "BMP"
+    )  # of the same size, with its old time, as an archive unpacks it
     os.utime(changed, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert changed.stat().st_size == stat.st_size
     load(f"folder:{root}@9")

@@ -319,6 +319,7 @@ def test_the_floor_of_copying_is_taken_of_unseen_examples(tmp_path: Path) -> Non
     assert only(rows, metric="cas", split="test", features=rows[0].features).value > 0.9  # type: ignore[operator]
 
 
+@pytest.mark.heavy
 def test_modes_of_stacked_digits_are_counted_by_the_digits_classifier() -> None:
     found = evaluate.dataset("stacked-digits")
     assert evaluate.pool_size(found, TIER) == 10_000
@@ -367,6 +368,7 @@ def test_the_reference_is_balanced_and_fixed() -> None:
 # -------------------------------------------------------------------------------------------------------- baselines
 
 
+@pytest.mark.heavy
 def test_baselines_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = evaluate.baselines("digits", TIER, tmp_path, QUIET)
     space = evaluate.reference("digits").spaces[0].id
@@ -618,6 +620,7 @@ def test_a_wide_space_is_compared_with_more_of_the_training_split(monkeypatch: p
     assert all(math.isfinite(row.value) for row in rows if row.metric == "fd")  # type: ignore[arg-type]
 
 
+@pytest.mark.heavy
 def test_training_images_are_found_out_by_their_neighbours_alone(tmp_path: Path) -> None:
     rows = evaluate.baselines("digits", TIER, tmp_path, QUIET)
     space = evaluate.reference("digits").spaces[0].id
@@ -642,6 +645,7 @@ def test_training_images_are_found_out_by_their_neighbours_alone(tmp_path: Path)
     assert {row.torch for row in rows} == {torch.__version__}
 
 
+@pytest.mark.heavy
 def test_a_run_in_a_space_that_a_user_named(digits_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = store.load_rows(digits_run) if (digits_run / "results.jsonl").exists() else None
     rows = evaluate.in_spaces(digits_run, ["random-conv"], TIER, QUIET, n=660)
@@ -804,6 +808,7 @@ def test_external_samples_are_marked_kept_and_known_by_their_content(tmp_path: P
     assert len(digests | {digest}) == 4
 
 
+@pytest.mark.heavy
 def test_more_samples_than_a_tier_draws_are_cut_to_as_many_by_a_fixed_choice(tmp_path: Path) -> None:
     found = evaluate.dataset("digits")
     order = found.test.y.argsort()  # type: ignore[union-attr]
@@ -1039,6 +1044,7 @@ def test_overhead_is_what_is_not_the_network(fake: Fake) -> None:
     assert made.per_step == pytest.approx(0.02)
 
 
+@pytest.mark.heavy
 def test_overhead_from_the_command_line(ring_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert overhead.main([str(ring_run), "--batch", "1", "--rounds", "2"]) == 0
     assert "heun-16 batch 1: 32 calls" in capsys.readouterr().out

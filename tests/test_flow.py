@@ -239,7 +239,7 @@ def test_only_the_networks_weights_decay_and_those_of_maf_more_on_images(name, s
 
 @each
 @spaces
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.matrix) for seed in (1, 2))])
 def test_the_flow_inverts(name, space, seed):
     """On data and on draws from the prior, in float32.
 

@@ -9,7 +9,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from conftest import Exact, Mixture, build, descend, examples, shake, told_back
+from conftest import Exact, Mixture, build, descend, examples, shake, thinned, told_back
 from diffusers.guiders import ClassifierFreeGuidance
 from scipy import integrate
 from torch import Tensor, nn
@@ -167,12 +167,11 @@ def spoken(name: str, space: Space = MARKED, **config: float):
 
 
 def over_samplers():
-    cases = [
-        pytest.param(name, sampler, id=f"{name}-{sampler.name}")
-        for name in EVERY
-        for sampler in catalogue.get(name).paradigm.card.samplers
-    ]
-    return pytest.mark.parametrize(("name", "sampler"), cases)
+    """Over recipes x samplers; by default each sampler of one recipe."""
+    cases = [(name, sampler) for name in EVERY for sampler in catalogue.get(name).paradigm.card.samplers]
+    return pytest.mark.parametrize(
+        ("name", "sampler"), thinned(cases, lambda case: case[1].name), ids=lambda value: getattr(value, "name", value)
+    )
 
 
 def drawn(model, sampler: Sampler, y: Tensor, **given: float | str) -> tuple[Tensor, int]:

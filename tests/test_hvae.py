@@ -286,6 +286,7 @@ def test_the_weights_are_unbiased_for_a_distribution_over_all_images(fitted, spa
     assert bounds(fitted[space], Kind("elbo", "≤", 2), 64).mean(0).exp().sum() < 1
 
 
+@pytest.mark.heavy
 @tiny
 def test_samples_have_the_likelihoods_frequencies(fitted, space):
     """Chi-square of 10,000 samples against E exp(IWAE-8), with the error of both; false alarms: 1 in 10,000 seeds."""
@@ -306,6 +307,7 @@ def test_samples_have_the_likelihoods_frequencies(fitted, space):
     assert chi < stats.chi2.ppf(1 - 1e-4, len(expected) - 1)
 
 
+@pytest.mark.heavy
 @tiny
 def test_more_weights_are_tighter(fitted, space):
     """In expectation ELBO = IWAE-1 <= IWAE-4 <= IWAE-32 (Burda et al. 2016, theorem 1), on average over the images."""

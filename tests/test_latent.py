@@ -114,6 +114,7 @@ def test_a_bound_on_the_prior_is_a_bound_on_the_whole():
     assert -3 * float(gap.std()) / math.sqrt(n) < float(gap.mean()) < 0.3
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("recipe", "steps"), [(FLOW, 32), (CHAIN, 400)], ids=lambda v: getattr(v, "name", str(v)))
 def test_samples_of_a_perfect_model_have_the_law_of_the_data(recipe, steps):
     model, truth, n = perfect(recipe), Linear().marginal, 20_000
@@ -363,6 +364,7 @@ def trained(tmp_path_factory) -> tuple[Path, Path]:
     return out, ensure(plan(FLOW.name, "digits", 0, SMOKE), out, Progress(), device="cpu")
 
 
+@pytest.mark.heavy
 def test_the_codec_is_trained_first_and_costs(trained):
     out, folder = trained
     info = read_info(folder)
@@ -373,6 +375,7 @@ def test_the_codec_is_trained_first_and_costs(trained):
     assert {codec.where, info.where} == set(info.costs)
 
 
+@pytest.mark.heavy
 def test_a_run_goes_on_from_its_checkpoint_with_the_same_bits(trained, tmp_path):
     out, folder = trained
     run = plan(FLOW.name, "digits", 0, SMOKE)

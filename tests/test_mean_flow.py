@@ -165,6 +165,7 @@ def test_times_are_logit_normal_and_ordered():
     assert float((r * t).mean()) == pytest.approx(a * b, abs=0.1)
 
 
+@pytest.mark.heavy
 def test_the_derivative_is_paid_for_by_the_rows_that_need_it():
     """A step costs at most 2.2 times one of the same network that needs none."""
     model = mean_flow(IMAGES)

@@ -588,6 +588,7 @@ def test_a_lost_mode_is_seen_by_every_measure() -> None:
     assert bad["sw2"] > 1.5 * good["sw2"]
 
 
+@pytest.mark.heavy
 def test_a_few_stray_samples_do_not_make_a_mode() -> None:
     density = ring()
     assert density.modes is not None
@@ -613,6 +614,7 @@ def test_samples_on_no_mode() -> None:
     assert (found["modes"], found["mode_tv"], found["off_support"]) == (0, 1, 1)
 
 
+@pytest.mark.heavy
 def test_off_support_is_where_real_data_practically_never_is() -> None:
     data = load("checkerboard")
     real = data.test.x[:2000]

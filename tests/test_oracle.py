@@ -6,14 +6,13 @@ Then everything else a paradigm does is known: its samples' law, the order of it
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise, product
 
 import numpy as np
 import pytest
 import torch
-from conftest import Exact, Mixture, build, told_back
+from conftest import Exact, Mixture, build, thinned, told_back
 from scipy import integrate, stats
 from torch import Tensor
 
@@ -89,15 +88,6 @@ DETERMINISTIC = [
 ]
 
 
-def thinned(cases: list[tuple], key: Callable[[tuple], object]) -> list:
-    """Of the cases with the same key one is tried by default, of each key another in turn; the others with `-m matrix`."""
-    groups = dict[object, list[tuple]]()
-    for case in cases:
-        groups.setdefault(key(case), []).append(case)
-    chosen = [group[k % len(group)] for k, group in enumerate(groups.values())]
-    return [pytest.param(*case, marks=() if case in chosen else pytest.mark.matrix) for case in cases]
-
-
 @pytest.mark.parametrize(("name", "sampler", "order"), thinned(DETERMINISTIC, lambda case: case[1]))
 def test_samplers_have_the_order_they_claim(name, sampler, order, gaussian):
     model, z = perfect(name, gaussian), prior(64)
@@ -152,6 +142,7 @@ def test_samples_of_a_mixture_have_its_moments(name, plan, mixture):
     assert abs(float(mixture.log_prob(x).mean() - entropy.mean())) < 4 * float(entropy.std()) / math.sqrt(n) + 0.05
 
 
+@pytest.mark.heavy
 def test_the_reverse_sde_converges(gaussian):
     """More steps, less bias: the spread comes closer to the data's (Euler-Maruyama has weak order 1)."""
     model, z = perfect(SDE, gaussian), prior(20_000)
@@ -234,6 +225,7 @@ def vlb(steps: int = 1000, terms: int = 0, variance: str = "small") -> Kind:
     return Kind("vlb", "≤", 0, (("steps", steps), ("terms", terms), ("variance", variance)))
 
 
+@pytest.mark.heavy
 def test_variational_bound_term_by_term(gaussian):
     model, draws = perfect(DDPM, gaussian), 1500
     points = torch.tensor([[0.6, -0.3], [1.7, 0.2]], dtype=torch.float64)
@@ -275,6 +267,7 @@ def test_variational_bound_lies_above_the_entropy(gaussian):
     assert float(slack.mean()) == pytest.approx(gap(1000), abs=4 * float(slack.std()) / math.sqrt(len(some)))
 
 
+@pytest.mark.heavy
 def test_the_bound_visits_every_step_and_strata_cover_the_chain():
     model, x, seen = build(DDPM, PLANE).eval(), torch.randn(500, 2), []
     model.net.register_forward_pre_hook(lambda net, args: seen.append((1000 * args[1].double()).round().long()))

@@ -540,6 +540,7 @@ def test_nothing_finished_is_said_in_words(tmp_path: Path) -> None:
     assert "No run on digits has finished yet: 1 run without results" in text
 
 
+@pytest.mark.heavy
 def test_any_metric_may_be_missing(tmp_path: Path) -> None:
     rows, runs = made(tmp_path, {"alpha": 2.0, "beta": 3.0}, seeds=2)
     for metric in sorted({r["metric"] for r in rows}):
@@ -789,6 +790,7 @@ def test_likelihoods_show_the_gap_between_splits_and_spaces_their_agreement(tmp_
     assert sum("Kendall's τ = 1" in note for note in notes) == 1
 
 
+@pytest.mark.heavy
 def test_a_sweep_far_above_the_gaussian_does_not_flatten_the_pareto_picture(tmp_path: Path) -> None:
     rows, runs = made(tmp_path)
     for row in rows:
@@ -812,6 +814,7 @@ def test_one_call_recipes_do_not_hide_each_other(tmp_path: Path) -> None:
     assert "20 calls" in next(p for p in figures.pareto(section) if p.slug.endswith("calls")).inline
 
 
+@pytest.mark.heavy
 def test_what_a_log_says_is_wrong_stands_in_the_verdict_and_under_the_table(tmp_path: Path) -> None:
     rows, runs = made(tmp_path, seeds=2)
     before = set(tables.headline(one(rows, runs)).notes)

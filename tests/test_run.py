@@ -174,6 +174,7 @@ def test_identity_is_what_matters():
     assert replace(child, parents=(("teacher", plan(settings=["lr=0.5"])),)).id != child.id
 
 
+@pytest.mark.heavy
 def test_identity_does_not_depend_on_the_process():
     script = (
         "import sys; sys.path.insert(0, 'tests')\nfrom bench.run import Run\nfrom bench.tiers import get\n"
@@ -391,7 +392,7 @@ def test_two_digits(steps, rounded):
 
 def test_a_missed_parameter_target_is_said(out):
     tier = replace(TIER, vectors=replace(TIER.vectors, params=3))
-    info = runs.read_info(runs.ensure(plan(tier=tier), out))
+    info = runs.read_info(runs.ensure(plan(tier=tier, match="images"), out))
     assert info.width == 1
     assert "10 trained parameters are +233% off the target of 3" in info.params_note
 

@@ -368,6 +368,7 @@ def test_denoising_follows_the_gradient_of_the_models_own_density():
     assert score.abs().min() > 1e-3
 
 
+@pytest.mark.heavy
 def test_the_cache_is_timed_against_sampling_without_it(capsys, monkeypatch):
     monkeypatch.setattr(kv_cache, "SPACES", (IMAGE,))
     assert kv_cache.main(["tarflow", "--batch", "1", "3", "--rounds", "2"]) == 0

@@ -182,6 +182,7 @@ class LearnedDecoder(Backbone):
         return torch.cat([mean, (self.log_scale + 2).expand_as(mean)], dim=1)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", ["vae", "iwae"])
 def test_a_linear_model_trained_by_our_loss_reaches_probabilistic_pca(name):
     """Tipping & Bishop 1999, eqs. 7, 8: the maximum likelihood, by the eigenvalues of the sample covariance."""
