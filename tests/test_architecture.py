@@ -178,3 +178,92 @@ def test_no_default_is_mutable(path):
 @each("paradigms")
 def test_no_paradigm_has_a_keyword_tunnel(path):
     assert not [node.name for node in functions(path) if node.args.kwarg is not None]
+
+
+# ------------------------------------------------------------------------------------------------------------ clocks
+
+MEASURED, SHOWN, POLLED = "seconds are what it reports", "for the display alone", "asked again and again until it is so"
+UNTOUCHED = "that no file was written; a write within the same tick would be missed, never a false alarm"
+# Every function that reads a clock, the load of the machine or the time of a file, or that waits for so many seconds, with
+# its reason. What is not measured, shown or polled may not decide anything by it: results, order and success would depend
+# on how busy the machine is.
+CLOCKS = {
+    "bench/cli.py:_newest_first": "which of two runs that ended within a second is the newer, in runs of older versions",
+    "bench/data/files.py:_get": "a server that says nothing for so long is given up, and another asked",
+    "bench/data/folder.py:_key": "a changed file is known by the time of its change, to the nanosecond",
+    "bench/data/folder.py:_recall": "two changes within a tick of the file system look like one: then it decodes again",
+    "bench/kv_cache.py": MEASURED,
+    "bench/measure.py:Setting.once": MEASURED,
+    "bench/measure.py:Watch.__enter__": MEASURED,
+    "bench/measure.py:Watch.__exit__": MEASURED,
+    "bench/measure.py:Watch.contended": "rows say that the machine was busy while they were timed",
+    "bench/metric_speed.py": MEASURED,
+    "bench/overhead.py": MEASURED,
+    "bench/peers.py": MEASURED,
+    "bench/progress.py:Progress.update": SHOWN,
+    "bench/progress.py:Meter.__init__": SHOWN,
+    "bench/progress.py:Meter.event": SHOWN,
+    "bench/progress.py:Meter.eta": SHOWN,
+    "bench/progress.py:Meter.line": SHOWN,
+    "bench/progress.py:Plain.__init__": SHOWN,
+    "bench/progress.py:Plain.tick": SHOWN,
+    "bench/run.py:_clock": "the steps that a budget in seconds, or a tier's cap in seconds, pays for; run.json says so",
+    "bench/run.py:_clock.synchronised": "the same on a GPU",
+    "bench/run.py:_costed": "run.json says that the machine was busy while it trained",
+    "bench/run.py:_now": "run.json says when it began and ended",
+    "bench/run.py:_locked": POLLED,
+    "bench/schedule.py:perform": POLLED,
+    "bench/schedule.py:Worker._start": MEASURED,
+    "bench/schedule.py:Worker.give": MEASURED,
+    "bench/schedule.py:Worker.read": MEASURED + "; a process that closed its pipe and hangs is given up after a minute",
+    "bench/schedule.py:Worker.wait_until_gone": "the same: what has closed its pipe has nothing left to save",
+    "bench/schedule.py:_work": POLLED,
+    "bench/suite.py:everything": MEASURED,
+    "bench/train.py:train": MEASURED + "; a checkpoint is written every so often, and changes no result",
+    "bench/train_features.py:main": SHOWN,
+    "bench/unet_speed.py": MEASURED,
+    "tests/costs.py:_cpu": MEASURED,
+    "tests/costs.py:pytest_runtest_protocol": MEASURED,
+    "tests/costs.py:pytest_runtest_makereport": MEASURED,
+    "tests/test_cli.py:test_a_second_time_nothing_is_trained": UNTOUCHED,
+    "tests/test_cli.py:test_ctrl_c_says_how_to_go_on_and_the_same_command_does": POLLED,
+    "tests/test_data.py:test_images_are_cached_and_the_cache_notices_changes": "an archive that restores a file's time",
+    "tests/test_flow_matching.py:test_a_kill_at_either_stage_costs_nothing": UNTOUCHED,
+    "tests/test_schedule.py:_wait_for": POLLED,
+}
+_CLOCKS = {"now", "getloadavg", "st_mtime", "st_mtime_ns", "st_ctime", "st_ctime_ns", "st_atime"}
+
+
+def clocks(path: Path) -> Iterator[str]:
+    """The functions of a file that read a clock or wait for seconds: `file:function`."""
+
+    def within(node: ast.AST, name: str) -> Iterator[str]:
+        for child in ast.iter_child_nodes(node):
+            inner = name
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                inner = f"{name}.{child.name}".removeprefix(".")
+            if isinstance(child, ast.Attribute):
+                owner = child.value.id if isinstance(child.value, ast.Name) else ""
+                read = owner == "time" or (owner == "os" and child.attr == "times")
+                if read or (child.attr in _CLOCKS and owner != "self"):
+                    yield inner
+            if isinstance(child, ast.Call):
+                called = child.func.attr if isinstance(child.func, ast.Attribute) else ""
+                text = isinstance(getattr(child.func, "value", None), ast.Constant)
+                seconds = called in ("wait", "poll", "join", "sleep", "acquire") and len(child.args) == 1 and not text
+                capped = seconds and isinstance(child.args[0], ast.Constant | ast.Name)
+                capped = capped and not (called == "join" and getattr(child.args[0], "id", "_").islower())
+                if capped or any(k.arg == "timeout" for k in child.keywords):
+                    yield inner
+            yield from within(child, inner)
+
+    yield from (f"{path.relative_to(ROOT)}:{name}" for name in within(tree(path), ""))
+
+
+def test_whatever_depends_on_time_says_why():
+    paths = [p for package in PACKAGES for p in sources(package)] + sorted((ROOT / "tests").rglob("*.py"))
+    found = {place for path in paths for place in clocks(path)}
+    files = {place.partition(":")[0] for place in found}
+    unknown = {place for place in found if place not in CLOCKS and place.partition(":")[0] not in CLOCKS}
+    assert not unknown, "make it independent of the clock, or give its reason in CLOCKS"
+    assert not CLOCKS.keys() - found - files, "no longer there"

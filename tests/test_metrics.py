@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -414,19 +413,6 @@ def test_quality_draws_nothing_and_repeats_itself() -> None:
     assert torch.equal(torch_state, torch.get_rng_state())
     assert (np.random.get_state()[1] == numpy_state).all()
     assert quality(train, test) == a
-
-
-def test_quality_of_the_default_data_set_is_quick() -> None:
-    train, test = digits_features(shipped("digits"))
-    quality(train, test)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        start = time.process_time()
-        quality(train, test)
-        assert time.process_time() - start < 1
-    finally:
-        torch.set_num_threads(threads)
 
 
 def test_a_small_set_still_has_every_other_metric() -> None:
