@@ -76,28 +76,37 @@ class Progress:
         return Progress(job, self._emit, self._stopping)
 
 
+@dataclass
+class Stopping:
+    """Whether a stop was asked for, when called; `times`: how often."""
+
+    times: int = 0
+
+    def __call__(self) -> bool:
+        return self.times > 0
+
+
 @contextlib.contextmanager
 def graceful_stop(
     signals: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM),
-) -> Iterator[Callable[[], bool]]:
+) -> Iterator[Stopping]:
     """Turn the first Ctrl-C into a request that `Progress.update` honours; the second interrupts at once.
 
     Yields `stopping`, to be given to a Progress. Outside the main thread signals can not be caught: nothing is changed.
     """
-    asked = False
+    stopping = Stopping()
 
     def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
+        stopping.times += 1
+        if stopping.times > 1:
             raise KeyboardInterrupt
-        asked = True
 
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
+        yield stopping
         return
     before = {s: signal.signal(s, ask) for s in signals}
     try:
-        yield lambda: asked
+        yield stopping
     finally:
         for s, handler in before.items():
             signal.signal(s, handler)

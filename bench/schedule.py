@@ -26,12 +26,12 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-from bench.progress import Display, Event, Progress, graceful_stop
+from bench.progress import Display, Event, Progress, Stopping, graceful_stop
 from paradigms.errors import BadInput
 
 __all__ = ["Job", "Outcome", "cores", "critical_paths", "perform"]
 
-LAST = 60.0  # seconds for a process to end that has closed its pipe; only one that hangs while it ends needs them
+LAST = 5.0  # seconds for a process to end that has closed its pipe: its job has failed, this only finds the reason
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
@@ -140,7 +140,7 @@ def perform(
         if done is not None:
             done(job, outcome)
 
-    with graceful_stop() as stopping, _pool(count, threads) as pool:
+    with graceful_stop() as stopping, _pool(count, threads, stopping, display) as pool:
         while len(outcomes) < len(jobs):
             for job in [j for j in todo if any(n in outcomes and not outcomes[n].ok for n in j.needs)]:
                 todo.remove(job)
@@ -165,8 +165,6 @@ def perform(
                     settle(current, message)
             display.tick()
             if stopping():
-                if any(w.job is not None for w in pool):
-                    display.say("stopping after the step at hand; Ctrl-C again stops at once, without a checkpoint")
                 raise KeyboardInterrupt
     return outcomes
 
@@ -204,18 +202,24 @@ class Worker:
             message = self.pipe.recv()
         except (EOFError, OSError):
             self.process.join(LAST)  # the pipe closes a moment before the exit code is known
-            return Outcome(failure=_death(self.process.exitcode), seconds=seconds)
+            failure = _death(self.process.exitcode)
+            self.process.kill()  # if it hangs: it is replaced before the next job
+            self.process.join()
+            return Outcome(failure=failure, seconds=seconds)
         return message if isinstance(message, Event) else replace(message, seconds=seconds)
 
-    def wait_until_gone(self) -> None:
-        """Until the process has ended. Its events are read on: unread, they could fill the pipe and keep it from that."""
-        while self.process.is_alive():
-            if self.pipe in wait([self.pipe, self.process.sentinel]):
+    def wait_until_gone(self, hurry: Callable[[], bool], display: Display) -> None:
+        """Until the process has ended, or `hurry` says not to wait. Its events are still read and shown."""
+        while self.process.is_alive() and not hurry():
+            if self.pipe in wait([self.pipe, self.process.sentinel], timeout=0.25):
                 try:
-                    self.pipe.recv()
+                    message = self.pipe.recv()
                 except (EOFError, OSError):
                     self.process.join(LAST)
                     return
+                if isinstance(message, Event):
+                    display.event(message)
+            display.tick()
 
     def renew(self) -> None:
         self.close()
@@ -239,19 +243,22 @@ def _death(code: int | None) -> str:
 
 
 @contextlib.contextmanager
-def _pool(count: int, threads: int | None) -> Iterator[list[Worker]]:
-    """Workers that are gone when the block ends: at once when idle, after their checkpoint when interrupted."""
+def _pool(count: int, threads: int | None, stopping: Stopping, display: Display) -> Iterator[list[Worker]]:
+    """Workers that are gone when the block ends: at once when idle or at a second Ctrl-C, else after their checkpoint."""
     pool: list[Worker] = []
     try:
         pool.extend(Worker(threads) for _ in range(count))
         yield pool
     finally:
-        busy = [w for w in pool if w.job is not None and w.process.is_alive()]
         try:
+            asked = stopping.times
+            busy = [w for w in pool if w.job is not None and w.process.is_alive()] if asked < 2 else []
             for worker in busy:
                 worker.process.terminate()
+            if busy:
+                display.say("stopping after the step at hand; Ctrl-C again stops at once, without a checkpoint")
             for worker in busy:
-                worker.wait_until_gone()
+                worker.wait_until_gone(lambda: stopping.times > asked, display)
         finally:  # at a second Ctrl-C too
             for worker in pool:
                 worker.close()

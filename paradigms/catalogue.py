@@ -89,10 +89,17 @@ def family(name: str) -> list[str]:
 
 def get(name: str) -> Recipe:
     """The recipe of that name or alias. Raises BadInput with the nearest name when there is none."""
-    known = {key: recipe for recipe in recipes().values() for key in (recipe.name, *recipe.aliases)}
+    known = _by_name()
+    if name not in known:
+        _plugins.cache_clear()  # a package may have been installed since
+        known = _by_name()
     if name not in known:
         raise unknown("recipe", name, known)
     return known[name]
+
+
+def _by_name() -> dict[str, Recipe]:
+    return {key: recipe for recipe in recipes().values() for key in (recipe.name, *recipe.aliases)}
 
 
 def _all() -> Iterator[tuple[str, Iterable[Recipe]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,8 +22,8 @@ torch.set_num_threads(1)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """A process for each core for the whole suite, but none for files that are named: they answer sooner in this one."""
-    return None if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
+    """A process for each core, but none where files or tests are named: they answer sooner in this one."""
+    return 0 if all("::" in argument or Path(argument).is_file() for argument in config.args) else None
 
 
 @pytest.fixture(scope="session", autouse=True)

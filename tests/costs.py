@@ -12,15 +12,11 @@ from collections.abc import Iterator
 
 import pytest
 
-_costs = pytest.StashKey[dict[str, list[float]]]()
+_start = pytest.StashKey[tuple[float, float]]()  # wall and CPU seconds as a case begins
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--costs", action="store_true", help="print cases, wall and CPU seconds of each file")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_costs] = {}
 
 
 def _cpu() -> float:
@@ -31,7 +27,7 @@ def _cpu() -> float:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    item.stash[_costs] = {"": [time.perf_counter(), _cpu()]}
+    item.stash[_start] = time.perf_counter(), _cpu()
     return (yield)
 
 
@@ -39,7 +35,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[None]:
     report = yield
     if call.when == "teardown":  # the last of a case; user properties travel from a worker to the terminal
-        wall, cpu = item.stash[_costs][""]
+        wall, cpu = item.stash[_start]
         report.user_properties.append(("costs", (time.perf_counter() - wall, _cpu() - cpu)))
     return report
 

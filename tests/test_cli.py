@@ -582,6 +582,9 @@ def test_samples_are_written_as_arrays_and_pictures(
     refused(bench("sample", "vae", "-n", 2, "--to", tmp_path / "pngs"), "PNG files")
     refused(bench("sample", "vae", "--label", 3), "without labels")
     refused(bench("sample", "vae", "--guidance", 2), "no guidance")
+    assert "latency, ms" in bench("time", "vae", "--tier", "mine.toml:tiny").stdout
+    rows = json.loads(bench("evaluate", tmp_path / "new" / "v.npz", "--json").stdout)
+    assert {"fd", "kd", "nn_ratio"} <= {row["metric"] for row in rows if row["status"] == "external"}
 
 
 @pytest.mark.heavy
@@ -954,11 +957,11 @@ def test_train_conditional_and_draw_a_label(world: Path, monkeypatch: pytest.Mon
 
 
 @contextlib.contextmanager
-def another(world: Path, name: str, first: str) -> Iterator[None]:
-    """A recipe `name` that is the eighth but for what it does `first` in its updates; gone when the block ends."""
+def another(world: Path, name: str, code: str) -> Iterator[None]:
+    """A recipe `name` that is the eighth but for the `code` that its updates begin with; gone when the block ends."""
     text = textwrap.dedent(PLUGIN).replace('"eighth"', f'"{name}"').replace("Eighth", name.capitalize())
     text = text.replace(
-        "        loss = -self", textwrap.indent(textwrap.dedent(first), " " * 8) + "        loss = -self"
+        "        loss = -self", textwrap.indent(textwrap.dedent(code), " " * 8) + "        loss = -self"
     )
     (world / "site" / f"{name}_model.py").write_text(text)
     entry = world / "site" / "eighth-1.0.dist-info" / "entry_points.txt"
@@ -999,11 +1002,16 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(world: Path, signall
             text=True,
             start_new_session=True,
         )
-        while not (world / "reached").exists():
-            assert process.poll() is None, process.communicate()[1]
-            time.sleep(0.02)
-        (os.kill if signalled == "one" else os.killpg)(process.pid, signal.SIGINT)
-        _, errors = process.communicate()
+        try:
+            while not (world / "reached").exists():
+                assert process.poll() is None, process.communicate()[1]
+                time.sleep(0.02)
+            (os.kill if signalled == "one" else os.killpg)(process.pid, signal.SIGINT)
+            _, errors = process.communicate()
+        finally:
+            (world / "reached").touch()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
         assert process.returncode == 130, errors
         assert f"bench {' '.join(arguments)}" in errors
         folder = world / "stopped" / "digits" / "patient"

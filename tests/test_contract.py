@@ -85,15 +85,16 @@ def tried(name: str) -> list[Sampler]:
 
 
 def over_samplers(spaces: list[Space], *, each: bool = False):
-    """Over recipes x samplers x spaces; by default each sampler of one recipe in one space (`each`: and each recipe by its
-    own default)."""
-    cases, seen = [], set[str]()
+    """Over recipes x samplers x spaces; by default in one space each sampler of one recipe, and each class by its default
+    (`each`: each recipe)."""
+    cases, seen = [], set()
     for index, name in enumerate(PARADIGMS):
         taken = [s for s in spaces if takes(name, s)]
         for sampler in tried(name) if taken else ():
-            default = each and sampler.name == RECIPES[name].paradigm.card.default.sampler
-            first = default or sampler.name not in seen
-            seen.add(sampler.name)
+            paradigm = RECIPES[name].paradigm
+            own = sampler.name == paradigm.card.default.sampler and (each or paradigm.sample not in seen)
+            first = own or sampler.name not in seen
+            seen |= {sampler.name, paradigm.sample} if own else {sampler.name}
             cases += [(first and s == small_of(index, taken), (name, sampler, s)) for s in taken]
     return crossed(("name", "sampler", "space"), cases)
 
@@ -179,7 +180,7 @@ def test_an_update_moves_its_module_and_nothing_else(name, space):
     assert set(modules) == set(optimizers), "a module has an optimizer and no update, or the other way round"
 
 
-@over(SMALL, once="updates")
+@over(SMALL)
 def test_every_optimised_parameter_gets_a_finite_gradient(name, space):
     model = build(name, space, shaken=False).train()  # as a run starts: many branches silent
     optimizers, silent = model.optimizers(), None
@@ -504,7 +505,7 @@ def test_the_card_is_whole(name):
         assert 0 < need.share <= 1
 
 
-@over([*SMALL, COLOUR], once="__init__")
+@over([*SMALL, COLOUR])
 def test_weights_make_the_round_trip(name, space, tmp_path):
     from safetensors.torch import load_file, save_file
 

@@ -111,7 +111,8 @@ def stranger(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(folder)
     monkeypatch.delitem(sys.modules, "stranger", raising=False)
     points = [EntryPoint("stranger", "stranger", catalogue.GROUP)]
-    monkeypatch.setattr(catalogue, "_plugins", lambda path: points)
+    monkeypatch.setattr(catalogue, "entry_points", lambda group: points)
+    catalogue._plugins.cache_clear()
     space = Space((3,), classes=2)
     x, y = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
     toy = bench.data.Dataset(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -147,51 +149,59 @@ def test_a_stop_reaches_the_workers(tmp_path: Path, how: str) -> None:
     """Ctrl-C to the parent or to the group lets the worker save; when the parent is killed it saves and leaves."""
     script = tmp_path / "suite.py"
     script.write_text(textwrap.dedent(SUITE))
-    process = subprocess.Popen(
-        [sys.executable, str(script), str(tmp_path)], start_new_session=True, stderr=subprocess.PIPE, text=True
-    )
-    _wait_for(tmp_path / "began", process)
-    if how == "one":
-        process.send_signal(signal.SIGINT)
-    elif how == "group":
-        os.killpg(process.pid, signal.SIGINT)
-    else:
-        process.kill()
-    _, errors = process.communicate()  # the end of the worker's stderr too, which is this pipe
+    with _suite(script, tmp_path) as process:
+        if how == "one":
+            process.send_signal(signal.SIGINT)
+        elif how == "group":
+            os.killpg(process.pid, signal.SIGINT)
+        else:
+            process.kill()
+        _, errors = process.communicate()  # the end of the worker's stderr too, which is this pipe
     if how != "killed":
         assert "KeyboardInterrupt" in errors
     assert (tmp_path / "checkpoint").read_text()
 
 
-def test_a_second_stop_does_not_wait_for_the_step(tmp_path: Path) -> None:
+@pytest.mark.parametrize("second", ["", "said", "at once"])
+def test_a_second_stop_does_not_wait_for_the_step(tmp_path: Path, second: str) -> None:
     """Nor is there a limit to how long the first one waits: the step lasts until the file "go" is there."""
     script = tmp_path / "suite.py"
     endless = 'while not (path / "go").exists():\n                    time.sleep(0.01)'
     script.write_text(textwrap.dedent(SUITE.replace("time.sleep(0.01)", endless)))
-    for times in (1, 2):
-        process = subprocess.Popen(
-            [sys.executable, str(script), str(tmp_path)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        _wait_for(tmp_path / "began", process)
+    with _suite(script, tmp_path) as process:
         process.send_signal(signal.SIGINT)
-        assert process.stdout.readline().startswith("stopping after the step at hand")
-        if times == 2:
-            process.send_signal(signal.SIGINT)
-            _, errors = process.communicate()
-            assert "KeyboardInterrupt" in errors
-            assert not (tmp_path / "checkpoint").exists()
+        if second == "at once":
+            process.send_signal(signal.SIGTERM)  # two signals of one kind, so close together, may become one
         else:
+            assert process.stdout.readline().startswith("stopping after the step at hand")
+        if second == "said":
+            process.send_signal(signal.SIGINT)
+        elif not second:
             (tmp_path / "go").touch()
-            process.communicate()
-            for name in ("checkpoint", "go", "began"):
-                (tmp_path / name).unlink()
+        _, errors = process.communicate()
+        assert "KeyboardInterrupt" in errors
+    assert (tmp_path / "checkpoint").exists() == (not second)
 
 
-def _wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    """Until a running process has made a file."""
-    while not path.exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
+@contextlib.contextmanager
+def _suite(script: Path, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A running suite whose job has begun; nothing of it is left when the block ends."""
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(folder)],
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        while not (folder / "began").exists():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 # -------------------------------------------------------------------------------------------------------- progress

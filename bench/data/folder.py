@@ -61,7 +61,8 @@ def load_folder(name: str, folder: FolderName, progress: Progress | None = None)
     pixels = _recall(cached, changed)
     if pixels is None:
         pixels = _decode(paths, size, progress)
-        _keep(cached, pixels)
+        if _key(paths, names, size)[0] == key:  # no file was changed meanwhile
+            _keep(cached, pixels)
 
     classes, labels = _labels(names)
     held_out = torch.from_numpy(_held_out(names, pixels))
@@ -173,7 +174,7 @@ def _key(paths: list[Path], names: list[str], size: int) -> tuple[str, int]:
     for path, name in zip(paths, names, strict=True):
         stat = path.stat()
         times = f"{stat.st_mtime_ns}\0{stat.st_ctime_ns}"
-        digest.update(f"\0{name}\0{stat.st_size}\0{stat.st_ino}\0{times}".encode("utf-8", "surrogateescape"))
+        digest.update(f"\0{name}\0{stat.st_size}\0{times}".encode("utf-8", "surrogateescape"))
         changed = max(changed, stat.st_ctime_ns)
     return digest.hexdigest()[:24], changed
 
@@ -189,7 +190,7 @@ def _keep(path: Path, pixels: torch.Tensor) -> None:
 def _recall(path: Path, changed: int) -> torch.Tensor | None:
     """The stored images; None where there are none, they are damaged, or a file may have changed as they were stored."""
     try:
-        if path.stat().st_mtime_ns - changed < SETTLED:
+        if 0 <= path.stat().st_mtime_ns - changed < SETTLED:  # below 0 the clocks of two file systems differ
             return None
         with safetensors.safe_open(path, "pt") as file:
             pixels = file.get_tensor("pixels")

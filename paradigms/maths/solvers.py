@@ -95,8 +95,8 @@ def dopri5(f: Fields, x: Tensor, start: float, stop: float, rtol: float, atol: f
     A row's result therefore does not depend on which rows it is solved with (a shared step size couples them). Every
     round costs six calls for the rows still under way: f(times (6, b), x (b, ...), rows (b,)) gives the derivative as a
     function (k, x) at the k-th of those times, rows being their indices in the batch; the last slope of an accepted step is
-    the first of the next. A row whose derivative is not finite, however short the step, ends at once and is NaN. Raises
-    BadInput when a row needs more than `max_steps`.
+    the first of the next. A row is given up, and NaN, where its derivative is not finite at the state it has reached, or
+    at the trial states of steps down to a millionth of the span. Raises BadInput when a row needs more than `max_steps`.
     """
     span = stop - start
     out, rows = torch.empty_like(x), torch.arange(len(x), device=x.device)
@@ -117,7 +117,7 @@ def dopri5(f: Fields, x: Tensor, start: float, stop: float, rtol: float, atol: f
         scale = torch.maximum(x.abs(), point.abs()).mul_(rtol).add_(atol)
         norm = torch.linalg.vector_norm(error.div_(scale).flatten(1), dim=1).double() / root
         norm = norm.nan_to_num(nan=math.inf)  # a trial that left the numbers: again with a shorter step
-        lost = ~slope.flatten(1).isfinite().all(1) | (u + size == u)
+        lost = ~slope.flatten(1).isfinite().all(1) | (norm.isinf() & (size < 1e-6))
         accept = norm <= 1
         taken = expand(accept, x)
         x, slope = torch.where(taken, point, x), torch.where(taken, slopes[-1], slope)
