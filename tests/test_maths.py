@@ -562,6 +562,25 @@ def test_dopri5_ends_a_row_that_left_the_numbers_and_no_other():
     assert len(made) == 7, "one round"
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("rate", "wall", "beyond"), [(1.0, 1.5, math.nan), (10.0, 100.0, math.inf), (3.0, 2.0, -math.inf)]
+)
+def test_dopri5_gives_up_a_row_at_a_wall(dtype, rate, wall, beyond):
+    """x' = rate x up to a state behind which there are no numbers; the other row of the batch arrives."""
+    made = []
+
+    def field(x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
+        made.append(len(rows))
+        return torch.where(x.abs() > wall, beyond, rate * x)
+
+    start = torch.tensor([[1.0], [0.0]], dtype=dtype)
+    found = dopri5(at_its_times(field), start, 0.0, 1.0, 1e-5, 1e-5)
+    assert found[0].isnan().all()
+    assert found[1] == 0
+    assert len(made) < 6 * 150
+
+
 def test_dopri5_gives_up_in_words():
     with pytest.raises(BadInput, match="rtol"):
         dopri5(
