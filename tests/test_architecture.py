@@ -257,7 +257,7 @@ def _waits(call: ast.Call) -> bool:
     """Whether a call waits for some seconds: for a number, a constant by name, or an attribute."""
     called = getattr(call.func, "attr", getattr(call.func, "id", ""))
     owner = ast.unparse(call.func.value) if isinstance(call.func, ast.Attribute) else ""
-    if called not in _WAITS or owner.endswith("path") or owner[:1] in "'\"" and owner:
+    if called not in _WAITS or owner.endswith("path") or (owner[:1] in "'\"" and owner):
         return False
     numbers = (a for a in call.args if isinstance(a, ast.Constant) and type(a.value) in (int, float))
     names = (a for a in call.args if getattr(a, "id", "_").isupper())
