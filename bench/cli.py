@@ -1039,7 +1039,7 @@ def _list_runs(out: Path) -> list[dict[str, Any]]:
         try:
             row |= {
                 **{key: info[key] for key in ("recipe", "dataset", "tier", "seed", "status")},
-                "finished": str(info.get("finished") or "")[:19].replace("T", " "),
+                "finished": f"{info['finished'][:19].replace('T', ' ')} UTC" if info.get("finished") else "",
                 "steps": f"{info['steps'] or '?'}/{info['planned_steps']}",
                 "seconds": round(info["seconds"], 1),
                 "evaluated": (folder / "results.jsonl").exists(),
