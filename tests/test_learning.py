@@ -27,8 +27,10 @@ def out(tmp_path_factory) -> Path:
 
 
 def tier() -> tiers.Tier:
+    """Capped in CPU-seconds, so on another machine it is other steps: with the whole 6e10 FLOPs wgan-gp ends 1.3 from the
+    ring (W2), where a fitted Gaussian has 0.63. Until that is understood, these tests are not part of `.ci/run`."""
     quick = tiers.get("quick")
-    return replace(quick, name="test", vectors=replace(quick.vectors, flops=6e10, seconds=1e9))
+    return replace(quick, name="test", vectors=replace(quick.vectors, flops=6e10, seconds=15))
 
 
 @pytest.mark.parametrize("name", PARADIGMS)
