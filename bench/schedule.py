@@ -208,18 +208,18 @@ class Worker:
             return Outcome(failure=failure, seconds=seconds)
         return message if isinstance(message, Event) else replace(message, seconds=seconds)
 
-    def wait_until_gone(self, hurry: Callable[[], bool], display: Display) -> None:
-        """Until the process has ended, or `hurry` says not to wait. Its events are still read and shown."""
+    def wait_until_gone(self, hurry: Callable[[], bool]) -> None:
+        """Until the process has ended, or `hurry` says not to wait.
+
+        What it sends is read on: unread, it could fill the pipe and keep the process from ending.
+        """
         while self.process.is_alive() and not hurry():
             if self.pipe in wait([self.pipe, self.process.sentinel], timeout=0.25):
                 try:
-                    message = self.pipe.recv()
+                    self.pipe.recv()
                 except (EOFError, OSError):
                     self.process.join(LAST)
                     return
-                if isinstance(message, Event):
-                    display.event(message)
-            display.tick()
 
     def renew(self) -> None:
         self.close()
@@ -256,9 +256,10 @@ def _pool(count: int, threads: int | None, stopping: Stopping, display: Display)
             for worker in busy:
                 worker.process.terminate()
             if busy:
-                display.say("stopping after the step at hand; Ctrl-C again stops at once, without a checkpoint")
+                with contextlib.suppress(OSError):  # whoever read what is said may be gone; the checkpoints are not
+                    display.say("stopping after the step at hand; Ctrl-C again stops at once, without a checkpoint")
             for worker in busy:
-                worker.wait_until_gone(lambda: stopping.times > asked, display)
+                worker.wait_until_gone(lambda: stopping.times > asked)
         finally:  # at a second Ctrl-C too
             for worker in pool:
                 worker.close()

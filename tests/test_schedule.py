@@ -119,15 +119,16 @@ def test_cores_is_at_least_one() -> None:
     assert 1 <= cores() <= (os.cpu_count() or 1)
 
 
-SUITE = """
+SAY = """def say(self, text):
+            print(text, flush=True)"""
+SUITE = f"""
     import itertools, sys, time
     from pathlib import Path
     from bench.progress import Progress, Silent
     from bench.schedule import Job, perform
 
     class Said(Silent):
-        def say(self, text):
-            print(text, flush=True)
+        {SAY}
 
     def work(path, progress):
         try:
@@ -181,6 +182,22 @@ def test_a_second_stop_does_not_wait_for_the_step(tmp_path: Path, second: str) -
         _, errors = process.communicate()
         assert "KeyboardInterrupt" in errors
     assert (tmp_path / "checkpoint").exists() == (not second)
+
+
+def test_whoever_stops_reading_costs_no_checkpoint(tmp_path: Path) -> None:
+    """As behind `| head`: what is printed fails, while the suite goes on and then where it says that it stops."""
+    script = tmp_path / "suite.py"
+    broken = """def tick(self):
+            if Path(sys.argv[1], "began").exists():
+                raise BrokenPipeError
+
+        def say(self, text):
+            raise BrokenPipeError"""
+    script.write_text(textwrap.dedent(SUITE.replace(SAY, broken)))
+    with _suite(script, tmp_path) as process:
+        _, errors = process.communicate()
+    assert "BrokenPipeError" in errors
+    assert (tmp_path / "checkpoint").read_text()
 
 
 @contextlib.contextmanager

@@ -121,12 +121,11 @@ def dopri5(f: Fields, x: Tensor, start: float, stop: float, rtol: float, atol: f
         accept = norm <= 1
         taken = expand(accept, x)
         x, slope = torch.where(taken, point, x), torch.where(taken, slopes[-1], slope)
-        x = torch.where(expand(lost, x), math.nan, x)
         over = accept & (size >= 1 - u) | lost
         u = torch.where(accept, u + size, u)
         h = size * (0.9 * norm.clamp_min(1e-10) ** -0.2).clamp(0.2, 5.0)
         if over.any():
-            out[rows[over]] = x[over]
+            out[rows[over]] = torch.where(expand(lost, x), math.nan, x)[over]
             under = ~over
             rows, x, slope, u, h = rows[under], x[under], slope[under], u[under], h[under]
     if len(rows):
