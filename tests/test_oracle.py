@@ -325,7 +325,7 @@ def density_there(data: Mixture, d: Denoiser, x: Tensor) -> Tensor:
     return data.log_prob(a * x, a, s) + x.shape[1] * math.log(a)
 
 
-@pytest.mark.parametrize(("law", "name"), thinned(list(product(LAWS, MODELS)), lambda case: LAWS.index(case[0])))
+@pytest.mark.parametrize(("law", "name"), thinned(list(product(LAWS, MODELS)), lambda case: case[0]))
 def test_ode_likelihood_is_the_density(name, law, request):
     """Exact trace, RK4, at most 100 calls: within 1e-4 nats of the closed form in the mean.
 
