@@ -192,6 +192,11 @@ TierOption = Annotated[
 ]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+PrecisionOption = Annotated[
+    str,
+    typer.Option("--precision", help="Of the networks: fp32, tf32 (on a GPU) or bf16. Likelihoods are always fp32."),
+]
+CompileOption = Annotated[bool, typer.Option("--compile", help="Compile the networks for training.")]
 ConditionalOption = Annotated[bool, typer.Option("--conditional", help="Tell the model the class labels.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, and nothing else.")]
 MatchOption = Annotated[
@@ -232,6 +237,11 @@ def all_(
     match: MatchOption = None,
     conditional: ConditionalOption = False,
     device: DeviceOption = "auto",
+    precision: PrecisionOption = "fp32",
+    compiled: CompileOption = False,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a recipe's config: RECIPE.key=value. Repeatable.")
+    ] = None,
     jobs: Annotated[
         str, typer.Option("--jobs", "-j", help="Worker processes; auto: a core each, one on a GPU.")
     ] = "auto",
@@ -250,6 +260,8 @@ def all_(
         bench all --recipes gan+,flow-matching
         bench all --dataset fashion-mnist@14 --tier minutes
         bench all --dataset fashion-mnist --tier standard --seeds 5 --device cuda
+        bench all --dataset cifar10 --tier gpu-minute --device cuda --precision bf16
+        bench all --recipes ddpm,gan --set ddpm.lr=1e-3 --set gan.batch=64
         bench all --dataset ring8 --match seconds --json > ring8.json
     """
     chosen, count = _tier(tier, match), _jobs(jobs)
@@ -273,6 +285,9 @@ def all_(
         device=device,
         workers=count,
         timing=timing,
+        settings=settings or (),
+        precision=precision,
+        compiled=compiled,
     )
     if as_json:
         _print_json(result.as_json())
@@ -303,6 +318,8 @@ def train(
     match: MatchOption = None,
     conditional: ConditionalOption = False,
     device: DeviceOption = "auto",
+    precision: PrecisionOption = "fp32",
+    compiled: CompileOption = False,
     threads: Annotated[
         int | None,
         typer.Option("--threads", min=1, help="CPU threads; by default every core above 16 pixels, else one."),
@@ -323,11 +340,15 @@ def train(
     _check_dataset(dataset)
     _writable_folder(out)
 
+    from bench import arithmetic
     from bench import run as runs
     from bench.progress import Progress, graceful_stop
+    from paradigms import catalogue
 
-    planned = runs.plan(recipe, dataset, seed, chosen, settings or (), conditional=conditional)
     where = runs.device_of(device)
+    asked = arithmetic.chosen(where, precision, compiled)
+    planned = runs.plan(recipe, dataset, seed, chosen, settings or (), conditional=conditional, arithmetic=asked)
+    arithmetic.demand(asked, planned.arithmetic, catalogue.get(recipe))
     name = f"train {recipe} seed {seed}"
     with _display_of(as_json)({name: 1.0}) as display, graceful_stop() as stopping:
         progress = Progress(name, display.event, stopping)
@@ -337,7 +358,6 @@ def train(
         _print_json({"folder": str(folder), **dataclasses.asdict(info)})
     elif info.status == "ok":
         from bench.progress import duration
-        from paradigms import catalogue
         from paradigms.contract import Paradigm
 
         verbs = ("sample", "evaluate") if issubclass(catalogue.get(recipe).paradigm, Paradigm) else ("evaluate",)

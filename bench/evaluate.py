@@ -32,7 +32,7 @@ from safetensors.numpy import load as load_arrays
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench import measure, metrics
+from bench import arithmetic, measure, metrics
 from bench import run as runs
 from bench.data import Dataset
 from bench.data.folder import read_image
@@ -194,7 +194,7 @@ def draw(
     """n samples of a plan, on the CPU. `tell` is given the number of samples drawn so far, after each chunk."""
     noise, size = Noise("sample", seed, device=device), chunk_size(model.space)
     parts: list[Tensor] = []
-    with count_calls() as count:
+    with count_calls() as count, arithmetic.sampling(model, plan, torch.device(device)):
         for first in range(0, n, size):
             rows = min(size, n - first)
             z = model.prior(rows, noise.at("prior").rows(first))

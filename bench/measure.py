@@ -29,6 +29,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from bench import arithmetic
 from bench import run as runs
 from bench.flops import FlopCount
 from bench.progress import Progress
@@ -64,8 +65,9 @@ def labels_for(model: Paradigm, n: int, device: torch.device | str) -> Tensor | 
 def sample_once(model: Paradigm, plan: Plan, n: int, device: torch.device | str, seed: int = 0) -> Tensor:
     """n samples in one batch, the draw from the prior included: what is counted and timed."""
     noise = Noise("measure", seed, device=device)
-    z = model.prior(n, noise.at("prior"))
-    return model.sample(z, plan, noise.at("steps"), labels_for(model, n, device))
+    with arithmetic.sampling(model, plan, torch.device(device)):
+        z = model.prior(n, noise.at("prior"))
+        return model.sample(z, plan, noise.at("steps"), labels_for(model, n, device))
 
 
 def sources(modules: Sequence[str], recipe: Recipe | None = None) -> str:

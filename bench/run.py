@@ -46,11 +46,12 @@ from safetensors.torch import save as save_tensors
 
 import bench.data
 from bench import flops, store
+from bench.arithmetic import DTYPES, USUAL, Arithmetic, compile_networks, exact
 from bench.progress import Progress, graceful_stop
-from bench.tiers import MATCHES, Tier
+from bench.tiers import MATCHES, Budget, Tier
 from bench.train import LOG, PREPARED, STATE, Diverged, Loop, Trained, seeded, train
 from paradigms import catalogue
-from paradigms.contract import Data, Frozen, Noise, Recipe, Space, Trainable, seed_of
+from paradigms.contract import BLOCKS, Data, Frozen, Noise, Recipe, Space, Trainable, seed_of
 from paradigms.errors import BadInput, unknown
 
 if TYPE_CHECKING:
@@ -100,8 +101,9 @@ LARGE = 50_000_000  # parameters
 class Run:
     """What defines a run. Two runs with the same `id` are the same experiment; `source` only says where data lie.
 
-    share:   the part of the tier's budget that it gets.
-    parents: the runs that it needs, by role.
+    share:      the part of the tier's budget that it gets.
+    parents:    the runs that it needs, by role.
+    arithmetic: what this paradigm can have of what was asked for.
     """
 
     recipe: str
@@ -114,6 +116,7 @@ class Run:
     conditional: bool = False
     share: float = 1.0
     parents: tuple[tuple[str, Run], ...] = ()
+    arithmetic: Arithmetic = USUAL
     source: Path | None = field(default=None, compare=False)
 
     @property
@@ -141,9 +144,10 @@ class Run:
             "dataset": self.dataset,
             "checksum": self.checksum,
             "match": self.tier.match,
-            "budget": dataclasses.asdict(self.tier.budget(self.space)),
+            "budget": self.tier.budget(self.space).spending(),
             "conditional": self.conditional,
             "share": self.share,
+            **self.arithmetic.identity(),
         }
 
 
@@ -178,10 +182,12 @@ def plan(
     conditional: bool = False,
     source: Path | None = None,
     match: str | None = None,
+    arithmetic: Arithmetic = USUAL,
 ) -> Run:
     """The run of a recipe, with those that it needs. `settings` are `key=value` changes to the recipe's config.
 
-    Raises BadInput for an unknown recipe, data set or setting, and for data that the recipe can not model.
+    `arithmetic` is what is asked for; a recipe that can not have it all takes what it can. Raises BadInput for an unknown
+    recipe, data set or setting, and for data that the recipe can not model.
     """
     if match is not None:
         if match not in MATCHES:
@@ -197,7 +203,7 @@ def plan(
         name = known.name  # it may have been asked for by an alias
         if name in path:
             raise BadInput(f"recipe '{path[0]}' needs itself ({' -> '.join((*path, name))}); break the circle")
-        config = configure(known.config, changes)
+        config = configure(_sized(known.config, tier.budget(space)), changes)
         reason = known.paradigm.refuses(config, space)
         if reason is not None:
             raise BadInput(f"{name} can not model {dataset_name}: {reason}")
@@ -213,10 +219,25 @@ def plan(
             conditional=conditional,
             share=known.share if share is None else share,
             parents=tuple((role, run(n.recipe, n.share, (), (*path, name))) for role, n in known.needs.items()),
+            arithmetic=arithmetic.of(known.paradigm),
             source=source,
         )
 
     return run(recipe, None, settings, ())
+
+
+def _sized(config: Any, budget: Budget) -> Any:
+    """A config with the batch and the learning rates that a budget sets, also of what is inside it."""
+    changes: dict[str, Any] = {}
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if is_dataclass(value):
+            changes[f.name] = _sized(value, budget)
+        elif f.name == "batch" and budget.batch:
+            changes[f.name] = value * max(1, round(budget.batch / value))
+        elif (f.name == "lr" or f.name.endswith("_lr")) and budget.lr != 1:
+            changes[f.name] = value * budget.lr
+    return replace(config, **changes) if changes else config
 
 
 def _check_batch(config: Any, default: Any, examples: int, name: str) -> None:
@@ -377,6 +398,7 @@ class Info:
     symptom:  what the model's log says is wrong with it, in words; "" for nothing, and for runs older than the field.
     resumed:  the steps at which training was taken up again, and `codes` the versions of the code that did.
     contended: the machine had more work than cores while this was trained, so the seconds are not comparable.
+    precision, compiled, noise: see `Arithmetic`; dtype is the precision as rows have it.
     """
 
     schema: int
@@ -432,6 +454,9 @@ class Info:
     codes: tuple[str, ...] = ()
     contended: bool = False
     finished: str = ""
+    precision: str = "fp32"
+    compiled: bool = False
+    noise: int = 1
 
 
 def read_info(folder: Path) -> Info:
@@ -481,13 +506,15 @@ def base_row(info: Info) -> store.Row:
     )
 
 
-def environment(device: torch.device, threads: int, recipe: Recipe | None = None) -> dict[str, Any]:
-    """What a number depends on besides the run: device, threads, versions, code."""
+def environment(
+    device: torch.device, threads: int, recipe: Recipe | None = None, precision: str = "fp32"
+) -> dict[str, Any]:
+    """What a number depends on besides the run: device, threads, number format, versions, code."""
     return {
         "device": device.type,
         "device_name": _device_name(device),
         "threads": threads,
-        "dtype": "float32",
+        "dtype": DTYPES[precision],
         "torch": torch.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -497,16 +524,16 @@ def environment(device: torch.device, threads: int, recipe: Recipe | None = None
 
 def device_of(name: str) -> torch.device:
     """ "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:1". Raises BadInput for what this machine lacks."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(name)
+        device = torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
     except RuntimeError:
         raise unknown("device", name, ("auto", "cpu", "cuda")) from None
     if device.type not in ("cpu", "cuda"):
         raise unknown("device", name, ("auto", "cpu", "cuda"))
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise BadInput(f"device '{name}' is not there: torch sees {torch.cuda.device_count()} GPUs; use --device cpu")
+    if device.type == "cuda":
+        exact()
     return device
 
 
@@ -616,7 +643,7 @@ def _calibrate(run: Run, recipe: Recipe, data: Data, parents: Mapping[str, Froze
     clock = _clock(device, threads)
     coords = ("plan", run.dataset, run.recipe, 0)
 
-    model = _build(recipe, run.space, width, parents, run.config, 0, device)
+    model = _build(recipe, run.space, width, parents, run.config, 0, device, run.arithmetic.precision)
     with seeded(0, device):
         start = clock()
         with flops.FlopCount() as prepare:
@@ -624,6 +651,8 @@ def _calibrate(run: Run, recipe: Recipe, data: Data, parents: Mapping[str, Froze
         prepare_seconds = clock() - start
         loop = Loop(model, data, batch, 1_000, coords)
         per_step = flops.of_training_step(model, data.batch(loop.order(0)), Noise(*coords, device=device))
+        if run.arithmetic.compiled:  # only now, as FLOPs can not be counted through what was compiled
+            compile_networks(model)
         seconds = _seconds_per_step(loop, clock, max(1.0, 0.05 * budget.seconds * run.share))
 
     steps = {
@@ -694,10 +723,13 @@ def _build(
     config: Any,
     seed: int,
     device: torch.device,
+    precision: str,
 ) -> Trainable:
     """A model with the initial weights of a seed, which are the same on every device."""
     with seeded(seed, torch.device("cpu")):
-        return recipe.build(space, width, parents, config).to(device)
+        model = recipe.build(space, width, parents, config).to(device)
+    model.precision = precision
+    return model
 
 
 # ---------------------------------------------------------------------------------------------------------- ensure
@@ -721,6 +753,10 @@ def ensure(
     after a checkpoint when `progress` was told to stop (without one: on Ctrl-C).
     """
     where = device_of(device) if isinstance(device, str) else device
+    if run.arithmetic.noise != BLOCKS[where.type].version:
+        raise BadInput(
+            f"{run.where} was planned for another kind of device than {where.type}, whose noise is not the same"
+        )
     if progress is None:
         with graceful_stop() as stopping:
             return ensure(run, out, Progress(run.where, None, stopping), device=where, threads=threads)
@@ -838,7 +874,9 @@ def _train(
                 info = replace(before, status="training", reason="", finished="", codes=codes)
             store.write_sealed(folder / INFO, dataclasses.asdict(info))
             seed = seed_of("init", run.dataset, run.recipe, run.seed)
-            model = _build(recipe, run.space, info.width, held, run.config, seed, device)
+            model = _build(recipe, run.space, info.width, held, run.config, seed, device, run.arithmetic.precision)
+            if run.arithmetic.compiled:
+                compile_networks(model)
             trained = train(
                 model,
                 data,
@@ -879,7 +917,7 @@ def _start(run: Run, recipe: Recipe, parents: Mapping[str, Path], device: torch.
         seed=run.seed,
         tier=run.tier.name,
         match=run.tier.match,
-        budget=dataclasses.asdict(budget),
+        budget=budget.spending(),
         share=run.share,
         conditional=run.conditional,
         config=dataclasses.asdict(run.config),
@@ -887,7 +925,8 @@ def _start(run: Run, recipe: Recipe, parents: Mapping[str, Path], device: torch.
         parents={role: parent.where for role, parent in run.parents},
         params_target=budget.params,
         started=_now(),
-        **environment(device, threads, recipe),
+        **vars(run.arithmetic),
+        **environment(device, threads, recipe, run.arithmetic.precision),
     )
 
 
@@ -1059,7 +1098,7 @@ def load(
     where = device_of(device) if isinstance(device, str) else device
     root = folder.resolve().parents[2]
     parents = {role: _frozen(root / parent, where) for role, parent in info.parents.items()}
-    model = _build(recipe, space, info.width, parents, config, 0, where)
+    model = _build(recipe, space, info.width, parents, config, 0, where, info.precision)
     state = {n.removeprefix(f"{weights}."): t for n, t in load_tensors(data).items() if n.startswith(f"{weights}.")}
     try:
         model.load_state_dict(state)

@@ -13,7 +13,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import evaluate, measure, store
 from bench import run as runs
+from bench.arithmetic import USUAL, Arithmetic, chosen
 from bench.progress import Display, Progress
 from bench.run import Run
 from bench.schedule import Job, Outcome, perform
@@ -104,13 +105,19 @@ ROWS, ALL, FAMILY = (
 
 
 def plan_runs(
-    dataset: str, names: Sequence[str], tier: Tier, seeds: int | None, conditional: bool
+    dataset: str,
+    names: Sequence[str],
+    tier: Tier,
+    seeds: int | None,
+    conditional: bool,
+    settings: Sequence[str] = (),
+    arithmetic: Arithmetic = USUAL,
 ) -> tuple[list[Run], dict[str, str]]:
     """The runs of the grid, and the recipes that can not model this data with the reason.
 
     names: recipes or their aliases, and words for sets of them: "rows" (one per paradigm), "all", and "NAME+" (that
     paradigm with its variants). A member of a set that can not be run here is left out; raises BadInput for one that was
-    asked for by its own name.
+    asked for by its own name. `settings` are RECIPE.key=value; raises BadInput for one whose recipe is not among them.
     """
     known = catalogue.recipes()
     asked: dict[str, bool] = {}  # by its own name
@@ -130,12 +137,27 @@ def plan_runs(
     skipped = {name: reason for name, reason in reasons.items() if reason is not None}
     if not asked.keys() - skipped.keys():
         raise BadInput("; ".join([f"no recipe can model '{dataset}'", *(f"{n}: {r}" for n, r in skipped.items())]))
+    own = _by_recipe(settings, asked)
     return [
-        runs.plan(name, dataset, seed, tier, conditional=conditional)
+        runs.plan(name, dataset, seed, tier, own.get(name, ()), conditional=conditional, arithmetic=arithmetic)
         for name in asked
         if name not in skipped
         for seed in range(seeds or tier.seeds)
     ], skipped
+
+
+def _by_recipe(settings: Sequence[str], names: Iterable[str]) -> dict[str, list[str]]:
+    """RECIPE.key=value as the key=value of each recipe."""
+    found: dict[str, list[str]] = {}
+    for setting in settings:
+        name, dot, change = setting.partition(".")
+        if not dot or "=" in name:
+            raise BadInput(f"--set {setting}: write it as RECIPE.key=value, as in --set ddpm.batch=128")
+        recipe = catalogue.get(name).name
+        if recipe not in names:
+            raise BadInput(f"--set {setting}: {name} is not among the recipes that are run; add it to --recipes")
+        found.setdefault(recipe, []).append(change)
+    return found
 
 
 def _with_parents(planned: Sequence[Run]) -> dict[str, Run]:
@@ -200,6 +222,9 @@ def everything(
     device: str = "auto",
     workers: int | None = None,
     timing: bool = True,
+    settings: Sequence[str] = (),
+    precision: str = "fp32",
+    compiled: bool = False,
 ) -> Result:
     """Trains, evaluates and times what is not there yet, and writes the report. `show` makes a display for some jobs.
 
@@ -213,7 +238,8 @@ def everything(
     threads = 1
     if where.type == "cuda":
         workers = workers or 1
-    planned, skipped = plan_runs(dataset, names, tier, seeds, conditional)
+    computed = chosen(where, precision, compiled)
+    planned, skipped = plan_runs(dataset, names, tier, seeds, conditional, settings, computed)
     everyone = _with_parents(planned)
     titles = _job_names(everyone)
     root = planned[0].folder(out).parents[1]

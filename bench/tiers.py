@@ -20,7 +20,7 @@ SWEEPS = ("main", "all")
 SMALL_IMAGE = 16
 _SHIPPED = Path(__file__).with_name("tiers.toml")
 # None of the seeds; of anything else there must be some.
-_MAY_BE_ZERO = {"sweep_seeds", "timing_seeds", "raw_seeds", "snapshot_seeds"}
+_MAY_BE_ZERO = {"batch", "sweep_seeds", "timing_seeds", "raw_seeds", "snapshot_seeds"}
 _NUMBER = {"int": "a whole number", "float": "a number", "str": "a text", "Budget": "a table"}
 
 
@@ -32,6 +32,12 @@ class Budget:
     seconds: float
     images: int
     params: int
+    batch: int = 0
+    lr: float = 1.0
+
+    def spending(self) -> dict[str, float]:
+        """What may be spent. Batch and learning rate are part of a run's settings, which they change."""
+        return {name: getattr(self, name) for name in ("flops", "seconds", "images", "params")}
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from bench.arithmetic import computing
 from bench.flops import FlopCount, keep_generators
 from bench.progress import Progress
 from bench.store import write_atomic
@@ -51,7 +52,11 @@ HALF_LIFE = 0.05  # half of the average's weight lies on this last part of the t
 
 
 class Diverged(Exception):
-    """A loss or gradient is not finite. Raised before the optimizer would have used it."""
+    """A loss or gradient is not finite, at `step` = 0, 1, ... The optimizer has not used it."""
+
+    def __init__(self, text: str, step: int) -> None:
+        super().__init__(text)
+        self.step = step
 
 
 # ---------------------------------------------------------------------------------------------------------- pieces
@@ -97,9 +102,29 @@ class Order:
     def _epoch(self, epoch: int) -> Tensor:
         if epoch not in self._epochs:
             self._generator.manual_seed(seed_of(*self.coords, epoch))
-            order = torch.randperm(self.n, generator=self._generator).to(self.device)
-            self._epochs = {epoch: order}
+            order = torch.randperm(self.n, generator=self._generator)
+            self._epochs = {epoch: order.to(self.device)}
         return self._epochs[epoch]
+
+
+class Figures(NamedTuple):
+    """The loss and gradient norm of an update, (2,), on their way from the device.
+
+    arrived: says that they are here; None where they already are. skip_above: as in `Update`.
+    """
+
+    step: int
+    label: str
+    skip_above: float
+    values: Tensor
+    arrived: torch.cuda.Event | None = None
+
+    def read(self) -> tuple[float, float]:
+        """Loss and norm, after waiting for them; not for what the device was told to do later."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        loss, norm = self.values.tolist()
+        return loss, norm
 
 
 class Average:
@@ -163,6 +188,12 @@ class Loop:
         self.skipped = 0
         self.sums: dict[str, tuple[Any, int]] = {}
         self.last: dict[str, float] = {}
+        # Waiting for a GPU before every update would leave it idle meanwhile. A fused optimizer leaves out an update by a
+        # flag on the device, so that the loss and norm can be read once the next step is under way.
+        self.ahead = self.device.type == "cuda" and all(
+            group.get("fused") for optimizer in self.optimizers.values() for group in optimizer.param_groups
+        )
+        self.coming: list[Figures] = []
 
     @property
     def optimised(self) -> list[nn.Parameter]:
@@ -170,7 +201,16 @@ class Loop:
         return list(dict.fromkeys(p for some in self.parameters.values() for p in some))
 
     def step(self, k: int) -> None:
-        """Training step k = 0, 1, ... Raises Diverged before a loss or gradient that is not finite is used."""
+        """Training step k = 0, 1, ... A loss or gradient that is not finite is never used; it raises Diverged.
+
+        On a GPU it raises that during the next step, or in `settle`.
+        """
+        with computing(self.model.precision, self.device):
+            self._step(k)
+        self.average.update(k + 1)
+        self.settle(k)
+
+    def _step(self, k: int) -> None:
         batch = self.data.batch(self.order(k))
         _seed(seed_of(*self.coords, "global", k), self.device)  # dropout and the like
         noise = Noise(*self.coords, "step", k, device=self.device)
@@ -185,33 +225,56 @@ class Loop:
                         raise KeyError(f"an update sets '{name}', which {type(optimizer).__name__} does not have")
                     group[name] = value
                 group["lr"] *= warm
+            self.last[f"lr{label}"] = group["lr"]
             optimizer.zero_grad(set_to_none=True)
             update.loss.backward(inputs=parameters)
             gradients = [p.grad for p in parameters if p.grad is not None]
-            total = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-            loss, norm = torch.stack((update.loss.detach().to(total), total)).tolist()  # one synchronisation
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                what = f"loss{label} is {loss}" if not math.isfinite(loss) else f"gradient norm{label} is {norm}"
-                raise Diverged(f"step {k + 1} of {self.steps}: {what}")
-            self._note(label, loss, norm, group["lr"], update.terms)
-            if norm > update.skip_above:
-                self.skipped += 1
+            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+            values = torch.stack((update.loss.detach().to(norm), norm))
+            for name, term in update.terms.items():
+                if name != "loss":  # noted with the norm
+                    self._note(name, term.detach() if isinstance(term, Tensor) else term)
+            if self.ahead:
+                self._send(Figures(k, label, update.skip_above, values))
+                flagged = ~values.isfinite().all() | (norm > update.skip_above)
+                optimizer.found_inf = flagged.float()  # type: ignore[attr-defined]
+            elif self._read(Figures(k, label, update.skip_above, values)):
                 continue
-            if norm > update.clip:
-                torch._foreach_mul_(gradients, update.clip / norm)
+            if update.clip < math.inf:
+                torch._foreach_mul_(gradients, (update.clip / norm.double()).clamp(max=1).to(norm))
             optimizer.step()
             if update.after is not None:
                 update.after()
-        self.average.update(k + 1)
 
-    def _note(self, label: str, loss: float, norm: float, lr: float, terms: Any) -> None:
-        noted: dict[str, Any] = {f"loss{label}": loss, f"grad_norm{label}": norm}
-        # A term stays a tensor until the line is written: no synchronisation.
-        noted = {n: t.detach() if isinstance(t, Tensor) else t for n, t in terms.items() if n != "loss"} | noted
-        for name, value in noted.items():
-            total, count = self.sums.get(name, (0.0, 0))
-            self.sums[name] = (total + value, count + 1)
-        self.last[f"lr{label}"] = lr
+    def _send(self, figures: Figures) -> None:
+        arrived = torch.cuda.Event()
+        figures = figures._replace(values=figures.values.to("cpu", non_blocking=True), arrived=arrived)
+        arrived.record(torch.cuda.current_stream(self.device))
+        self.coming.append(figures)
+
+    def settle(self, before: float = math.inf) -> None:
+        """Reads the figures of the steps before `before` that are still on their way. Raises Diverged."""
+        while self.coming and self.coming[0].step < before:
+            self._read(self.coming.pop(0))
+
+    def _read(self, figures: Figures) -> bool:
+        """Notes an update's loss and norm; whether its gradient was too large to be used. Raises Diverged."""
+        loss, norm = figures.read()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            what = f"loss{figures.label} is {loss}"
+            if math.isfinite(loss):
+                what = f"gradient norm{figures.label} is {norm}"
+            raise Diverged(f"step {figures.step + 1} of {self.steps}: {what}", figures.step)
+        self._note(f"loss{figures.label}", loss)
+        self._note(f"grad_norm{figures.label}", norm)
+        too_large = norm > figures.skip_above
+        self.skipped += too_large
+        return too_large
+
+    def _note(self, name: str, value: Any) -> None:
+        # A tensor stays one until the line is written: no wait for the device.
+        total, count = self.sums.get(name, (0.0, 0))
+        self.sums[name] = (total + value, count + 1)
 
     def means(self) -> dict[str, float]:
         """What was noted since the last call, averaged over the updates that noted it, with the last learning rates."""
@@ -229,6 +292,7 @@ class Loop:
             "skipped": self.skipped,
             "sums": self.sums,
             "last": self.last,
+            "coming": [(f.step, f.label, f.skip_above, *f.read()) for f in self.coming],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -238,6 +302,8 @@ class Loop:
         for optimizer, saved in zip(self.optimizers.values(), state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.skipped, self.sums, self.last = state["skipped"], state["sums"], state["last"]
+        coming = state.get("coming", [])  # older checkpoints have none
+        self.coming = [Figures(k, label, most, torch.tensor([loss, norm])) for k, label, most, loss, norm in coming]
 
 
 # ------------------------------------------------------------------------------------------------------ whole runs
@@ -323,8 +389,10 @@ def train(
         while done < steps:
             try:
                 loop.step(done)
+                if done + 1 == steps:
+                    loop.settle()
             except Diverged as error:
-                status, reason = "diverged", str(error)
+                status, reason, done = "diverged", str(error), error.step
             else:
                 done += 1
                 if keep and done in keep:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench import arithmetic
 from bench.data import Dataset
 from bench.evaluate import subset
 from bench.store import write_atomic
@@ -45,8 +46,9 @@ def follow(
     """n samples of a plan with every state that the sampler tells of. Raises BadInput where it tells of none."""
     seen: list[tuple[float, Tensor]] = []
     noise = Noise("sample", seed, device=device)
-    z = model.prior(n, noise.at("prior"))
-    x = model.sample(z, plan, noise.at("steps"), labels, lambda t, x: seen.append((t, x.cpu().clone())))
+    with arithmetic.sampling(model, plan, torch.device(device)):
+        z = model.prior(n, noise.at("prior"))
+        x = model.sample(z, plan, noise.at("steps"), labels, lambda t, x: seen.append((t, x.cpu().clone())))
     if len(seen) < 2:
         raise BadInput(f"{plan} goes from noise to data in one step, without states between: there is no trajectory")
     if seen[-1][0] > 0:

@@ -79,7 +79,7 @@ def jump(d: Denoiser, x_t: Tensor, t: Tensor) -> Tensor:
     x0, _ = d.both(x_t, t)
     if d.t_min == 0:
         return x0
-    t_min = torch.as_tensor(d.t_min, dtype=t.dtype, device=t.device)
+    t_min = t.new_full((), d.t_min)
     # Of equal operations, so that at t = t_min it is 1 to the last digit and the network has no say.
     share = ((1 - t) / t) / ((1 - t_min) / t_min)
     return expand(t_min / (1 - t_min) / t, x_t) * x_t + expand(1 - share, x_t) * x0

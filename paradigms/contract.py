@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_c
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from paradigms.errors import BadInput, unknown
 
@@ -52,6 +53,7 @@ __all__ = [
     "Trainable",
     "Update",
     "check_settings",
+    "number",
     "require",
     "settings_text",
 ]
@@ -153,11 +155,28 @@ def seed_of(*coords: object) -> int:
     return int.from_bytes(hashlib.blake2b(repr(coords).encode(), digest_size=8).digest(), "big") >> 1
 
 
+class Blocks(NamedTuple):
+    """How `Noise` cuts a draw into blocks on a kind of device: at most so many rows and about so many numbers a block.
+
+    version: of the numbers that come out; runs of different versions have different noise.
+    """
+
+    version: int
+    rows: int
+    numbers: int
+
+
+# On a CPU a number costs the most: little waste at batch 1. On a GPU a launch does: one block holds any usual batch, and
+# filling it takes less than some 0.05 ms. There the numbers are those of one model of GPU, whose size decides how many
+# threads share a block.
+BLOCKS: Mapping[str, Blocks] = {"cpu": Blocks(1, 1024, 2**12), "cuda": Blocks(2, 4096, 2**23)}
+
+
 class Noise:
     """Counter-based randomness: what is drawn depends on (coords, how many draws came before, row), on nothing else.
 
-    Rows are drawn in fixed blocks, one generator seed per block, so that a batch cut in chunks, micro-batches or ranks
-    gives the same rows as the whole: chunk [a, b) uses `noise.rows(a)`. No state has to be saved to resume.
+    Rows are drawn in fixed blocks (`BLOCKS`), one generator seed per block, so that a batch cut in chunks, micro-batches
+    or ranks gives the same rows as the whole: chunk [a, b) uses `noise.rows(a)`. No state has to be saved to resume.
     """
 
     def __init__(self, *coords: object, first: int = 0, device: torch.device | str = "cpu") -> None:
@@ -192,9 +211,8 @@ class Noise:
         return self._draw(shape, lambda s: torch.randint(high, s, generator=self._generator, device=self.device))
 
     def _draw(self, shape: tuple[int, ...], draw: Callable[[tuple[int, ...]], Tensor]) -> Tensor:
-        n, rest = shape[0], tuple(shape[1:])
-        # About 4,096 numbers a block: few seeds for large batches, little waste at batch 1.
-        size = max(1, min(1024, 4096 // max(1, math.prod(rest))))
+        n, rest, most = shape[0], tuple(shape[1:]), BLOCKS[self.device.type]
+        size = max(1, min(most.rows, most.numbers // max(1, math.prod(rest))))
         k, self._draws = self._draws, self._draws + 1
         first, last = self.first // size, max(self.first, self.first + n - 1) // size
         blocks = []
@@ -204,6 +222,17 @@ class Noise:
         whole = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
         offset = self.first - first * size
         return whole[offset : offset + n]
+
+
+_READ = WeakTensorKeyDictionary()
+
+
+def number(buffer: Tensor) -> float:
+    """A buffer of one number as a Python one. A GPU is waited for only where the buffer has changed since the last time."""
+    kept = _READ.get(buffer)
+    if kept is None or kept[0] != buffer._version:
+        kept = _READ[buffer] = buffer._version, float(buffer)
+    return kept[1]
 
 
 # ------------------------------------------------------------------------------------------------------- training
@@ -244,7 +273,16 @@ class Trainable(nn.Module, ABC):
     """Anything the trainer trains: paradigms, and codecs or noisy classifiers, which are trained but never ranked.
 
     `width` scales every network; the runner searches for the width whose trained parameters meet the target.
+
+    fp32:      why products in bfloat16 are wrong for it, in words for the user; "" where they are not.
+    eager:     its networks that can not be compiled, by attribute: those whose gradient is differentiated again, and
+               those differentiated forward. {"*"}: all.
+    precision: what this model computes its networks in, "fp32", "tf32" or "bf16"; set by whoever builds it.
     """
+
+    fp32: ClassVar[str] = ""
+    eager: ClassVar[frozenset[str]] = frozenset()
+    precision: str = "fp32"
 
     def __init__(self, config: Any, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
         super().__init__()

@@ -61,6 +61,7 @@ from paradigms.contract import (
     Recipe,
     Space,
     Update,
+    number,
     require,
 )
 from paradigms.maths import bounds, samplers
@@ -140,7 +141,7 @@ class Chain(Paradigm):
         return data
 
     def denoiser(self, cond: Tensor | None = None) -> Denoiser:
-        reach = float(self.reach)
+        reach = number(self.reach)
         return Denoiser(
             self.net,
             self.path,

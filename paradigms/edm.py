@@ -49,6 +49,7 @@ from paradigms.contract import (
     Recipe,
     Space,
     Update,
+    number,
     require,
 )
 from paradigms.maths import bounds, samplers
@@ -112,7 +113,7 @@ class EDM(Paradigm):
         return data
 
     def denoiser(self, cond: Tensor | None = None) -> Denoiser:
-        prediction, t_min = Preconditioned(float(self.sigma_data)), self.sigma_min / self.config.sigma_max
+        prediction, t_min = Preconditioned(number(self.sigma_data)), self.sigma_min / self.config.sigma_max
         return Denoiser(self.net, self.path, prediction, self.c_noise, t_min, y=cond, null=self.null)
 
     def c_noise(self, t: Tensor) -> Tensor:

@@ -89,6 +89,7 @@ class Config:
 class MeanFlow(Paradigm):
     """See the module's text. `net`: (z_t, slowed (t, t - r), y) -> u."""
 
+    eager = frozenset({"*"})  # its loss holds a forward derivative of the network
     card = Card(
         title="Mean flow",
         paper="Geng et al., Mean Flows for One-step Generative Modeling",

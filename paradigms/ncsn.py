@@ -49,6 +49,7 @@ from paradigms.contract import (
     Recipe,
     Space,
     Update,
+    number,
     require,
 )
 from paradigms.maths import bounds, samplers
@@ -114,8 +115,8 @@ class NCSN(Paradigm):
         return data
 
     def denoiser(self, cond: Tensor | None = None) -> Denoiser:
-        path = VEPath(self.sigma_min, float(self.sigma_max))
-        return Denoiser(self.net, path, Eps(float(self.sigma_data)), told, t_min=0.0, y=cond, null=self.null)
+        path = VEPath(self.sigma_min, number(self.sigma_max))
+        return Denoiser(self.net, path, Eps(number(self.sigma_data)), told, t_min=0.0, y=cond, null=self.null)
 
     def optimizers(self) -> dict[nn.Module, Optimizer]:
         return {self.net: adamw(self.net, self.config.lr, weight_decay=self.config.weight_decay)}

@@ -47,6 +47,7 @@ from paradigms.contract import (
     Sampler,
     Space,
     Update,
+    number,
     require,
 )
 from paradigms.maths import samplers
@@ -127,7 +128,7 @@ class ProgressiveDistillation(Paradigm):
         place = progress * self.config.rounds
         k = min(int(place), self.config.rounds - 1)
         # At a round's first step the student, as it stands, is the teacher; it is kept once the step is taken.
-        begins = k > int(self.round)
+        begins = k > number(self.round)
         teacher = self.denoiser_of(self.net if begins else self.teacher, y)
         weights = [p.detach().clone() for p in self.net.parameters()] if begins else []
 

@@ -60,6 +60,7 @@ from paradigms.contract import (
     Recipe,
     Space,
     Update,
+    number,
     require,
 )
 from paradigms.maths import bounds, samplers
@@ -137,11 +138,11 @@ class ScoreSDE(Paradigm):
     def path(self) -> GaussianPath:
         config, lowest = self.config, self.config.floor * (2 / self.space.levels if self.space.levels else 0.05)
         if config.sde == "ve":
-            return VEPath(lowest, float(self.sigma_max))
+            return VEPath(lowest, number(self.sigma_max))
         return (VPPath if config.sde == "vp" else SubVPPath)(config.beta_min, config.beta_max)
 
     def denoiser(self, cond: Tensor | None = None) -> Denoiser:
-        path, data = self.path, float(self.sigma_data)
+        path, data = self.path, number(self.sigma_data)
         t_min = time_of(path, self.config.floor * (2 / self.space.levels if self.space.levels else 0.05))
         return Denoiser(
             self.net, path, Preconditioned(data), lambda t: told(path, data, t), t_min, y=cond, null=self.null
@@ -155,7 +156,7 @@ class ScoreSDE(Paradigm):
         eps, u = noise.normal(*x.shape), noise.uniform(len(x))
         y = withheld(batch.y, self.null, self.config.unlabelled, noise)
         d = self.denoiser(y)
-        path, data = d.path, float(self.sigma_data)
+        path, data = d.path, number(self.sigma_data)
         low, high = path.log_snr(torch.tensor([d.t_max, d.t_min], dtype=torch.float64)).tolist()
         if self.config.weighting == "likelihood":
             log_snr = low + u * (high - low)

@@ -781,7 +781,8 @@ def _run_keys(rows: pd.DataFrame) -> list[str]:
     return [run or f"{recipe}/{seed}" for run, recipe, seed in zip(rows["run"], rows["recipe"], rows["seed"])]
 
 
-_DEFINING = ("config", "match", "budget", "share", "checksum")
+_DEFINING = ("config", "match", "budget", "share", "checksum", "precision", "compiled", "noise")
+_USUAL = {"precision": "fp32", "compiled": False, "noise": 1}  # of runs that do not say
 
 
 def _labels(rows: pd.DataFrame, records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -790,7 +791,7 @@ def _labels(rows: pd.DataFrame, records: Sequence[Mapping[str, Any]]) -> dict[st
     A recipe with one configuration keeps its plain name. Runs of one recipe that differ in their configuration, budget
     or in being told labels are different rows, named by what differs, so that they are never averaged.
     """
-    settings = {run_id(r): _flat({k: r[k] for k in _DEFINING if k in r}) for r in records}
+    settings = {run_id(r): _flat({k: v for k, v in {**_USUAL, **r}.items() if k in _DEFINING}) for r in records}
     traits: dict[str, tuple[tuple[str, str, str], bool, dict[str, str]]] = {}
     for r in records:
         where = (_text(r, "dataset"), tier_of(r), _text(r, "recipe"))

@@ -9,14 +9,42 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils._pytree import tree_map
 
-__all__ = ["Backbone", "Calls", "count_calls"]
+__all__ = ["Backbone", "Calls", "bfloat16", "count_calls"]
 
 
 class Backbone(nn.Module):
-    """A network whose forward pass is one *network call* in the tables."""
+    """A network whose forward pass is one *network call* in the tables.
+
+    Inside `bfloat16` the outermost one computes its products in that format and returns float32.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        device = _lower[-1] if _lower else None
+        if device is None or torch.is_autocast_enabled(device):
+            return super().__call__(*args, **kwargs)
+        with torch.autocast(device, torch.bfloat16):
+            out = super().__call__(*args, **kwargs)
+        return tree_map(
+            lambda leaf: leaf.float() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf, out
+        )
+
+
+_lower: list[str] = []  # kinds of device, innermost block last
+
+
+@contextmanager
+def bfloat16(device: str) -> Iterator[None]:
+    """Networks on this kind of device ("cpu", "cuda") compute their products in bfloat16 inside the block."""
+    _lower.append(device)
+    try:
+        yield
+    finally:
+        _lower.pop()
 
 
 class Calls:

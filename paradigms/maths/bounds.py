@@ -141,7 +141,7 @@ def chain_bound(
 ) -> Estimate:
     """The bound of the chain of n levels. m = 0: all its steps; else one drawn from each of m strata, which is unbiased."""
     y, log_bin = _data(x, space, noise, dequantised)
-    times = levels(d, n)
+    times = levels(d, n).to(y.device)
     decoder = _decoder(d, y, space, times[-1:].to(y).expand(len(y)), noise, dequantised)
 
     m = n - 1 if m == 0 else min(m, n - 1)
@@ -149,7 +149,7 @@ def chain_bound(
     steps = torch.zeros_like(decoder)
     for lo, hi in pairwise(edges):
         k = lo + (noise.uniform(len(y)) * (hi - lo)).long().clamp_max(hi - lo - 1)
-        t, t_s = times[k.cpu()].to(y), times[k.cpu() + 1].to(y)
+        t, t_s = times[k].to(y), times[k + 1].to(y)
         x_t = expand(d.path.alpha(t), y) * y + expand(d.path.sigma(t), y) * noise.normal(*y.shape).to(y)
         if variance == "learned":
             x0, v = d.with_variance(x_t, t)

@@ -41,7 +41,7 @@ def assign(x: Tensor, eps: Tensor, chunk: int) -> Tensor:
             gains = torch.bmm(a, b.mT).cpu().numpy()
             columns = np.stack([linear_sum_assignment(gain, maximize=True)[1] for gain in gains])
             found.append((columns + np.arange(first, last, size)[:, None]).ravel())
-    return torch.from_numpy(np.concatenate(found)).to(x.device)
+    return torch.from_numpy(np.concatenate(found)).to(x.device, non_blocking=True)
 
 
 @torch.no_grad()

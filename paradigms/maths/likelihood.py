@@ -44,7 +44,7 @@ def log_mass(log_density: Tensor, space: Space) -> Tensor:
 
 def normal_log_prob(x: Tensor, mean: Tensor | float = 0.0, log_std: Tensor | float = 0.0) -> Tensor:
     """log N(x; mean, exp(log_std)^2), elementwise."""
-    log_std = torch.as_tensor(log_std, dtype=x.dtype, device=x.device)
+    log_std = log_std.to(x) if isinstance(log_std, Tensor) else x.new_full((), log_std)
     return -0.5 * ((x - mean) * torch.exp(-log_std)).square() - log_std - 0.5 * math.log(2 * math.pi)
 
 

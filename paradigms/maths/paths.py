@@ -240,14 +240,20 @@ class BetaChainPath(GaussianPath):
     beta_T: float = 0.02
 
     @cached_property
-    def _log_alpha(self) -> Tensor:
-        """(T + 1,) float64: log alpha at t = 0, 1/T ... 1."""
+    def _tables(self) -> dict[torch.device, Tensor]:
         beta = torch.linspace(self.beta_1, self.beta_T, self.T, dtype=torch.float64)
-        return torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-beta).cumsum(0) / 2])
+        table = torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-beta).cumsum(0) / 2])
+        return {table.device: table}
+
+    def _log_alpha(self, device: torch.device) -> Tensor:
+        """(T + 1,) float64: log alpha at t = 0, 1/T ... 1. Copied to a device once."""
+        if device not in self._tables:
+            self._tables[device] = self._tables[torch.device("cpu")].to(device)
+        return self._tables[device]
 
     def _table(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """(log alpha, d log alpha / dt), both in t's precision."""
-        table, place = self._log_alpha.to(t.device), t.double() * self.T
+        table, place = self._log_alpha(t.device), t.double() * self.T
         i = place.ceil().long().clamp(1, self.T)
         slope = table[i] - table[i - 1]
         value = table[i] + (place - i) * slope
@@ -268,7 +274,7 @@ class BetaChainPath(GaussianPath):
         return -slope * torch.exp(2 * value) / torch.sqrt(-torch.expm1(2 * value))
 
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
-        table = self._log_alpha.to(log_snr.device)
+        table = self._log_alpha(log_snr.device)
         value = -torch.nn.functional.softplus(-log_snr.double()) / 2
         i = torch.searchsorted(-table, -value).clamp(1, self.T)
         t = (i + (value - table[i]) / (table[i] - table[i - 1])) / self.T

@@ -100,7 +100,7 @@ def dopri5(f: Fields, x: Tensor, start: float, stop: float, rtol: float, atol: f
     """
     span = stop - start
     out, rows = torch.empty_like(x), torch.arange(len(x), device=x.device)
-    nodes = torch.tensor(_C, dtype=torch.float64, device=x.device)[:, None]
+    nodes = torch.tensor(_C, dtype=torch.float64).to(x.device, non_blocking=True)[:, None]
     u = torch.zeros(len(x), dtype=torch.float64, device=x.device)  # progress from 0 to 1
     h, root = torch.full_like(u, 0.05), math.sqrt(math.prod(x.shape[1:]))
     slope = f(torch.full_like(u, start)[None], x, rows)(0, x)

@@ -1,0 +1,118 @@
+"""How a run computes: the precision of its networks, and whether they are compiled. Set here and nowhere else.
+
+    fp32   IEEE single precision everywhere
+    tf32   on a GPU, products with 10 bits of mantissa on tensor cores; all else as fp32
+    bf16   products inside networks in bfloat16 (autocast); weights, losses, norms, sums and all else as fp32
+
+They hold for training and for sampling with fixed steps. Likelihoods, adaptive solvers, feature networks and metrics are
+always IEEE fp32: TF32 moves a log density of 130 nats by 0.01, a hundred times what its tests allow.
+
+What a paradigm can not have stays as it is, and the run and its rows say what they had: `Trainable.fp32` says why
+bfloat16 is wrong for a class, `Trainable.eager` names the networks that can not be compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from paradigms.backbones import Backbone, bfloat16
+from paradigms.contract import BLOCKS, Plan, Recipe, Trainable
+from paradigms.errors import BadInput, unknown
+
+__all__ = ["DTYPES", "USUAL", "Arithmetic", "chosen", "compile_networks", "computing", "demand", "exact", "sampling"]
+
+DTYPES = {"fp32": "float32", "tf32": "tf32", "bf16": "bfloat16"}  # by precision: as rows have it
+ADAPTIVE = frozenset({"rk45"})  # samplers whose steps follow their own error
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """What of a device enters the numbers that a run computes, and so its identity.
+
+    precision: "fp32", "tf32" or "bf16". compiled: its networks are compiled for training. noise: the version of
+    `contract.BLOCKS`, 1 on a CPU and 2 on a GPU.
+    """
+
+    precision: str = "fp32"
+    compiled: bool = False
+    noise: int = 1
+
+    def of(self, paradigm: type[Trainable]) -> Arithmetic:
+        """What of it this paradigm can have."""
+        precision = "fp32" if self.precision == "bf16" and paradigm.fp32 else self.precision
+        return Arithmetic(precision, self.compiled and "*" not in paradigm.eager, self.noise)
+
+    def identity(self) -> dict[str, object]:
+        """What differs from a run on a CPU in fp32, whose name it leaves as it is."""
+        return {name: value for name, value in vars(self).items() if value != getattr(USUAL, name)}
+
+
+USUAL = Arithmetic()
+
+
+def chosen(device: torch.device, precision: str = "fp32", compiled: bool = False) -> Arithmetic:
+    """The arithmetic of runs on a device. Raises BadInput for what the device does not have."""
+    if precision not in DTYPES:
+        raise unknown("precision", precision, DTYPES)
+    if precision == "tf32" and device.type != "cuda":
+        raise BadInput("--precision tf32 is of GPUs, and the device is a CPU; take fp32 or bf16")
+    if precision != "fp32" and device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+        name = torch.cuda.get_device_name(device)
+        raise BadInput(f"--precision {precision} is of newer GPUs than {name}; take fp32")
+    return Arithmetic(precision, compiled, BLOCKS[device.type].version)
+
+
+def demand(asked: Arithmetic, had: Arithmetic, recipe: Recipe) -> None:
+    """Raises BadInput where a recipe that was asked for by itself can not have what was asked for."""
+    if asked.precision != had.precision:
+        raise BadInput(f"--precision {asked.precision}: {recipe.name} is not computed in it: {recipe.paradigm.fp32}")
+    if asked.compiled and not had.compiled:
+        raise BadInput(f"--compile: {recipe.name} can not be compiled, as its loss differentiates its network")
+
+
+def exact() -> None:
+    """IEEE fp32 on GPUs from here on, in products too, unless `computing` says otherwise."""
+    _products("ieee")
+
+
+@contextmanager
+def computing(precision: str, device: torch.device) -> Iterator[None]:
+    """Networks compute in this precision inside the block."""
+    with ExitStack() as stack:
+        if precision == "tf32" and device.type == "cuda":
+            stack.callback(_products, "ieee")
+            _products("tf32")
+        if precision == "bf16":
+            stack.enter_context(bfloat16(device.type))
+        yield
+
+
+def _products(how: str) -> None:
+    torch.backends.cuda.matmul.fp32_precision = how
+    torch.backends.cudnn.conv.fp32_precision = how  # type: ignore[attr-defined]
+
+
+def sampling(model: Trainable, plan: Plan, device: torch.device) -> AbstractContextManager[None]:
+    """The block in which a model draws by a plan: in its own precision, an adaptive solver in fp32."""
+    return computing("fp32" if plan.sampler in ADAPTIVE else model.precision, device)
+
+
+def compile_networks(model: Trainable) -> list[nn.Module]:
+    """Compiles the outermost networks of a model in place, when they are first called; returns those.
+
+    Left out are those whose gradient is differentiated again or which are differentiated forward, as the compiler can not
+    do either. Names and `state_dict` stay as they are.
+    """
+    chosen: list[tuple[str, nn.Module]] = []
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer, _ in chosen)
+        if isinstance(module, Backbone) and not inside and name.split(".")[0] not in model.eager:
+            chosen.append((name, module))
+    for _, module in chosen:
+        module.compile()
+    return [module for _, module in chosen]

@@ -1,0 +1,239 @@
+"""Every recipe on a pretend GPU (`tests/pretend.py`): nothing meets a tensor of the CPU, and the host seldom waits."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pretend
+import pytest
+import torch
+
+from bench import evaluate, measure
+from bench.train import Diverged, Loop, seeded
+from paradigms import catalogue
+from paradigms.contract import Data, Frozen, Kind, Noise, Paradigm, Plan, Space, Trainable
+
+DIGITS = Space((1, 8, 8), 0, 17)
+LABELLED = dataclasses.replace(DIGITS, classes=10)
+# Forward-mode differentiation does not pass through a tensor subclass: see `pretend`.
+NOT_HERE = {"mean-flow"}
+RECIPES = [
+    name
+    for name, recipe in catalogue.recipes().items()
+    if recipe.paradigm.refuses(recipe.config, DIGITS) is None and name not in NOT_HERE
+]
+
+
+SAMPLING = [name for name in RECIPES if issubclass(catalogue.get(name).paradigm, Paradigm)]
+# The assignment of noise to examples is found on the CPU; the number of a round is read when it has begun.
+WAITING = {"ot-flow-matching", "progressive-distillation", "progressive-distillation-equal-total"}
+
+
+class Event:
+    """Stands for torch.cuda.Event: here everything has happened by the time it is asked for."""
+
+    def record(self, stream: object) -> None: ...
+    def synchronize(self) -> None: ...
+
+
+class OnCpu(torch.Generator):
+    """A generator that draws on the CPU, whatever device it is asked for."""
+
+    def __new__(cls, device: object = "cpu") -> OnCpu:
+        return super().__new__(cls)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """The pretend device, with generators that draw on the CPU."""
+    monkeypatch.setattr(torch.cuda, "default_generators", (torch.Generator(),))
+    monkeypatch.setattr(torch, "Generator", OnCpu)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: torch.get_rng_state())
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: None)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    with pretend.device() as device:
+        yield device
+
+
+def built(name: str, space: Space) -> Trainable:
+    """A narrow model on the pretend device, its parents there before it as in a run."""
+    recipe = catalogue.get(name)
+    parents = {role: Frozen(built(need.recipe, space), 400) for role, need in recipe.needs.items()}
+    with seeded(0, torch.device("cpu")):
+        model = recipe.build(space, 8, parents)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():  # branches that start silent speak
+        for p in model.parameters():
+            if not isinstance(p, pretend.Pretended):
+                p.add_(0.1 * torch.randn(p.shape, generator=generator))
+    return pretend.put(model)
+
+
+def split(space: Space, n: int = 64) -> Data:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randint(space.levels, (n, *space.shape), generator=generator, dtype=torch.uint8)
+    y = torch.arange(n) % space.classes if space.classes else None
+    return Data(x, y, space)
+
+
+def prepared(name: str, space: Space, device: torch.device) -> Paradigm:
+    model = built(name, space).eval()
+    model.prepare(split(space).to(device), Noise("prepare", device=device))
+    return model
+
+
+def short(plan: Plan) -> Plan:
+    return dataclasses.replace(plan, steps=min(8, plan.steps))
+
+
+def few(kind: Kind) -> Kind:
+    """The same at few steps, where it takes steps."""
+    most = {"steps": 4, "probes": 1, "terms": 4}
+    options = ((name, min(value, most[name]) if name in most else value) for name, value in kind.options)
+    return dataclasses.replace(kind, options=tuple(options))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_step_waits_for_the_device_at_most_once_an_update(name, gpu):
+    model, coords = built(name, DIGITS), ("digits", name, 0)
+    data = model.prepare(split(DIGITS).to(gpu), Noise(*coords, "prepare", device=gpu))
+    loop = Loop(model, data, batch=10, steps=3, coords=coords)
+    loop.step(0)  # an order of the examples, constants: what is copied once
+    loop.settle()
+    with pretend.counted() as counts:
+        loop.step(1)
+    updates = len(loop.coming)
+    loop.settle()
+    assert all(math.isfinite(value) for value in loop.means().values())
+    assert sum(counts.waits.values()) <= updates, counts.waits
+    if name not in WAITING:
+        assert not counts.waits
+
+
+@pytest.mark.parametrize("name", SAMPLING)
+def test_sampling_waits_for_the_device_at_most_three_times(name, gpu):
+    model = prepared(name, DIGITS, gpu)
+    with torch.no_grad(), pretend.counted() as counts:
+        x = model.sample(
+            model.prior(4, Noise("z", device=gpu)), short(type(model).card.default), Noise("s", device=gpu)
+        )
+    assert x.device == gpu
+    assert tuple(x.shape) == (4, *DIGITS.shape)
+    assert sum(counts.waits.values()) <= 3, counts.waits
+
+
+@pytest.mark.parametrize("name", [n for n in SAMPLING if catalogue.get(n).paradigm.card.likelihoods_on(DIGITS)])
+def test_a_likelihood_waits_for_the_device_at_most_three_times(name, gpu):
+    model = prepared(name, DIGITS, gpu)
+    x = split(DIGITS, 3).to(gpu).all().x
+    kind = few(type(model).card.likelihoods_on(DIGITS)[0])
+    with torch.no_grad(), pretend.counted() as counts:
+        found = model.log_likelihood(x, kind, Noise("l", device=gpu))
+    assert sum(counts.waits.values()) <= 3, counts.waits
+    assert found.value.device == gpu
+    assert bool(found.value.isfinite().all())
+
+
+@pytest.mark.parametrize("name", ["ddpm", "gan", "normalizing-flow", "latent-flow-matching"])
+def test_what_is_evaluated_is_drawn_on_the_device_and_scored_from_the_host(name, gpu):
+    model = prepared(name, LABELLED, gpu)
+    labels = evaluate.pool_labels(model, split(LABELLED), 5, 0)
+    pool = evaluate.draw(model, short(type(model).card.default), 5, 0, labels, gpu)
+    assert pool.x.device.type == "cpu"
+    assert pool.x.dtype == torch.uint8
+    assert len(pool.x) == 5
+    assert measure.params_sampling(model, short(type(model).card.default), gpu) > 0
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize(
+    ("name", "sampler"), [(n, s.name) for n in SAMPLING for s in catalogue.get(n).paradigm.card.samplers]
+)
+def test_every_sampler_runs_on_the_device(name, sampler, gpu):
+    model = prepared(name, LABELLED, gpu)
+    offered = type(model).card.sampler(sampler)
+    guided = {"guidance": 2.0} if "guidance" in offered.options and getattr(model, "null", None) is not None else {}
+    plan = Plan(sampler, min(4, offered.steps[-1]), tuple(guided.items()))
+    cond = torch.arange(4, device=gpu) % LABELLED.classes
+    with torch.no_grad(), pretend.counted() as counts:
+        x = model.sample(model.prior(4, Noise("z", device=gpu)), plan, Noise("s", device=gpu), cond)
+    assert x.device == gpu
+    if offered.calls is not None:  # an adaptive one looks at its errors
+        assert sum(counts.waits.values()) <= 3, counts.waits
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("name", ["ddpm", "flow-matching", "gan", "hvae", "normalizing-flow", "consistency"])
+@pytest.mark.parametrize("space", [Space((3, 32, 32), 0, 256), Space((2,), 0, 0)], ids=["cifar10", "vectors"])
+def test_other_spaces_run_on_the_device(name, space, gpu):
+    model = built(name, space)
+    loop = Loop(
+        model, model.prepare(split(space).to(gpu), Noise("p", device=gpu)), batch=4, steps=3, coords=("s", name, 0)
+    )
+    loop.step(0)
+    loop.step(1)
+    loop.settle()
+    model.eval()
+    with torch.no_grad():
+        x = model.sample(
+            model.prior(2, Noise("z", device=gpu)), short(type(model).card.default), Noise("s", device=gpu)
+        )
+    assert x.device == gpu
+
+
+def test_a_draw_is_one_launch_and_its_rows_do_not_depend_on_the_batch(gpu):
+    with pretend.counted() as counts:
+        whole = Noise("n", device=gpu).normal(512, 3, 32, 32)
+    assert counts.draws == 1
+    assert sum(counts.ops.values()) == 1
+    part = Noise("n", device=gpu).rows(100).normal(7, 3, 32, 32)
+    assert torch.equal(whole.cpu()[100:107], part.cpu())
+    across = Noise("n", device=gpu).rows(2_700).normal(64, 3, 32, 32)
+    with pretend.counted() as counts:
+        Noise("n", device=gpu).rows(2_700).normal(64, 3, 32, 32)
+    assert counts.draws == 2
+    assert torch.equal(across.cpu()[30:], Noise("n", device=gpu).rows(2_730).normal(34, 3, 32, 32).cpu())
+
+
+def test_a_loss_that_is_not_finite_is_never_used_and_said_a_step_later(gpu):
+    model = built("flow-matching", DIGITS)
+    loop = Loop(model, split(DIGITS).to(gpu), batch=8, steps=10, coords=("digits", "flow-matching", 0))
+    loop.step(0)
+    before = [p.detach().cpu().clone() for p in model.parameters()]
+    with torch.no_grad():
+        poisoned = next(model.parameters())
+        poisoned.view(-1)[0] = math.nan
+    loop.step(1)  # not read yet
+    with pytest.raises(Diverged, match="step 2 of 10") as caught:
+        loop.step(2)
+    assert caught.value.step == 1
+    after = [p.detach().cpu() for p in model.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(before[1:], after[1:]))
+
+
+def test_a_step_that_is_left_out_on_the_device_is_counted(gpu):
+    model = built("hvae", DIGITS)
+    model.config = dataclasses.replace(model.config, skip=1e-9)
+    loop = Loop(model, split(DIGITS).to(gpu), batch=8, steps=10, coords=("digits", "hvae", 0))
+    before = [p.detach().cpu().clone() for p in model.parameters()]
+    loop.step(0)
+    loop.settle()
+    assert loop.skipped == 1
+    assert all(torch.equal(a, b.detach().cpu()) for a, b in zip(before, model.parameters()))
+
+
+def test_what_is_read_late_is_in_the_checkpoint(gpu):
+    model, coords = built("gan", DIGITS), ("digits", "gan", 0)
+    loop = Loop(model, split(DIGITS).to(gpu), batch=8, steps=10, coords=coords)
+    loop.step(0)
+    state = loop.state()
+    assert [step for step, *_ in state["coming"]] == [0, 0]
+    loop.settle()
+    other = Loop(built("gan", DIGITS), split(DIGITS).to(gpu), batch=8, steps=10, coords=coords)
+    other.coming = []
+    other.sums, other.last = state["sums"].copy(), dict(state["last"])
+    other.restore({**state, "optimizers": [o.state_dict() for o in other.optimizers.values()]})
+    other.settle()
+    assert other.means() == loop.means()
