@@ -177,7 +177,8 @@ def test_no_default_is_mutable(path):
 
 @each("paradigms")
 def test_no_paradigm_has_a_keyword_tunnel(path):
-    assert not [node.name for node in functions(path) if node.args.kwarg is not None]
+    # A module's `__call__` has the signature that torch gives it.
+    assert not [node.name for node in functions(path) if node.args.kwarg is not None and node.name != "__call__"]
 
 
 # ------------------------------------------------------------------------------------------------------------ clocks

@@ -165,7 +165,7 @@ def test_the_non_saturating_losses_are_cross_entropies_and_the_generators_has_th
 
 
 def test_the_wasserstein_losses():
-    model, x = quadratic("wgan-gp", n_critic=4, batch=32, penalty=7.0)
+    model, x = quadratic("wgan-gp", n_critic=4, batch=32, vector_penalty=7.0)
     *critic, (generator, other) = step(model, x)
     D = model.critic
     assert len(critic) == 4
