@@ -243,7 +243,12 @@ def all_(
         list[str] | None, typer.Option("--set", help="Change a recipe's config: RECIPE.key=value. Repeatable.")
     ] = None,
     jobs: Annotated[
-        str, typer.Option("--jobs", "-j", help="Worker processes; auto: a core each, one on a GPU.")
+        str,
+        typer.Option(
+            "--jobs",
+            "-j",
+            help="Worker processes that train; auto: a core each, four to a GPU, one where networks are large.",
+        ),
     ] = "auto",
     out: OutOption = Path("runs"),
     timing: Annotated[bool, typer.Option(help="Time sampling, alone on the machine, at the end.")] = True,
@@ -345,7 +350,9 @@ def train(
     from bench.progress import Progress, graceful_stop
     from paradigms import catalogue
 
-    where = runs.device_of(device)
+    where, why = runs.device_for(device, chosen.budget(runs.dataset(dataset).space))
+    if why:
+        print(why, file=sys.stderr)
     asked = arithmetic.chosen(where, precision, compiled)
     planned = runs.plan(recipe, dataset, seed, chosen, settings or (), conditional=conditional, arithmetic=asked)
     arithmetic.demand(asked, planned.arithmetic, catalogue.get(recipe))

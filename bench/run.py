@@ -48,6 +48,8 @@ import bench.data
 from bench import flops, store
 from bench.arithmetic import DTYPES, USUAL, Arithmetic, compile_networks, exact
 from bench.progress import Progress, graceful_stop
+from bench.schedule import cores
+from bench.sharing import alone_on, training_on
 from bench.tiers import MATCHES, Budget, Tier
 from bench.train import LOG, PREPARED, STATE, Diverged, Loop, Trained, seeded, train
 from paradigms import catalogue
@@ -92,6 +94,7 @@ _log = logging.getLogger(__name__)
 
 TOLERANCE = 0.1  # of the parameter target
 LARGE = 50_000_000  # parameters
+SMALL, MANY = 500_000, 8  # parameters and CPU cores: see `device_for`
 
 
 # -------------------------------------------------------------------------------------------------------- identity
@@ -537,6 +540,30 @@ def device_of(name: str) -> torch.device:
     return device
 
 
+def device_for(name: str, budget: Budget) -> tuple[torch.device, str]:
+    """The device of runs, with a line on how it was chosen where that was left open. Raises as `device_of`.
+
+    auto: the CPU for networks so small that a GPU would only wait for its next launch (a step of 0.3M parameters takes
+    one some 2.5 ms, as long as seven CPU cores) where the machine has the cores for it; else a GPU where there is one.
+    """
+    if name != "auto" or not torch.cuda.is_available():
+        return device_of(name), ""
+    many = cores()
+    if budget.params < SMALL and many >= MANY:
+        small = f"networks of {budget.params:,} parameters would leave a GPU idle"
+        return device_of(
+            "cpu"
+        ), f"--device auto: the {many} CPU cores, as {small}; --device cuda takes the GPU all the same"
+    return device_of("cuda"), f"--device auto: {_device_name(torch.device('cuda'))}"
+
+
+def gpus_of(device: torch.device) -> list[str]:
+    """The GPUs that "cuda" (all that are visible) or "cuda:N" stands for, each as CUDA_VISIBLE_DEVICES would name it."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(k) for k in range(torch.cuda.device_count())]
+    return names if device.index is None else [names[device.index]]
+
+
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -626,7 +653,8 @@ def _schedule(
             except TypeError:
                 raise BadInput(f"{path} is damaged; delete it and run the same command again") from None
         progress.update(f"plan {run.recipe}", 0, 1)
-        found = _calibrate(run, recipe, data, parents, threads)
+        with alone_on(device, lambda: progress.update(f"wait for the GPU to plan {run.recipe}", 0, 1)):
+            found = _calibrate(run, recipe, data, parents, threads)
         store.write_sealed(path, dataclasses.asdict(found))
         return found
 
@@ -877,17 +905,18 @@ def _train(
             model = _build(recipe, run.space, info.width, held, run.config, seed, device, run.arithmetic.precision)
             if run.arithmetic.compiled:
                 compile_networks(model)
-            trained = train(
-                model,
-                data,
-                batch=info.batch,
-                steps=info.planned_steps,
-                coords=(run.dataset, run.recipe, run.seed),
-                folder=folder,
-                progress=progress,
-                stage=f"train {run.recipe}",
-                keep=_keepers(folder, info.planned_steps, run.where),
-            )
+            with training_on(device, lambda: progress.update(f"wait for the GPU to train {run.recipe}", 0, 1)):
+                trained = train(
+                    model,
+                    data,
+                    batch=info.batch,
+                    steps=info.planned_steps,
+                    coords=(run.dataset, run.recipe, run.seed),
+                    folder=folder,
+                    progress=progress,
+                    stage=f"train {run.recipe}",
+                    keep=_keepers(folder, info.planned_steps, run.where),
+                )
         except (BadInput, KeyboardInterrupt):
             raise
         except Exception as error:  # a paradigm's own fault: recorded, and the suite goes on

@@ -20,7 +20,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -29,7 +29,7 @@ from typing import Any
 from bench.progress import Display, Event, Progress, Stopping, graceful_stop
 from paradigms.errors import BadInput
 
-__all__ = ["Job", "Outcome", "cores", "critical_paths", "perform"]
+__all__ = ["Job", "Outcome", "Place", "cores", "critical_paths", "gpu_places", "perform"]
 
 LAST = 5.0  # seconds for a process to end that has closed its pipe: its job has failed, this only finds the reason
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -41,6 +41,7 @@ class Job:
 
     work:  a module-level function; its arguments and its result must pickle.
     needs: names of the jobs that must have succeeded.
+    place: the kind of worker that it is for, where there are several kinds (see `Place`).
     cost:  expected cost in any one unit; decides the order and weights the overall bar, never a result.
     """
 
@@ -49,6 +50,22 @@ class Job:
     args: tuple[Any, ...] = ()
     needs: tuple[str, ...] = ()
     cost: float = 1.0
+    place: str = ""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one worker computes.
+
+    kind:        of the jobs that it takes; "" for all.
+    environment: variables that it starts with: the GPU that it sees, say.
+    """
+
+    kind: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def takes(self, job: Job) -> bool:
+        return self.kind in ("", job.place)
 
 
 @dataclass(frozen=True)
@@ -87,6 +104,23 @@ def cores() -> int:
     return max(1, count)
 
 
+TRAIN, SCORE = "train", "score"  # kinds of places on a machine with GPUs
+
+
+def gpu_places(gpus: Sequence[str], trainers: int, scorers: int) -> list[Place]:
+    """Workers on GPUs, each of which sees one of them: those that train, and those that draw samples and score them.
+
+    gpus: each as CUDA_VISIBLE_DEVICES names it. Scoring is mostly the CPU's work, so that it has workers of its own and
+    keeps no GPU from training.
+    """
+
+    def seen(k: int) -> dict[str, str]:
+        # The second lets matrix products repeat their bits; it is read when CUDA starts.
+        return {"CUDA_VISIBLE_DEVICES": gpus[k % len(gpus)], "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+
+    return [Place(kind, seen(k)) for kind, n in ((TRAIN, trainers), (SCORE, scorers)) for k in range(n)]
+
+
 def critical_paths(jobs: Sequence[Job]) -> dict[str, float]:
     """For each job the cost of the longest chain that starts with it. Raises ValueError on a cycle or unknown need."""
     by_name = {job.name: job for job in jobs}
@@ -119,11 +153,13 @@ def perform(
     workers: int | None = None,
     threads: int | None = 1,
     done: Callable[[Job, Outcome], None] | None = None,
+    places: Sequence[Place] | None = None,
 ) -> dict[str, Outcome]:
     """Run every job, each after what it needs; returns the outcomes by name.
 
-    workers: processes; None = `cores()`. threads: per process; None leaves the libraries' own choice (on a GPU).
-    done: told each outcome as it comes, in this process.
+    workers: processes; None = `cores()`. threads: per process; None leaves the libraries' own choice.
+    done: told each outcome as it comes, in this process. places: of the workers, in place of `workers` equal ones; raises
+    ValueError for a job that none of them takes.
 
     A failed job fails those that need it and no other. On Ctrl-C (or SIGTERM) the workers are asked to stop at the next
     safe point, where training writes its checkpoint; then KeyboardInterrupt is raised. However long a step takes, its
@@ -132,7 +168,7 @@ def perform(
     paths = critical_paths(jobs)
     todo = sorted(jobs, key=lambda job: (-paths[job.name], job.name))
     outcomes: dict[str, Outcome] = {}
-    count = min(workers or cores(), len(jobs))
+    places = [Place()] * min(workers or cores(), len(jobs)) if places is None else _used(places, jobs)
 
     def settle(job: Job, outcome: Outcome) -> None:
         outcomes[job.name] = outcome
@@ -140,14 +176,17 @@ def perform(
         if done is not None:
             done(job, outcome)
 
-    with graceful_stop() as stopping, _pool(count, threads, stopping, display) as pool:
+    with graceful_stop() as stopping, _pool(places, threads, stopping, display) as pool:
         while len(outcomes) < len(jobs):
             for job in [j for j in todo if any(n in outcomes and not outcomes[n].ok for n in j.needs)]:
                 todo.remove(job)
                 cause = next(n for n in job.needs if n in outcomes and not outcomes[n].ok)
                 settle(job, Outcome(failure=f"not run: '{cause}' failed"))
             ready = [j for j in todo if all(n in outcomes for n in j.needs)]
-            for job, worker in zip(ready, [w for w in pool if w.job is None]):
+            for job in ready:
+                worker = next((w for w in pool if w.job is None and w.place.takes(job)), None)
+                if worker is None:
+                    continue
                 if not worker.process.is_alive():
                     worker.renew()
                 todo.remove(job)
@@ -169,13 +208,27 @@ def perform(
     return outcomes
 
 
+def _used(places: Sequence[Place], jobs: Sequence[Job]) -> list[Place]:
+    """No more places of a kind than there are jobs for it. Raises ValueError for a job without one."""
+    for job in jobs:
+        if not any(place.takes(job) for place in places):
+            raise ValueError(f"job '{job.name}' is for a '{job.place}' worker, of which there is none")
+    used: list[Place] = []
+    for place in places:
+        alike = sum(other.kind == place.kind for other in used)
+        if alike < sum(place.takes(job) for job in jobs):
+            used.append(place)
+    return used
+
+
 # ------------------------------------------------------------------------------------------------------- the workers
 
 
 class Worker:
     """A process that computes, the parent's end of its pipe, and the job it has."""
 
-    def __init__(self, threads: int | None) -> None:
+    def __init__(self, place: Place, threads: int | None) -> None:
+        self.place = place
         self.threads = threads
         self.job: Job | None = None
         self._start()
@@ -184,7 +237,8 @@ class Worker:
         context = mp.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         # The numerical libraries read these once, when they are loaded: set them before the child exists.
-        with _environment({} if self.threads is None else dict.fromkeys(THREADS, str(self.threads))):
+        threads = {} if self.threads is None else dict.fromkeys(THREADS, str(self.threads))
+        with _environment({**threads, **self.place.environment}):
             self.process: SpawnProcess = context.Process(target=_work, args=(theirs, self.threads), daemon=True)
             self.process.start()
         theirs.close()  # or the end of the child would not be seen here
@@ -243,11 +297,11 @@ def _death(code: int | None) -> str:
 
 
 @contextlib.contextmanager
-def _pool(count: int, threads: int | None, stopping: Stopping, display: Display) -> Iterator[list[Worker]]:
+def _pool(places: Sequence[Place], threads: int | None, stopping: Stopping, display: Display) -> Iterator[list[Worker]]:
     """Workers that are gone when the block ends: at once when idle or at a second Ctrl-C, else after their checkpoint."""
     pool: list[Worker] = []
     try:
-        pool.extend(Worker(threads) for _ in range(count))
+        pool.extend(Worker(place, threads) for place in places)
         yield pool
     finally:
         try:

@@ -19,13 +19,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from bench import evaluate, measure, store
 from bench import run as runs
 from bench.arithmetic import USUAL, Arithmetic, chosen
 from bench.progress import Display, Progress
 from bench.run import Run
-from bench.schedule import Job, Outcome, perform
-from bench.tiers import Tier
+from bench.schedule import SCORE, TRAIN, Job, Outcome, Place, cores, gpu_places, perform
+from bench.tiers import Budget, Tier
 from bench.train import LOG
 from paradigms import catalogue
 from paradigms.contract import Paradigm
@@ -209,6 +211,18 @@ def _time(subjects: Sequence[measure.Subject], tier: Tier, device: str, threads:
 
 # ------------------------------------------------------------------------------------------------------ everything
 
+LAUNCH_BOUND = 5_000_000  # parameters: a network below leaves most of a large GPU idle
+TOGETHER = 4  # such trainings on one GPU
+
+
+def _places(device: torch.device, budget: Budget, workers: int | None) -> list[Place] | None:
+    """The workers of a suite on GPUs, `workers` of which train; None on a CPU, where all are alike."""
+    if device.type != "cuda":
+        return None
+    gpus = runs.gpus_of(device)
+    trainers = workers or len(gpus) * (TOGETHER if budget.params < LAUNCH_BOUND else 1)
+    return gpu_places(gpus, trainers, max(len(gpus), cores() - trainers))
+
 
 def everything(
     dataset: str,
@@ -233,11 +247,13 @@ def everything(
     do not depend on `workers`.
     """
     began = time.monotonic()
-    where = runs.device_of(device)
+    budget = tier.budget(runs.dataset(dataset).space)
+    where, why = runs.device_for(device, budget)
+    if why:
+        _log.warning(why)
     # A run is computed on one thread, so that its bits do not depend on how many run beside it.
     threads = 1
-    if where.type == "cuda":
-        workers = workers or 1
+    places = _places(where, budget, workers)
     computed = chosen(where, precision, compiled)
     planned, skipped = plan_runs(dataset, names, tier, seeds, conditional, settings, computed)
     everyone = _with_parents(planned)
@@ -275,14 +291,14 @@ def everything(
         name, folder = titles[place], run.folder(out)
         needs = tuple(f"train {titles[p.where]}" for _, p in run.parents if p.where not in trained)
         if place not in trained and place in needed:
-            arguments = (run, out, str(where), threads)
-            jobs.append(Job(f"train {name}", _train, arguments, needs, seconds * run.share))
+            arguments = (run, out, where.type, threads)
+            jobs.append(Job(f"train {name}", _train, arguments, needs, seconds * run.share, TRAIN))
         if place in wanted and not (place in trained and evaluate.is_evaluated(folder, tier)):
             share = SWEEP if run.seed < tier.sweep_seeds else EVALUATE
             needs = () if place in trained else (f"train {name}",)
-            jobs.append(Job(f"evaluate {name}", _evaluate, (folder, tier, str(where)), needs, seconds * share))
+            jobs.append(Job(f"evaluate {name}", _evaluate, (folder, tier, where.type), needs, seconds * share, SCORE))
     if not evaluate.has_baselines(dataset, tier, baseline_folder):
-        jobs.append(Job("baselines", _baselines, (dataset, tier, baseline_folder), (), seconds * EVALUATE))
+        jobs.append(Job("baselines", _baselines, (dataset, tier, baseline_folder), (), seconds * EVALUATE, SCORE))
 
     by_job = {f"{verb} {titles[place]}": run for place, run in everyone.items() for verb in ("train", "evaluate")}
 
@@ -299,16 +315,16 @@ def everything(
     if jobs:
         with show(costs) as display:
             display.say(_announcement(planned, jobs, tier, skipped))
-            outcomes = perform(jobs, display, workers, threads, done)
+            outcomes = perform(jobs, display, workers, threads, done, places)
 
     good = [run for run in planned if _is_whole(run, out)]
     timed = [run for run in good if run.seed < tier.timing_seeds] if timing else []
     subjects = [_subject(run, out, tier) for run in timed]
     if subjects and not measure.is_timed(subjects, tier, str(where), threads):
         # By itself: the workers are gone, and one process does nothing else.
-        job = Job("time sampling", _time, (subjects, tier, str(where), threads), (), seconds * TIME)
+        job = Job("time sampling", _time, (subjects, tier, where.type, threads), (), seconds * TIME, TRAIN)
         with show({job.name: job.cost}) as display:
-            outcome = perform([job], display, 1, threads)[job.name]
+            outcome = perform([job], display, 1, threads, places=places)[job.name]
         if not outcome.ok:
             failures.append((job.name, outcome.failure))
 

@@ -202,6 +202,7 @@ CLOCKS = {
     "bench/overhead.py": MEASURED,
     "bench/peers.py": MEASURED,
     "bench/progress.py:Progress.update": SHOWN,
+    "bench/sharing.py:_take": "asks every tenth of a second whether a GPU's lock is free; how often decides nothing",
     "bench/progress.py:Meter.__init__": SHOWN,
     "bench/progress.py:Meter.event": SHOWN,
     "bench/progress.py:Meter.eta": SHOWN,

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from bench.progress import Event, Meter, Plain, Progress, Silent, display, duration, graceful_stop
-from bench.schedule import Job, Outcome, cores, critical_paths, perform
+from bench.schedule import Job, Outcome, cores, critical_paths, gpu_places, perform
 from paradigms.errors import BadInput
 
 
@@ -48,6 +48,26 @@ def environment(progress: Progress) -> tuple[str | None, int]:
     import torch
 
     return os.environ.get("OMP_NUM_THREADS"), torch.get_num_threads()
+
+
+def seen(progress: Progress) -> str:
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "")
+
+
+def test_every_gpu_has_workers_that_train_and_workers_that_score() -> None:
+    places = gpu_places(["3", "GPU-5"], trainers=4, scorers=3)
+    assert [(p.kind, p.environment["CUDA_VISIBLE_DEVICES"]) for p in places] == [
+        *(("train", gpu) for gpu in ("3", "GPU-5", "3", "GPU-5")),
+        *(("score", gpu) for gpu in ("3", "GPU-5", "3")),
+    ]
+
+
+def test_a_job_goes_where_its_kind_is_taken_and_sees_one_gpu() -> None:
+    jobs = [Job("t", seen, place="train"), Job("s", seen, place="score", needs=("t",))]
+    out = perform(jobs, Silent(), threads=1, places=[*gpu_places(["0"], 1, 0), *gpu_places(["1"], 0, 1)])
+    assert {name: outcome.value for name, outcome in out.items()} == {"t": "0", "s": "1"}
+    with pytest.raises(ValueError, match="for a 'score' worker"):
+        perform(jobs, Silent(), threads=1, places=gpu_places(["0"], 1, 0))
 
 
 def test_longest_path_first() -> None:

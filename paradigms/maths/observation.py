@@ -55,6 +55,22 @@ class Gaussian(Observation):
         return self._split(out)[0]
 
 
+class FixedGaussian(Observation):
+    """One number for each of x's: its mean, around which it has a given scale."""
+
+    def __init__(self, space: Space, scale: float) -> None:
+        self.shape, self.scale = space.shape, scale
+
+    def log_prob(self, out: Tensor, x: Tensor) -> Tensor:
+        return lk.normal_log_prob(x, out, math.log(self.scale)).flatten(1).sum(1)
+
+    def sample(self, out: Tensor, noise: Noise) -> Tensor:
+        return out + self.scale * noise.normal(*out.shape)
+
+    def mean(self, out: Tensor) -> Tensor:
+        return out
+
+
 class LogisticMixture(Observation):
     """A mixture of `components` logistics for each pixel; a vector is a row of pixels of one channel."""
 
