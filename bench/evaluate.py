@@ -97,6 +97,9 @@ KEPT_VECTORS = 2_000  # samples kept for the report's scatter plots
 # ----------------------------------------------------------------------------------------------------- references
 
 
+CPU = torch.device("cpu")
+
+
 @dataclass(frozen=True, eq=False)
 class Reference:
     """What samples of a data set are compared with: as many training as test examples, and their features.
@@ -107,6 +110,7 @@ class Reference:
     labels:   split -> (N,), or None for data without classes.
     features: split -> one entry for each feature space; empty for vectors.
     channels: the classifier that says which mode an image of stacked ones shows.
+    device:   where features lie and are compared.
     """
 
     dataset: Dataset
@@ -115,6 +119,7 @@ class Reference:
     labels: dict[str, Tensor | None]
     features: dict[str, tuple[Features, ...]]
     channels: FeatureSpace | None = None
+    device: torch.device = CPU
 
 
 def subset(data: Data, n: int, name: str, split: str) -> Data:
@@ -128,22 +133,31 @@ def subset(data: Data, n: int, name: str, split: str) -> Data:
 dataset = runs.dataset
 
 
+def reference(name: str, specs: tuple[str, ...] = (), device: torch.device | str = "cpu") -> Reference:
+    """The reference of a data set in its own feature spaces, or in those that a user named; made once in each process.
+
+    Features are computed and compared on `device`.
+    """
+    return _reference(name, specs, torch.device(device))
+
+
 @lru_cache(maxsize=4)
-def reference(name: str, specs: tuple[str, ...] = ()) -> Reference:
-    """The reference of a data set in its own feature spaces, or in those that a user named; made once in each process."""
+def _reference(name: str, specs: tuple[str, ...], device: torch.device) -> Reference:
     found = dataset(name)
     n = min(len(found.test), len(found.train), REFERENCE)
     parts = {"test": found.test, "train": found.train}
     some = {split: subset(part, n, name, split) for split, part in parts.items()}
     real, labels = {k: part.x for k, part in some.items()}, {k: part.y for k, part in some.items()}
     spaces = tuple(named(spec, found.space) for spec in specs) or tuple(spaces_for(name, found.space))
+    spaces = tuple(space.on(device) for space in spaces)
 
     def features(space: FeatureSpace, split: str) -> Features:
         wide = subset(parts[split], WIDE * space.dim, name, split).x if WIDE * space.dim > REFERENCE else real[split]
         return cached(space, found, split, wide)
 
     kept = {split: tuple(features(space, split) for space in spaces) for split in parts}
-    return Reference(found, spaces, real, labels, kept, shipped(found.stacked) if found.stacked else None)
+    channels = shipped(found.stacked).on(device) if found.stacked else None
+    return Reference(found, spaces, real, labels, kept, channels, device)
 
 
 # -------------------------------------------------------------------------------------------------------- sampling
@@ -164,9 +178,9 @@ def pool_size(found: Dataset, tier: Tier) -> int:
     return min(tier.mode_samples if found.stacked else tier.samples, len(found.test))
 
 
-def chunk_size(space: Space) -> int:
-    """Rows computed at once. A function of the shape alone, because the last bits of a matrix product are not."""
-    return min(4096, max(32, 2**14 // space.dim))
+def chunk_size(space: Space, device: torch.device | str = "cpu") -> int:
+    """Rows computed at once. A function of shape and kind of device alone, because the last bits of a product are not."""
+    return min(4096, max(32, (2**14 if torch.device(device).type == "cpu" else 2**22) // space.dim))
 
 
 def draws_of(card: Card, plan: Plan, tier: Tier) -> int:
@@ -192,7 +206,7 @@ def draw(
     tell: Callable[[int], None] | None = None,
 ) -> Pool:
     """n samples of a plan, on the CPU. `tell` is given the number of samples drawn so far, after each chunk."""
-    noise, size = Noise("sample", seed, device=device), chunk_size(model.space)
+    noise, size = Noise("sample", seed, device=device), chunk_size(model.space, device)
     parts: list[Tensor] = []
     with count_calls() as count, arithmetic.sampling(model, plan, torch.device(device)):
         for first in range(0, n, size):
@@ -349,7 +363,8 @@ def memorisation(base: Row, x: Tensor, fakes: Sequence[Features], ref: Reference
     # All of the training split, for any of it may have been copied; as many held-out examples as samples.
     train, held_out = ref.dataset.train.x, ref.real["test"][: len(x)]
     with _section(rows, base, "nn_ratio"):
-        rows += _of_values(base, metrics.memorisation(x, train, held_out), split="train", n_ref=len(train))
+        found = metrics.memorisation(x.to(ref.device), train, held_out)
+        rows += _of_values(base, found, split="train", n_ref=len(train))
     for fake, seen, unseen in zip(fakes, ref.features["train"], ref.features["test"]):
         here = dataclasses.replace(base, split="train", features=fake.space.id, n_ref=len(seen.values))
         with _section(rows, here, "fld_gap"):
@@ -399,7 +414,7 @@ def likelihood(
     examples; so do its named terms, in nats.
     """
     # The same dequantisation for every run: numbers on one data set are paired.
-    noise, size = Noise("likelihood", found.name, split, device=device), chunk_size(model.space)
+    noise, size = Noise("likelihood", found.name, split, device=device), chunk_size(model.space, device)
     values: list[Tensor] = []
     terms: dict[str, list[Tensor]] = {}
     errors: dict[str, list[Tensor]] = {}
@@ -500,7 +515,7 @@ def evaluate(
     key = _key(folder, info, tier, found, catalogue.get(info.recipe))
     if not force and (kept := _kept(folder, key)) is not None:
         return kept
-    ref = reference(info.dataset)
+    ref = reference(info.dataset, device=device)
     card = type(model).card
     n = pool_size(found, tier)
     todo = plans(card, tier.max_calls, sweep)
@@ -544,11 +559,11 @@ def _of_codec(base: Row, codec: Codec, found: Dataset, tier: Tier, device: str) 
     z is drawn from q(z | x) and x from p(x | z). Both sides hold the same examples, so a perfect codec has rfd 0. What
     samples made of its codes score can hardly be better.
     """
-    ref, n = reference(found.name), pool_size(found, tier)
+    ref, n = reference(found.name, device=device), pool_size(found, tier)
     data = Data(ref.real["test"][:n], None if ref.labels["test"] is None else ref.labels["test"][:n], codec.space)
     noise = Noise("reconstruct", found.name, device=device)
     parts, values = list[Tensor](), list[Tensor]()
-    for index in torch.arange(len(data)).split(chunk_size(codec.space)):
+    for index in torch.arange(len(data)).split(chunk_size(codec.space, device)):
         batch, rows = data.batch(index), noise.rows(int(index[0]))
         x, y = batch.x.to(device), None if batch.y is None else batch.y.to(device)
         mu, log_sd = codec.encode(x, y)
@@ -627,7 +642,7 @@ def in_spaces(
     """
     folder = Path(folder)
     model, info, found = _opened(folder, device)
-    ref, card = reference(info.dataset, tuple(specs)), type(model).card
+    ref, card = reference(info.dataset, tuple(specs), device), type(model).card
     n = n or pool_size(found, tier)
     protocol = SCHEMA, tier.name, n, found.checksum, torch.__version__, code(catalogue.get(info.recipe))
     key = _digest("spaces", protocol, [space.id for space in ref.spaces], _weights_of(folder))
@@ -676,7 +691,12 @@ def sampled(
     model, info, found = _opened(folder, device)
     for plan in chosen:
         model.check(plan)
-    recipe, card, ref, n = catalogue.get(info.recipe), type(model).card, reference(info.dataset), pool_size(found, tier)
+    recipe, card, ref, n = (
+        catalogue.get(info.recipe),
+        type(model).card,
+        reference(info.dataset, device=device),
+        pool_size(found, tier),
+    )
     wanted = {(plan.sampler, plan.steps, settings_text(plan.options)): plan for plan in chosen}
     asked = _Asked(folder / PLANS, _digest("plans", _protocol(found, tier, recipe), _weights_of(folder)), _plan_of)
     # As they stand, made by this code or an earlier one: the report shows them, and a plan must not count twice.

@@ -22,6 +22,7 @@ a classifier's features hide; Naeem et al. 2020 (arXiv:2002.09797) for random ne
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import importlib
 import inspect
@@ -30,7 +31,7 @@ import json
 import math
 import re
 import warnings
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, get_args
@@ -66,6 +67,7 @@ __all__ = [
     "spaces_for",
 ]
 
+CPU = torch.device("cpu")
 WEIGHTS = Path(__file__).parent / "weights"
 PIXELS = 2**20  # of a chunk at most: 32 channels of them are 128 MiB
 RANDOM = "random-conv"
@@ -195,6 +197,14 @@ class FeatureSpace:
     classes: int = 0
     accuracy: float = float("nan")
     pixels: int = 0
+    device: torch.device = CPU
+
+    def on(self, device: torch.device) -> FeatureSpace:
+        """The same, computed there, where its features then lie; logits come back to the CPU."""
+        if device == self.device:
+            return self
+        head = None if self.head is None else copy.deepcopy(self.head).to(device)
+        return replace(self, extractor=copy.deepcopy(self.extractor).to(device), head=head, device=device)
 
     @property
     def id(self) -> str:
@@ -208,8 +218,8 @@ class FeatureSpace:
     def __call__(self, x: Tensor, chunk: int = 1000) -> tuple[Tensor, Tensor | None]:
         """Features (N, dim) and logits (N, classes), None without a head, of bin-centred images x (N, C, H, W).
 
-        Float32, on the CPU, the same for any `chunk` up to rounding (large images go through in smaller ones). Raises
-        BadInput on images of another shape, and when an image or a feature is not finite.
+        Float32, on the space's device, the same for any `chunk` up to rounding (large images go through in smaller ones).
+        Raises BadInput on images of another shape, and when an image or a feature is not finite.
         """
         if tuple(x.shape[1:]) != self.shape:
             raise BadInput(
@@ -223,10 +233,10 @@ class FeatureSpace:
         if bad := int((~x.isfinite().flatten(1).all(1)).sum()):
             raise BadInput(f"feature space {self.id}: {bad} of {len(x)} images are not finite")
         chunk = min(chunk, max(1, PIXELS // (self.pixels or math.prod(self.shape[1:]))))
-        values = torch.cat([self.extractor(part.cpu()) for part in x.split(chunk)])
+        values = torch.cat([self.extractor(part.to(self.device)) for part in x.split(chunk)])
         if bad := int((~values.isfinite().all(1)).sum()):
             raise BadInput(f"feature space {self.id}: the features of {bad} of {len(x)} images are not finite")
-        return values, None if self.head is None else self.head(values)
+        return values, None if self.head is None else self.head(values).cpu()
 
     def features(self, x: Tensor, chunk: int = 1000) -> Features:
         """As a call, in one value that says which space it is of."""
@@ -667,15 +677,17 @@ def cached(space: FeatureSpace, dataset: Dataset, split: str, x: Tensor) -> Feat
     that can not be written costs time only.
     """
     parts = [dataset.checksum, split, _digest(x), space.id, _code(), torch.__version__, torch.get_num_threads()]
+    if space.device.type != "cpu":
+        parts.append(torch.cuda.get_device_name(space.device))
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
     path = cache_folder() / "features" / f"{key}.safetensors"
     with contextlib.suppress(OSError, SafetensorError, ValueError, KeyError):
         data = path.read_bytes()
         if hashlib.sha256(data[64:]).hexdigest().encode() == data[:64]:
             found = load_tensors(data[64:])
-            return Features(found["values"], found.get("logits"), space)
+            return Features(found["values"].to(space.device), found.get("logits"), space)
     features = space.features(dataset.space.encode(x))
-    tensors = {"values": features.values} | ({} if features.logits is None else {"logits": features.logits})
+    tensors = {"values": features.values.cpu()} | ({} if features.logits is None else {"logits": features.logits})
     body = save_tensors({name: tensor.contiguous() for name, tensor in tensors.items()})
     with contextlib.suppress(BadInput):
         write_atomic(path, hashlib.sha256(body).hexdigest().encode() + body)

@@ -52,6 +52,7 @@ __all__ = [
 ]
 
 BATCHES = (16, 64, 256)  # tried for throughput, the quickest is used
+GPU_BATCHES = (*BATCHES, 1024, 4096)
 TIMING = "timing"  # folder of the timing rows, inside the run's own
 
 
@@ -402,13 +403,16 @@ def _time_runs(
 
 
 def _best_batch(model: Paradigm, plan: Plan, device: torch.device, limit: float = 2.0) -> int:
-    """The batch size with the most samples a second in one trial; a size that would take long is not tried."""
+    """The batch size with the most samples a second in one trial; one that would take long, or does not fit, is not tried."""
     best, rate = BATCHES[0], 0.0
     Setting(model, plan, 1, 1, 0.0).once(device)
-    for batch in BATCHES:
+    for batch in BATCHES if device.type == "cpu" else GPU_BATCHES:
         if rate and batch / rate > limit:
             break
-        this = batch / Setting(model, plan, batch, 1, 0.0).once(device)
+        try:
+            this = batch / Setting(model, plan, batch, 1, 0.0).once(device)
+        except torch.OutOfMemoryError:
+            break
         if this > rate:
             best, rate = batch, this
     return best

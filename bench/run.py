@@ -919,6 +919,14 @@ def _train(
                 )
         except (BadInput, KeyboardInterrupt):
             raise
+        except torch.OutOfMemoryError:
+            # What is left of it goes with this frame; the checkpoint stays, and a smaller model or batch is another run.
+            reason = (
+                f"out of memory: {device} has no room for {run.recipe} at batches of {getattr(run.config, 'batch', '?')}; "
+                "take smaller ones (--set batch=N), fewer --jobs, or a tier with fewer parameters"
+            )
+            _conclude(folder, replace(info or before or started, status="failed", reason=reason, finished=_now()))
+            return
         except Exception as error:  # a paradigm's own fault: recorded, and the suite goes on
             text = (str(error).strip() or type(error).__name__).splitlines()[0]
             reason = text if isinstance(error, RuntimeError) and text.startswith("it needs ") else _located(error, text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 
@@ -9,7 +10,8 @@ import pretend
 import pytest
 import torch
 
-from bench import evaluate, measure
+from bench import evaluate, features, measure, metrics
+from bench.features import Features
 from bench.train import Diverged, Loop, seeded
 from paradigms import catalogue
 from paradigms.contract import Data, Frozen, Kind, Noise, Paradigm, Plan, Space, Trainable
@@ -71,8 +73,8 @@ def built(name: str, space: Space) -> Trainable:
     return pretend.put(model)
 
 
-def split(space: Space, n: int = 64) -> Data:
-    generator = torch.Generator().manual_seed(1)
+def split(space: Space, n: int = 64, seed: int = 1) -> Data:
+    generator = torch.Generator().manual_seed(seed)
     x = torch.randint(space.levels, (n, *space.shape), generator=generator, dtype=torch.uint8)
     y = torch.arange(n) % space.classes if space.classes else None
     return Data(x, y, space)
@@ -237,3 +239,19 @@ def test_what_is_read_late_is_in_the_checkpoint(gpu):
     other.restore({**state, "optimizers": [o.state_dict() for o in other.optimizers.values()]})
     other.settle()
     assert other.means() == loop.means()
+
+
+def test_metrics_on_the_device_say_what_they_say_on_the_cpu(gpu):
+    space = features.random_conv(DIGITS.shape)
+    there = dataclasses.replace(space, extractor=pretend.put(copy.deepcopy(space.extractor)), device=gpu)
+    fake, real = (DIGITS.encode(split(DIGITS, 700, seed=k).x) for k in (1, 2))
+    near = [Features(s(x)[0], None, s) for s in (space, there) for x in (fake, real)]
+    assert near[2].values.device == gpu
+    for one in (metrics.frechet_distance, metrics.kernel_distance):
+        here, on_it = one(*near[:2]), one(*near[2:])
+        assert on_it.value == pytest.approx(here.value, rel=1e-6)
+    for few in (metrics.neighbourhoods, lambda a, b: [metrics.likelihood_gap(a, b, b)]):
+        assert [v.value for v in few(*near[2:])] == pytest.approx([v.value for v in few(*near[:2])], rel=1e-6)
+    x, train, test = (split(DIGITS, 60, seed=k).x for k in (1, 2, 3))
+    here, on_it = metrics.memorisation(x, train, test), metrics.memorisation(x.to(gpu), train, test)
+    assert [v.value for v in on_it] == pytest.approx([v.value for v in here], rel=1e-6)

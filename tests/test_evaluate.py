@@ -607,11 +607,11 @@ def test_samples_are_rounded_before_they_are_scored(monkeypatch: pytest.MonkeyPa
 def test_a_wide_space_is_compared_with_more_of_the_training_split(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate, "REFERENCE", 300)
     monkeypatch.setattr(evaluate, "WIDE", 10)
-    evaluate.reference.cache_clear()
+    evaluate._reference.cache_clear()
     try:
         own, wide = evaluate.reference("digits"), evaluate.reference("digits", ("random-conv",))
     finally:
-        evaluate.reference.cache_clear()
+        evaluate._reference.cache_clear()
     assert [space.name for space in wide.spaces] == ["random-conv"]
     assert {split: len(x) for split, x in own.real.items()} == {"test": 300, "train": 300}
     assert {split: len(f[0].values) for split, f in wide.features.items()} == {"test": 640, "train": 640}

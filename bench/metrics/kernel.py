@@ -57,7 +57,7 @@ def discrepancy(metric: str, x: Tensor, y: Tensor, kernel: Kernel, tell: Tell | 
 
 def _row_sums(x: Tensor, y: Tensor, kernel: Kernel, diagonal: bool, tell: Tell | None) -> tuple[Tensor, Tensor]:
     """Row and column sums of the kernel matrix of x and y, with or without its diagonal."""
-    rows, columns = [], torch.zeros(len(y), dtype=torch.float64)
+    rows, columns = [], torch.zeros(len(y), dtype=torch.float64, device=y.device)
     for part in blocks(len(x), len(y), tell):
         block = kernel(x[part], y)
         if not diagonal:

@@ -160,8 +160,8 @@ def classification_accuracy_score(fake: Features, labels: Tensor, real: Features
     if len(labels.unique()) < 2:
         raise BadInput("all samples have one label, from which no classifier can be trained")
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    model.fit(fake.values.double().numpy(), labels.cpu().numpy())
-    predicted = torch.from_numpy(model.predict(real.values.double().numpy()))
+    model.fit(fake.values.double().cpu().numpy(), labels.cpu().numpy())
+    predicted = torch.from_numpy(model.predict(real.values.double().cpu().numpy()))
     return _share("cas", predicted == real_labels.cpu())
 
 

@@ -35,7 +35,7 @@ def memorisation(fake: Tensor, train: Tensor, test: Tensor, tell: Tell | None = 
         finite(x, f"memorisation: {name}")
         if len(x) < 2:
             raise BadInput(f"memorisation: {len(x)} {name}; at least 2 are needed")
-    x, reference, held_out = (v.cpu().flatten(1) for v in (fake, train, test))
+    x, reference, held_out = (v.to(fake.device).flatten(1) for v in (fake, train, test))
     distance, found = _nearest(x, reference, tell=tell)
     baseline, _ = _nearest(held_out, reference)
     if baseline.mean() == 0:
@@ -79,7 +79,7 @@ def _nearest(
     for part in blocks(len(x), len(reference), tell):
         score = torch.addmm(half, x[part].float() - centre, keys.mT, alpha=-1)  # (|x - k|^2 - |x|^2) / 2
         if but is not None:
-            score[torch.arange(len(score)), but[part]] = math.inf
+            score[torch.arange(len(score), device=score.device), but[part]] = math.inf
         index = score.argmin(1)
         indices.append(index)
         distances.append(pair_distances(x[part], reference[index]).sqrt())

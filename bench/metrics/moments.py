@@ -22,15 +22,15 @@ class Moments(Stream[tuple[Tensor, Tensor]]):
     is large beside the deviations costs no digits. What the two means differ by is one more row of the product.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, device: torch.device | str = "cpu") -> None:
         self.n = 0
-        self.mean = torch.zeros(dim, dtype=torch.float64)
-        self.scatter = torch.zeros(dim, dim, dtype=torch.float64)
+        self.mean = torch.zeros(dim, dtype=torch.float64, device=device)
+        self.scatter = torch.zeros(dim, dim, dtype=torch.float64, device=device)
 
     @classmethod
     def of(cls, x: Tensor, chunk: int = 4096) -> Self:
-        """Of vectors (N, d) that are all there."""
-        found = cls(x.shape[1])
+        """Of vectors (N, d) that are all there; the sums are taken where they lie."""
+        found = cls(x.shape[1], x.device)
         for part in x.split(chunk):
             found.update(part)
         return found
@@ -46,7 +46,7 @@ class Moments(Stream[tuple[Tensor, Tensor]]):
         finite(batch, "features")
         if not len(batch):
             return
-        x = batch.cpu().double()
+        x = batch.to(self.mean.device).double()
         mean = x.mean(0)
         shift, n, m = mean - self.mean, self.n, len(x)
         rows = torch.cat([x - mean, (shift * math.sqrt(n * m / (n + m)))[None]])
@@ -66,7 +66,7 @@ class Moments(Stream[tuple[Tensor, Tensor]]):
         self.n = n + m
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        """The mean (d,) and the unbiased covariance (d, d)."""
+        """The mean (d,) and the unbiased covariance (d, d), on the CPU."""
         if self.n < 2:
             raise BadInput(f"a covariance of {self.n} samples; at least 2 are needed")
-        return self.mean, self.scatter / (self.n - 1)
+        return self.mean.cpu(), self.scatter.cpu() / (self.n - 1)

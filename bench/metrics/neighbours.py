@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
@@ -36,7 +38,7 @@ def neighbourhoods(fake: Features, real: Features, tell: Tell | None = None) -> 
 
     reach_fake, reach_real = reach(x, k, of(0)) * (1 - TIE), reach(y, k, of(n)) * (1 - TIE)
     near_x, near_y = x - y.mean(0), y - y.mean(0)  # to the origin, where products cancel less
-    within = torch.zeros(n, dtype=torch.long)  # how many real balls hold the sample
+    within = torch.zeros(n, dtype=torch.long, device=x.device)  # how many real balls hold the sample
     recalled, covered = 0, 0
     for part in blocks(m, n, of(n + m)):
         distance = squared_distances(near_y[part], near_x)
@@ -60,14 +62,14 @@ def neighbourhoods(fake: Features, real: Features, tell: Tell | None = None) -> 
 def nearest(x: Tensor, reference: Tensor, k: int, tell: Tell | None = None) -> tuple[Tensor, Tensor]:
     """Squared distances (N, k), ascending and exact, and rows of the k nearest in `reference` (M, d) to x (N, d).
 
-    scikit-learn finds them, through a matrix product in the precision given; their distances are then taken again by
-    differences in float64.
+    They are found through a matrix product in the precision given, on a CPU by scikit-learn; their distances are then
+    taken again by differences in float64.
     """
     centre = reference.mean(0)
-    search = NearestNeighbors(n_neighbors=k, algorithm="brute").fit((reference - centre).numpy())
+    find = _finder(reference - centre, k)
     distances, rows = [], []
     for part in x.split(QUERIES):
-        index = torch.from_numpy(search.kneighbors((part - centre).numpy(), return_distance=False)).long()
+        index = find(part - centre)
         each = pair_distances(part.repeat_interleave(k, 0), reference[index.flatten()]).view(-1, k)
         each, order = each.sort(1)
         distances.append(each)
@@ -75,6 +77,19 @@ def nearest(x: Tensor, reference: Tensor, k: int, tell: Tell | None = None) -> t
         if tell is not None:
             tell(sum(map(len, rows)), len(x))
     return torch.cat(distances), torch.cat(rows)
+
+
+def _finder(reference: Tensor, k: int) -> Callable[[Tensor], Tensor]:
+    """What finds the rows (n, k) of the k nearest to x (n, d)."""
+    if reference.device.type == "cpu":
+        search = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(reference.numpy())
+        return lambda x: torch.from_numpy(search.kneighbors(x.numpy(), return_distance=False)).long()
+
+    def find(x: Tensor) -> Tensor:
+        parts = (squared_distances(x[part], reference) for part in blocks(len(x), len(reference)))
+        return torch.cat([distance.topk(k, largest=False).indices for distance in parts])
+
+    return find
 
 
 def reach(x: Tensor, k: int, tell: Tell | None = None) -> Tensor:

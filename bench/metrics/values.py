@@ -26,7 +26,7 @@ class Value(NamedTuple):
 
 def evenly(x: Tensor, n: int) -> Tensor:
     """n rows of x, spread evenly over it: all of a sorted set is met, and no random number is drawn."""
-    return x[torch.arange(n) * len(x) // n]
+    return x[torch.arange(n, device=x.device) * len(x) // n]
 
 
 def take(features: Features, n: int) -> Features:
