@@ -186,7 +186,7 @@ TierOption = Annotated[
     typer.Option(
         "--tier",
         "-t",
-        help="Budget and evaluation: smoke, quick, minutes, standard, full, or FILE.toml:NAME.",
+        help="Budget and evaluation: smoke, quick, minutes, gpu-minute, standard, gpu, full, or FILE.toml:NAME.",
         autocompletion=_complete_tier,
     ),
 ]

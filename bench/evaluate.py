@@ -34,6 +34,7 @@ from torch.nn import functional as F
 
 from bench import arithmetic, measure, metrics
 from bench import run as runs
+from bench.arithmetic import DTYPES
 from bench.data import Dataset
 from bench.data.folder import read_image
 from bench.features import Features, FeatureSpace, cached, named, shipped, spaces_for
@@ -415,6 +416,7 @@ def likelihood(
     """
     # The same dequantisation for every run: numbers on one data set are paired.
     noise, size = Noise("likelihood", found.name, split, device=device), chunk_size(model.space, device)
+    base = dataclasses.replace(base, dtype=DTYPES["fp32"])
     values: list[Tensor] = []
     terms: dict[str, list[Tensor]] = {}
     errors: dict[str, list[Tensor]] = {}
@@ -623,6 +625,7 @@ def _planned(base: Row, plan: Plan, card: Card) -> Row:
         options=settings_text(plan.options),
         headline=plan == card.default,
         draw=0,
+        dtype=DTYPES["fp32"] if plan.sampler in arithmetic.ADAPTIVE else base.dtype,
     )
 
 

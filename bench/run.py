@@ -206,11 +206,12 @@ def plan(
         name = known.name  # it may have been asked for by an alias
         if name in path:
             raise BadInput(f"recipe '{path[0]}' needs itself ({' -> '.join((*path, name))}); break the circle")
-        config = configure(_sized(known.config, tier.budget(space)), changes)
+        usual = _sized(known.config, tier.budget(space))
+        config = configure(usual, changes)
         reason = known.paradigm.refuses(config, space)
         if reason is not None:
             raise BadInput(f"{name} can not model {dataset_name}: {reason}")
-        _check_batch(config, known.config, len(found.train), dataset_name)
+        _check_batch(config, usual, len(found.train), dataset_name)
         return Run(
             recipe=name,
             config=config,

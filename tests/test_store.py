@@ -205,7 +205,7 @@ def test_every_column_is_documented_and_plain():
 
 def test_shipped_tiers_are_complete_and_ordered():
     found = tiers.tiers()
-    assert list(found) == ["smoke", "quick", "minutes", "standard", "full"]
+    assert list(found) == ["smoke", "quick", "minutes", "gpu-minute", "standard", "gpu", "full"]
     for kind in ("vectors", "small", "images"):
         # "minutes" is as many of them on any data; the others grow with the data.
         spent = [getattr(tier, kind).flops for name, tier in found.items() if name != "minutes" or kind != "images"]

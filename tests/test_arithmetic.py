@@ -1,0 +1,175 @@
+"""Precision and compilation: what they change, what they leave, and what a run is called."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import build, examples
+from torch import nn
+
+from bench import arithmetic, suite, tiers
+from bench import run as runs
+from bench.arithmetic import USUAL, Arithmetic, chosen, compile_networks, computing
+from bench.train import Loop
+from paradigms import catalogue
+from paradigms.backbones import Backbone
+from paradigms.contract import BLOCKS, Data, Noise, Plan, Space
+
+CPU = torch.device("cpu")
+DIGITS = Space((1, 8, 8), 0, 17)
+
+
+class Product(Backbone):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 64)
+
+    def forward(self, x):
+        self.seen = self.linear(x)
+        return self.seen
+
+
+def small(**changes) -> tiers.Tier:
+    quick = tiers.get("quick")
+    budget = replace(quick.small, flops=3e9, seconds=1e9, params=40_000, **changes)
+    return replace(quick, name="test", small=budget)
+
+
+def test_products_of_networks_are_bfloat16_and_what_they_return_is_not():
+    net, x = Product(), torch.randn(8, 64)
+    full = net(x)
+    with computing("bf16", CPU):
+        lower = net(x)
+        outside = x @ x.T
+    assert net.seen.dtype == torch.bfloat16
+    assert lower.dtype == outside.dtype == torch.float32
+    assert 1e-4 < (lower - full).abs().max() < 0.05
+    assert torch.equal(outside, x @ x.T)
+    assert torch.equal(net(x), full)
+
+
+@pytest.mark.parametrize("name", ["ddpm", "gan", "hvae", "consistency", "mean-flow"])
+def test_a_step_in_bfloat16_is_near_one_in_float32(name):
+    losses = []
+    for precision in ("fp32", "bf16"):
+        model = build(name, DIGITS)
+        model.precision = precision
+        x = DIGITS.decode(examples(DIGITS, 16).x)
+        loop = Loop(model, Data(x, None, DIGITS), 8, 10, ("d", name, 0))
+        loop.step(0)
+        losses.append(next(v for k, v in loop.means().items() if k.startswith("loss")))
+        assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.03)
+
+
+def test_likelihoods_and_adaptive_solvers_stay_in_float32():
+    model = build("flow-matching", DIGITS).eval()
+    x, kind = examples(DIGITS, 2).x, type(model).card.likelihoods[0]
+    z = model.prior(2, Noise("z"))
+    found = {}
+    for model.precision in ("fp32", "bf16"):
+        for plan in (Plan("rk45"), Plan("heun", 2)):
+            with torch.no_grad(), arithmetic.sampling(model, plan, CPU):
+                found[model.precision, plan.sampler] = model.sample(z, plan, Noise("s"))
+        found[model.precision, "log p"] = model.log_likelihood(x, kind, Noise("l")).value
+    for same in ("rk45", "log p"):
+        assert torch.equal(found["fp32", same], found["bf16", same])
+    assert not torch.equal(found["fp32", "heun"], found["bf16", "heun"])
+
+
+def planned(name: str, arithmetic: Arithmetic = USUAL, settings: tuple[str, ...] = (), **changes) -> runs.Run:
+    return runs.plan(name, "digits", 0, small(**changes), settings, arithmetic=arithmetic)
+
+
+def test_the_arithmetic_is_part_of_a_runs_name_and_the_usual_one_is_not():
+    usual, others = planned("ddpm"), (Arithmetic("bf16"), Arithmetic(compiled=True), Arithmetic(noise=2))
+    assert len({usual.id, *(planned("ddpm", other).id for other in others)}) == 4
+    assert planned("ddpm", Arithmetic("fp32", False, 1)).id == usual.id
+    assert {blocks.version for blocks in BLOCKS.values()} == {1, 2}
+
+
+def test_what_a_recipe_can_not_have_it_does_not_get():
+    asked = Arithmetic("bf16", compiled=True)
+    had = [planned(name, asked).arithmetic for name in ("normalizing-flow", "mean-flow", "gan")]
+    assert [(a.precision, a.compiled) for a in had] == [("fp32", True), ("bf16", False), ("bf16", True)]
+    # A run of a recipe that takes nothing of it is the usual one.
+    assert planned("normalizing-flow", Arithmetic("bf16")).id == planned("normalizing-flow").id
+
+
+def test_a_run_is_not_trained_where_its_noise_is_another(tmp_path):
+    run = planned("ddpm", Arithmetic(noise=2))
+    with pytest.raises(runs.BadInput, match="another kind of device"):
+        runs.ensure(run, tmp_path, device="cpu")
+
+
+def test_a_run_in_bfloat16_says_so_in_its_file_and_rows(tmp_path):
+    run = planned("flow-matching", chosen(CPU, "bf16"))
+    model, info = runs.load(runs.ensure(run, tmp_path, device="cpu"))
+    assert (info.precision, info.dtype, info.compiled, info.noise) == ("bf16", "bfloat16", False, 1)
+    assert runs.base_row(info).dtype == "bfloat16"
+    assert model.precision == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("precision", "words"), [("tf32", "of GPUs"), ("fp64", "unknown precision 'fp64'"), ("bfloat16", "bf16")]
+)
+def test_what_a_device_does_not_have_is_refused(precision, words):
+    with pytest.raises(runs.BadInput, match=words):
+        chosen(CPU, precision)
+
+
+def test_only_networks_that_can_be_are_compiled():
+    def named(name: str) -> list[str]:
+        model = build(name, DIGITS)
+        names = {module: n for n, module in model.named_modules()}
+        return [names[m] for m in compile_networks(model)]
+
+    assert named("ddpm") == ["net"]
+    assert named("gan") == ["generator"]
+    assert named("normalizing-flow") == ["flow"]
+    assert catalogue.get("mean-flow").paradigm.eager == {"*"}
+
+
+@pytest.mark.heavy
+def test_a_compiled_step_is_the_eager_one():
+    losses = []
+    for compiled in (False, True):
+        model = build("flow-matching", DIGITS)
+        if compiled:
+            compile_networks(model)
+        loop = Loop(model, Data(DIGITS.decode(examples(DIGITS, 16).x), None, DIGITS), 8, 10, ("d", "fm", 0))
+        for k in range(3):
+            loop.step(k)
+        losses.append(loop.means()["loss"])
+        assert all("_orig_mod" not in name for name in model.state_dict())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_a_tier_sets_the_batch_to_the_nearest_multiple_of_the_recipes_own_and_scales_its_rates():
+    for name in ("ddpm", "wgan-gp", "gan-nonsaturating", "latent-ddpm"):
+        own, config = catalogue.get(name).config, planned(name, batch=500, lr=0.5).config
+        own, config = (getattr(c, "inner", c) for c in (own, config))
+        assert config.batch % own.batch == 0
+        assert math.isclose(config.batch, 500, rel_tol=0.06)
+        assert config.lr == own.lr / 2
+    game = planned("gan-nonsaturating", batch=500, lr=0.5).config
+    assert game.critic_lr == catalogue.get("gan-nonsaturating").config.critic_lr / 2
+    assert planned("ddpm", settings=("batch=32",), batch=500).config.batch == 32
+
+
+def test_settings_of_a_suite_go_to_their_recipe():
+    made, _ = suite.plan_runs("digits", ["ddpm", "gan"], small(), 1, False, ["ddpm.lr=1e-4", "gan.batch=16"], USUAL)
+    configs = {run.recipe: run.config for run in made}
+    assert (configs["ddpm"].lr, configs["gan"].batch) == (1e-4, 16)
+    for setting, words in (
+        ("lr=1e-4", "RECIPE.key=value"),
+        ("vae.lr=1", "not among the recipes"),
+        ("dpm.lr=1", "unknown recipe"),
+        ("ddpm.speed=1", "speed"),
+    ):
+        with pytest.raises(runs.BadInput, match=words):
+            suite.plan_runs("digits", ["ddpm", "gan"], small(), 1, False, [setting], USUAL)
