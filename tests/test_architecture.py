@@ -193,6 +193,7 @@ CLOCKS = {
     "bench/data/files.py:_get": "a server that says nothing for so long is given up, and another asked",
     "bench/data/folder.py:_key": "a changed file is known by the time of its change, to the nanosecond",
     "bench/data/folder.py:_recall": "two changes within a tick of the file system look like one: then it decodes again",
+    "bench/gpu_check.py": MEASURED,
     "bench/kv_cache.py": MEASURED,
     "bench/measure.py:Setting.once": MEASURED,
     "bench/measure.py:Watch.__enter__": MEASURED,
