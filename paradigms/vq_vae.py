@@ -64,6 +64,7 @@ from paradigms.contract import (
     require,
 )
 from paradigms.maths.observation import observation
+from paradigms.maths.sums import running_sums
 from paradigms.optim import adamw, check_training, cosine
 
 LONGEST = 1024  # codes for an example: its prior draws one after the other
@@ -239,7 +240,7 @@ class CodePrior(Backbone):
         drawn = []
         for i in range(u.shape[1]):
             logits = self(c, y, cache)[:, -1]
-            below = (logits / max(temperature, 1e-6)).softmax(1).cumsum(1)
+            below = running_sums((logits / max(temperature, 1e-6)).softmax(1))
             # Rounding may leave the last sum below u.
             c = (below <= u[:, i : i + 1]).sum(1, keepdim=True).clamp_max(logits.shape[1] - 1)
             drawn.append(c)

@@ -14,7 +14,8 @@ from bench import evaluate, features, measure, metrics
 from bench.features import Features
 from bench.train import Diverged, Loop, seeded
 from paradigms import catalogue
-from paradigms.contract import Data, Frozen, Kind, Noise, Paradigm, Plan, Space, Trainable
+from paradigms.contract import BLOCKS, Data, Frozen, Kind, Noise, Paradigm, Plan, Space, Trainable
+from paradigms.maths.sums import running_sums
 
 DIGITS = Space((1, 8, 8), 0, 17)
 LABELLED = dataclasses.replace(DIGITS, classes=10)
@@ -59,18 +60,18 @@ def gpu(monkeypatch):
         yield device
 
 
-def built(name: str, space: Space) -> Trainable:
-    """A narrow model on the pretend device, its parents there before it as in a run."""
+def built(name: str, space: Space, there: bool = True) -> Trainable:
+    """A narrow model on the pretend device, its parents there before it as in a run; or on the CPU."""
     recipe = catalogue.get(name)
-    parents = {role: Frozen(built(need.recipe, space), 400) for role, need in recipe.needs.items()}
+    parents = {role: Frozen(built(need.recipe, space, there), 400) for role, need in recipe.needs.items()}
     with seeded(0, torch.device("cpu")):
         model = recipe.build(space, 8, parents)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():  # branches that start silent speak
         for p in model.parameters():
-            if not isinstance(p, pretend.Pretended):
-                p.add_(0.1 * torch.randn(p.shape, generator=generator))
-    return pretend.put(model)
+            shift = 0.1 * torch.randn(p.shape, generator=generator)
+            p.add_(pretend.Pretended(shift) if isinstance(p, pretend.Pretended) else shift)  # copied from a parent
+    return pretend.put(model) if there else model
 
 
 def split(space: Space, n: int = 64, seed: int = 1) -> Data:
@@ -255,3 +256,25 @@ def test_metrics_on_the_device_say_what_they_say_on_the_cpu(gpu):
     x, train, test = (split(DIGITS, 60, seed=k).x for k in (1, 2, 3))
     here, on_it = metrics.memorisation(x, train, test), metrics.memorisation(x.to(gpu), train, test)
     assert [v.value for v in on_it] == pytest.approx([v.value for v in here], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["flow-matching", "gan", "wgan-gp", "hvae", "consistency", "vq-vae"])
+def test_a_training_on_the_device_has_the_weights_of_one_on_the_cpu(name, gpu, monkeypatch):
+    """The same updates, though clipping, skipping and the guard are done by other means."""
+    monkeypatch.setitem(BLOCKS, "cuda", BLOCKS["cpu"])
+    weights = []
+    for put in (False, True):
+        model, data = built(name, DIGITS, put), split(DIGITS)
+        data = model.prepare(data.to(gpu) if put else data, Noise("p", device=gpu if put else "cpu"))
+        loop = Loop(model, data, batch=10, steps=4, coords=("digits", name, 0))
+        for k in range(4):
+            loop.step(k)
+        loop.settle()
+        weights.append([p.detach().cpu() for p in loop.average.mean])
+    for here, there in zip(*weights, strict=True):
+        torch.testing.assert_close(there, here, rtol=1e-4, atol=1e-6)
+
+
+def test_running_sums_on_the_device_are_those_of_the_cpu(gpu):
+    x = torch.rand(5, 40, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(running_sums(pretend.Pretended(x)).cpu(), running_sums(x), rtol=1e-6, atol=0)

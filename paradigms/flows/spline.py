@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from paradigms.maths.sums import running_sums
+
 LEAST = 1e-3  # of a bin's share of the interval, and of a slope: what keeps the spline invertible
 _UNIT = math.log(math.expm1(1 - LEAST))  # softplus(_UNIT) + LEAST = 1
 
@@ -54,7 +56,7 @@ def _knots(unnormalised: Tensor, bound: float) -> Tensor:
     """(..., K) to K + 1 ascending knots from -bound to bound, none nearer than LEAST of the whole to the next."""
     k = unnormalised.shape[-1]
     # A softmax over few elements is slow on a CPU, and its sum is the last of the cumulative sums taken anyway.
-    sums = (unnormalised - unnormalised.detach().amax(-1, keepdim=True)).exp().cumsum(-1)
+    sums = running_sums((unnormalised - unnormalised.detach().amax(-1, keepdim=True)).exp())
     least = torch.arange(1, k + 1, device=sums.device, dtype=sums.dtype) * LEAST
     shares = torch.addcmul(least, sums, (1 - LEAST * k) / sums[..., -1:])
     return F.pad(shares * (2 * bound) - bound, (1, 0), value=-bound)
