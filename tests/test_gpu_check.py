@@ -9,11 +9,11 @@ import pytest
 from bench import gpu_check
 
 
-def test_the_steps_without_a_suite_pass_on_a_cpu(tmp_path, capsys):
-    assert gpu_check.main(["--device", "cpu", "--steps", "1,4-9", "--to", str(tmp_path)]) == 0
+def test_steps_pass_on_a_cpu(tmp_path, capsys):
+    assert gpu_check.main(["--device", "cpu", "--steps", "1,4,6,8", "--to", str(tmp_path)]) == 0
     rows = [json.loads(line) for line in (tmp_path / "gpu_check.jsonl").read_text().splitlines()]
     assert not [row for row in rows if row["ok"] is False]
-    assert {row["step"] for row in rows} >= {1, 4, 5, 6, 7, 8, 9}
+    assert {row["step"] for row in rows} == {1, 4, 6, 8}
     assert "| 4 | heun: where the flow of a Gaussian ends |" in (tmp_path / "gpu_check.md").read_text()
     assert str(tmp_path) in capsys.readouterr().out
 
