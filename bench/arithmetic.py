@@ -93,8 +93,8 @@ def computing(precision: str, device: torch.device) -> Iterator[None]:
 
 
 def _products(how: str) -> None:
-    torch.backends.cuda.matmul.fp32_precision = how
-    torch.backends.cudnn.conv.fp32_precision = how  # type: ignore[attr-defined]
+    # By the older names: the compiler reads these, and refuses where only the newer ones were set.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = how == "tf32"
 
 
 def sampling(model: Trainable, plan: Plan, device: torch.device) -> AbstractContextManager[None]:

@@ -561,6 +561,7 @@ def _of_codec(base: Row, codec: Codec, found: Dataset, tier: Tier, device: str) 
     z is drawn from q(z | x) and x from p(x | z). Both sides hold the same examples, so a perfect codec has rfd 0. What
     samples made of its codes score can hardly be better.
     """
+    base = dataclasses.replace(base, dtype=DTYPES["fp32"])
     ref, n = reference(found.name, device=device), pool_size(found, tier)
     data = Data(ref.real["test"][:n], None if ref.labels["test"] is None else ref.labels["test"][:n], codec.space)
     noise = Noise("reconstruct", found.name, device=device)
@@ -865,7 +866,7 @@ def _expected_calls(card: Card, plan: Plan) -> float:
 
 def code(recipe: Recipe | None = None) -> str:
     """Short sha256 over the sources that make evaluation's numbers, a plugin's own among them."""
-    return measure.sources(("evaluate", "features", "flops", "inception", "measure", "metrics"), recipe)
+    return measure.sources(("arithmetic", "evaluate", "features", "flops", "inception", "measure", "metrics"), recipe)
 
 
 def _digest(*parts: object) -> str:

@@ -22,8 +22,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import gc
 import json
 import math
+import os
 import sys
 import tempfile
 import time
@@ -128,8 +130,9 @@ def shaken(name: str, space: Space, device: torch.device, width: int = 8) -> Tra
     return model
 
 
-def noise_images(space: Space, n: int, device: torch.device) -> Data:
-    x = torch.randint(space.levels, (n, *space.shape), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+def noise_images(space: Space, n: int, device: torch.device, seed: int = 1) -> Data:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randint(space.levels, (n, *space.shape), generator=generator, dtype=torch.uint8)
     return Data(x, None, space).to(device)
 
 
@@ -307,32 +310,39 @@ def inverse_error(name: str, device: torch.device) -> float:
 
 def resume(check: Check) -> None:
     """Are the bits of a resumed training those of an uninterrupted one? With and without deterministic kernels."""
-    many = 60 if check.large else 4
     before = torch.are_deterministic_algorithms_enabled()
     for name in (name for name in catalogue.rows() if not catalogue.get(name).needs):
-        for exactly in (False, True):
-            torch.use_deterministic_algorithms(exactly)
+        for kernels in ("usual", "deterministic"):
+            torch.use_deterministic_algorithms(kernels == "deterministic")
             try:
-
-                def loop(name: str = name) -> Loop:
-                    model = shaken(name, DIGITS, check.device)
-                    return Loop(model, noise_images(DIGITS, 256, check.device), 64, many, ("check", name, 0))
-
-                start = time.perf_counter()
-                whole = run_steps(loop(), 0, many)
-                check.wait()
-                spent = (time.perf_counter() - start) / many
-                half = run_steps(loop(), 0, many // 2)
-                other = loop()
-                other.restore(half.state())
-                run_steps(other, many // 2, many)
-                pairs = zip(whole.model.state_dict().values(), other.model.state_dict().values())
-                equal = all(torch.equal(a, b) for a, b in pairs)
+                equal, spent = resumed(check, name, 60 if check.large else 4)
+            except RuntimeError as error:  # an operation that has no deterministic kernel
+                check.say(f"{name}, {kernels} kernels", str(error).splitlines()[0][:140])
+            else:
+                check.say(f"{name}, {kernels} kernels: bits after a resume", "equal" if equal else "differ")
+                check.say(f"{name}, {kernels} kernels: a step", 1e3 * spent, "ms")
             finally:
                 torch.use_deterministic_algorithms(before)
-            kernels = "deterministic" if exactly else "usual"
-            check.say(f"{name}, {kernels} kernels: bits after a resume", "equal" if equal else "differ")
-            check.say(f"{name}, {kernels} kernels: a step", 1e3 * spent, "ms")
+
+
+def resumed(check: Check, name: str, steps: int) -> tuple[bool, float]:
+    """Whether a training stopped half way has the weights of an uninterrupted one, and the seconds of a step."""
+
+    def loop() -> Loop:
+        return Loop(
+            shaken(name, DIGITS, check.device), noise_images(DIGITS, 256, check.device), 64, steps, ("c", name, 0)
+        )
+
+    run_steps(loop(), 0, 2)  # kernels are chosen at first use
+    start = time.perf_counter()
+    whole = run_steps(loop(), 0, steps)
+    check.wait()
+    spent = (time.perf_counter() - start) / steps
+    half, other = run_steps(loop(), 0, steps // 2), loop()
+    other.restore(half.state())
+    run_steps(other, steps // 2, steps)
+    pairs = zip(whole.model.state_dict().values(), other.model.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs), spent
 
 
 def run_steps(loop: Loop, first: int, last: int) -> Loop:
@@ -405,7 +415,9 @@ def profile(check: Check) -> None:
             run_steps(loop, 3, 3 + steps)
             check.wait()
         spent = time.perf_counter() - start
-        events = [e for e in seen.events() if e.device_type == torch.profiler.DeviceType.CUDA]
+        events = [
+            e for e in seen.events() if e.device_type == torch.profiler.DeviceType.CUDA and not e.is_user_annotation
+        ]
         check.say(f"{title}: kernels a step", len(events) / steps)
         busy = sum(e.time_range.elapsed_us() for e in events) / 1e6
         check.say(f"{title}: card busy (with the profiler's own cost)", 100 * busy / spent, "% of the time")
@@ -436,7 +448,7 @@ def distances(check: Check) -> None:
     space: FeatureSpace = features.random_conv(CIFAR.shape)
     sides = {}
     for where in (space, space.on(check.device)):
-        x, y = (CIFAR.encode(noise_images(CIFAR, k, where.device).x) for k in (n, m))
+        x, y = (CIFAR.encode(noise_images(CIFAR, k, where.device, seed=k).x) for k in (n, m))
         start = time.perf_counter()
         fake, real = where.features(x, 2_000), where.features(y, 2_000)
         check.wait()
@@ -454,7 +466,9 @@ def distances(check: Check) -> None:
         check.say(f"{name}, {n:,} against {m:,}: times as fast as one CPU", seconds / max(fast[name], 1e-9))
     for name, value in here.items():
         off = abs(there[name] - value) / max(abs(value), 1e-12)
-        check.say(f"{name}: relative difference", off, ok=off <= 1e-5)
+        # Features differ in their last digits: that moves a count by one or two samples, and kd by more of its size near 0.
+        bar = 1e-5 if name in ("features", "fd") else 1e-4 if name == "kd" else 4 / (n * max(value, 1e-3))
+        check.say(f"{name}: relative difference", off, ok=off <= bar)
 
 
 # ------------------------------------------------------------------------------------------------------- steps 10, 11
@@ -553,6 +567,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dataset", default="", help="of steps 10 and 11; cifar10, and digits in the dry run")
     parser.add_argument("--to", type=Path, default=None, help="a folder for results and runs")
     given = parser.parse_args(arguments)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic products ask for it before CUDA starts
     device, numbers = runs.device_of(given.device), chosen_steps(given.steps)
     large = device.type == "cuda"
     folder = given.to or Path(tempfile.mkdtemp(prefix="gpu_check-"))
@@ -565,6 +580,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except Exception as error:
             check.say(STEPS[number - 1].__name__, f"{type(error).__name__}: {str(error)[:200]}", ok=False)
             print(traceback.format_exc(), file=sys.stderr, flush=True)
+        if large:  # for the workers of later steps
+            gc.collect()
+            torch.cuda.empty_cache()
         check.say(f"step {number}, {STEPS[number - 1].__name__}", time.perf_counter() - start, "s")
         keep(check)
     failed = sum(row["ok"] is False for row in check.rows)

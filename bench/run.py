@@ -561,7 +561,8 @@ def device_for(name: str, budget: Budget) -> tuple[torch.device, str]:
 def gpus_of(device: torch.device) -> list[str]:
     """The GPUs that "cuda" (all that are visible) or "cuda:N" stands for, each as CUDA_VISIBLE_DEVICES would name it."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = visible.split(",") if visible else [str(k) for k in range(torch.cuda.device_count())]
+    count = torch.cuda.device_count()
+    names = [name.strip() for name in visible.split(",")][:count] if visible else [str(k) for k in range(count)]
     return names if device.index is None else [names[device.index]]
 
 
@@ -682,6 +683,9 @@ def _calibrate(run: Run, recipe: Recipe, data: Data, parents: Mapping[str, Froze
         per_step = flops.of_training_step(model, data.batch(loop.order(0)), Noise(*coords, device=device))
         if run.arithmetic.compiled:  # only now, as FLOPs can not be counted through what was compiled
             compile_networks(model)
+            for progress in flops.PROGRESS:  # what a later phase of the training calls is compiled here, unclocked
+                with suppress(Diverged):
+                    loop.step(min(loop.steps - 1, round(progress * loop.steps)))
         seconds = _seconds_per_step(loop, clock, max(1.0, 0.05 * budget.seconds * run.share))
 
     steps = {
@@ -888,9 +892,9 @@ def _train(
     info: Info | None = None
     with _threads(threads):
         try:
+            started = _start(run, recipe, parents, device, threads)
             split = dataset(run.dataset, run.source).train
             data = (split if run.conditional else split.unlabelled()).to(device)
-            started = _start(run, recipe, parents, device, threads)
             broken = next((read_info(f) for f in parents.values() if read_info(f).status != "ok"), None)
             if broken is not None:
                 raise RuntimeError(f"it needs {broken.where}, which {broken.status}: {broken.reason}")
@@ -904,8 +908,6 @@ def _train(
             store.write_sealed(folder / INFO, dataclasses.asdict(info))
             seed = seed_of("init", run.dataset, run.recipe, run.seed)
             model = _build(recipe, run.space, info.width, held, run.config, seed, device, run.arithmetic.precision)
-            if run.arithmetic.compiled:
-                compile_networks(model)
             with training_on(device, lambda: progress.update(f"wait for the GPU to train {run.recipe}", 0, 1)):
                 trained = train(
                     model,
@@ -917,6 +919,7 @@ def _train(
                     progress=progress,
                     stage=f"train {run.recipe}",
                     keep=_keepers(folder, info.planned_steps, run.where),
+                    compiled=run.arithmetic.compiled,
                 )
         except (BadInput, KeyboardInterrupt):
             raise
@@ -934,6 +937,9 @@ def _train(
             store.write_atomic(folder / ERROR, traceback.format_exc().encode())
             _conclude(folder, replace(info or before or started, status="failed", reason=reason, finished=_now()))
             return
+        finally:
+            if run.arithmetic.compiled:
+                torch.compiler.reset()  # the compiler keeps few versions of one network, and the next run has its own width
     info = _costed(info, trained, parents)
     if trained.status == "ok":
         store.write_atomic(folder / WEIGHTS, _weights(run.where, ema=trained.ema, raw=trained.raw))

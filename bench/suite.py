@@ -8,13 +8,14 @@ and what was interrupted goes on.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import logging
 import math
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -186,8 +187,20 @@ def _job_names(found: Mapping[str, Run]) -> dict[str, str]:
 # --------------------------------------------------------------------------------------------------- work of jobs
 
 
+@contextmanager
+def _returned(device: str) -> Iterator[None]:
+    """Gives the memory of a GPU back after a job: the worker stays, and others share it."""
+    try:
+        yield
+    finally:
+        if device != "cpu":
+            gc.collect()
+            torch.cuda.empty_cache()
+
+
 def _train(run: Run, out: Path, device: str, threads: int, progress: Progress) -> str:
-    folder = runs.ensure(run, out, progress, device=device, threads=threads)
+    with _returned(device):
+        folder = runs.ensure(run, out, progress, device=device, threads=threads)
     info = runs.read_info(folder)
     if info.status != "ok":
         raise RunFailed(f"{info.status}: {info.reason}")
@@ -196,7 +209,8 @@ def _train(run: Run, out: Path, device: str, threads: int, progress: Progress) -
 
 def _evaluate(folder: Path, tier: Tier, device: str, progress: Progress) -> list[str]:
     """The reasons of the parts that failed."""
-    rows = evaluate.evaluate(folder, tier, progress, device)
+    with _returned(device):
+        rows = evaluate.evaluate(folder, tier, progress, device)
     return sorted({f"{row.metric}: {row.reason}" for row in rows if row.status != "ok"})
 
 
@@ -213,6 +227,7 @@ def _time(subjects: Sequence[measure.Subject], tier: Tier, device: str, threads:
 
 LAUNCH_BOUND = 5_000_000  # parameters: a network below leaves most of a large GPU idle
 TOGETHER = 4  # such trainings on one GPU
+SCORERS = 3  # workers that score on one GPU, at most: each holds half a gigabyte of it and its samples
 
 
 def _places(device: torch.device, budget: Budget, workers: int | None) -> list[Place] | None:
@@ -221,7 +236,7 @@ def _places(device: torch.device, budget: Budget, workers: int | None) -> list[P
         return None
     gpus = runs.gpus_of(device)
     trainers = workers or len(gpus) * (TOGETHER if budget.params < LAUNCH_BOUND else 1)
-    return gpu_places(gpus, trainers, max(len(gpus), cores() - trainers))
+    return gpu_places(gpus, trainers, max(len(gpus), min(cores() - trainers, SCORERS * len(gpus))))
 
 
 def everything(

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from bench.arithmetic import computing
+from bench.arithmetic import compile_networks, computing
 from bench.flops import FlopCount, keep_generators
 from bench.progress import Progress
 from bench.store import write_atomic
@@ -350,13 +350,15 @@ def train(
     stage: str = "train",
     checkpoint_seconds: float | None = None,
     keep: Mapping[int, Callable[[dict[str, Tensor]], None]] | None = None,
+    compiled: bool = False,
 ) -> Trained:
     """Trains `model` in place for `steps` steps of `batch` examples, going on from the checkpoint in `folder` if any.
 
     Keeps log.jsonl and state.pt in `folder`: a checkpoint every `checkpoint_seconds`, by default every few seconds but
     for at most 1 % of the time. `keep[k]` is given the averaged weights after step k, by a resumed training again the
-    same bits. Raises KeyboardInterrupt (from `progress`) once a checkpoint is written, BadInput when the checkpoint
-    that is there is damaged or does not fit. Torch's global generators are left as they were.
+    same bits. compiled: networks are compiled, once the data is prepared. Raises KeyboardInterrupt (from `progress`) once a
+    checkpoint is written, BadInput when the checkpoint that is there is damaged or does not fit. Torch's global generators
+    are left as they were.
     """
     log = Log(folder / LOG)
     with keep_generators(data.x.device):
@@ -364,6 +366,8 @@ def train(
         _seed(seed_of(*coords, "prepare"), data.x.device)
         wall, cpu = time.perf_counter(), time.process_time()
         data, prepare_flops = _prepare(model, data, coords, folder, saved)
+        if compiled:  # only now: what a counter of FLOPs has seen called is never compiled afterwards
+            compile_networks(model)
         done, seconds, cpu_seconds, resumed = 0, time.perf_counter() - wall, time.process_time() - cpu, []
         loop = Loop(model, data, batch, steps, coords)
         if saved is None:
@@ -389,7 +393,7 @@ def train(
         while done < steps:
             try:
                 loop.step(done)
-                if done + 1 == steps:
+                if _is_logged(done + 1, steps):
                     loop.settle()
             except Diverged as error:
                 status, reason, done = "diverged", str(error), error.step
@@ -402,7 +406,7 @@ def train(
             cpu_seconds, cpu = cpu_seconds + now_cpu - cpu, now_cpu
             if status != "ok":
                 break
-            if done == 1 or done == steps or done * LOG_LINES // steps != (done - 1) * LOG_LINES // steps:
+            if _is_logged(done, steps):
                 log.add({"step": done, "images": done * batch, "seconds": round(seconds, 4), **loop.means()})
             try:
                 progress.update(stage, done, steps, images=done * batch)
@@ -431,6 +435,11 @@ def train(
         resumed=tuple(resumed),
         symptom=_symptom(model, log, done),
     )
+
+
+def _is_logged(done: int, steps: int) -> bool:
+    """Whether a line is written after so many steps: after the first, the last, and about a hundred between."""
+    return done in (1, steps) or done * LOG_LINES // steps != (done - 1) * LOG_LINES // steps
 
 
 def _symptom(model: Trainable, log: Log, done: int) -> str:

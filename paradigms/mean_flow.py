@@ -38,7 +38,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 
-from paradigms.backbones import build
+from paradigms.backbones import bfloat16, build
 from paradigms.contract import (
     Batch,
     Card,
@@ -135,7 +135,7 @@ class MeanFlow(Paradigm):
     def derivative(self, z: Tensor, r: Tensor, t: Tensor, v: Tensor, y: Tensor | None) -> Tensor:
         """du/dt = v dz u + dt u (B, ...), by forward-mode differentiation, in float32."""
         # Fused attention has no forward derivative. (torch.func.jvp gives the same at a third more time.)
-        with sdpa_kernel(SDPBackend.MATH), torch.autocast(z.device.type, enabled=False), forward_ad.dual_level():
+        with sdpa_kernel(SDPBackend.MATH), bfloat16(None), forward_ad.dual_level():
             # Beside a moving tensor a still one is dear, however small (twice the time on vectors): these stand at speed 0.
             still = {
                 name: forward_ad.make_dual(p.detach(), torch.zeros_like(p))

@@ -51,7 +51,21 @@ def test_products_of_networks_are_bfloat16_and_what_they_return_is_not():
     assert torch.equal(net(x), full)
 
 
-@pytest.mark.parametrize("name", ["ddpm", "gan", "hvae", "consistency", "mean-flow"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ddpm",
+        "gan",
+        "gan-hinge",
+        "wgan-gp",
+        "hvae",
+        "vae",
+        "vq-vae",
+        "consistency",
+        "mean-flow",
+        "tarflow",
+    ],
+)
 def test_a_step_in_bfloat16_is_near_one_in_float32(name):
     losses = []
     for precision in ("fp32", "bf16"):

@@ -34,12 +34,12 @@ class Backbone(nn.Module):
         )
 
 
-_lower: list[str] = []  # kinds of device, innermost block last
+_lower: list[str | None] = []  # kinds of device, innermost block last
 
 
 @contextmanager
-def bfloat16(device: str) -> Iterator[None]:
-    """Networks on this kind of device ("cpu", "cuda") compute their products in bfloat16 inside the block."""
+def bfloat16(device: str | None) -> Iterator[None]:
+    """Networks on this kind of device ("cpu", "cuda") compute their products in bfloat16 inside the block; None: none do."""
     _lower.append(device)
     try:
         yield

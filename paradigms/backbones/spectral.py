@@ -39,7 +39,8 @@ class Spectral(nn.Module):
         self.u.copy_(F.normalize(matrix @ self.v, dim=0))
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight / torch.dot(self.u, weight.flatten(1) @ self.v)
+        with torch.autocast(weight.device.type, enabled=False):
+            return weight / torch.dot(self.u, weight.flatten(1) @ self.v)
 
 
 def normalise(net: nn.Module) -> None:
