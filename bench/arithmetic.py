@@ -77,7 +77,7 @@ def demand(asked: Arithmetic, had: Arithmetic, recipe: Recipe) -> None:
 
 def exact() -> None:
     """IEEE fp32 on GPUs from here on, in products too, unless `computing` says otherwise."""
-    _products("ieee")
+    _allow_tf32(False)
 
 
 @contextmanager
@@ -85,16 +85,16 @@ def computing(precision: str, device: torch.device) -> Iterator[None]:
     """Networks compute in this precision inside the block."""
     with ExitStack() as stack:
         if precision == "tf32" and device.type == "cuda":
-            stack.callback(_products, "ieee")
-            _products("tf32")
+            stack.callback(_allow_tf32, False)
+            _allow_tf32(True)
         if precision == "bf16":
             stack.enter_context(bfloat16(device.type))
         yield
 
 
-def _products(how: str) -> None:
+def _allow_tf32(yes: bool) -> None:
     # By the older names: the compiler reads these, and refuses where only the newer ones were set.
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = how == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = yes
 
 
 def sampling(model: Trainable, plan: Plan, device: torch.device) -> AbstractContextManager[None]:
@@ -108,11 +108,11 @@ def compile_networks(model: Trainable) -> list[nn.Module]:
     Left out are those whose gradient is differentiated again or which are differentiated forward, as the compiler can not
     do either. Names and `state_dict` stay as they are.
     """
-    chosen: list[tuple[str, nn.Module]] = []
+    networks: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
-        inside = any(name.startswith(f"{outer}.") for outer, _ in chosen)
+        inside = any(name.startswith(f"{outer}.") for outer in networks)
         if isinstance(module, Backbone) and not inside and name.split(".")[0] not in model.eager:
-            chosen.append((name, module))
-    for _, module in chosen:
-        module.compile()
-    return [module for _, module in chosen]
+            networks[name] = module
+    for network in networks.values():
+        network.compile()
+    return list(networks.values())

@@ -551,10 +551,8 @@ def device_for(name: str, budget: Budget) -> tuple[torch.device, str]:
         return device_of(name), ""
     many = cores()
     if budget.params < SMALL and many >= MANY:
-        small = f"networks of {budget.params:,} parameters would leave a GPU idle"
-        return device_of(
-            "cpu"
-        ), f"--device auto: the {many} CPU cores, as {small}; --device cuda takes the GPU all the same"
+        why = f"the {many} CPU cores, as networks of {budget.params:,} parameters would leave a GPU idle"
+        return device_of("cpu"), f"--device auto: {why}; --device cuda takes it all the same"
     return device_of("cuda"), f"--device auto: {_device_name(torch.device('cuda'))}"
 
 

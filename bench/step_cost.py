@@ -31,16 +31,16 @@ __all__ = ["compare"]
 STEPS = 1_000  # of the training whose steps are timed: the learning rates and curricula of its beginning
 
 
-def untrained(name: str, found: Dataset, params: int) -> tuple[Trainable, int]:
+def untrained(name: str, found: Dataset, params: int, device: torch.device) -> tuple[Trainable, int]:
     """A model of about `params` parameters, on parents that are not trained either, and its recipe's batch."""
     recipe, space = catalogue.get(name), dataclasses.replace(found.space, classes=0)
     reason = recipe.paradigm.refuses(recipe.config, space)
     if reason is not None:
         raise BadInput(f"{name} can not model {found.name}: {reason}")
-    parents = {role: Frozen(untrained(need.recipe, found, params)[0]) for role, need in recipe.needs.items()}
+    parents = {role: Frozen(untrained(need.recipe, found, params, device)[0]) for role, need in recipe.needs.items()}
     width, _ = runs.fit_width(recipe, space, params, parents, recipe.config)
     with seeded(0, torch.device("cpu")):
-        return recipe.build(space, width, parents, recipe.config), recipe.config.batch
+        return recipe.build(space, width, parents, recipe.config).to(device), recipe.config.batch
 
 
 def compare(
@@ -49,10 +49,10 @@ def compare(
     """A Markdown table with a line for each recipe; the first is what the others are compared with."""
     sides, sizes = [], []
     for name in names:
-        model, own = untrained(name, found, params)
+        model, own = untrained(name, found, params, device)
         coords = (found.name, name, 0)
-        data = model.prepare(found.train, Noise(*coords, "prepare"))
-        loop = Loop(model.to(device), data.to(device), batch or own, STEPS, coords)
+        data = model.prepare(found.train.to(device), Noise(*coords, "prepare", device=device))
+        loop = Loop(model, data, batch or own, STEPS, coords)
         sizes.append((loop.batch, sum(map(parameters, loop.optimizers))))
         steps = count()
         sides.append(Timed(name, lambda loop=loop, steps=steps: loop.step(next(steps))))  # type: ignore[misc]

@@ -14,9 +14,10 @@ from conftest import thinned
 
 from bench import evaluate, features, measure, metrics
 from bench.features import Features
+from bench.gpu_check import few
 from bench.train import Diverged, Loop, seeded
 from paradigms import catalogue
-from paradigms.contract import BLOCKS, Data, Frozen, Kind, Noise, Paradigm, Plan, Space, Trainable
+from paradigms.contract import BLOCKS, Data, Frozen, Noise, Paradigm, Plan, Space, Trainable
 from paradigms.maths.sums import running_sums
 
 DIGITS = Space((1, 8, 8), 0, 17)
@@ -99,13 +100,6 @@ def prepared(name: str, space: Space, device: torch.device) -> Paradigm:
 
 def short(plan: Plan) -> Plan:
     return dataclasses.replace(plan, steps=min(8, plan.steps))
-
-
-def few(kind: Kind) -> Kind:
-    """The same at few steps, where it takes steps."""
-    most = {"steps": 4, "probes": 1, "terms": 4}
-    options = ((name, min(value, most[name]) if name in most else value) for name, value in kind.options)
-    return dataclasses.replace(kind, options=tuple(options))
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -263,8 +257,8 @@ def test_metrics_on_the_device_say_what_they_say_on_the_cpu(gpu):
     for one in (metrics.frechet_distance, metrics.kernel_distance):
         here, on_it = one(*near[:2]), one(*near[2:])
         assert on_it.value == pytest.approx(here.value, rel=1e-6)
-    for few in (metrics.neighbourhoods, lambda a, b: [metrics.likelihood_gap(a, b, b)]):
-        assert [v.value for v in few(*near[2:])] == pytest.approx([v.value for v in few(*near[:2])], rel=1e-6)
+    for several in (metrics.neighbourhoods, lambda a, b: [metrics.likelihood_gap(a, b, b)]):
+        assert [v.value for v in several(*near[2:])] == pytest.approx([v.value for v in several(*near[:2])], rel=1e-6)
     x, train, test = (split(DIGITS, 60, seed=k).x for k in (1, 2, 3))
     here, on_it = metrics.memorisation(x, train, test), metrics.memorisation(x.to(gpu), train, test)
     assert [v.value for v in on_it] == pytest.approx([v.value for v in here], rel=1e-6)
