@@ -1406,7 +1406,7 @@ def _comparison(result: Any) -> None:
         rows = [list(row) for row in zip(*(texts[c] for c in shown))]
         _table(shown, rows, f"{dataset}, tier {tier}: mean ± 95 % t-interval over seeds", shown[2:])
         if any(text.endswith("*") for c in shown for text in texts[c]):
-            print("*: the best and those not significantly worse (Welch's t with Holm's correction)")
+            print("*: the best and those not told apart from it; Group: recipes that share a letter are not told apart")
         if hidden := [c for c in columns if c not in shown]:
             print(f"for want of width not shown, but in the report: {', '.join(hidden)}")
     for job, reason in result.failures:

@@ -29,6 +29,12 @@ def coverage_table() -> str:
     return f"{_table(heads, rows)}\n\n{coverage.alarms()}"
 
 
+def comparison_table() -> str:
+    """How often the comparison of all pairs cries wolf and what it sees, as two Markdown tables."""
+    (heads, *rows), (others, *power) = coverage.alarm_table(), coverage.power_table()
+    return f"{_table(heads, rows)}\n\n{_table(others, power)}"
+
+
 def metric_table() -> str:
     """Every metric as a Markdown table: what is best, what it is, where from, what it costs."""
     rows = []
@@ -93,6 +99,7 @@ if __name__ == "__main__":
     text = replace_part(text, "recipes", recipe_table())
     text = replace_part(text, "metrics", metric_table())
     text = replace_part(text, "coverage", coverage_table())
+    text = replace_part(text, "comparison", comparison_table())
     text = replace_part(text, "spaces", space_table())
     if len(sys.argv) > 1:
         text = replace_part(text, "results", headline(Path(sys.argv[1]).read_text()))

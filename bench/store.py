@@ -89,7 +89,7 @@ class Row:
     samples: str = _column("first 12 hex digits of the sha256 over external samples, as they were scored")
     resize: str = _column('what was done to external samples of another size, as "64×64 to 32×32, bicubic"')
     unit: str = _column("unit of the value")
-    kind: str = _column("kind of likelihood; numbers of different kinds are never ranked together")
+    kind: str = _column("kind of likelihood; numbers of different kinds are never compared")
     relation: str = _column('how a printed likelihood stands to the true one: "=", "≤" (bound), "≈" or ""')
     features: str = _column(
         "feature space: name, policy for size, channels and range where it has one, hash of its weights"

@@ -1,13 +1,16 @@
 """One question: is A better than B? Two recipes, two runs, or two plans or averagings of the same trained models.
 
-Different models are compared by Welch's t over training seeds, the same trained models by the paired t over them. The
-metric asked for is one test and needs no correction; the other metrics that both have are corrected by Holm's method
-among themselves. Numbers whose provenance differs are not compared, and the field that differs is named.
+Different models are compared over training seeds by the moderated t of `reports.stats`, with the recipes of their report
+beside them, the same trained models by the paired t. The metric asked for is one planned test, whose p needs no
+correction; beside it stands the p of its family, all pairs of recipes together, which the report's tables go by. The other
+metrics that both have are corrected by Holm's method among themselves. Numbers whose provenance differs are not compared,
+and the field that differs is named.
 """
 
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,19 +20,23 @@ import pandas as pd
 from reports import coverage, provenance, stats, words
 from reports.sections import (
     LIKELIHOODS,
+    RATIOS,
     Entry,
     Section,
     at_plan,
     finite,
+    kind_key,
     kind_text,
+    likelihood_rows,
     plan_text,
     plans_of,
+    run_id,
     sections,
     seed_means,
     space_of,
 )
 from reports.stats import Difference, Summary
-from reports.tables import METRICS, UNITS, metric_title, multiple_text, sampling_spread_of, seconds_text
+from reports.tables import METRICS, UNITS, difference, metric_title, multiple_text, sampling_spread_of, seconds_text
 
 SPEED = {"latency": ("Latency", "↓"), "throughput": ("Throughput", "↑"), "peak_memory": ("Peak memory", "↓")}
 _LEFT_OUT = ("term_", "latency_", "throughput_", "flops", "entropy")
@@ -68,6 +75,8 @@ class Side:
     name: str
     entry: Entry
     rows: pd.DataFrame
+    plan: str = ""  # where it is another than the default
+    whole: bool = True  # whether these are the rows that the report compares
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,7 @@ class Line:
     """One metric that both sides have: their means, the difference a - b with its test, or why it was not taken.
 
     adjusted: p after Holm's correction over the lines that were not asked for; of the one that was, p itself.
+    family:   p among all pairs of so many `recipes` together; NaN where the two are not compared in the report.
     floor:    the smallest p that a permutation test could give here. spread: of disjoint sample sets, either side.
     """
 
@@ -88,6 +98,8 @@ class Line:
     b: Summary
     found: Difference | None = None
     adjusted: float = math.nan
+    family: float = math.nan
+    recipes: int = 2
     shuffled: float | None = None
     floor: float = math.nan
     needed: int | None = None
@@ -140,14 +152,14 @@ class Comparison:
                 "for their number by Holm's method."
             )
         if line.found is not None:
-            out.append(coverage.sentence(min(line.found.n), "interval" if line.found.paired else "welch"))
+            out.append(coverage.sentence(min(line.found.n), "interval" if line.found.paired else "pair"))
         if self.again and not line.significant:
-            out.append(f"More seeds: {self.again}")
+            out.append(f"To know more: {self.again}")
         return out
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """(heads, rows) of texts."""
-        heads = ["metric", self.a, self.b, "difference [95 %]", "p", "p, Holm", "verdict"]
+        heads = ["metric", self.a, self.b, "difference or ratio [95 %]", "p, pair", "p, family", "p, Holm", "verdict"]
         return heads, [_cells(line, self.a, self.b, i == 0) for i, line in enumerate(self.lines)]
 
     def as_json(self) -> dict[str, Any]:
@@ -279,7 +291,8 @@ def _side(section: Section, selector: Selector) -> Side:
     name = entry.name + (f" {selector.run}" if selector.run else "")
     parts = [selector.plan and plan_text(plan), {"raw": "raw weights", "ema": "averaged weights"}.get(selector.weights)]
     name += f" ({', '.join(p for p in parts if p)})" if any(parts) else ""
-    return Side(name, entry, rows)
+    other = selector.plan if plan != entry.plan else ""
+    return Side(name, entry, rows, other, not (other or selector.weights or selector.run))
 
 
 # -------------------------------------------------------------------------------------------------------------- lines
@@ -337,29 +350,54 @@ def _line(section: Section, a: Side, b: Side, group: _Group, x: pd.DataFrame, y:
     line = replace(line, spread=(sampling_spread_of(x), sampling_spread_of(y)))
     runs = [r for r in dict.fromkeys(x["run"]) if r and (y["run"] == r).any()]
     if runs:
-        pairs = [_of_run(x, run) - _of_run(y, run) for run in runs]
-        if len(pairs) < 2:
+        if len(runs) < 2:
             return line
-        found = stats.paired(pairs)
-        variance = found.error**2 * len(pairs)
+        one, other = ([_of_run(rows, run) for run in runs] for rows in (x, y))
+        found = stats.paired(one, other, log=metric in RATIOS and stats.positive(one, other))
         return replace(
             line,
             found=found,
-            shuffled=stats.sign_flips(pairs) if not math.isnan(found.p) else None,
-            floor=stats.permutation_floor(len(pairs)),
-            needed=stats.needed(found.mean, variance),
+            shuffled=stats.sign_flips(one, other, found.log) if not math.isnan(found.p) else None,
+            floor=stats.permutation_floor(len(runs)),
+            needed=stats.needed(found),
         )
     one, other = seed_means(x), seed_means(y)
     if min(len(one), len(other)) < 2:
         return line
-    found = stats.welch(one, other)
+    family = _family(section, a, b, metric, split, x)
+    recipes = len(family.names)
+    pair = family.pair(a.entry.name, b.entry.name) if recipes else None
+    alone = pair is None
+    if alone:  # another plan, weights or budget than the report compares: these two on their own
+        family = stats.compare({a.name: one, b.name: other}, log=metric in RATIOS and stats.positive(one, other))
+        pair = family.pair(a.name, b.name)
+    if pair is None:
+        difference = left.mean - right.mean
+        p = math.nan if difference else 1.0
+        return replace(line, found=Difference(difference, difference, difference, p, 0.0, (len(one), len(other))))
+    found = pair.found if pair.a in (a.name, a.entry.name) else pair.found.reversed()
     return replace(
         line,
         found=found,
-        shuffled=stats.permutation(one, other) if not math.isnan(found.p) else None,
+        family=math.nan if alone else pair.adjusted,
+        recipes=2 if alone else recipes,
+        shuffled=stats.permutation(one, other, found.log),
         floor=stats.permutation_floor(len(one), len(other)),
-        needed=stats.needed(found.mean, float(pd.Series(one).var()), float(pd.Series(other).var())),
+        needed=stats.needed(found, 2 if alone else recipes),
     )
+
+
+def _family(section: Section, a: Side, b: Side, metric: str, split: str, rows: pd.DataFrame) -> stats.Family:
+    """All recipes that the report compares on this number; empty where the two are not among them as they are here."""
+    if not (a.whole and b.whole):
+        return stats.Family()
+    if metric in LIKELIHOODS:
+        kind = kind_key(rows)
+        frames = {e.name: likelihood_rows(e, metric, split) for e in section.finished}
+        chosen = {n: f for n, some in frames.items() for f in some if kind_key(f) == kind}
+        found = section.compare_likelihoods(chosen).get(kind)
+        return found.family if found else stats.Family()
+    return section.compare(metric, split, str(rows["features"].iloc[0]), _direction(metric) != "↑").family
 
 
 def _of_run(rows: pd.DataFrame, run: str) -> float:
@@ -464,6 +502,9 @@ def _number(line: Line, value: float) -> str:
 
 
 def _interval(line: Line, found: Difference) -> str:
+    if found.log:
+        ratio, low, high = words.alike(*difference(found))
+        return f"{ratio}× [{low}, {high}]"
     if line.metric in SPEED:
         return f"{_number(line, found.mean)} [{_number(line, found.low)}, {_number(line, found.high)}]"
     mean, low, high = words.alike(found.mean, found.low, found.high)
@@ -480,13 +521,15 @@ def _cells(line: Line, a: str, b: str, lead: bool) -> list[str]:
         heading += f", {line.unit}"
     values = [heading, _said(line, line.a), _said(line, line.b)]
     if line.refused:
-        return [*values, "", "", "", f"not compared: they differ in {line.refused}"]
+        return [*values, "", "", "", "", f"not compared: they differ in {line.refused}"]
     if line.found is None:
-        return [*values, _number(line, line.a.mean - line.b.mean), "", "", "no test: one training seed"]
+        return [*values, _number(line, line.a.mean - line.b.mean), "", "", "", "no test: one training seed"]
     winner = line.winner(a, b)
-    verdict = {"": "no test: no spread", "tie": "tie", "differ": "different"}.get(winner, f"{winner} is better")
+    verdict = {"": "no test: no spread", "tie": "not told apart", "differ": "different"}.get(
+        winner, f"{winner} is better"
+    )
     adjusted = "asked" if lead else _p(line.adjusted)
-    return [*values, _interval(line, line.found), _p(line.found.p), adjusted, verdict]
+    return [*values, _interval(line, line.found), _p(line.found.p), _p(line.family), adjusted, verdict]
 
 
 def _verdict(c: Comparison) -> str:
@@ -507,17 +550,13 @@ def _verdict(c: Comparison) -> str:
     elif math.isnan(found.p):
         out.append("Neither varies over seeds, so there is nothing to test the difference against: nothing is claimed.")
     else:
-        test = (
-            f"paired t over the {found.n[0]} trained models that both share"
-            if found.paired
-            else "Welch's t over training seeds"
-        )
-        out.append(f"Difference {_interval(line, found)}{unit} (95 % interval), {words.p_value(found.p)} by {test}.")
+        what, unit = ("Ratio", "") if found.log else ("Difference", unit)
+        out.append(f"{what} {_interval(line, found)}{unit} (95 % interval), {words.p_value(found.p)} {_test(line)}.")
         winner = line.winner(c.a, c.b)
         if winner == "differ":
             out.append("They differ significantly; neither direction is better in itself.")
         elif winner == "tie":
-            out.append("That is a tie: no difference could be shown, which is not to say that there is none.")
+            out.append("They are not told apart: no difference could be shown, which is not to say that there is none.")
             out.append(_needed(line))
         else:
             better = {"↓": "lower", "↑": "higher"}[line.direction]
@@ -531,6 +570,16 @@ def _verdict(c: Comparison) -> str:
         )
     out += c.remarks
     return " ".join(part for part in out if part)
+
+
+def _test(line: Line) -> str:
+    assert line.found is not None
+    if line.found.paired:
+        return f"by the paired t over the {line.found.n[0]} trained models that both share"
+    test = "by the moderated t over training seeds, for this pair alone as if it had been the one question asked"
+    if math.isnan(line.family):
+        return test
+    return f"{test}; {words.p_value(line.family)} among all pairs of the {line.recipes} recipes compared in the report"
 
 
 def _needed(line: Line) -> str:
@@ -564,12 +613,26 @@ def _remarks(a: Side, b: Side) -> tuple[str, ...]:
 
 
 def _again(section: Section, a: Side, b: Side) -> str:
+    """The commands that help: a plan on the runs that it was not drawn from yet, else more training seeds."""
     if a.entry.external or b.entry.external:
         return ""
+    commands, plans = [], []
+    for side in (a, b):
+        if side.plan:
+            asked = f"--sampler {shlex.quote(side.plan.replace(',', ':', 1))}"
+            plans.append(asked)
+            drawn = set(side.rows.loc[side.rows["sampler"] != "", "run"])
+            rest = {run_id(r): r for r in side.entry.records if run_id(r) in set(side.entry.rows["run"]) - drawn}
+            folders = [str(r.get("folder") or run) for run, r in rest.items()]
+            commands += [f"`bench evaluate {shlex.quote(folder)} {asked}`" for folder in folders]
+    if commands:
+        return words.listing(commands)
     recipes = ",".join(dict.fromkeys((a.entry.recipe, b.entry.recipe)))
     more = max(5, 2 * section.seeds)
-    tier = f" --tier {words.plain(section.tier)}" if section.tier else ""
-    return f"`bench all --dataset {section.title}{tier} --recipes {recipes} --seeds {more}`"
+    tier = f" --tier {shlex.quote(section.tier)}" if section.tier else ""
+    seeds = f"`bench all --dataset {shlex.quote(section.dataset)}{tier} --recipes {recipes} --seeds {more}`"
+    then = " and then ".join(f"`bench evaluate RUN {asked}`" for asked in dict.fromkeys(plans))
+    return seeds + (f", and then of each new run {then}" if plans else "")
 
 
 def _json(line: Line, a: str, b: str) -> dict[str, Any]:
@@ -588,11 +651,11 @@ def _json(line: Line, a: str, b: str) -> dict[str, Any]:
     if line.found is not None:
         found = line.found
         made |= {
-            "test": "paired t" if found.paired else "Welch's t",
-            "difference": found.mean,
-            "low": found.low,
-            "high": found.high,
+            "test": "paired t" if found.paired else "moderated t",
+            "scale": "ratio" if found.log else "difference",
+            **dict(zip(("ratio" if found.log else "difference", "low", "high"), difference(found))),
             "p": None if math.isnan(found.p) else found.p,
+            "p_family": None if math.isnan(line.family) else line.family,
             "p_holm": None if math.isnan(line.adjusted) else line.adjusted,
             "p_permutation": line.shuffled,
             "p_permutation_floor": line.floor,

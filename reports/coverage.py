@@ -1,9 +1,9 @@
-"""How often the printed 95 % intervals hold the truth, and how often the ranking cries wolf: measured by simulation.
+"""How often the printed 95 % intervals hold the truth, how often the comparison cries wolf and what it sees, by simulation.
 
     python -m reports.coverage [REPETITIONS]       measures, writes coverage.json beside this file, prints the table
 
 The truth is the expected value of the metric at its sample size over training seeds. A repetition draws the errors of n
-seeds from a law, takes the interval by the function that the report takes it by (`stats.summarise`, `stats.welch`,
+seeds from a law, takes the interval by the function that the report takes it by (`stats.summarise`, `stats.compare`,
 `stats.interquartile_mean`), and asks whether it holds the law's mean. The law "fd" is no formula but Frechet distances
 of simulated models: each training seed shifts and scales a Gaussian in 16 dimensions by chance, 300 samples of it are
 scored against a fixed reference of 300.
@@ -118,22 +118,64 @@ def interval(law: Law, seeds: int, repetitions: int, rng: np.random.Generator) -
     return held / repetitions
 
 
-def welch(law: Law, seeds: int, repetitions: int, rng: np.random.Generator, ratio: float = 3.0) -> float:
-    """The same of Welch's interval for a difference of recipes, one of which scatters `ratio` times as much."""
-    held = 0
-    for x, y in zip(law.draw(rng, (repetitions, seeds)), ratio * law.draw(rng, (repetitions, seeds))):
-        found = stats.welch(x, y)
-        held += found.low <= 0.0 <= found.high
-    return held / repetitions
+def arranged(arrangement: str, recipes: int) -> np.ndarray:
+    """Spreads of so many recipes (recipes,), of geometric mean 1: how far apart, and which are the wide ones.
+
+    "1:5" steps evenly in logarithms; "one", "two" and "half" are so many recipes five times as wide as the others.
+    """
+    wide = {"one": 1, "two": 2, "half": recipes // 2}.get(arrangement)
+    if wide is None:
+        spreads = np.geomspace(1.0, float(arrangement.partition(":")[2]), recipes)
+    else:
+        spreads = np.r_[np.ones(recipes - wide), np.full(wide, 5.0)]
+    return spreads / np.exp(np.log(spreads).mean())
 
 
-def false_alarms(law: Law, seeds: int, recipes: int, repetitions: int, rng: np.random.Generator) -> float:
-    """How often a ranking of recipes that are all alike puts any of them behind another."""
-    alarms = 0
-    for groups in law.draw(rng, (repetitions, recipes, seeds)):
-        ranks, _ = stats.compare({str(i): x for i, x in enumerate(groups)})
-        alarms += max(ranks.values()) > 1
-    return alarms / repetitions
+ARRANGEMENTS = ("1:1", "1:2", "1:5", "one", "two", "half", "1:10")
+RECIPES = (4, 8, 16, 30)
+MEANS = ("equal", "half, wide", "half, narrow", "halves")
+
+
+def placed(means: str, recipes: int) -> np.ndarray:
+    """Means of logarithms (recipes,): all equal; half of them, the wide or the narrow ones, the rest each threefold
+    apart; or two halves of equal ones, threefold apart."""
+    step, half = math.log(3.0), recipes // 2
+    if means == "equal":
+        return np.zeros(recipes)
+    if means == "halves":
+        return step * (np.arange(recipes) % 2)
+    ladder = step * np.maximum(0, np.arange(recipes) - half + 1)
+    return ladder[::-1] if means == "half, wide" else ladder
+
+
+def decisions(
+    law: Law, spreads: np.ndarray, means: np.ndarray, seeds: int, repetitions: int, rng: np.random.Generator
+) -> tuple[float, float]:
+    """(how often any two equal recipes are told apart, how many of the pairs that lie threefold apart are)."""
+    recipes = len(spreads)
+    first, second = np.triu_indices(recipes, 1)
+    apart = np.abs(means[first] - means[second])
+    equal, threefold = apart == 0, np.isclose(apart, math.log(3.0))
+    alarms, seen, chunk = 0, 0, max(1, 2_000_000 // len(first))
+    for start in range(0, repetitions, chunk):
+        count = min(chunk, repetitions - start)
+        x = means[:, None] + spreads[:, None] * law.draw(rng, (count, recipes, seeds))
+        told = stats.told_apart(x.mean(-1), x.var(-1, ddof=1), (seeds,) * recipes)
+        alarms += int(told[:, equal].any(1).sum())
+        seen += int(told[:, threefold].sum())
+    return alarms / repetitions, seen / (repetitions * threefold.sum()) if threefold.any() else math.nan
+
+
+def pair(
+    law: Law, seeds: int, repetitions: int, rng: np.random.Generator, ratio: float = 3.0, recipes: int = 7
+) -> float:
+    """The share of a planned pair's intervals that hold its difference, one of all recipes `ratio` times as wide."""
+    spreads = np.r_[ratio, np.ones(recipes - 1)]
+    critical = stats.critical_of_pair((seeds,) * recipes)
+    x = spreads[:, None] * law.draw(rng, (repetitions, recipes, seeds))
+    error = stats.errors(x.var(-1, ddof=1), (seeds,) * recipes, np.array([0]), np.array([1]))[:, 0]
+    mean = x.mean(-1)
+    return float((np.abs(mean[:, 0] - mean[:, 1]) <= critical * error).mean())
 
 
 def interquartile(law: Law, seeds: int, sets: int, repetitions: int, rng: np.random.Generator) -> float:
@@ -154,20 +196,47 @@ def measure(repetitions: int, tell: Callable[[str], None] = lambda text: None) -
     def rng(*key: object) -> np.random.Generator:
         return np.random.default_rng([ord(c) for c in repr(key)])
 
-    found: dict[str, Any] = {"repetitions": repetitions, "level": stats.LEVEL, "interval": {}, "welch": {}}
+    found: dict[str, Any] = {"repetitions": repetitions, "level": stats.LEVEL, "interval": {}, "pair": {}}
     for name, law in LAWS.items():
         tell(f"t-interval, {law.short}")
         rate = {str(n): interval(law, n, repetitions, rng("interval", name, n)) for n in SEEDS}
         found["interval"][name] = rate
-        tell(f"Welch, {law.short}")
-        found["welch"][name] = {str(n): welch(law, n, repetitions, rng("welch", name, n)) for n in SHOWN}
-    tell("false alarms")
+        tell(f"planned pair, {law.short}")
+        found["pair"][name] = {str(n): pair(law, n, repetitions, rng("pair", name, n)) for n in SHOWN}
     normal, few = LAWS["normal"], max(1, repetitions // 2)
-    found["false_alarms"] = {
-        "recipes": 7,
-        "repetitions": few,
-        "rate": {str(n): false_alarms(normal, n, 7, few, rng("alarms", n)) for n in (3, 5)},
-    }
+    found["alarms"], found["power"], found["skewed"] = {}, {}, {}
+    for seeds in (2, 3, 5):
+        for recipes in RECIPES:
+            tell(f"false alarms and power, {recipes} recipes, {seeds} seeds")
+            rates: dict[str, float] = {}
+            for arrangement in ARRANGEMENTS:
+                spreads = arranged(arrangement, recipes)
+                # The statistic has no unit, so false alarms do not depend on the size of the spreads.
+                rates[arrangement] = max(
+                    decisions(normal, 0.13 * spreads, placed(m, recipes), seeds, repetitions, rng("alarms", m, seeds))[
+                        0
+                    ]
+                    for m in MEANS
+                )
+            found["alarms"][f"{recipes}×{seeds}"] = rates
+            found["power"][f"{recipes}×{seeds}"] = {
+                f"{size:g}, {arrangement}": decisions(
+                    normal,
+                    size * arranged(arrangement, recipes),
+                    placed("halves", recipes),
+                    seeds,
+                    few,
+                    rng("power", size, seeds),
+                )[1]
+                for size in (0.05, 0.13, 0.25)
+                for arrangement in ("1:1", "1:2", "1:5")
+            }
+    for name, law in LAWS.items():
+        tell(f"false alarms, {law.short}")
+        scale = float(np.std(law.draw(rng("scale", name), (100_000,))))
+        found["skewed"][name] = decisions(
+            law, arranged("1:5", 8) / scale, placed("equal", 8), 3, repetitions, rng("skewed", name)
+        )[0]
     tell("interquartile mean")
     rate = {
         f"{seeds}×{sets}": interquartile(normal, seeds, sets, few, rng("iqm", seeds, sets))
@@ -196,7 +265,7 @@ def at(seeds: int, laws: Iterable[str] = LAWS, kind: str = "interval") -> dict[s
 
 
 def sentence(seeds: int, kind: str = "interval") -> str:
-    """What the 95 % of an interval over so many seeds are worth; kind: "interval" (also of pairs) or "welch"."""
+    """What the 95 % of an interval over so many seeds are worth; kind: "interval" (also of paired differences) or "pair"."""
     found = at(min(seeds, SEEDS[-1]), kind=kind)
     said = [f"{100 * rate:.1f} % ({LAWS[name].short})" for name, rate in found.items()]
     return (
@@ -206,24 +275,55 @@ def sentence(seeds: int, kind: str = "interval") -> str:
 
 
 def table() -> list[tuple[str, ...]]:
-    """Rows of the coverage table, the heads first: law, then the t-interval and Welch's at 2, 3, 5 and 10 seeds."""
+    """Rows of the coverage table, the heads first: law, then the t-interval and a planned pair's at 2, 3, 5, 10 seeds."""
     found = recorded()
-    heads = ("errors over training seeds", *(f"{n} seeds" for n in SHOWN), *(f"Welch, {n}" for n in SHOWN))
+    heads = ("errors over training seeds", *(f"{n} seeds" for n in SHOWN), *(f"pair, {n}" for n in SHOWN))
     rows = [
         (
             law.words,
-            *(f"{100 * found[kind][name][str(n)]:.1f} %" for kind in ("interval", "welch") for n in SHOWN),
+            *(f"{100 * found[kind][name][str(n)]:.1f} %" for kind in ("interval", "pair") for n in SHOWN),
         )
         for name, law in LAWS.items()
     ]
     return [heads, *rows]
 
 
+def alarm_table() -> list[tuple[str, ...]]:
+    """Rows of false alarms, the heads first: recipes and seeds, then by how the spreads are arranged."""
+    rows = [
+        (recipes, seeds, *(f"{100 * rates[a]:.1f} %" for a in ARRANGEMENTS))
+        for key, rates in recorded()["alarms"].items()
+        for recipes, seeds in [key.split("×")]
+    ]
+    wide = {"one": "one 5× as wide", "two": "two", "half": "half of them"}
+    return [("recipes", "seeds", *(wide.get(a, a) for a in ARRANGEMENTS)), *rows]
+
+
+def power_table() -> list[tuple[str, ...]]:
+    """Rows of the share of threefold differences that are seen, the heads first: by size and range of the spreads."""
+    found = recorded()["power"]
+    rows = [(*key.split("×"), *(f"{rate:.2f}" for rate in rates.values())) for key, rates in found.items()]
+    return [("recipes", "seeds", *next(iter(found.values()))), *rows]
+
+
 def alarms() -> str:
-    """How often a ranking of equal recipes finds a difference, in words."""
-    found = recorded()["false_alarms"]
-    rates = " and ".join(f"{100 * rate:.1f} % with {n} seeds" for n, rate in found["rate"].items())
-    return f"A ranking of {found['recipes']} equal recipes with normal errors told any two of them apart in {rates}."
+    """How often equal recipes are told apart under other laws than the normal one, in words."""
+    rates = [f"{100 * rate:.1f} % ({LAWS[name].short})" for name, rate in recorded()["skewed"].items()]
+    return f"Of 8 equal recipes with 3 seeds and spreads from 1 to 5 any two were told apart in {', '.join(rates)}."
+
+
+def sight(seeds: int, recipes: int) -> str:
+    """What the comparison holds and sees with so many seeds and recipes (at the nearest that were simulated)."""
+    found = recorded()
+    shapes = [tuple(map(int, key.split("×"))) for key in found["alarms"]]
+    count, n = min(shapes, key=lambda s: (abs(s[1] - seeds), abs(s[0] - recipes)))
+    key = f"{count}×{n}"
+    worst = max(rate for a, rate in found["alarms"][key].items() if a != "1:10")
+    return (
+        f"In simulations of {count} recipes with {n} seeds the comparison told equal recipes apart in at most "
+        f"{100 * worst:.1f} % of families, for normal errors and spreads up to fivefold apart, and saw "
+        f"{100 * found['power'][key]['0.13, 1:5']:.0f} % of threefold differences at a spread of 13 %."
+    )
 
 
 def _main(arguments: Sequence[str]) -> None:
@@ -233,6 +333,10 @@ def _main(arguments: Sequence[str]) -> None:
     recorded.cache_clear()
     for row in table():
         print("  ".join(text.ljust(52 if i == 0 else 9) for i, text in enumerate(row)))
+    for rows in (alarm_table(), power_table()):
+        print()
+        for row in rows:
+            print("  ".join(text.ljust(14) for text in row))
     print(alarms())
     print(f"interquartile mean, by seeds × data sets: {found['interquartile_mean']['rate']}")
 

@@ -168,7 +168,9 @@ def _page(section: Section, many_tiers: bool, with_figures: bool, real: GridSour
     heading = section.title + (f" ({words.plain(section.tier)})" if many_tiers and section.tier else "")
     lower = []
     if section.finished or section.baselines:
-        lower = [*tables.quality(section), tables.likelihood(section), tables.parts(section)]
+        order = tables.order(section)
+        lower = [order] if order else []
+        lower += [*tables.quality(section), tables.likelihood(section), tables.parts(section)]
     plans = None
     if section.finished:
         speed, plans = tables.speed(section)

@@ -1,4 +1,4 @@
-"""Which columns of a row decide what its number means: numbers that differ in one of them are not ranked together."""
+"""Which columns of a row decide what its number means: numbers that differ in one of them are not compared."""
 
 from __future__ import annotations
 

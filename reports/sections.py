@@ -48,8 +48,13 @@ FLAGS = ("headline", "conditional", "contended")
 
 LIKELIHOODS = ("bits_per_dim", "nll")
 FLOOR = "real-train"
+# Metrics that are compared as ratios, by their logarithms, where all scores are positive: distances and costs, whose
+# errors grow with them. All others (shares, counts, nats) are compared by differences, as they are.
+RATIOS = frozenset(
+    ("fd", "fd_inf", "kd", "w2", "sw2", "mmd2", "energy", "mode_kl", "label_kl", "latency", "throughput", "peak_memory")
+)
 NO_RUN = ("baseline", "external")  # rows of no model of the suite
-# A larger multiple of the budget is marked, never bold and never ranked. Clocks jitter, counted quantities do not.
+# A larger multiple of the budget is marked, never bold and never compared. Clocks jitter, counted quantities do not.
 OVER_BUDGET = 1.05
 OVER_SECONDS = 1.10
 
@@ -110,7 +115,7 @@ class Entry:
     failures: tuple[Failure, ...] = ()
     gaps: tuple[Failure, ...] = ()  # measurements of finished runs that failed
     records: tuple[Mapping[str, Any], ...] = ()
-    protocol: str = ""  # what its runs were matched by and allowed; rows that differ in it are not ranked together
+    protocol: str = ""  # what its runs were matched by and allowed; rows that differ in it are not compared
     match: str = "flops"  # the quantity that its budget is counted in
     budget: Mapping[str, float] = field(default_factory=dict)  # what its runs were allowed
     multiple: float | None = None  # of its budget, with what its parents cost
@@ -285,25 +290,15 @@ def seed_means(rows: pd.DataFrame, column: str = "value") -> list[float]:
 
 
 @dataclass(frozen=True)
-class Ranking:
-    """Ranks of the entries that may be compared on one number, and why the others may not.
+class Compared:
+    """The entries that may be compared on one number, all together, and why the others may not."""
 
-    wide: those that tie with the best although their own mean lies outside its 95 % interval. That no difference could
-    be shown says little of them, and nothing where one of their seeds went wrong.
-    """
-
-    ranks: Mapping[str, int]
-    unranked: Mapping[str, str]
-    pairs: tuple[stats.Pair, ...] = ()
-    wide: frozenset[str] = frozenset()
-
-    @property
-    def decided(self) -> bool:
-        """Whether any difference is significant; otherwise everything ties and there is no best."""
-        return any(rank > 1 for rank in self.ranks.values())
+    family: stats.Family
+    uncompared: Mapping[str, str]
 
     def best(self, name: str) -> bool:
-        return self.decided and self.ranks.get(name) == 1 and name not in self.wide
+        """Whether it is the best or not told apart from it, where any two are told apart at all."""
+        return name in self.family.best
 
 
 @dataclass(frozen=True)
@@ -367,12 +362,20 @@ class Section:
 
     @cached_property
     def quality(self) -> tuple[str, str]:
-        """(metric, feature space) that leads: a Frechet distance on images, a transport distance on vectors."""
-        have = set(self.rows["metric"])
-        for metric in ("fd", "kd"):
-            if metric in have and self.spaces:
-                return metric, self.spaces[0]
-        return next(((m, "") for m in ("w2", "sw2", "mmd2") if m in have), ("fd", ""))
+        """(metric, feature space) that leads: a Frechet distance on images, a transport distance on vectors.
+
+        Where too few images were held out for any Frechet distance the kernel distance leads, which is unbiased at any
+        number.
+        """
+        known = finite(self.rows[~self.rows["status"].isin(NO_RUN)])
+        for rows in (known, self.rows):
+            have = set(rows["metric"])
+            for metric in ("fd", "kd"):
+                if metric in have and self.spaces:
+                    return metric, self.spaces[0]
+            if lead := next((m for m in ("w2", "sw2", "mmd2") if m in have), ""):
+                return lead, ""
+        return "fd", ""
 
     def baseline(self, recipe: str) -> Entry | None:
         return next((b for b in self.baselines if b.recipe == recipe), None)
@@ -409,8 +412,8 @@ class Section:
         have = set(self.rows["metric"])
         return next((m for m in LIKELIHOODS if m in have), "bits_per_dim")
 
-    def rank(self, metric: str, split: str = "test", features: str = "", lower_is_better: bool = True) -> Ranking:
-        """Rank the recipes on one metric at their default plans.
+    def compare(self, metric: str, split: str = "test", features: str = "", lower_is_better: bool = True) -> Compared:
+        """Compare the recipes on one metric at their default plans.
 
         Those scored by another version of the feature network are not, and are told so.
         """
@@ -421,81 +424,73 @@ class Section:
             here = mine[mine["features"] == features]
             alike = mine["features"].map(space_of) == space_of(features)
             rows[entry.name] = here if len(finite(here)) else mine[alike]
-        return self._rank(rows, lower_is_better, provenance.decisive(metric))
+        return self._compare(rows, lower_is_better, provenance.decisive(metric), metric in RATIOS)
 
-    def rank_likelihood(self, chosen: Mapping[str, pd.DataFrame]) -> dict[str, Ranking]:
-        """Rank likelihoods within each kind: {kind and relation: ranking}. `chosen`: held-out rows by entry name.
+    def compare_likelihoods(self, chosen: Mapping[str, pd.DataFrame]) -> dict[str, Compared]:
+        """Compare likelihoods within each kind: {kind and relation: compared}. `chosen`: held-out rows by entry name.
 
-        One that its own solver doubts says nothing of its model, and has no rank.
+        One that its own solver doubts says nothing of its model, and is not compared.
         """
         kinds = {name: kind_key(rows) for name, rows in chosen.items() if len(rows)}
         by_name = {e.name: e for e in (*self.entries, *self.externals)}
         doubts = {name: solver_error(by_name[name], chosen[name]) for name in kinds}
-        rankings = {}
+        made = {}
         for kind in sorted(set(kinds.values())):
             mine = {name: chosen[name] for name, k in kinds.items() if k == kind}
-            found = self._rank({n: rows for n, rows in mine.items() if doubts[n] is None}, True, provenance.LIKELIHOOD)
-            why = {n: f"not ranked: its solver errs by {number(d, 2)}" for n in mine if (d := doubts[n]) is not None}
-            rankings[kind] = replace(found, unranked={**found.unranked, **why})
-        return rankings
+            certain = {n: rows for n, rows in mine.items() if doubts[n] is None}
+            found = self._compare(certain, True, provenance.LIKELIHOOD, False)
+            why = {n: f"not compared: its solver errs by {number(d, 2)}" for n in mine if (d := doubts[n]) is not None}
+            made[kind] = replace(found, uncompared={**found.uncompared, **why})
+        return made
 
-    def _rank(self, rows: Mapping[str, pd.DataFrame], lower_is_better: bool, fields: Mapping[str, str]) -> Ranking:
-        """Ranks within the largest group of entries whose numbers have the same provenance, and why others have none."""
+    def _compare(
+        self, rows: Mapping[str, pd.DataFrame], lower_is_better: bool, fields: Mapping[str, str], logarithms: bool
+    ) -> Compared:
+        """Compare the largest group of entries whose numbers have the same provenance; why the others are not in it."""
         fields = {"": "the budget or the data", **fields}
         by_name = {e.name: e for e in (*self.entries, *self.externals)}
         values: dict[str, list[float]] = {}
         keys: dict[str, provenance.Key] = {}
-        unranked: dict[str, str] = {}
+        uncompared: dict[str, str] = {}
         for name, found in rows.items():
             entry, mine = by_name[name], finite(found).assign(**{"": by_name[name].protocol})
             several = provenance.keys(mine, fields)
             if not several:
                 continue
             if entry.over_budget:
-                unranked[name] = f"not ranked: {entry.multiple:.1f}× the budget"
+                uncompared[name] = f"not compared: {entry.multiple:.1f}× the budget"
                 continue
             if len(several) > 1:
-                unranked[name] = (
-                    f"not ranked: its seeds differ in {provenance.difference(several[0], several[1], fields)}"
+                uncompared[name] = (
+                    f"not compared: its seeds differ in {provenance.difference(several[0], several[1], fields)}"
                 )
                 continue
             keys[name], values[name] = several[0], seed_means(mine)
             if entry.external:
-                unranked[name] = "external, not ranked: its training seeds and budget are not known"
+                uncompared[name] = "external, not compared: its training seeds and budget are not known"
             elif len(values[name]) < 2:
-                unranked[name] = "not ranked: one training seed"
-        rivals = [key for name, key in keys.items() if name not in unranked]
+                uncompared[name] = "not compared: one training seed"
+        rivals = [key for name, key in keys.items() if name not in uncompared]
         rivals = rivals or [key for name, key in keys.items() if not by_name[name].external]
         if not rivals:
-            return Ranking({}, unranked)
+            return Compared(stats.Family(), uncompared)
         common = max(sorted(set(rivals)), key=rivals.count)
         for name, key in keys.items():
             known = provenance.OF_SAMPLES if by_name[name].external else tuple(fields)
             said = provenance.difference(key, common, fields, known)
-            if said and name in unranked:
-                unranked[name] += f"; it also differs from the others in {said}"
+            if said and name in uncompared:
+                uncompared[name] += f"; it also differs from the others in {said}"
             elif said:
-                unranked[name] = f"not ranked: differs from the others in {said}"
-        ranks, pairs = stats.compare({n: v for n, v in values.items() if n not in unranked}, lower_is_better)
-        for pair in pairs:
-            if not pair.tested:  # the worse of two that never vary: neither a tie nor shown to be worse
-                worse, other = (pair.a, pair.b) if (pair.difference > 0) == lower_is_better else (pair.b, pair.a)
-                ranks.pop(worse, None)
-                unranked[worse] = f"not ranked: no spread over seeds, so no test against {other} is possible"
-        return Ranking(ranks, unranked, tuple(pairs), _wide(values, ranks, lower_is_better))
-
-
-def _wide(values: Mapping[str, Sequence[float]], ranks: Mapping[str, int], lower_is_better: bool) -> frozenset[str]:
-    """Those of rank 1 whose mean lies outside the interval of the best mean's."""
-    found = {name: summary for name in ranks if (summary := stats.summarise(values[name])) is not None}
-    if not found:
-        return frozenset()
-    best = sorted(found.values(), key=lambda s: s.mean if lower_is_better else -s.mean)[0]
-    return frozenset(n for n, s in found.items() if ranks[n] == 1 and not best.low <= s.mean <= best.high)
+                uncompared[name] = f"not compared: differs from the others in {said}"
+        kept = {n: v for n, v in values.items() if n not in uncompared}
+        family = stats.compare(kept, lower_is_better, logarithms and stats.positive(*kept.values()))
+        if len(kept) > 1 and not family.names:
+            uncompared |= dict.fromkeys(kept, "not compared: no score varies over seeds, so nothing can be tested")
+        return Compared(family, uncompared)
 
 
 def kind_key(rows: pd.DataFrame) -> str:
-    """The relation and the kind of a likelihood, with its options: what numbers must share to be ranked."""
+    """The relation and the kind of a likelihood, with its options: what numbers must share to be compared."""
     first = rows.iloc[0]
     return f"{first['relation']} {kind_text(rows)}".strip()
 

@@ -1,19 +1,32 @@
-"""Statistics over training seeds: intervals, tests, ranks with ties, and what may be said over several data sets.
+"""Statistics over training seeds: intervals, tests, the order of recipes, and what may be said over several data sets.
 
 A training seed is the unit everywhere: retraining moves these numbers more than drawing again from a trained model
-does. Intervals are Student's t (a bootstrap of three seeds covers 70 %, not 95 %); different recipes are compared by
-Welch's t, plans of the same trained models by the paired t; Holm's method corrects for the number of tests. No test is
-made with fewer than two seeds on a side. Disjoint sample sets of one model ("draws") are averaged before anything else
-and their spread is given apart. `python -m reports.coverage` measures how often the intervals hold the truth.
+does. Intervals of a mean are Student's t (a bootstrap of three seeds covers 70 %, not 95 %). Disjoint sample sets of one
+model ("draws") are averaged before anything else and their spread is given apart. No test is made with fewer than two
+seeds on a side. Plans of the same trained models are compared by the paired t.
+
+Different recipes are compared all together (`compare`). Three seeds say little of one recipe's spread, so each variance
+s_i^2, of d_i = n_i - 1 degrees of freedom, is moderated by the one pooled over all recipes (Smyth 2004, with a fixed
+weight d_0 in place of an estimated one):
+
+    v_i = (d_i s_i^2 + d_0 s^2) / (d_i + d_0),   s^2 = sum d_i s_i^2 / sum d_i
+    T_ij = |mean_i - mean_j| / sqrt(v_i / n_i + v_j / n_j)
+
+The family's p of a pair is the chance that the largest T of all pairs is as large when no two recipes differ, for normal
+errors with the least favourable of all spreads that are at most fivefold apart, by simulation: it holds the family-wise
+error for all pairs together (Tukey's range, with room for unequal spreads). The p of one planned pair is the same for that
+pair's T alone. Positive scores are compared on the scale of logarithms, where a difference is a ratio.
+
+`python -m reports.coverage` measures how often the intervals hold the truth, how often `compare` cries wolf, and what
+differences it sees.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from itertools import combinations
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -28,11 +41,16 @@ PERMUTATIONS = 9_999  # up to so many relabellings are enumerated, of more as ma
 
 @dataclass(frozen=True)
 class Summary:
-    """A mean over n training seeds with the half-width of its 95 % t-interval; `half` is None for one seed."""
+    """A mean over n training seeds with the half-width of its 95 % t-interval, and the least and the most of them.
+
+    half: None for one seed, and for seeds that do not vary: three equal counts are no sign of a spread of 0.
+    """
 
     mean: float
     half: float | None
     n: int
+    least: float
+    most: float
 
     @property
     def low(self) -> float:
@@ -48,10 +66,11 @@ def summarise(values: Sequence[float]) -> Summary | None:
     x = np.asarray([v for v in values if math.isfinite(v)], dtype=np.float64)
     if not len(x):
         return None
-    if len(x) == 1:
-        return Summary(float(x[0]), None, 1)
+    least, most = float(x.min()), float(x.max())
+    if least == most:
+        return Summary(least, None, len(x), least, most)
     half = _quantile(len(x) - 1.0) * x.std(ddof=1) / math.sqrt(len(x))
-    return Summary(float(x.mean()), float(half), len(x))
+    return Summary(float(x.mean()), float(half), len(x), least, most)
 
 
 @lru_cache(maxsize=4096)
@@ -75,11 +94,11 @@ def pooled_spread(groups: Iterable[Sequence[float]]) -> float | None:
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference of means over training seeds with its 95 % interval and two-sided p-value.
+    """A difference of means over training seeds, a - b, with its 95 % interval and two-sided p-value.
 
+    log:   whether it is one of natural logarithms: exp of it is the ratio a / b.
     n:     seeds on either side; of a paired difference the number of pairs, twice.
-    error: standard error. p is NaN where the means differ without any spread over seeds, as counts of modes do: there
-           is nothing to test the difference against, and it is no tie either.
+    error: standard error. p is NaN where there is no spread over seeds to test the difference against.
     """
 
     mean: float
@@ -87,32 +106,38 @@ class Difference:
     high: float
     p: float
     error: float
-    freedom: float
     n: tuple[int, int]
     paired: bool = False
+    log: bool = False
+
+    def reversed(self) -> Difference:
+        """b - a."""
+        return replace(self, mean=-self.mean, low=-self.high, high=-self.low, n=(self.n[1], self.n[0]))
 
 
-def welch(a: Sequence[float], b: Sequence[float]) -> Difference:
-    """a - b by Welch's unequal-variance t-test; at least two values a side (Welch 1947)."""
-    x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    vx, vy = x.var(ddof=1) / len(x), y.var(ddof=1) / len(y)
-    freedom = (vx + vy) ** 2 / (vx**2 / (len(x) - 1) + vy**2 / (len(y) - 1)) if vx + vy > 0 else math.inf
-    return _difference(float(x.mean() - y.mean()), math.sqrt(vx + vy), float(freedom), (len(x), len(y)))
+def positive(*groups: Sequence[float]) -> bool:
+    """Whether scores are compared by their logarithms: all of them are above 0."""
+    return all(v > 0 for values in groups for v in values)
 
 
-def paired(differences: Sequence[float]) -> Difference:
-    """The mean of differences between two treatments of the same trained models, by Student's t; at least two."""
-    d = np.asarray(differences, dtype=np.float64)
-    error = float(d.std(ddof=1)) / math.sqrt(len(d))
-    return _difference(float(d.mean()), error, len(d) - 1.0, (len(d), len(d)), True)
+def paired(a: Sequence[float], b: Sequence[float], log: bool = False) -> Difference:
+    """Two treatments of the same trained models, a_i against b_i, by Student's t over at least two models.
 
-
-def _difference(mean: float, error: float, freedom: float, n: tuple[int, int], paired: bool = False) -> Difference:
+    log: compare logarithms; every value must be positive.
+    """
+    x, y = _scaled(a, log), _scaled(b, log)
+    d = x - y
+    mean, error, n = float(d.mean()), float(d.std(ddof=1)) / math.sqrt(len(d)), (len(d), len(d))
     if error == 0.0:
-        return Difference(mean, mean, mean, math.nan if mean else 1.0, 0.0, freedom, n, paired)
-    half = _quantile(freedom) * error
-    p = float(2 * stats.t.sf(abs(mean) / error, freedom))
-    return Difference(mean, mean - half, mean + half, p, error, freedom, n, paired)
+        return Difference(mean, mean, mean, math.nan if mean else 1.0, 0.0, n, True, log)
+    half = _quantile(len(d) - 1.0) * error
+    p = float(2 * stats.t.sf(abs(mean) / error, len(d) - 1.0))
+    return Difference(mean, mean - half, mean + half, p, error, n, True, log)
+
+
+def _scaled(values: Sequence[float], log: bool) -> np.ndarray:
+    x = np.asarray(values, dtype=np.float64)
+    return np.log(x) if log else x
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -137,27 +162,30 @@ def permutation_floor(n: int, m: int = 0) -> float:
     return 2.0 / (math.comb(n + m, n) if m else 2**n)
 
 
-def permutation(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Two-sided p of the difference of means over all relabellings; None where it can not be below 0.05."""
+def permutation(a: Sequence[float], b: Sequence[float], log: bool = False) -> float | None:
+    """Two-sided p of the difference of means over all relabellings; None where it can not be below 0.05.
+
+    log: of logarithms.
+    """
     if permutation_floor(len(a), len(b)) >= ALPHA:
         return None
 
     def statistic(x: Any, y: Any, axis: int = -1) -> Any:
         return np.mean(x, axis=axis) - np.mean(y, axis=axis)
 
-    return _permute((a, b), statistic, "independent")
+    return _permute((_scaled(a, log), _scaled(b, log)), statistic, "independent")
 
 
-def sign_flips(differences: Sequence[float]) -> float | None:
+def sign_flips(a: Sequence[float], b: Sequence[float], log: bool = False) -> float | None:
     """Two-sided p of paired differences over all flips of their signs; None where it can not be below 0.05."""
-    if permutation_floor(len(differences)) >= ALPHA:
+    if permutation_floor(len(a)) >= ALPHA:
         return None
-    return _permute((differences,), np.mean, "samples")
+    return _permute((_scaled(a, log) - _scaled(b, log),), np.mean, "samples")
 
 
-def _permute(data: tuple[Sequence[float], ...], statistic: Callable[..., Any], kind: str) -> float:
+def _permute(data: tuple[np.ndarray, ...], statistic: Callable[..., Any], kind: str) -> float:
     found = stats.permutation_test(
-        tuple(np.asarray(x, dtype=np.float64) for x in data),
+        data,
         statistic,
         permutation_type=kind,
         vectorized=True,
@@ -167,54 +195,209 @@ def _permute(data: tuple[Sequence[float], ...], statistic: Callable[..., Any], k
     return float(found.pvalue)
 
 
-# ------------------------------------------------------------------------------------------------------------- ranks
+# -------------------------------------------------------------------------------------------------------- all pairs
+
+SPREADS = 5.0  # false alarms are held for recipes whose spreads over seeds are at most so many times apart
+MODERATION = 2.0  # d_0: the degrees of freedom that the pooled variance counts for in every recipe's own
+SIMULATED = 20_000  # repetitions behind a p-value, which is therefore never below 1 / 20,001
 
 
 @dataclass(frozen=True)
 class Pair:
-    """a - b by Welch's t, with the p-value after Holm's correction and that of a permutation test where one can tell.
+    """a - b of a family: `found` has the p and the interval of this pair alone, planned before the scores were seen.
 
-    The p-values are NaN where no test is possible: means that differ without any spread over seeds.
+    adjusted:     the family's p: of this or a larger difference between any two of its recipes.
+    simultaneous: an interval that holds together with those of all other pairs, in 95 % of families.
     """
 
     a: str
     b: str
     found: Difference
     adjusted: float
-    permutation: float | None = None
-
-    @property
-    def difference(self) -> float:
-        return self.found.mean
-
-    @property
-    def p(self) -> float:
-        return self.found.p
+    simultaneous: tuple[float, float]
 
     @property
     def significant(self) -> bool:
         return self.adjusted < ALPHA
 
-    @property
-    def tested(self) -> bool:
-        return not math.isnan(self.found.p)
 
+@dataclass(frozen=True)
+class Family:
+    """Recipes compared all together, the best mean first; empty where nothing can be tested.
 
-def compare(groups: Mapping[str, Sequence[float]], lower_is_better: bool = True) -> tuple[dict[str, int], list[Pair]]:
-    """Ranks with ties and all pairwise tests.
-
-    rank = 1 + the number of groups that are significantly better. Groups with fewer than two values get neither.
+    "Not told apart" is not transitive, so there are no ranks: `worse` is a partial order, `letters` displays it.
     """
-    names = [name for name, values in groups.items() if len(values) >= 2]
-    raw = [(a, b, welch(groups[a], groups[b])) for a, b in combinations(names, 2)]
-    adjusted = iter(holm([found.p for *_, found in raw if not math.isnan(found.p)]))
-    pairs = [Pair(a, b, found, math.nan if math.isnan(found.p) else next(adjusted)) for a, b, found in raw]
+
+    names: tuple[str, ...] = ()
+    pairs: tuple[Pair, ...] = ()
+    lower_is_better: bool = True
+    log: bool = False
+
+    @cached_property
+    def _told(self) -> frozenset[frozenset[str]]:
+        return frozenset(frozenset((p.a, p.b)) for p in self.pairs if p.significant)
+
+    def apart(self, a: str, b: str) -> bool:
+        """Whether a significant difference lies between two of them."""
+        return frozenset((a, b)) in self._told
+
+    def pair(self, a: str, b: str) -> Pair | None:
+        return next((p for p in self.pairs if {p.a, p.b} == {a, b}), None)
+
+    def worse(self, name: str) -> tuple[str, ...]:
+        """Those that `name` is significantly better than."""
+        place = self.names.index(name)
+        return tuple(n for n in self.names[place + 1 :] if self.apart(name, n))
+
+    @property
+    def best(self) -> tuple[str, ...]:
+        """The best mean and those that are not told apart from it; nothing where no two are."""
+        return tuple(n for n in self.names if not self.apart(n, self.names[0])) if self._told else ()
+
+    @property
+    def leads(self) -> bool:
+        """Whether every one of the best is significantly better than every other: they are a group of their own."""
+        rest = [n for n in self.names if n not in self.best]
+        return bool(self.best) and all(self.apart(n, m) for n in self.best for m in rest)
+
+    @property
+    def visible(self) -> float:
+        """The difference (of logarithms: the ratio) of a pair of middling error that is seen in 80 % of repetitions."""
+        errors = [(p.simultaneous[1] - p.found.mean) + float(stats.norm.ppf(POWER)) * p.found.error for p in self.pairs]
+        middle = float(np.median(errors))
+        return math.exp(middle) if self.log else middle
+
+    @cached_property
+    def letters(self) -> Mapping[str, str]:
+        """A compact letter display: two share a letter if and only if they are not told apart (Piepho 2004)."""
+        columns = [frozenset(self.names)] if self.names else []
+        for pair in self._told:
+            split = [c - {one} for c in columns if pair <= c for one in pair]
+            kept = [c for c in columns if not pair <= c]
+            kept += [c for c in split if not any(c < other for other in (*kept, *split))]
+            columns = list(dict.fromkeys(kept))
+        columns.sort(key=lambda c: sorted(map(self.names.index, c)))
+        return {n: " ".join(_letter(i) for i, c in enumerate(columns) if n in c) for n in self.names}
+
+
+def _letter(i: int) -> str:
+    """a, b … z, a2, b2 …"""
+    return chr(ord("a") + i % 26) + (str(i // 26 + 1) if i >= 26 else "")
+
+
+def compare(groups: Mapping[str, Sequence[float]], lower_is_better: bool = True, log: bool = False) -> Family:
+    """All pairs of the groups that have two values or more, by the module's T.
+
+    log: compare logarithms; every value must be positive. The family is empty where fewer than two groups can be
+    compared, or where no group varies at all.
+    """
+    kept = {name: _scaled(values, log) for name, values in groups.items() if len(values) >= 2}
+    if len(kept) < 2 or not any(x.var() > 0 for x in kept.values()):
+        return Family(lower_is_better=lower_is_better, log=log)
     sign = 1 if lower_is_better else -1
-    ranks = dict.fromkeys(names, 1)
-    for pair in pairs:
-        if pair.significant:
-            ranks[pair.a if sign * pair.difference > 0 else pair.b] += 1
-    return ranks, pairs
+    names = tuple(sorted(kept, key=lambda name: (sign * kept[name].mean(), name)))
+    mean, variance = (np.array([f(kept[name]) for name in names]) for f in (np.mean, lambda x: x.var(ddof=1)))
+    seeds = tuple(len(kept[name]) for name in names)
+    first, second = np.triu_indices(len(names), 1)
+    error = errors(variance, seeds, first, second)
+    together, pairs = _null(tuple(sorted(seeds))), []
+    for k, (i, j) in enumerate(zip(first, second)):
+        difference, e = float(mean[i] - mean[j]), float(error[k])
+        alone = _null_of_pair(tuple(sorted(seeds)), *sorted((seeds[i], seeds[j])))
+        low, high = (difference + s * alone.critical * e for s in (-1, 1))
+        n = (seeds[i], seeds[j])
+        found = Difference(difference, low, high, alone.p(abs(difference) / e), e, n, log=log)
+        half = together.critical * e
+        pairs.append(
+            Pair(
+                names[i],
+                names[j],
+                found,
+                max(found.p, together.p(abs(difference) / e)),
+                (difference - half, difference + half),
+            )
+        )
+    return Family(names, tuple(pairs), lower_is_better, log)
+
+
+def errors(variance: np.ndarray, seeds: Sequence[int], first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The standard errors of pairs' differences (..., pairs) from variances (..., k): the denominator of T."""
+    n = np.asarray(seeds, dtype=np.float64)
+    d = n - 1
+    pooled = (variance * d).sum(-1, keepdims=True) / d.sum()
+    moderated = (d * variance + MODERATION * pooled) / (d + MODERATION) / n
+    return np.sqrt(moderated[..., first] + moderated[..., second])
+
+
+def told_apart(mean: np.ndarray, variance: np.ndarray, seeds: tuple[int, ...]) -> np.ndarray:
+    """What `compare` decides of many families at once: (..., k) means and variances -> (..., pairs), by `triu_indices`."""
+    first, second = np.triu_indices(len(seeds), 1)
+    limit = _null(tuple(sorted(seeds))).critical
+    told: np.ndarray = np.abs(mean[..., first] - mean[..., second]) > limit * errors(variance, seeds, first, second)
+    return told
+
+
+def critical_of_pair(seeds: tuple[int, ...], i: int = 0, j: int = 1) -> float:
+    """How many standard errors the interval of one planned pair, i and j of such a family, reaches to either side."""
+    return _null_of_pair(tuple(sorted(seeds)), *sorted((seeds[i], seeds[j]))).critical
+
+
+@dataclass(frozen=True)
+class _Null:
+    """What a statistic is where no recipes differ: `draws` (arrangements of spreads, repetitions), each row sorted."""
+
+    draws: np.ndarray
+
+    def p(self, t: float) -> float:
+        """The chance of t or more under the least favourable arrangement, never 0 (Davison & Hinkley 1997, eq. 4.11)."""
+        above = self.draws.shape[1] - min(int(np.searchsorted(row, t)) for row in self.draws)
+        return (1 + above) / (1 + self.draws.shape[1])
+
+    @property
+    def critical(self) -> float:
+        """The least t whose p is below 0.05."""
+        return float(self.draws[:, -int(ALPHA * (1 + self.draws.shape[1])) + 1].max())
+
+
+@lru_cache(maxsize=64)
+def _null(seeds: tuple[int, ...]) -> _Null:
+    """Of the largest T of all pairs of recipes with so many seeds (sorted)."""
+    count = len(seeds)
+    wide = range(count) if count <= 8 else sorted({1, 2, 3, 4, count // 5})  # of many recipes a few are the worst
+    arrangements = set()
+    for h in wide:  # h recipes that scatter the most, among those with the fewest seeds or with the most
+        arrangements |= {(SPREADS,) * h + (1.0,) * (count - h), (1.0,) * (count - h) + (SPREADS,) * h}
+    if len(set(seeds)) == 1:
+        arrangements = {a for a in arrangements if a == tuple(sorted(a))}
+    return _Null(np.stack([_simulated(seeds, a, *np.triu_indices(count, 1)) for a in sorted(arrangements)]))
+
+
+@lru_cache(maxsize=256)
+def _null_of_pair(seeds: tuple[int, ...], one: int, other: int) -> _Null:
+    """Of the T of one pair, with `one` and `other` seeds, in a family with so many seeds (sorted)."""
+    rest = list(seeds)
+    rest.remove(one)
+    rest.remove(other)
+    ends = (1.0, SPREADS)
+    arrangements = sorted({(a, b, *(1.0 for _ in rest)) for a in ends for b in ends})
+    pair = np.array([0]), np.array([1])
+    return _Null(np.stack([_simulated((one, other, *rest), a, *pair) for a in arrangements]))
+
+
+def _simulated(seeds: tuple[int, ...], spreads: tuple[float, ...], first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The largest T of some pairs in families of recipes that differ in nothing but their spreads: (SIMULATED,), sorted.
+
+    Mean and variance of a normal sample are independent, a normal and a chi-squared number.
+    """
+    rng = np.random.default_rng(0)
+    n, sigma = np.asarray(seeds), np.asarray(spreads)
+    found = []
+    for _ in range(0, SIMULATED, SIMULATED // 20):
+        mean = sigma / np.sqrt(n) * rng.standard_normal((SIMULATED // 20, len(seeds)))
+        variance = sigma**2 * rng.chisquare(n - 1, (SIMULATED // 20, len(seeds))) / (n - 1)
+        apart = np.abs(mean[:, first] - mean[:, second])
+        found.append((apart / errors(variance, seeds, first, second)).max(1))
+    return np.sort(np.concatenate(found))
 
 
 def agreement(a: Sequence[float], b: Sequence[float]) -> float | None:
@@ -228,22 +411,22 @@ def agreement(a: Sequence[float], b: Sequence[float]) -> float | None:
 # ------------------------------------------------------------------------------------------------ what would be needed
 
 
-def needed(difference: float, variance: float, other: float | None = None, most: int = 10_000) -> int | None:
-    """Seeds (a side) with which a t-test shows such a difference in 80 % of repetitions, were it and the spread true.
+def needed(found: Difference, recipes: int = 2, most: int = 10_000) -> int | None:
+    """Seeds (a side) that would show such a difference in 80 % of repetitions, were it and its error's spread true.
 
-    variance, other: over training seeds, of either side (Welch's t, equal n); without `other` of paired differences.
-    None above `most`, or without spread.
+    recipes: how many are compared together. Of a paired difference the number of pairs. None above `most`, or where
+    there is nothing to show or no spread.
     """
-    total = variance + (other or 0.0)
-    if difference == 0 or total <= 0:
+    if found.mean == 0 or found.error <= 0:
         return None
+    variance = 2 * found.error**2 / sum(1 / n for n in found.n)  # of a difference at one seed a side, or one pair
 
     def power(n: int) -> float:
-        freedom = n - 1.0
-        if other is not None:
-            freedom *= total**2 / (variance**2 + other**2)
-        shift, limit = abs(difference) / math.sqrt(total / n), _quantile(freedom)
-        return float(stats.nct.sf(limit, freedom, shift) + stats.nct.cdf(-limit, freedom, shift))
+        shift = abs(found.mean) / math.sqrt(variance / n)
+        if found.paired:
+            limit = _quantile(n - 1.0)
+            return float(stats.nct.sf(limit, n - 1.0, shift) + stats.nct.cdf(-limit, n - 1.0, shift))
+        return float(stats.norm.sf(_null_of_pair((n,) * recipes, n, n).critical - shift))
 
     low, high = 1, 2
     while power(high) < POWER:

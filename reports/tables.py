@@ -16,8 +16,9 @@ import pandas as pd
 from reports import coverage, provenance, stats, words
 from reports.sections import (
     FLOOR,
+    RATIOS,
+    Compared,
     Entry,
-    Ranking,
     Section,
     at_plan,
     finite,
@@ -245,7 +246,7 @@ def cell(
     *,
     metric: str = "",
     prefix: str = "",
-    ranking: Ranking | None = None,
+    compared: Compared | None = None,
     default: str = "not measured",
     rows: pd.DataFrame | None = None,
     likelihood: bool = False,
@@ -253,13 +254,13 @@ def cell(
     """Mean and interval over seeds; says when it rests on fewer seeds than the row has. `rows`: where they stand."""
     summary = summarise(values)
     if summary is None:
-        return missing(entry, metric, ranking.unranked.get(entry.name, default) if ranking is not None else default)
+        return missing(entry, metric, compared.uncompared.get(entry.name, default) if compared is not None else default)
     text, extra = show(summary)
     fewer = summary.n if summary.n < len(entry.seeds) else None
     note = ""
-    if ranking is not None and (entry.external or len(entry.seeds) > 1):
-        note = ranking.unranked.get(entry.name, "")
-    bold = ranking is not None and ranking.best(entry.name)
+    if compared is not None and (entry.external or len(entry.seeds) > 1):
+        note = compared.uncompared.get(entry.name, "")
+    bold = compared is not None and compared.best(entry.name)
     return Cell(
         f"{prefix} {text}".strip(),
         extra,
@@ -401,7 +402,7 @@ def _quality_column(
     section: Section, metric: str, split: str, features: str, title: str = ""
 ) -> tuple[Column, Callable[[Entry], Cell]]:
     name, direction, note, judged = METRICS.get(metric, (metric, "", metric, False))
-    ranking = section.rank(metric, split, features, direction != "↑") if judged and split != "train" else None
+    compared = section.compare(metric, split, features, direction != "↑") if judged and split != "train" else None
     where = f" on the {split} split" if split else ""
     space = f"; features: {words.plain(features)}" if features else ""
     column = Column(
@@ -412,15 +413,38 @@ def _quality_column(
         rows = entry.headline(metric)
         rows = rows[(rows["split"] == split) & (rows["features"] == features)] if split or features else rows
         values, none = seed_means(rows), "not measured"
+        beaten = beaten_by(section, entry, metric, split, features, values)
         if metric in PARTICULAR and not (metric in LABELLED and entry.main["conditional"].eq(True).any()):
             none = f"no {name}, which is of {PARTICULAR[metric]}"
         if metric != "modes":
-            return cell(entry, values, metric=metric, ranking=ranking, rows=rows, default=none)
+            made = cell(entry, values, metric=metric, compared=compared, rows=rows, default=none)
+            return replace(made, sub=beaten) if beaten and made.value is not None else made
         units = rows["unit"]
-        made = cell(entry, values, _modes, metric=metric, ranking=ranking, rows=rows, default=none)
+        made = cell(entry, values, _modes, metric=metric, compared=compared, rows=rows, default=none)
         return made if made.value is None else replace(made, extra=f"{made.extra} {units.iloc[0]}".strip())
 
     return column, make
+
+
+# Distances, whose baselines a model has to beat, from the easiest to beat.
+DISTANCES = ("fd", "fd_inf", "kd", "w2", "sw2", "mmd2", "energy")
+
+
+def beaten_by(section: Section, entry: Entry, metric: str, split: str, features: str, values: Sequence[float]) -> str:
+    """What a recipe's row says of itself beside the baselines: "worse than uniform noise"; "" where it beats them."""
+    mine = summarise(values)
+    if mine is None or entry.baseline or metric not in DISTANCES:
+        return ""
+    for name in ("uniform", "gaussian"):
+        other = section.baseline(name)
+        known = summarise(other.per_seed(metric, split, features)) if other else None
+        if known and mine.mean >= known.mean:
+            return f"worse than {'the ' if name == 'gaussian' else ''}{BASELINES[name]}"
+    floor = section.baseline(FLOOR)
+    known = summarise(floor.per_seed(metric, split, features)) if floor else None
+    if known and mine.mean < known.mean and metric in ("fd", "w2") and mine.most < known.mean:
+        return "below the floor: closer than real data are"
+    return ""
 
 
 def _timed(metric: str, show: Callable[[Summary], tuple[str, str]]) -> Callable[[Entry], Cell]:
@@ -455,7 +479,7 @@ def chosen_likelihoods(section: Section) -> dict[str, pd.DataFrame]:
 
 def _likelihood_cell(section: Section) -> Callable[[Entry], Cell]:
     chosen = chosen_likelihoods(section)
-    rankings = section.rank_likelihood(chosen)
+    families = section.compare_likelihoods(chosen)
     metric = section.likelihood
 
     def make(entry: Entry) -> Cell:
@@ -464,47 +488,57 @@ def _likelihood_cell(section: Section) -> Callable[[Entry], Cell]:
             blank = entry.baseline or entry.external
             return Cell("") if blank else missing(entry, metric, "no likelihood reported")
         rows = frames[0]
-        ranking = rankings.get(kind_key(rows)) if entry.name in chosen else None
+        compared = families.get(kind_key(rows)) if entry.name in chosen else None
         relation = words.plain(rows["relation"].iloc[0])
-        made = cell(entry, seed_means(rows), prefix=relation, ranking=ranking, rows=rows, likelihood=True)
+        made = cell(entry, seed_means(rows), prefix=relation, compared=compared, rows=rows, likelihood=True)
         note = "; ".join(x for x in (f"kind: {kind_text(rows)}", made.note) if x)
         doubt = solver_error(entry, rows)
         known = "" if doubt is None else f", solver error {words.number(doubt, 2)}"
-        return replace(made, sub=words.plain(rows["kind"].iloc[0]) + known, note=note)
+        beaten = likelihood_beaten_by(section, metric, seed_means(rows))
+        beaten = f", {beaten}" if beaten and not (entry.baseline or entry.external) else ""
+        return replace(made, sub=words.plain(rows["kind"].iloc[0]) + known + beaten, note=note)
 
     return make
+
+
+def likelihood_beaten_by(section: Section, metric: str, values: Sequence[float]) -> str:
+    """ "worse than uniform noise" or than another baseline's held-out NLL; "" where it beats them all.
+
+    A bound above a baseline's exact NLL says that no more than that was shown of the model.
+    """
+    mine = summarise(values)
+    for name in ("uniform", "pixel-histograms", "gaussian"):
+        other = section.baseline(name)
+        frames = likelihood_rows(other, metric, "test") if other else []
+        known = summarise(seed_means(frames[0])) if frames else None
+        if mine and known and mine.mean >= known.mean:
+            return f"worse than {'the ' if name == 'gaussian' else ''}{BASELINES[name]}"
+    return ""
+
+
+GROUP = "recipes that share a letter are not told apart on the first score; groups may overlap"
+
+
+def _better(names: Sequence[str]) -> str:
+    return f"better than {words.some(names)}" if names else "better than none"
 
 
 def headline(section: Section) -> Table:
     """One table that answers the question: quality, likelihood, training cost, sampling cost."""
     metric, features = section.quality
-    ranking = section.rank(metric, "test", features)
-    several = section.seeds > 1
+    compared = section.compare(metric, "test", features)
 
-    def rank(entry: Entry) -> Cell:
+    def group(entry: Entry) -> Cell:
         if entry.baseline:
             return Cell("")
-        if entry.name in ranking.ranks:
-            place = ranking.ranks[entry.name]
-            ties = sum(r == place for r in ranking.ranks.values()) > 1
-            wide = " (wide)" if entry.name in ranking.wide else ""
-            return Cell(f"{place}", f"={wide}" if ties else "", value=float(place))
-        why = ranking.unranked.get(entry.name, "not ranked: no value")
+        if entry.name in compared.family.letters:
+            return Cell(compared.family.letters[entry.name], note=_better(compared.family.worse(entry.name)))
+        why = compared.uncompared.get(entry.name, "not compared: no value")
         return Cell("–", missing=True, note="" if entry.over_budget else f"{entry.name}: {why}")
 
     columns: list[tuple[Column, Callable[[Entry], Cell]]] = []
-    if several:
-        columns.append(
-            (
-                Column(
-                    "Rank",
-                    note="1 + the number of recipes that are significantly better; = marks ties; (wide): ties with the "
-                    "best, but its mean lies outside the best's interval",
-                    key="rank",
-                ),
-                rank,
-            )
-        )
+    if section.seeds > 1:
+        columns.append((Column("Group", note=GROUP, numeric=False, key="group"), group))
     columns.append(_quality_column(section, metric, "test", features, metric_title(section, metric, features)))
     if metric == "fd" and section.second:
         columns.append(
@@ -588,16 +622,17 @@ def headline(section: Section) -> Table:
 def interval_words(section: Section) -> str:
     if section.seeds > 1:
         return (
-            "Mean ± 95 % t-interval over training seeds; bold: the best and those not significantly worse "
-            "(Welch's t with Holm's correction) whose mean lies within its interval, where a difference could be shown at "
-            "all."
+            "Mean ± 95 % t-interval over training seeds, or (the least – the most) of them where that is wider than half "
+            "the mean; bold: the best and those not told apart from it, where any difference could be shown at all."
         )
-    return "One training seed each: no intervals, no tests, no ranks."
+    return "One training seed each: no intervals, no tests."
 
 
 def _interval_notes(section: Section) -> list[str]:
     """What the 95 % are worth, as measured."""
-    return [coverage.sentence(section.seeds)] if section.seeds > 1 else []
+    if section.seeds < 2:
+        return []
+    return [coverage.sentence(section.seeds), coverage.sight(section.seeds, len(section.finished))]
 
 
 def _agreement_notes(section: Section) -> list[str]:
@@ -606,7 +641,7 @@ def _agreement_notes(section: Section) -> list[str]:
         return []
     return [
         f"Agreement of the feature spaces {names[0]} and {names[1]} on the order of the recipes by FD: Kendall's τ = "
-        f"{words.number(tau, 2)} (1: the same order, 0: unrelated, −1: reversed). They are never mixed in one ranking."
+        f"{words.number(tau, 2)} (1: the same order, 0: unrelated, −1: reversed). They are never mixed."
     ]
 
 
@@ -643,7 +678,7 @@ def _bias_notes(section: Section, space: str) -> list[str]:
     n = words.listing([f"{c:,.0f}" for c in sorted(counts)])
     return [
         f"At n = {n} FD lies {low if low == high else f'{low} to {high}'} above FD∞: that is its bias in n, which "
-        "differs between models. FD is ranked at equal n only."
+        "differs between models. FD is compared at equal n only."
     ]
 
 
@@ -660,13 +695,13 @@ def _budget_notes(section: Section) -> list[str]:
         named = [f"{e.name} ({multiple_text(e)})" for e in over if e.parents is parents]
         if named:
             counted = ", counting parents" if parents else ""
-            notes.append(f"{words.listing(named)} had more than one budget{counted}: never bold, not ranked.")
+            notes.append(f"{words.listing(named)} had more than one budget{counted}: never bold, not compared.")
     if len(section.budgets) > 1:
         parts = [
             f"{words.listing([e.name for e in mine])}: {budget_words(mine[0])}" for mine in section.budgets.values()
         ]
         notes.append(
-            f"Budgets differ ({'; '.join(parts)}). Recipes are ranked only against others with the same budget, and "
+            f"Budgets differ ({'; '.join(parts)}). Recipes are compared only with others with the same budget, and "
             "multiples are of a row's own budget."
         )
     return notes
@@ -785,7 +820,7 @@ def counts_words(section: Section) -> str:
     if not n:
         return "sample counts not recorded"
     return (
-        f"{n[0]:,.0f} to {n[-1]:,.0f} samples (unequal counts are not ranked together)"
+        f"{n[0]:,.0f} to {n[-1]:,.0f} samples (unequal counts are not compared)"
         if len(n) > 1
         else f"{n[0]:,.0f} samples"
     )
@@ -814,7 +849,7 @@ def space_agreement(section: Section) -> float | None:
 
 
 def likelihood(section: Section) -> Table:
-    """One line per recipe and kind; ranked only within a kind."""
+    """One line per recipe and kind; compared only within a kind."""
     metric, entropy = section.likelihood, section.entropy
     unit = UNITS[metric]
     known = re.compile(rf"^{metric}_(.+)_error$")
@@ -851,11 +886,11 @@ def likelihood(section: Section) -> Table:
             ),
         )
     found = {e.name: likelihood_rows(e, metric, "test") for e in (*section.finished, *section.baselines)}
-    every: dict[str, Ranking] = {}
+    every: dict[str, Compared] = {}
     kinds = sorted({kind_key(f) for e in section.finished for f in found[e.name]})
     for kind in kinds:
         chosen = {e.name: f for e in section.finished for f in found[e.name] if kind_key(f) == kind}
-        every |= section.rank_likelihood(chosen)
+        every |= section.compare_likelihoods(chosen)
     lines: list[Line] = []
     last: list[Line] = []
     for entry in (*section.entries, *section.baselines):
@@ -872,8 +907,9 @@ def likelihood(section: Section) -> Table:
             trains = [f for f in likelihood_rows(entry, metric, "train") if kind_key(f) == kind_key(rows)]
             relation = words.plain(rows["relation"].iloc[0])
             test, train = seed_means(rows), seed_means(trains[0]) if trains else []
-            ranking = None if entry.baseline else every.get(kind_key(rows))
-            held = cell(entry, test, metric=metric, prefix=relation, ranking=ranking, rows=rows, likelihood=True)
+            compared = None if entry.baseline else every.get(kind_key(rows))
+            held = cell(entry, test, metric=metric, prefix=relation, compared=compared, rows=rows, likelihood=True)
+            held = held if entry.baseline else replace(held, sub=likelihood_beaten_by(section, metric, test))
             cells = [
                 Cell(kind_text(rows) or "–"),
                 held,
@@ -897,7 +933,7 @@ def likelihood(section: Section) -> Table:
     ordered = (*recipes, *last, *(line for line in lines if line.kind == "baseline"))
     notes = [
         "= exact, ≤ an upper bound on the negative log-likelihood, ≈ an estimate. "
-        "Bold and ranks only within a kind with equal options.",
+        "Bold only within a kind with equal options.",
     ]
     if entropy is not None and metric == "nll":
         notes.append(
@@ -1009,7 +1045,7 @@ def cost(section: Section) -> Table:
     if section.match == "flops" and took and max(took) > 1.5 * min(took) > 0:
         notes.append(
             f"At matched FLOPs the training times differ {max(took) / min(took):.1f}-fold "
-            f"({words.seconds(min(took))} to {words.seconds(max(took))}): a ranking at equal seconds could differ."
+            f"({words.seconds(min(took))} to {words.seconds(max(took))}): the order at equal seconds could differ."
         )
     caption = (
         f"Matched by training {MATCHED.get(section.match, section.match)}, with a cap on seconds that the tier sets."
@@ -1112,7 +1148,7 @@ def guidance(section: Section) -> Table | None:
     whole, notes = _thin(columns, tuple(lines))
     caption = (
         "F = F(none) + w (F(label) - F(none)) with w the strength, at every noise level unless the plan says where. The "
-        "default plan stays the one that is ranked; guided models have no likelihood."
+        "default plan stays the one that is compared; guided models have no likelihood."
     )
     return Table(f"{section.slug}-guidance", "Guidance", caption, tuple(columns), whole, tuple(notes))
 
@@ -1172,37 +1208,64 @@ def _shown(entry: Entry, values: Sequence[float], show: Callable[[Summary], tupl
     return cell(entry, values, show) if values else Cell("")
 
 
+def order(section: Section) -> Table | None:
+    """The partial order of the recipes on the leading metric; None where nothing can be tested."""
+    metric, features = section.quality
+    family = section.compare(metric, "test", features).family
+    if not family.names:
+        return None
+    lines = []
+    for name in family.names:
+        entry = next(e for e in section.finished if e.name == name)
+        alike = [n for n in family.names if n != name and not family.apart(n, name)]
+        cells = (family.letters[name], words.some(family.worse(name)) or "–", words.some(alike) or "–")
+        lines.append(_flat(section, entry, "recipe", tuple(map(Cell, cells))))
+    columns = (
+        Column("Group", note=GROUP, numeric=False, key="group"),
+        Column("Better than", numeric=False, key="better_than"),
+        Column("Not told apart from", numeric=False, key="alike"),
+    )
+    caption = (
+        f"By {metric_title(section, metric, features)}, all recipes compared together ({TESTED}). A better mean that is not "
+        "told apart is no order: not told apart from the same recipe, two may still be told apart from each other."
+    )
+    return Table(f"{section.slug}-order", "Who is better than whom", caption, columns, tuple(lines))
+
+
+TESTED = "moderated t with a family-wise error of 5 %"
+
+
 def pairs(section: Section) -> Table | None:
     """All pairwise differences of the leading metric; None where nothing can be tested."""
     metric, features = section.quality
-    ranking = section.rank(metric, "test", features)
-    if not ranking.pairs:
+    family = section.compare(metric, "test", features).family
+    if not family.pairs:
         return None
     title = metric_title(section, metric, features)
     values = {e.name: e.per_seed(metric, "test", features) for e in section.finished}
     lines, floors = [], {}
-    for pair in sorted(ranking.pairs, key=lambda p: (not p.tested, p.adjusted if p.tested else 0.0, p.a, p.b)):
+    for pair in sorted(family.pairs, key=lambda p: (p.adjusted, p.found.p, p.a, p.b)):
         a, b = values[pair.a], values[pair.b]
         floors[len(a), len(b)] = stats.permutation_floor(len(a), len(b))
-        shuffled = stats.permutation(a, b) if pair.tested else None
-        mean, low, high = words.alike(pair.difference, pair.found.low, pair.found.high)
+        shuffled = stats.permutation(a, b, family.log)
+        value, low, high = difference(pair.found, pair.simultaneous)
+        mean, least, most = words.alike(value, low, high)
         cells = (
-            Cell(
-                mean,
-                f"[{low}, {high}]",
-                value=pair.difference,
-                source=f"{len(a)} and {len(b)} training seeds, {pair.found.freedom:.1f} degrees of freedom",
-            ),
-            _p_cell(pair.p),
+            Cell(mean, f"[{least}, {most}]", value=value, source=f"{len(a)} and {len(b)} training seeds"),
             _p_cell(pair.adjusted),
+            _p_cell(pair.found.p),
             Cell("–") if shuffled is None else _p_cell(shuffled),
-            Cell("different" if pair.significant else "tie" if pair.tested else "no test possible"),
+            Cell(f"{pair.a} is better" if pair.significant else "not told apart"),
         )
-        lines.append(Line(f"{pair.a} − {pair.b}", "recipe", -1, cells))
+        lines.append(Line(f"{pair.a} {'/' if family.log else '−'} {pair.b}", "recipe", -1, cells))
     columns: tuple[Column, ...] = (
-        Column(f"Difference of {title}", key="difference", note="with its 95 % Welch interval (of this pair alone)"),
-        Column("p", key="p"),
-        Column("p, Holm", key="p_holm", note="corrected for all pairs of this table"),
+        Column(
+            f"{'Ratio' if family.log else 'Difference'} of {title}",
+            key="ratio" if family.log else "difference",
+            note="with an interval that holds for all pairs together, in 95 % of families",
+        ),
+        Column("p, family", key="p_family", note="of all pairs of this table together: the one that decides"),
+        Column("p, pair", key="p_pair", note="of this pair alone, had it been the one question asked"),
         Column("p, permutation", key="p_permutation", note="exact, of this pair alone: a check that assumes no law"),
         Column("Verdict", numeric=False, key="verdict"),
     )
@@ -1211,16 +1274,22 @@ def pairs(section: Section) -> Table | None:
         f"No permutation test of {n} against {m} seeds: its smallest attainable p is {p:.2g}, not below {stats.ALPHA:g}."
         for n, m, p in blind
     ]
-    notes.append(
-        f"{words.plural(len(lines), 'pair')}: Holm's method asks the smallest p to be below "
-        f"{words.number(stats.ALPHA / len(lines), 2)}. To ask one question only, `bench compare A B`."
-    )
+    notes.append("To ask one question only, `bench compare A B`.")
     if len(blind) == len(floors):
         columns = (*columns[:3], *columns[4:])
         lines = [replace(line, cells=(*line.cells[:3], *line.cells[4:])) for line in lines]
-    caption = "Welch's t over training seeds, corrected by Holm's method."
+    scale = "on the scale of logarithms" if family.log else "as they are"
+    scale += ", since not every score is positive" if metric in RATIOS and not family.log else ""
+    caption = f"All pairs of {len(family.names)} recipes over training seeds, {TESTED}; scores are compared {scale}."
     slug = f"{section.slug}-pairs"
     return Table(slug, "Pairwise differences", caption, columns, tuple(lines), tuple(notes), first="Pair")
+
+
+def difference(found: stats.Difference, interval: tuple[float, float] | None = None) -> tuple[float, float, float]:
+    """(a - b, low, high), or of logarithms (a / b, low, high); `interval` in place of the pair's own."""
+    numbers = (found.mean, *(interval or (found.low, found.high)))
+    low, middle, high = sorted(math.exp(min(x, 700.0)) if found.log else x for x in numbers)
+    return middle, low, high
 
 
 def _p_cell(p: float) -> Cell:
@@ -1284,7 +1353,7 @@ def sources(section: Section) -> Table | None:
     schema = (
         f" Rows of schema {words.listing(versions)}, which the README documents column by column." if versions else ""
     )
-    caption = "Numbers that differ in any of these columns are never ranked together." + schema
+    caption = "Numbers that differ in any of these columns are never compared." + schema
     columns = (*columns, Column("Rows", numeric=False, key="rows"))
     return Table(f"{section.slug}-sources", "Behind the numbers", caption, columns, tuple(lines), first="Numbers")
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reports import words
-from reports.sections import Entry, Ranking, Section, kind_text, plan_text, run_id, seed_means
+from reports.sections import Compared, Entry, Section, kind_text, plan_text, run_id, seed_means
 from reports.stats import Summary, summarise
 from reports.tables import (
     MATCHED,
@@ -64,7 +64,7 @@ def verdict(section: Section) -> Text:
         if mine:
             multiples = words.listing(list(dict.fromkeys(multiple_text(e) for e in mine)))
             out += [*_names(mine), (f" had {multiples} the budget{', parents included' if counted else ''}, ", False)]
-            out.append((f"and so {'is' if len(mine) == 1 else 'are'} shown but not ranked. ", False))
+            out.append((f"and so {'is' if len(mine) == 1 else 'are'} shown but not compared. ", False))
     ill = [e for e in section.entries if e.symptoms]
     if ill:
         out += [("The training log of ", False), *_names(ill), (" names a symptom; see the notes below. ", False)]
@@ -92,7 +92,7 @@ def _score(summary: Summary) -> str:
 
 def _quality(section: Section, name: str, scores: Mapping[str, Summary]) -> Text:
     metric, features = section.quality
-    ranking = section.rank(metric, "test", features)
+    compared = section.compare(metric, "test", features)
     scored = sorted((e for e in section.finished if e.name in scores), key=lambda e: (scores[e.name].mean, e.name))
     within = [e for e in scored if not e.over_budget] or scored
     best = within[0]
@@ -113,6 +113,11 @@ def _quality(section: Section, name: str, scores: Mapping[str, Summary]) -> Text
     kind = ", 95 % t-interval" if first.half is not None else ""
     mean = "mean " if first.n > 1 else ""
     out.append((f" has the lowest {mean}{name}{plan}: {_score(first)}{kind}{_scale(section)}. ", False))
+    refused = next((r for e in within if metric == "kd" and (r := e.reason("fd"))), "")
+    if refused:
+        out.append(
+            (f"There is no Frechet distance ({refused}); the kernel distance, unbiased at any number, leads. ", False)
+        )
     better = [e for e in more if scores[e.name].mean < first.mean]
     if better:
         out.append(("Lower, but with more than one budget: ", False))
@@ -122,16 +127,16 @@ def _quality(section: Section, name: str, scores: Mapping[str, Summary]) -> Text
         out.append((". ", False))
     if len(within) == 1:
         inside = " within one budget" if more else ""
-        out.append((f"It is the only recipe with a score{inside}, so there is nothing to rank. ", False))
-    elif not ranking.ranks:
+        out.append((f"It is the only recipe with a score{inside}, so there is nothing to compare. ", False))
+    elif not compared.family.names:
         if all(scores[e.name].n < 2 for e in within):
-            out.append(("With one training seed each no difference can be tested, so nothing is ranked. ", False))
+            out.append(("With one training seed each no difference can be tested, so nothing is compared. ", False))
         else:
             out.append(("No difference can be tested. ", False))
-            out += _unranked([e for e in within if not e.over_budget], ranking.unranked)
+            out += _left_out([e for e in within if not e.over_budget], compared)
     else:
-        out += _ties(best, within, ranking, scores)
-        out += _unranked(within, ranking.unranked)
+        out += _order(best, within, compared)
+        out += _left_out(within, compared)
     gaussian = section.scale(section.baseline("gaussian"))
     poor = [e for e in scored if gaussian is not None and scores[e.name].mean >= gaussian]
     if poor:
@@ -153,42 +158,34 @@ def _scale(section: Section) -> str:
     return f", against {words.listing(parts)}" if parts else ""
 
 
-def _ties(
-    best: Entry,
-    within: Sequence[Entry],
-    ranking: Ranking,
-    scores: Mapping[str, Summary],
-) -> Text:
-    others = [e for e in within if e is not best and e.name in ranking.ranks]
-    against = {p.b if p.a == best.name else p.a: p for p in ranking.pairs if best.name in (p.a, p.b)}
-    ties = [e for e in others if e.name in against and not against[e.name].significant]
-    worse = [e for e in others if e.name in against and against[e.name].significant]
-    out: Text = []
-    if ties:
-        nearest = min(ties, key=lambda e: scores[e.name].mean)
-        pair = against[nearest.name]
-        out.append(("It can not be told apart from ", False))
-        out += _names(ties)
-        detail = f"{nearest.name}: {_score(scores[nearest.name])}, Holm-corrected {words.p_value(pair.adjusted)}"
-        out.append((f" ({detail}). ", False))
-        wide = [e for e in ties if e.name in ranking.wide]
-        if wide:
-            out.append(("Of these, the mean lies outside its interval for ", False))
-            out += _names(wide)
-            out.append((": a tie for want of evidence. ", False))
-    if worse:
-        out.append(("Significantly worse " if ties else "It is significantly better than ", False))
-        out.append(("is " if ties and len(worse) == 1 else "are " if ties else "", False))
-        out += _names(worse)
-        out.append((" (Welch's t, Holm-corrected over all pairs). ", False))
-    return out
+def _order(best: Entry, within: Sequence[Entry], compared: Compared) -> Text:
+    """The leading group, where there is one; else what the best is not told apart from."""
+    family = compared.family
+    by_name = {e.name: e for e in within}
+    sees = f"a {words.number(family.visible, 2)}-fold difference" if family.log else ""
+    sees = sees or f"a difference of {words.number(family.visible, 2)}"
+    seen = f" (all pairs together, 5 % family-wise; {sees} is seen in four of five repetitions). "
+    if not family.best:
+        return [("No two recipes are told apart", False), (seen, False)]
+    first = [by_name[n] for n in family.best]
+    if not family.leads:
+        return [
+            (family.names[0], True),
+            (" is best, and not told apart from ", False),
+            *_names(first[1:]),
+            (seen, False),
+        ]
+    if len(first) == 1:
+        return [(family.names[0], True), (" is better than every other recipe that is compared", False), (seen, False)]
+    lead = " lead, not told apart: each of them is better than every other recipe that is compared"
+    return [*_names(first), (lead, False), (seen, False)]
 
 
-def _unranked(within: Sequence[Entry], unranked: Mapping[str, str]) -> Text:
+def _left_out(within: Sequence[Entry], compared: Compared) -> Text:
     why: dict[str, list[Entry]] = {}
     for entry in within:
-        if entry.name in unranked:
-            why.setdefault(unranked[entry.name], []).append(entry)
+        if entry.name in compared.uncompared:
+            why.setdefault(compared.uncompared[entry.name], []).append(entry)
     out: Text = []
     for reason, entries in why.items():
         out += [*_names(entries), (f" {'is' if len(entries) == 1 else 'are'} {reason}. ", False)]
@@ -361,8 +358,8 @@ def limitations(section: Section) -> list[str]:
         said.append("One training seed: retraining moves these numbers more than resampling does. Treat gaps as hints.")
     elif section.seeds < 5:
         said.append(
-            f"{section.seeds} training seeds: intervals are wide, and a tie means that no difference could be shown, "
-            "not that there is none."
+            f"{section.seeds} training seeds: intervals are wide, and recipes that are not told apart may differ all the "
+            "same."
         )
     if metric == "fd":
         said.append(
@@ -374,7 +371,7 @@ def limitations(section: Section) -> list[str]:
             "Empirical transport distances have a floor of their own at this sample size: read them against it."
         )
     said += [
-        "Likelihoods of different kinds (exact, bounds, estimates) measure different things, are not ranked together, "
+        "Likelihoods of different kinds (exact, bounds, estimates) measure different things, are not compared, "
         "and a better likelihood does not mean better samples.",
         "Every recipe had one configuration, the one on its card, at a small budget: more training or tuning may "
         "change the order.",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from collections.abc import Sequence
 
 from reports.stats import Summary
 
@@ -36,14 +37,16 @@ def with_interval(summary: Summary, digits: int = 3, scale: float = 1.0) -> tupl
     """("2.08", "± 0.19"), or ("2.08", "") for one seed.
 
     The half-width keeps two digits when they are below 36, else one (the Particle Data Group's rule), and fixes how
-    many decimals the mean is given to.
+    many decimals the mean is given to. Two or three seeds can not narrow the mean of a positive quantity much: where the
+    interval is wider than half the mean, the least and the most of the seeds are given instead, ("24", "(22 – 26)").
     """
     mean = summary.mean / scale
     if summary.half is None:
         return number(mean, digits), ""
     half = summary.half / scale
-    if half == 0:
-        return number(mean, digits), "± 0"
+    if summary.least > 0 and half > mean / 2:
+        middle, low, high = alike(mean, summary.least / scale, summary.most / scale)
+        return middle, f"({low} – {high})"
     if abs(mean) >= 1e6 or 0 < abs(mean) < 1e-4 or half < 1e-6:
         return number(mean, digits), f"± {number(half, 2)}"
     size = math.floor(math.log10(half))
@@ -100,6 +103,12 @@ def p_value(p: float) -> str:
 def listing(items: list[str], last: str = "and") -> str:
     """a, b and c."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} {last} {items[-1]}" if items else ""
+
+
+def some(items: Sequence[str], most: int = 7) -> str:
+    """The same, naming no more than so many: a, b and 7 others."""
+    kept = list(items) if len(items) <= most else list(items[: most - 1])
+    return listing(kept if len(kept) == len(items) else [*kept, f"{len(items) - len(kept)} others"])
 
 
 def plural(n: int, one: str, many: str = "") -> str:

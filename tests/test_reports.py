@@ -1,4 +1,4 @@
-"""Reports: statistics, what may be ranked, escaping, offline and byte-stable files, and frames with nothing in them."""
+"""Reports: statistics, what may be compared, escaping, offline and byte-stable files, and frames with nothing in them."""
 
 from __future__ import annotations
 
@@ -152,32 +152,27 @@ def test_interval_is_students_t() -> None:
     assert stats.summarise([math.nan]) is None
 
 
-def test_welch_and_holm_agree_with_references() -> None:
-    a, b = [2.0, 2.3, 2.9], [4.0, 4.1, 4.6, 3.9]
-    found = stats.welch(a, b)
-    reference = scipy_stats.ttest_ind(a, b, equal_var=False)
-    interval = reference.confidence_interval(0.95)
-    assert found.p == pytest.approx(reference.pvalue)
-    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
-    assert found.mean == pytest.approx(np.mean(a) - np.mean(b))
+def test_holm_agrees_with_references() -> None:
     # Holm (1979): sorted p times the number of tests left, made monotone.
     assert stats.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert stats.holm([]) == []
 
 
-def test_ranks_count_the_significantly_better() -> None:
-    groups = {"a": [1.0, 1.01, 0.99], "b": [1.02, 1.0, 0.98], "c": [5.0, 5.01, 4.99], "once": [0.1]}
-    ranks, pairs = stats.compare(groups)
-    assert ranks == {"a": 1, "b": 1, "c": 3}
-    assert len(pairs) == 3
-    assert stats.compare(groups, lower_is_better=False)[0] == {"a": 2, "b": 2, "c": 1}
-    # No spread on either side: nothing to test the difference against, so nothing is claimed.
-    assert stats.compare({"x": [8.0, 8.0], "y": [7.0, 7.0]})[0] == {"x": 1, "y": 1}
+def test_seeds_without_spread_give_no_interval_and_wide_ones_the_range() -> None:
+    def said(values: list[float]) -> str:
+        summary = stats.summarise(values)
+        assert summary is not None
+        return " ".join(words.with_interval(summary)).strip()
+
+    assert said([6.0, 6.0]) == "6.00"  # three equal counts are no sign of a spread of 0
+    assert said([21.8, 26.2]) == "24.0 (21.8 – 26.2)"  # and not 24 ± 28
+    assert said([0.9, 1.0, 0.95]) == "0.95 ± 0.12"
+    assert said([-0.2, 0.1, 0.4]) == "0.1 ± 0.7"  # what can be negative has an interval about 0
 
 
 def test_numbers_are_written_as_people_read_them() -> None:
     def said(mean: float, half: float | None) -> str:
-        return " ".join(words.with_interval(stats.Summary(mean, half, 3))).strip()
+        return " ".join(words.with_interval(stats.Summary(mean, half, 3, mean, mean))).strip()
 
     assert said(2.0812, 0.19) == "2.08 ± 0.19"
     assert said(2.0812, 0.043) == "2.08 ± 0.04"
@@ -191,65 +186,94 @@ def test_numbers_are_written_as_people_read_them() -> None:
     assert words.seconds(600) == "10.0 min"
 
 
-# --------------------------------------------------------------------------------------------- what may be ranked
+# --------------------------------------------------------------------------------------------- what may be compared
 
 
-def test_one_seed_has_no_interval_no_rank_and_nothing_bold(tmp_path: Path) -> None:
+def test_one_seed_has_no_interval_no_group_and_nothing_bold(tmp_path: Path) -> None:
     section = one(*made(tmp_path, seeds=1))
     table = tables.headline(section)
-    assert "Rank" not in [c.title for c in table.columns]
+    assert "Group" not in [c.title for c in table.columns]
     assert not any(c.bold or "±" in c.plain for line in table.lines for c in line.cells)
     assert "one training seed" in verdict.plain_text(verdict.verdict(section)).lower()
-    ranking = section.rank("fd", "test", SPACE)
-    assert not ranking.ranks
-    assert set(ranking.unranked.values()) == {"not ranked: one training seed"}
+    compared = section.compare("fd", "test", SPACE)
+    assert not compared.family.names
+    assert set(compared.uncompared.values()) == {"not compared: one training seed"}
 
 
 def test_ties_and_losers_are_told_apart(tmp_path: Path) -> None:
     section = one(*made(tmp_path))
     said = verdict.plain_text(verdict.verdict(section))
     assert "alpha has the lowest mean FD-digits" in said
-    assert "can not be told apart from beta" in said
-    assert "Significantly worse is gamma" in said
-    bold = {line.name: line.cells[1].bold for line in tables.headline(section).lines if line.kind == "recipe"}
-    assert bold == {"alpha": True, "beta": True, "gamma": False}
+    assert "alpha and beta lead, not told apart: each of them is better than every other recipe" in said
+    lines = {line.name: line.cells for line in tables.headline(section).lines if line.kind == "recipe"}
+    assert {name: cells[0].text for name, cells in lines.items()} == {"alpha": "a", "beta": "a", "gamma": "b"}
+    assert lines["alpha"][0].title == "better than gamma"
+    assert {name: cells[1].bold for name, cells in lines.items()} == {"alpha": True, "beta": True, "gamma": False}
+    order = tables.order(section)
+    assert order is not None
+    assert {line.name: [c.text for c in line.cells] for line in order.lines} == {
+        "alpha": ["a", "gamma", "beta"],
+        "beta": ["a", "gamma", "alpha"],
+        "gamma": ["b", "–", "–"],
+    }
 
 
-def test_a_tie_by_its_width_alone_is_said_and_never_bold(tmp_path: Path) -> None:
-    """alpha 2.7 +- 0.6, beta 2.9 (within), gamma 22 +- 22 (no test tells it from alpha), delta 7.4 +- 1 (worse)."""
+def test_a_threefold_difference_is_no_tie(tmp_path: Path) -> None:
+    """Three seeds, errors of a tenth: the published rows of ddpm and its rivals, which Welch with Holm called ties."""
     seeds = {
-        "alpha": (2.5, 2.6, 3.0),
-        "beta": (2.6, 2.9, 3.2),
-        "gamma": (12.0, 24.0, 30.0),
-        "delta": (7.0, 7.4, 7.8),
+        "alpha": (0.91, 0.95, 0.99),
+        "beta": (0.95, 1.05, 1.42),
+        "gamma": (2.5, 2.7, 2.9),
+        "delta": (2.6, 3.0, 3.4),
     }
     rows, runs = made(tmp_path, dict.fromkeys(seeds, 1.0))
     for row in rows:
         if row["metric"] in ("fd", "coverage") and row["recipe"] in seeds:
             value = seeds[row["recipe"]][row["seed"]]
-            row["value"] = value if row["metric"] == "fd" else 40 - value
+            row["value"] = value if row["metric"] == "fd" else -value
     section = one(rows, runs)
-    ranking = section.rank("fd", "test", SPACE)
-    assert ranking.ranks == {"alpha": 1, "beta": 1, "gamma": 1, "delta": 3}
-    assert ranking.wide == {"gamma"}
-    lines = {line.name: line.cells for line in tables.headline(section).lines if line.kind == "recipe"}
-    assert {name: cells[0].plain for name, cells in lines.items()} == {
-        "alpha": "1 =",
-        "beta": "1 =",
-        "gamma": "1 = (wide)",
-        "delta": "3",
-    }
-    assert {name: cells[1].bold for name, cells in lines.items()} == {
-        "alpha": True,
-        "beta": True,
-        "gamma": False,
-        "delta": False,
-    }
+    family = section.compare("fd", "test", SPACE).family
+    assert family.log
+    assert (family.best, family.leads) == (("alpha", "beta"), True)
+    assert family.letters == {"alpha": "a", "beta": "a", "gamma": "b", "delta": "b"}
+    upwards = section.compare("coverage", "test", SPACE, lower_is_better=False).family  # a share: as it is
+    assert (upwards.log, upwards.best) == (False, ("alpha", "beta"))
+
+
+def test_no_leading_group_where_one_of_the_best_does_not_beat_all_others(tmp_path: Path) -> None:
+    seeds = {"alpha": (1.0, 1.05, 0.95), "beta": (0.9, 1.4, 2.1), "gamma": (1.9, 2.0, 2.1)}
+    rows, runs = made(tmp_path, dict.fromkeys(seeds, 1.0))
+    for row in rows:
+        if row["metric"] == "fd" and row["recipe"] in seeds:
+            row["value"] = seeds[row["recipe"]][row["seed"]]
+    section = one(rows, runs)
+    assert section.compare("fd", "test", SPACE).family.letters == {"alpha": "a", "beta": "a b", "gamma": "b"}
+    assert "alpha is best, and not told apart from beta (" in verdict.plain_text(verdict.verdict(section))
+
+
+def test_where_images_are_too_few_for_frechet_the_kernel_distance_leads(tmp_path: Path) -> None:
+    rows, runs = made(tmp_path)
+    kd = [r | {"metric": "kd", "value": r["value"] / 10} for r in rows if r["metric"] == "fd"]
+    why = "207 samples are too few for a Frechet distance of 64 features: at least 640 are needed"
+    rows = [r | ({"value": None, "reason": why} if r["metric"] == "fd" else {}) for r in rows]
+    section = one(rows + kd, runs)
+    assert section.quality == ("kd", SPACE)
+    assert section.compare("kd", "test", SPACE).family.leads
     said = verdict.plain_text(verdict.verdict(section))
-    assert "can not be told apart from beta and gamma" in said
-    assert "Of these, the mean lies outside its interval for gamma: a tie for want of evidence." in said
-    upwards = section.rank("coverage", "test", SPACE, lower_is_better=False)  # the same, mirrored
-    assert (upwards.ranks, upwards.wide) == (ranking.ranks, ranking.wide)
+    assert "lowest mean KD-digits" in said
+    assert f"There is no Frechet distance ({why}); the kernel distance, unbiased at any number, leads." in said
+    table = tables.headline(section)
+    assert [c.text for c in table.lines[0].cells][:1] == ["a"]
+
+
+def test_a_row_worse_than_a_baseline_says_so(tmp_path: Path) -> None:
+    section = one(*made(tmp_path, {"alpha": 2.0, "beta": 15.0}))
+    table = tables.headline(section)
+    fd = [c.key for c in table.columns].index("fd-digits-test")
+    assert {line.name: line.cells[fd].sub for line in table.lines if line.kind == "recipe"} == {
+        "alpha": "",
+        "beta": "worse than the Gaussian fit",
+    }
 
 
 def test_a_recipe_no_better_than_the_gaussian_is_named(tmp_path: Path) -> None:
@@ -258,7 +282,7 @@ def test_a_recipe_no_better_than_the_gaussian_is_named(tmp_path: Path) -> None:
     assert "No better than that Gaussian: beta." in said
 
 
-def test_over_budget_is_marked_never_bold_never_ranked(tmp_path: Path) -> None:
+def test_over_budget_is_marked_never_bold_never_compared(tmp_path: Path) -> None:
     rows, runs = made(tmp_path)
     for row in rows:
         if row["recipe"] == "alpha":
@@ -267,29 +291,29 @@ def test_over_budget_is_marked_never_bold_never_ranked(tmp_path: Path) -> None:
     line = next(line for line in tables.headline(section).lines if line.name == "alpha")
     assert not any(c.bold for c in line.cells)
     assert "2.0× budget" in [c.sub for c in line.cells]
-    ranking = section.rank("fd", "test", SPACE)
-    assert "2.0×" in ranking.unranked["alpha"]
-    assert set(ranking.ranks) == {"beta", "gamma"}
+    compared = section.compare("fd", "test", SPACE)
+    assert "2.0×" in compared.uncompared["alpha"]
+    assert set(compared.family.names) == {"beta", "gamma"}
     assert "alpha had 2.0× the budget" in verdict.plain_text(verdict.verdict(section))
 
 
 @pytest.mark.parametrize(("column", "value"), [("n", 500), ("n_ref", 100), ("weights", "raw"), ("conditional", True)])
-def test_rows_with_other_provenance_are_not_ranked(tmp_path: Path, column: str, value: object) -> None:
+def test_rows_with_other_provenance_are_not_compared(tmp_path: Path, column: str, value: object) -> None:
     rows, _ = made(tmp_path)
     for row in rows:
         if row["recipe"] == "gamma":
             row[column] = value
     section = one(rows)
     (odd,) = [e.name for e in section.entries if e.recipe == "gamma"]
-    ranking = section.rank("fd", "test", SPACE)
-    assert set(ranking.ranks) == {"alpha", "beta"}
-    assert "differs" in ranking.unranked[odd]
+    compared = section.compare("fd", "test", SPACE)
+    assert set(compared.family.names) == {"alpha", "beta"}
+    assert "differs" in compared.uncompared[odd]
 
 
-def test_likelihoods_are_ranked_only_within_a_kind(tmp_path: Path) -> None:
+def test_likelihoods_are_compared_only_within_a_kind(tmp_path: Path) -> None:
     section = one(*made(tmp_path))
-    rankings = section.rank_likelihood(tables.chosen_likelihoods(section))
-    assert {kind: set(r.ranks) for kind, r in rankings.items()} == {"≤ elbo": {"alpha"}, "≈ pf-ode": {"beta", "gamma"}}
+    made_ = section.compare_likelihoods(tables.chosen_likelihoods(section))
+    assert {kind: set(c.family.names) for kind, c in made_.items()} == {"≤ elbo": set(), "≈ pf-ode": {"beta", "gamma"}}
     held_out = {line.name: line.cells[1] for line in tables.likelihood(section).lines}
     assert held_out["beta"].bold
     assert not held_out["alpha"].bold  # the lowest number, but alone in its kind
@@ -667,14 +691,14 @@ def test_an_over_budget_row_worse_than_the_gaussian_is_still_named(tmp_path: Pat
     assert "No better than that Gaussian: gamma." in _said(one(rows, runs))
 
 
-def test_the_verdict_says_the_real_reason_for_no_ranks(tmp_path: Path) -> None:
+def test_the_verdict_says_the_real_reason_for_no_comparison(tmp_path: Path) -> None:
     rows, runs = made(tmp_path, seeds=2)
     for row in rows:
         if row.get("run") and row["seed"] == 1 and row["metric"] == "fd":
             row["n"] = 500
     said = _said(one(rows, runs))
     assert "one training seed" not in said
-    assert "are not ranked: its seeds differ in the number of samples" in said
+    assert "are not compared: its seeds differ in the number of samples" in said
 
 
 def _timed(tmp_path: Path, **wall: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -691,7 +715,7 @@ def _timed(tmp_path: Path, **wall: float) -> tuple[list[dict[str, Any]], list[di
 def test_matched_seconds_are_cpu_seconds_on_one_thread(tmp_path: Path) -> None:
     section = one(*_timed(tmp_path, alpha=80.0, beta=60.0))
     assert not any(e.over_budget for e in section.entries)  # 7 % of jitter is allowed, the wall clock not asked
-    assert set(section.rank("fd", "test", SPACE).ranks) == set(SCORES)
+    assert set(section.compare("fd", "test", SPACE).family.names) == set(SCORES)
     rows, runs = _timed(tmp_path / "b", alpha=80.0)
     for record in runs:
         record["threads"] = 4
@@ -748,31 +772,31 @@ def test_budgets_that_differ_under_one_name_are_said_and_measured_each_by_its_ow
     assert [e.multiple for e in section.entries] == pytest.approx([1.0, 1.0, 1.0])
     assert any("Budgets differ (alpha and beta: 1.00 TFLOP" in note for note in tables.headline(section).notes)
     assert "budgets differ" in _said(section)
-    assert "gamma" in section.rank("fd", "test", SPACE).unranked
+    assert "gamma" in section.compare("fd", "test", SPACE).uncompared
     assert "gamma: 2.00 TFLOP" in dict(verdict.provenance(section))["Budget of a run"]
 
 
-def test_values_without_spread_are_neither_tied_nor_told_apart(tmp_path: Path) -> None:
-    pair = stats.compare({"x": [8.0, 8.0], "y": [2.0, 2.0], "z": [8.0, 8.0]})[1]
-    assert [p.tested for p in pair] == [False, True, False]
+def test_values_without_spread_are_not_tested(tmp_path: Path) -> None:
     rows, runs = made(tmp_path, {"alpha": 2.0, "beta": 6.0}, spread=0.0)
     section = one(rows, runs)
-    ranking = section.rank("fd", "test", SPACE)
-    assert ranking.ranks == {"alpha": 1}
-    assert "no test against alpha is possible" in ranking.unranked["beta"]
-    table = tables.pairs(section)
-    assert table is not None
-    assert [c.text for c in table.lines[0].cells[1:]] == ["–", "–", "no test possible"]
-    assert "told apart" not in _said(section)
+    compared = section.compare("fd", "test", SPACE)
+    assert not compared.family.names
+    why = "not compared: no score varies over seeds, so nothing can be tested"
+    assert compared.uncompared == {"alpha": why, "beta": why}
+    assert tables.pairs(section) is None
+    assert tables.order(section) is None
+    said = _said(section)
+    assert "told apart" not in said
+    assert f"alpha and beta are {why}" in said
 
 
-def test_a_recipe_trained_by_two_versions_of_the_code_is_marked_but_ranked(tmp_path: Path) -> None:
+def test_a_recipe_trained_by_two_versions_of_the_code_is_marked_but_compared(tmp_path: Path) -> None:
     rows, runs = made(tmp_path)
     for record in runs:
         record["code"] = "new" if record["recipe"] == "beta" and record["seed"] == 1 else "old"
     section = one(rows, runs)
     assert any("beta (new and old)" in note for note in tables.headline(section).notes)
-    assert set(section.rank("fd", "test", SPACE).ranks) == set(SCORES)
+    assert set(section.compare("fd", "test", SPACE).family.names) == set(SCORES)
     assert not any("differing versions" in note for note in tables.headline(one(*made(tmp_path / "b"))).notes)
 
 
@@ -830,7 +854,7 @@ def test_what_a_log_says_is_wrong_stands_in_the_verdict_and_under_the_table(tmp_
 
 
 def test_modes_of_images_stand_beside_the_distance(tmp_path: Path) -> None:
-    """Counted by another network than the one of the distances, so in a column of its own and in no space's ranking."""
+    """Counted by another network than the one of the distances, so in a column of its own and in no space's comparison."""
     rows, runs = made(tmp_path, {"alpha": 2.0, "beta": 3.0}, dataset="stacked")
     for row in [r for r in rows if r.get("metric") == "fd" and r["split"] == "test"]:
         row["features"] = "random-conv@0123456789ab"
@@ -989,10 +1013,10 @@ def test_a_likelihood_that_its_solver_doubts_is_not_bold_and_says_so(tmp_path, e
     assert beta.sub == ("pf-ode, solver error 0.50" if doubted else "pf-ode")
     assert beta.bold != doubted
     section = one(rows, runs)
-    (ranking,) = (
-        r for kind, r in section.rank_likelihood(tables.chosen_likelihoods(section)).items() if "pf-ode" in kind
+    (compared,) = (
+        r for kind, r in section.compare_likelihoods(tables.chosen_likelihoods(section)).items() if "pf-ode" in kind
     )
-    assert set(ranking.ranks) == (set() if doubted else {"beta", "gamma"})
-    assert set(ranking.unranked) == ({"beta", "gamma"} if doubted else set())
+    assert set(compared.family.names) == (set() if doubted else {"beta", "gamma"})
+    assert set(compared.uncompared) == ({"beta", "gamma"} if doubted else set())
     whole = next(line for line in tables.likelihood(section).lines if line.name == "beta").cells[1]
     assert whole.bold != doubted
