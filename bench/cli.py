@@ -18,7 +18,7 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
@@ -26,11 +26,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 import typer
 from typer.core import TyperGroup
 
+from bench.walk import Walk, walk
 from paradigms.errors import BadInput, unknown
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from bench.data import Dataset
+    from bench.data.names import Name
     from bench.progress import Display
     from bench.store import Row
     from bench.tiers import Tier
@@ -51,7 +54,12 @@ def _plainly(error: UnicodeError) -> tuple[str | bytes, int]:
     """An error handler of codecs: writes what can not be encoded in ASCII."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    return "".join(_PLAIN.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
+    letters = error.object[error.start : error.end]
+    if any("\ud800" <= letter <= "\udfff" for letter in letters):  # of a file's name that is no UTF-8
+        from bench.data.names import readable
+
+        return "".join(letter if letter.isascii() else "?" for letter in readable(letters)), error.end
+    return "".join(_PLAIN.get(letter, "?") for letter in letters), error.end
 
 
 codecs.register_error("bench.plainly", _plainly)
@@ -181,6 +189,19 @@ DatasetOption = Annotated[
     str,
     typer.Option("--dataset", "-d", help="Data set; see `bench list datasets`.", autocompletion=_complete_dataset),
 ]
+OfRunOption = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset",
+        "-d",
+        help="Data set of a recipe's runs, digits by default; beside a run's folder: where its images are now.",
+        autocompletion=_complete_dataset,
+    ),
+]
+TestOption = Annotated[
+    Path | None, typer.Option("--test", help="Of folder:PATH: another folder of images, to be held out.")
+]
+NameOption = Annotated[str | None, typer.Option("--name", help="Of folder:PATH: what tables call the data set.")]
 TierOption = Annotated[
     str,
     typer.Option(
@@ -221,6 +242,8 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Measure again what i
 @app.command("all")
 def all_(
     dataset: DatasetOption = "digits",
+    test: TestOption = None,
+    called: NameOption = None,
     tier: TierOption = "quick",
     recipes: Annotated[
         str,
@@ -268,9 +291,10 @@ def all_(
         bench all --dataset cifar10 --tier gpu-minute --device cuda --precision bf16
         bench all --recipes ddpm,gan --set ddpm.lr=1e-3 --set gan.batch=64
         bench all --dataset ring8 --match seconds --json > ring8.json
+        bench all --dataset folder:my-images@32 --test my-other-images --name mine
     """
     chosen, count = _tier(tier, match), _jobs(jobs)
-    _check_dataset(dataset)
+    place = _place(dataset, out, test, called)
     names = [name.strip() for name in recipes.split(",") if name.strip()]
     if not names:
         raise BadInput("--recipes is empty; give recipes separated by commas, rows or all")
@@ -280,7 +304,7 @@ def all_(
     from bench import suite
 
     result = suite.everything(
-        dataset,
+        _told(place, out).place,
         names,
         chosen,
         out,
@@ -317,6 +341,8 @@ def _threads(space: Space) -> int:
 def train(
     recipe: Annotated[str, typer.Argument(help="See `bench list recipes`.", autocompletion=_complete_recipe)],
     dataset: DatasetOption = "digits",
+    test: TestOption = None,
+    called: NameOption = None,
     tier: TierOption = "quick",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Training seed.")] = 0,
     settings: SetOption = None,
@@ -342,7 +368,7 @@ def train(
     """
     chosen = _tier(tier, match)
     _check_recipes([recipe])
-    _check_dataset(dataset)
+    place = _place(dataset, out, test, called)
     _writable_folder(out)
 
     from bench import arithmetic
@@ -350,11 +376,12 @@ def train(
     from bench.progress import Progress, graceful_stop
     from paradigms import catalogue
 
-    where, why = runs.device_for(device, chosen.budget(runs.dataset(dataset).space))
+    found = _told(place, out)
+    where, why = runs.device_for(device, chosen.budget(found.space))
     if why:
         print(why, file=sys.stderr)
     asked = arithmetic.chosen(where, precision, compiled)
-    planned = runs.plan(recipe, dataset, seed, chosen, settings or (), conditional=conditional, arithmetic=asked)
+    planned = runs.plan(recipe, found.place, seed, chosen, settings or (), conditional=conditional, arithmetic=asked)
     arithmetic.demand(asked, planned.arithmetic, catalogue.get(recipe))
     name = f"train {recipe} seed {seed}"
     with _display_of(as_json)({name: 1.0}) as display, graceful_stop() as stopping:
@@ -410,7 +437,8 @@ def sample(
         Path,
         typer.Option("--to", help="A grid.png, a file.npz or a folder/ of PNGs; a trajectory's .png, .svg or .pdf."),
     ] = Path("samples.png"),
-    dataset: DatasetOption = "digits",
+    dataset: OfRunOption = None,
+    test: TestOption = None,
     device: DeviceOption = "auto",
     out: OutOption = Path("runs"),
 ) -> None:
@@ -430,7 +458,7 @@ def sample(
         raise BadInput("--trajectory draws the ways of a few samples, and chooses how many; leave out -n")
     _writable_target(to, PICTURES if trajectory else (".png", ".npz"))
     count = n or 64
-    folder = _find_run(run, dataset, out)
+    folder, data = _run_and_data(run, dataset, out, test)
 
     from bench import evaluate
     from bench import run as runs
@@ -440,14 +468,15 @@ def sample(
     model, info = _load_paradigm(folder, where)
     plan = _plan(type(model).card, info.recipe, sampler, steps, guidance, option or ())
     model.check(plan)
-    labels = _labels(model, info, label, count, seed)
+    found = runs.data_of(folder, info, data) if trajectory or data is not None or model.space.classes else None
+    labels = _labels(model, info, found, label, count, seed)
     if not to.suffix and not model.space.is_image:
         raise BadInput(f"--to {to}: '{info.dataset}' holds vectors, not images; give a file.npz or a grid.png")
     if trajectory:
         from bench import trajectory as ways
 
-        found = evaluate.dataset(info.dataset)
-        few = {k: _labels(model, info, label, k, seed) for k in (ways.ROWS, ways.POINTS)}
+        assert found is not None
+        few = {k: _labels(model, info, found, label, k, seed) for k in (ways.ROWS, ways.POINTS)}
         way = ways.draw(model, plan, found, info.recipe, seed, few.__getitem__, to, where)
         print(f"{to}: the way of {info.recipe} by {plan} through {len(way.times)} states")
         return
@@ -571,22 +600,22 @@ def _chosen(card: Card, recipe: str, text: str) -> list[Plan]:
     return [_plan(card, recipe, name, count, options=some, given=given) for some in itertools.product(*choices)]
 
 
-def _labels(model: Any, info: Any, label: str | None, n: int, seed: int) -> Any:
+def _labels(model: Any, info: Any, found: Dataset | None, label: str | None, n: int, seed: int) -> Any:
     """Labels (n,): the one asked for, or in the training split's proportions; None for an unconditional model."""
     import torch
 
     from bench import evaluate
+    from bench.data.names import readable
 
-    if not model.space.classes:
+    if not model.space.classes or found is None:
         if label is not None:
             raise BadInput(
                 f"{info.recipe} was trained without labels: leave out --label, or train it with --conditional first"
             )
         return None
-    found = evaluate.dataset(info.dataset)
     if label is None:
         return evaluate.pool_labels(model, found.train, n, seed)
-    names = [str(name).lower() for name in found.labels]
+    names, label = [str(name).lower() for name in found.labels], readable(label)
     if label.lower() in names:
         index = names.index(label.lower())
     elif label.isascii() and label.isdigit() and int(label) < model.space.classes:
@@ -595,6 +624,8 @@ def _labels(model: Any, info: Any, label: str | None, n: int, seed: int) -> Any:
         raise BadInput(f"--label {label}: the labels of {info.dataset} are 0 to {model.space.classes - 1}")
     else:
         raise unknown("label", label, found.labels or [f"0 to {model.space.classes - 1}"])
+    if found.train.y is not None and not bool((found.train.y == index).any()):
+        print(f"warning: the model was never shown label {label}: it has no training example", file=sys.stderr)
     return torch.full((n,), index)
 
 
@@ -609,7 +640,8 @@ def evaluate(
             help="A run, an .npz, .npy or .safetensors of samples, or a folder of PNGs.", autocompletion=_complete_run
         ),
     ],
-    dataset: DatasetOption = "digits",
+    dataset: OfRunOption = None,
+    test: TestOption = None,
     tier: Annotated[
         str | None,
         typer.Option(
@@ -665,12 +697,13 @@ def evaluate(
         bench evaluate my-50k.npz --dataset cifar10 --features inception-2015
         bench evaluate vae --features my-net.pt:size=224,channels=3,range=imagenet
     """
-    _check_dataset(dataset)
     target = Path(what)
     if target.suffix.lower() in ARRAYS and not target.exists():
         raise BadInput(f"there is no file {what}; give an .npz, .npy or .safetensors of samples, or a run")
     is_samples = target.exists() and not (target / "run.json").exists() and not _is_recipe(what)
-    folder = target if is_samples else _find_run(what, dataset, out)
+    folder, data = (
+        (target, _place(dataset or "digits", out, test)) if is_samples else _run_and_data(what, dataset, out, test)
+    )
     if is_samples and likelihood:
         raise BadInput(f"{what} holds samples, which have no likelihood; leave out --likelihood, or name a run")
     if is_samples and sampler:
@@ -700,7 +733,7 @@ def evaluate(
     if likelihood or sampler:
         trained = runs.read_info(folder)
         card = _card(catalogue.get(trained.recipe).paradigm, trained.recipe)
-        space = scores.dataset(trained.dataset).space
+        space = runs.data_of(folder, trained, data).space
         kinds = [_kind(card, trained.recipe, space, text) for text in likelihood or ()]
         plans = [plan for text in sampler or () for plan in _chosen(card, trained.recipe, text)]
     with _display_of(as_json)({name: 1.0}) as display, graceful_stop() as stopping:
@@ -708,7 +741,7 @@ def evaluate(
         if is_samples:
             rows = scores.score(
                 folder,
-                dataset,
+                _told(data or "digits", out).place,
                 progress,
                 resize=cast("scores.Resize | None", resize),
                 specs=features or (),
@@ -719,18 +752,18 @@ def evaluate(
             info = runs.read_info(folder)
             protocol, where = _tier_of(info.tier, tier), str(runs.device_of(device))
             if likelihood:
-                rows = scores.likelihoods(folder, kinds, protocol, progress, where, force)
+                rows = scores.likelihoods(folder, kinds, protocol, progress, where, force, data)
             elif sampler:
-                rows = scores.sampled(folder, plans, protocol, progress, where, force)
+                rows = scores.sampled(folder, plans, protocol, progress, where, force, data)
             elif features:
-                rows = scores.in_spaces(folder, features, protocol, progress, where, force, number)
+                rows = scores.in_spaces(folder, features, protocol, progress, where, force, number, data)
             else:
-                rows = scores.evaluate(folder, protocol, progress, where, force)
+                rows = scores.evaluate(folder, protocol, progress, where, force, data)
             n = next((row.n for row in rows if row.headline and row.sampler and row.n), None)
             if n is not None:
                 progress.update("the floor", 0, 1)
-                kept = None if features else folder.resolve().parents[1] / "baselines" / protocol.name
-                rows = rows + scores.floor(info.dataset, n, protocol, kept, features or ())
+                kept = None if features else Path(os.path.abspath(folder)).parents[1] / "baselines" / protocol.name
+                rows = rows + scores.floor(runs.data_of(folder, info, data).place, n, protocol, kept, features or ())
     refused = {row.reason: None for row in rows if likelihood and row.status == "ok" and row.reason and row.kind}
     if refused:
         raise BadInput("; ".join(refused))
@@ -751,7 +784,7 @@ def time_(
     ],
     sampler: Annotated[str | None, typer.Option("--sampler", help="The card's default.")] = None,
     steps: Annotated[str | None, typer.Option("--steps", help="Step counts, separated by commas.")] = None,
-    dataset: DatasetOption = "digits",
+    dataset: OfRunOption = None,
     tier: Annotated[
         str | None, typer.Option("--tier", "-t", help="Protocol (repeats, seconds); the run's own by default.")
     ] = None,
@@ -769,7 +802,7 @@ def time_(
         bench time flow-matching --sampler euler --steps 1,2,4,8
     """
     counts = _counts(steps)
-    folders = [_find_run(name, dataset, out) for name in chosen]
+    found = [_run_and_data(name, dataset, out) for name in chosen]
 
     from bench import measure
     from bench import run as runs
@@ -777,12 +810,14 @@ def time_(
     from paradigms import catalogue
 
     subjects = []
-    for folder in folders:
+    for folder, data in found:
         info = runs.read_info(folder)
+        if data is not None:
+            runs.data_of(folder, info, data)  # times need no data, but another's would be told as this run's
         card = _card(catalogue.get(info.recipe).paradigm, info.recipe)
         plans = tuple(_plan(card, info.recipe, sampler, count) for count in counts)
         subjects.append(measure.Subject(folder, plans))
-    protocol = _tier_of(runs.read_info(folders[0]).tier, tier)
+    protocol = _tier_of(runs.read_info(found[0][0]).tier, tier)
     name = "time sampling"
     with _display_of(as_json)({name: 1.0}) as display, graceful_stop() as stopping:
         progress = Progress(name, display.event, stopping)
@@ -834,8 +869,8 @@ def report(
         raise BadInput(f"--formats is empty; give any of {', '.join(FORMATS)}")
     if not runs.is_dir():
         raise BadInput(f"there is no folder {runs}; run `bench all` first, or name the folder that holds the runs")
-    run_folders = sorted(path.parent for path in runs.rglob("run.json"))
-    folders = sorted(path.parent for path in runs.rglob("results.jsonl"))
+    below = _walked(runs)
+    folders, run_folders = below.holding("results.jsonl"), below.holding("run.json")
     if not folders:
         raise BadInput(f"no results in {runs}; run `bench all` or `bench evaluate` first")
     target = to or runs / "report"
@@ -846,7 +881,7 @@ def report(
     written = suite.report(folders, run_folders, target, wanted, real=_real_grids(folders))
     for path in written:
         print(path)
-    if suite.damaged([*folders, *run_folders]):
+    if below.lost or suite.damaged([*folders, *run_folders]):
         raise typer.Exit(1)  # named in a warning above, and left out
 
 
@@ -878,14 +913,15 @@ def compare(
     """
     from bench import store, suite
 
-    folders = sorted(path.parent for path in runs.rglob("results.jsonl"))
-    run_folders = sorted(path.parent for path in runs.rglob("run.json"))
+    below = _walked(runs)
+    folders, run_folders = below.holding("results.jsonl"), below.holding("run.json")
+    dataset = _shown_name(dataset, run_folders)
     sides = []
     for text in (a, b):
         base, *details = text.split(":")
         if (folder := Path(base)) and (folder / "run.json").exists():
             known = {f.resolve() for f in folders}
-            folders += [p.parent for p in sorted(folder.rglob("results.jsonl")) if p.parent.resolve() not in known]
+            folders += [f for f in walk(folder).holding("results.jsonl") if f.resolve() not in known]
             run_folders += [folder] if folder.resolve() not in {f.resolve() for f in run_folders} else []
         sides.append((base, details))
     if not folders:
@@ -1061,6 +1097,7 @@ def _budget(budget: Any) -> str:
 def _list_runs(out: Path) -> list[dict[str, Any]]:
     """Every run, the newest first: of a recipe's finished runs the first is the one that its name stands for."""
     found = []
+    _walked(out)  # names what can not be entered
     for folder, info in _newest_first(out):
         row: dict[str, Any] = {"run": str(folder)}
         try:
@@ -1135,6 +1172,8 @@ def data(
     source: Annotated[
         Path | None, typer.Option("--from", help="Import from this file or folder, not from the network.")
     ] = None,
+    test: TestOption = None,
+    called: NameOption = None,
 ) -> None:
     """Find, import or download a data set into the cache, verify its checksums and say what it is.
 
@@ -1142,8 +1181,9 @@ def data(
     \b
         bench data fashion-mnist
         bench data cifar10 --from ~/Downloads/cifar-10-binary.tar.gz
+        bench data folder:my-images@32
     """
-    _check_dataset(name)
+    place = _place(name, Path("runs"), test, called)
     if source is not None and not source.exists():
         raise BadInput(f"--from {source} does not exist")
 
@@ -1152,8 +1192,8 @@ def data(
 
     with _display_of(False)({name: 1.0}) as display, graceful_stop() as stopping:
         progress = Progress(name, display.event, stopping)
-        paths = fetch(name, source, progress.update)
-        found = load(name)
+        paths = fetch(place, source, progress.update)
+        found = load(place)
     for path in paths:
         print(path)
     space = found.space
@@ -1162,6 +1202,7 @@ def data(
         f"{found.name}: {len(found.train):,} training and {len(found.test):,} test examples of shape {space.shape}, "
         f"{kind}, {space.classes} classes; sha256 {found.checksum[:12]}\n{found.source}"
     )
+    print("\n".join(found.about()))
 
 
 # ------------------------------------------------------------------------------------------------------ what is given
@@ -1198,10 +1239,84 @@ def _jobs(text: str) -> int | None:
     return int(text)
 
 
-def _check_dataset(name: str) -> None:
-    from bench.data.names import info
+def _place(name: str, out: Path, test: Path | None = None, called: str | None = None) -> Name:
+    """What a user means by a data set: a name that there is, a folder of images, or what runs under `out` call one.
 
-    info(name)
+    test, called: of --test and --name, which only folders have. Raises BadInput.
+    """
+    from bench.data.names import FOLDER, NAMES, FolderName, info
+
+    if name.startswith(FOLDER):
+        return FolderName.parse(name, test, called)
+    if test is not None or called is not None:
+        raise BadInput(f"{'--test' if test else '--name'} goes with folder:PATH; '{name}' has its own")
+    known = {} if name in NAMES else _folders_called(name, (run for _, run in _newest_first(out)))
+    if not known:
+        info(name)
+        return name
+    (own, source), *others = known.items()
+    if others:
+        raise BadInput(f"'{name}' may be {' or '.join(known)} under {out}; write out which")
+    return FolderName.stored(source, own)
+
+
+def _folders_called(name: str, runs: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The folders of images that runs know by a name, or by one that begins so: by their whole names, newest first."""
+    known: dict[str, Mapping[str, Any]] = {}
+    for run in runs:
+        if isinstance(run.get("source"), dict) and run["source"]:
+            known.setdefault(str(run.get("dataset")), run["source"])
+    whole = {own: source for own, source in known.items() if own == name}
+    return whole or {own: source for own, source in known.items() if own.rpartition("-")[0] == name}
+
+
+def _shown_name(dataset: str, run_folders: Iterable[Path]) -> str:
+    """The name in rows of what a user means by --dataset; the same where nothing is known of it."""
+    from bench.data.names import FOLDER, FolderName
+
+    infos = [_json_of(folder / "run.json") for folder in run_folders] if dataset else []
+    if dataset.startswith(FOLDER) and not any(info.get("dataset") == dataset for info in infos):
+        same = _same_data(FolderName.parse(dataset))
+        return next((str(info["dataset"]) for info in infos if same(info)), dataset)
+    return next(iter(_folders_called(dataset, infos)), dataset)
+
+
+def _same_data(place: Name) -> Callable[[Mapping[str, Any]], bool]:
+    """Whether a run.json tells of this data: by the checksum of a folder's images, or, where they are gone, by where they
+    were. Raises BadInput where a run of it could not be known."""
+    from bench.data.names import FolderName
+
+    if not isinstance(place, FolderName):
+        return lambda info: info.get("dataset") == place
+    from bench import run as runs
+
+    if not os.path.isdir(place.path):
+        return lambda info: info.get("source") == place.as_json()
+    found = runs.dataset(place)
+    return lambda info: info.get("checksum") == found.checksum
+
+
+def _told(place: Name, out: Path) -> Dataset:
+    """The data set, said on stderr once where it is a folder of images: its classes and what was decided of its files.
+
+    Images that runs under `out` were trained on already go by the name they have there, if they are given none.
+    """
+    from bench import run as runs
+    from bench.data.names import FolderName
+
+    found = runs.dataset(place)
+    if found.folder is None or not isinstance(place, FolderName):
+        return found
+    infos = [info for _, info in _newest_first(out) if info.get("source")]
+    own = [str(info["dataset"]) for info in infos if info.get("checksum") == found.checksum]
+    if own and not place.name and found.name not in own:
+        print(f"{found.name} holds the images of '{own[0]}', and goes on under that name", file=sys.stderr)
+        found = runs.dataset(dataclasses.replace(place, name=own[0]))
+    if any(info.get("dataset") == found.name and info.get("checksum") != found.checksum for info in infos):
+        raise BadInput(f"other images have the name '{found.name}' in {out}; choose another with --name")
+    train, test = len(found.train), len(found.test)
+    print(f"{found.name}: {train:,} training and {test:,} held-out images", *found.about(), sep="\n", file=sys.stderr)
+    return found
 
 
 def _check_recipes(names: Sequence[str]) -> None:
@@ -1214,8 +1329,20 @@ def _check_recipes(names: Sequence[str]) -> None:
             raise unknown("recipe", name.strip(), found)
 
 
-def _find_run(text: str, dataset: str, out: Path) -> Path:
-    """The folder that a user means by RUN: a folder, or a recipe's newest finished run. Raises BadInput."""
+def _run_and_data(text: str, dataset: str | None, out: Path, test: Path | None = None) -> tuple[Path, Name | None]:
+    """The folder that a user means by RUN, and where its data lie, if that was said and they are there. Raises BadInput."""
+    from bench.data.names import FolderName
+
+    place = None if dataset is None and test is None else _place(dataset or "digits", out, test)
+    folder = _find_run(text, place or "digits", out)
+    by_name = not (
+        Path(text) / "run.json"
+    ).exists()  # then the data were asked for to find the run, which may do without
+    return folder, None if by_name and isinstance(place, FolderName) and not os.path.isdir(place.path) else place
+
+
+def _find_run(text: str, dataset: Name, out: Path) -> Path:
+    """The folder that a user means by RUN: a folder, or a recipe's newest finished run on the data. Raises BadInput."""
     path = Path(text)
     if (path / "run.json").exists():
         return path
@@ -1225,7 +1352,7 @@ def _find_run(text: str, dataset: str, out: Path) -> Path:
         raise BadInput(f"there is no run {text}; see `bench list runs`")
     from paradigms.catalogue import names
 
-    known = names()
+    known, same = names(), _same_data(dataset)
 
     def own(name: object) -> object:
         """A recipe's own name: a run, too, may bear one that is an alias by now."""
@@ -1234,7 +1361,7 @@ def _find_run(text: str, dataset: str, out: Path) -> Path:
     candidates = [
         (info.get("status") == "ok", folder)
         for folder, info in _newest_first(out)
-        if info.get("dataset") == dataset and own(info.get("recipe")) == own(text)
+        if same(info) and own(info.get("recipe")) == own(text)
     ]
     if not candidates:
         if text not in known:
@@ -1253,14 +1380,29 @@ def _newest_first(out: Path) -> list[tuple[Path, dict[str, Any]]]:
     run.json was written last is the newer one.
     """
     found = []
-    for path in sorted(out.glob("*/*/*/run.json"), reverse=True):
-        info, written = {}, 0
-        with contextlib.suppress(OSError, ValueError):
-            written = path.stat().st_mtime_ns
-            read = json.loads(path.read_text())
-            info = read if isinstance(read, dict) else {}
-        found.append(((_ended(info), written), path.parent, info))
+    for folder in reversed(walk(out).holding("run.json")):
+        written = 0
+        with contextlib.suppress(OSError):
+            written = (folder / "run.json").stat().st_mtime_ns
+        info = _json_of(folder / "run.json")
+        found.append(((_ended(info), written), folder, info))
     return [(folder, info) for _, folder, info in sorted(found, key=lambda run: run[0], reverse=True)]
+
+
+def _json_of(path: Path) -> dict[str, Any]:
+    """What a JSON file holds; {} where it is damaged."""
+    with contextlib.suppress(OSError, ValueError):
+        read = json.loads(path.read_text())
+        return read if isinstance(read, dict) else {}
+    return {}
+
+
+def _walked(runs: Path) -> Walk:
+    """What is below a folder of runs; what could not be entered is named in a warning."""
+    below = walk(runs) if runs.is_dir() else Walk([], {}, [])
+    for reason in below.lost.values():
+        print(f"warning: left out: {reason}", file=sys.stderr)
+    return below
 
 
 def _ended(info: Mapping[str, Any]) -> float:
@@ -1342,7 +1484,8 @@ def _display_of(quiet: bool) -> Any:
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+    text = json.dumps(value, indent=1, ensure_ascii=False, default=str)
+    print(text.encode("utf-8", "backslashreplace").decode())  # what is no UTF-8 as JSON's own escape
 
 
 def _finite_row(row: Row) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from bench import run as runs
 from bench.arithmetic import DTYPES
 from bench.data import Dataset
 from bench.data.folder import read_image
+from bench.data.names import Name
 from bench.features import Features, FeatureSpace, cached, named, shipped, spaces_for
 from bench.progress import Progress
 from bench.store import SCHEMA, Row, load_rows, manifest, results_key, save_rows, write_atomic, write_manifest
@@ -124,7 +125,7 @@ class Reference:
 
 
 def subset(data: Data, n: int, name: str, split: str) -> Data:
-    """The first n of a fixed shuffle of a split: the same examples for every run."""
+    """The first n of a fixed shuffle of a split: the same examples for every run. name: the data set's `key`."""
     if n >= len(data):
         return data
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed_of("subset", name, split)))[:n]
@@ -134,7 +135,7 @@ def subset(data: Data, n: int, name: str, split: str) -> Data:
 dataset = runs.dataset
 
 
-def reference(name: str, specs: tuple[str, ...] = (), device: torch.device | str = "cpu") -> Reference:
+def reference(name: Name, specs: tuple[str, ...] = (), device: torch.device | str = "cpu") -> Reference:
     """The reference of a data set in its own feature spaces, or in those that a user named; made once in each process.
 
     Features are computed and compared on `device`.
@@ -143,17 +144,19 @@ def reference(name: str, specs: tuple[str, ...] = (), device: torch.device | str
 
 
 @lru_cache(maxsize=4)
-def _reference(name: str, specs: tuple[str, ...], device: torch.device) -> Reference:
+def _reference(name: Name, specs: tuple[str, ...], device: torch.device) -> Reference:
     found = dataset(name)
     n = min(len(found.test), len(found.train), REFERENCE)
     parts = {"test": found.test, "train": found.train}
-    some = {split: subset(part, n, name, split) for split, part in parts.items()}
+    some = {split: subset(part, n, found.key, split) for split, part in parts.items()}
     real, labels = {k: part.x for k, part in some.items()}, {k: part.y for k, part in some.items()}
-    spaces = tuple(named(spec, found.space) for spec in specs) or tuple(spaces_for(name, found.space))
+    spaces = tuple(named(spec, found.space) for spec in specs) or tuple(spaces_for(found.name, found.space))
     spaces = tuple(space.on(device) for space in spaces)
 
     def features(space: FeatureSpace, split: str) -> Features:
-        wide = subset(parts[split], WIDE * space.dim, name, split).x if WIDE * space.dim > REFERENCE else real[split]
+        wide = (
+            subset(parts[split], WIDE * space.dim, found.key, split).x if WIDE * space.dim > REFERENCE else real[split]
+        )
         return cached(space, found, split, wide)
 
     kept = {split: tuple(features(space, split) for space in spaces) for split in parts}
@@ -415,7 +418,7 @@ def likelihood(
     examples; so do its named terms, in nats.
     """
     # The same dequantisation for every run: numbers on one data set are paired.
-    noise, size = Noise("likelihood", found.name, split, device=device), chunk_size(model.space, device)
+    noise, size = Noise("likelihood", found.key, split, device=device), chunk_size(model.space, device)
     base = dataclasses.replace(base, dtype=DTYPES["fp32"])
     values: list[Tensor] = []
     terms: dict[str, list[Tensor]] = {}
@@ -500,24 +503,26 @@ def evaluate(
     progress: Progress,
     device: str = "cpu",
     force: bool = False,
+    data: Name | None = None,
 ) -> list[Row]:
     """Scores a finished run and writes results.jsonl, grid.png and samples.npz into its folder; returns the rows.
 
     Every sampler and step count is tried on the first `tier.sweep_seeds` training seeds, the headline plan on all. That
     one draws `tier.draws` disjoint sets, and on the first seeds it is drawn with other weights too (see `others`). A
     codec, which does not sample, is asked for its reconstructions, and nothing of that is kept: rows are for what can be
-    compared, and the models that stand on it have these among theirs.
+    compared, and the models that stand on it have these among theirs. `data` says where its data lie, if not where they
+    did (as below).
     Raises BadInput when the folder is not that of a finished, whole run.
     """
     folder = Path(folder)
-    trained, info, found = _loaded(folder, device)
+    trained, info, found = _loaded(folder, device, data)
     if isinstance(trained, Codec):
         return _of_codec(_measured(info, trained, tier, device), trained, found, tier, device)
     model, sweep = _sampling(trained, folder, info), _sweep(info, tier)
     key = _key(folder, info, tier, found, catalogue.get(info.recipe))
     if not force and (kept := _kept(folder, key)) is not None:
         return kept
-    ref = reference(info.dataset, device=device)
+    ref = reference(found.place, device=device)
     card = type(model).card
     n = pool_size(found, tier)
     todo = plans(card, tier.max_calls, sweep)
@@ -562,9 +567,9 @@ def _of_codec(base: Row, codec: Codec, found: Dataset, tier: Tier, device: str) 
     samples made of its codes score can hardly be better.
     """
     base = dataclasses.replace(base, dtype=DTYPES["fp32"])
-    ref, n = reference(found.name, device=device), pool_size(found, tier)
+    ref, n = reference(found.place, device=device), pool_size(found, tier)
     data = Data(ref.real["test"][:n], None if ref.labels["test"] is None else ref.labels["test"][:n], codec.space)
-    noise = Noise("reconstruct", found.name, device=device)
+    noise = Noise("reconstruct", found.key, device=device)
     parts, values = list[Tensor](), list[Tensor]()
     for index in torch.arange(len(data)).split(chunk_size(codec.space, device)):
         batch, rows = data.batch(index), noise.rows(int(index[0]))
@@ -638,6 +643,7 @@ def in_spaces(
     device: str = "cpu",
     force: bool = False,
     n: int | None = None,
+    data: Name | None = None,
 ) -> list[Row]:
     """The rows of the headline plan in feature spaces that a user named (see `bench.features.named`), on n samples.
 
@@ -645,8 +651,8 @@ def in_spaces(
     does, and for a space that can not be had.
     """
     folder = Path(folder)
-    model, info, found = _opened(folder, device)
-    ref, card = reference(info.dataset, tuple(specs), device), type(model).card
+    model, info, found = _opened(folder, device, data)
+    ref, card = reference(found.place, tuple(specs), device), type(model).card
     n = n or pool_size(found, tier)
     protocol = SCHEMA, tier.name, n, found.checksum, torch.__version__, code(catalogue.get(info.recipe))
     key = _digest("spaces", protocol, [space.id for space in ref.spaces], _weights_of(folder))
@@ -663,7 +669,13 @@ def in_spaces(
 
 
 def likelihoods(
-    folder: Path, kinds: Sequence[Kind], tier: Tier, progress: Progress, device: str = "cpu", force: bool = False
+    folder: Path,
+    kinds: Sequence[Kind],
+    tier: Tier,
+    progress: Progress,
+    device: str = "cpu",
+    force: bool = False,
+    data: Name | None = None,
 ) -> list[Row]:
     """The rows of likelihoods that a user chose, on the tier's examples: with options of their own and at any cost.
 
@@ -673,7 +685,7 @@ def likelihoods(
     for kind in kinds:
         kind.check()
     folder = Path(folder)
-    model, info, found = _opened(folder, device)
+    model, info, found = _opened(folder, device, data)
     wanted = {(kind.name, settings_text(kind.options)): kind for kind in kinds}
     key = _digest("likelihood", _protocol(found, tier, catalogue.get(info.recipe)), _weights_of(folder))
     asked = _Asked(folder / ASKED, key, _kind_of)
@@ -684,7 +696,13 @@ def likelihoods(
 
 
 def sampled(
-    folder: Path, chosen: Sequence[Plan], tier: Tier, progress: Progress, device: str = "cpu", force: bool = False
+    folder: Path,
+    chosen: Sequence[Plan],
+    tier: Tier,
+    progress: Progress,
+    device: str = "cpu",
+    force: bool = False,
+    data: Name | None = None,
 ) -> list[Row]:
     """The rows of plans that a user chose, on as many samples as the tier draws, at any cost; as `likelihoods` otherwise.
 
@@ -692,13 +710,13 @@ def sampled(
     that the model can not draw by.
     """
     folder = Path(folder)
-    model, info, found = _opened(folder, device)
+    model, info, found = _opened(folder, device, data)
     for plan in chosen:
         model.check(plan)
     recipe, card, ref, n = (
         catalogue.get(info.recipe),
         type(model).card,
-        reference(info.dataset, device=device),
+        reference(found.place, device=device),
         pool_size(found, tier),
     )
     wanted = {(plan.sampler, plan.steps, settings_text(plan.options)): plan for plan in chosen}
@@ -748,18 +766,15 @@ def _plan_of(row: Row) -> tuple[object, ...]:
     return row.sampler, row.steps, row.options
 
 
-def _opened(folder: Path, device: str) -> tuple[Paradigm, runs.Info, Dataset]:
+def _opened(folder: Path, device: str, data: Name | None) -> tuple[Paradigm, runs.Info, Dataset]:
     """The model of a finished run, what it is and its data. Raises BadInput for one that does not sample."""
-    model, info, found = _loaded(folder, device)
+    model, info, found = _loaded(folder, device, data)
     return _sampling(model, folder, info), info, found
 
 
-def _loaded(folder: Path, device: str) -> tuple[Trainable, runs.Info, Dataset]:
+def _loaded(folder: Path, device: str, data: Name | None) -> tuple[Trainable, runs.Info, Dataset]:
     model, info = runs.load(folder, device=device)
-    found = dataset(info.dataset)
-    if found.checksum != info.checksum:
-        raise BadInput(f"{folder} was trained on another version of '{info.dataset}'; train it anew")
-    return model, info, found
+    return model, info, runs.data_of(folder, info, data)
 
 
 def _sampling(model: Trainable, folder: Path, info: runs.Info) -> Paradigm:
@@ -789,7 +804,7 @@ def _measured(info: runs.Info, model: Trainable, tier: Tier, device: str, weight
 def _examples(found: Dataset, tier: Tier) -> dict[str, Data]:
     """The examples of each split that likelihoods are taken of."""
     return {
-        split: subset(part, tier.likelihood_n, found.name, f"likelihood {split}")
+        split: subset(part, tier.likelihood_n, found.key, f"likelihood {split}")
         for split, part in (("test", found.test), ("train", found.train))
     }
 
@@ -815,10 +830,10 @@ def _of_splits(
     return rows
 
 
-def is_evaluated(folder: Path, tier: Tier) -> bool:
+def is_evaluated(folder: Path, tier: Tier, data: Name | None = None) -> bool:
     """Whether `evaluate` would find the rows of a trained run ready, under this tier and these sources."""
     info = runs.read_info(folder)
-    recipe, found = catalogue.get(info.recipe), dataset(info.dataset)
+    recipe, found = catalogue.get(info.recipe), runs.data_of(folder, info, data)
     return _kept(folder, _key(folder, info, tier, found, recipe)) is not None
 
 
@@ -901,7 +916,7 @@ def _baselines_key(found: Dataset, tier: Tier) -> str:
     return _digest("baselines", _protocol(found, tier))
 
 
-def has_baselines(name: str, tier: Tier, folder: Path) -> bool:
+def has_baselines(name: Name, tier: Tier, folder: Path) -> bool:
     """Whether `baselines` would find its rows ready."""
     return _kept(folder, _baselines_key(dataset(name), tier)) is not None
 
@@ -1033,7 +1048,7 @@ def fit_density(x: Tensor, levels: int) -> Gaussian:
     return Gaussian(x.mean(0), torch.linalg.cholesky(covariance))
 
 
-def baselines(name: str, tier: Tier, folder: Path, progress: Progress, force: bool = False) -> list[Row]:
+def baselines(name: Name, tier: Tier, folder: Path, progress: Progress, force: bool = False) -> list[Row]:
     """Scores what needs no model, once for each data set and protocol, into `folder`/results.jsonl; returns the rows.
 
     grid.png and samples.npz there show real test images, to be set beside the models' grids.
@@ -1062,7 +1077,7 @@ def baselines(name: str, tier: Tier, folder: Path, progress: Progress, force: bo
     tell("real-train")
     real = dataclasses.replace(base, recipe="real-train")
     # Each split as if it were samples, against the other.
-    seen, unseen = subset(found.train, n, name, "floor"), subset(found.test, n, name, "floor")
+    seen, unseen = subset(found.train, n, found.key, "floor"), subset(found.test, n, found.key, "floor")
     rows += quality(real, seen.x, seen.y, ref, ("test",), copies=False)
     rows += quality(real, unseen.x, unseen.y, ref, ("train",), copies=False)
     if ref.spaces:
@@ -1070,22 +1085,22 @@ def baselines(name: str, tier: Tier, folder: Path, progress: Progress, force: bo
         some, others = (_every_second(ref, first, n) for first in (0, 1))
         rows += memorisation(real, some.real["test"], some.features["test"], others)
     tell("train-copies")
-    copied = subset(found.train, n, name, "copies")
+    copied = subset(found.train, n, found.key, "copies")
     rows += quality(dataclasses.replace(base, recipe="train-copies"), copied.x, copied.y, ref)
     flat = space.encode(found.train.x).flatten(1).double()
     tell("gaussian")
-    gaussian = fit_pixels(flat).sample(n, Noise("gaussian", name)).float()
+    gaussian = fit_pixels(flat).sample(n, Noise("gaussian", found.key)).float()
     rows += quality(
         dataclasses.replace(base, recipe="gaussian"), space.decode(gaussian.view(n, *space.shape)), None, ref
     )
     tell("uniform")
     if space.levels:
-        noise = Noise("uniform", name).integers(space.levels, n, *space.shape).to(torch.uint8)
+        noise = Noise("uniform", found.key).integers(space.levels, n, *space.shape).to(torch.uint8)
         rows += quality(dataclasses.replace(base, recipe="uniform"), noise, None, ref)
     tell("likelihood")
     rows += _likelihood_baselines(base, found, tier)
     save_rows(folder, rows, key)
-    shown = subset(found.test, 64 if space.is_image else KEPT_VECTORS, name, "grid")
+    shown = subset(found.test, 64 if space.is_image else KEPT_VECTORS, found.key, "grid")
     _keep_samples(folder, Pool(Plan("real"), shown.x, shown.y, None), space)
     progress.update("baselines", total, total)
     return rows
@@ -1126,12 +1141,12 @@ def _likelihood_baselines(base: Row, found: Dataset, tier: Tier) -> list[Row]:
     gaussian = fit_density(train, space.levels)
     histograms = _log_histograms(found.train.x, space.levels) if space.levels else None
     for split, whole in (("test", found.test), ("train", found.train)):
-        part = subset(whole, tier.likelihood_n, found.name, f"likelihood {split}")
+        part = subset(whole, tier.likelihood_n, found.key, f"likelihood {split}")
         x = space.encode(part.x).flatten(1).double()
         values: list[tuple[str, str, str, Tensor]] = []
         if space.levels:
             assert histograms is not None
-            u = Noise("likelihood", found.name, split).uniform(*x.shape).double()
+            u = Noise("likelihood", found.key, split).uniform(*x.shape).double()
             mass = gaussian.log_prob(x + (u - 0.5) * (2 / space.levels)) + space.dim * math.log(2 / space.levels)
             uniform = torch.full((len(x),), -space.dim * math.log(space.levels), dtype=torch.float64)
             pixels = histograms.gather(0, part.x.flatten(1).long()).sum(1)
@@ -1187,7 +1202,7 @@ class Samples(NamedTuple):
 
 def score(
     path: Path,
-    name: str,
+    name: Name,
     progress: Progress,
     *,
     resize: Resize | None = None,
@@ -1245,7 +1260,7 @@ def _content(given: Samples) -> str:
 
 
 def floor(
-    name: str, n: int, tier: Tier | None = None, folder: Path | None = None, specs: Sequence[str] = ()
+    name: Name, n: int, tier: Tier | None = None, folder: Path | None = None, specs: Sequence[str] = ()
 ) -> list[Row]:
     """What n real training examples score as if they were samples: rows of the recipe "real-train", split "test".
 
@@ -1257,7 +1272,7 @@ def floor(
     base = dataclasses.replace(
         _environment(found), status="baseline", tier=tier.name if tier else "", recipe="real-train"
     )
-    real = subset(found.train, n, name, "floor")
+    real = subset(found.train, n, found.key, "floor")
     refs = [reference(name), *([reference(name, tuple(specs))] if specs else [])]
     return [row for ref in refs for row in quality(base, real.x, real.y, ref, ("test",), copies=False)]
 

@@ -47,6 +47,7 @@ from safetensors.torch import save as save_tensors
 import bench.data
 from bench import flops, store
 from bench.arithmetic import DTYPES, USUAL, Arithmetic, compile_networks, exact
+from bench.data.names import FOLDER, FolderName, Name
 from bench.progress import Progress, graceful_stop
 from bench.schedule import cores
 from bench.sharing import alone_on, training_on
@@ -69,6 +70,7 @@ __all__ = [
     "base_row",
     "code_version",
     "configure",
+    "data_of",
     "dataset",
     "device_of",
     "ensure",
@@ -85,7 +87,7 @@ __all__ = [
 ]
 
 INFO = "run.json"
-SCHEMA = 2  # of run.json; 2: with `symptom`
+SCHEMA = 3  # of run.json; 2: with `symptom`; 3: with `source`
 IDENTITY = 1  # of what makes two runs the same experiment; a new column of the results does not
 WEIGHTS = "weights.safetensors"
 SNAPSHOTS = (0.25, 0.5)  # parts of the training after which the averaged weights are kept too
@@ -102,8 +104,10 @@ SMALL, MANY = 500_000, 8  # parameters and CPU cores: see `device_for`
 
 @dataclass(frozen=True)
 class Run:
-    """What defines a run. Two runs with the same `id` are the same experiment; `source` only says where data lie.
+    """What defines a run. Two runs with the same `id` are the same experiment.
 
+    dataset:    what the data set is called: in rows and in the run's folder, but in no seed or identity.
+    place:      what the data set is loaded by, if not by its name; `source` only says where its files lie.
     share:      the part of the tier's budget that it gets.
     parents:    the runs that it needs, by role.
     arithmetic: what this paradigm can have of what was asked for.
@@ -121,6 +125,12 @@ class Run:
     parents: tuple[tuple[str, Run], ...] = ()
     arithmetic: Arithmetic = USUAL
     source: Path | None = field(default=None, compare=False)
+    place: Name = field(default="", compare=False)
+
+    @property
+    def key(self) -> str:
+        """What the data set is to seeds and identities, as `Dataset.key`."""
+        return self.place.key(self.checksum) if isinstance(self.place, FolderName) else self.dataset
 
     @property
     def id(self) -> str:
@@ -136,7 +146,7 @@ class Run:
         return Path(out) / self.where
 
     def _parents(self) -> dict[str, str]:
-        return {role: parent.where for role, parent in self.parents}
+        return {role: f"{slug(parent.key)}/{slug(parent.recipe)}/{parent.id}" for role, parent in self.parents}
 
     def _shared(self) -> dict[str, Any]:
         """What all seeds of the run have in common."""
@@ -144,7 +154,7 @@ class Run:
             "schema": IDENTITY,
             "recipe": self.recipe,
             "config": _effective(self.config, self.conditional),
-            "dataset": self.dataset,
+            "dataset": self.key,
             "checksum": self.checksum,
             "match": self.tier.match,
             "budget": self.tier.budget(self.space).spending(),
@@ -172,12 +182,12 @@ def slug(name: str) -> str:
     if re.fullmatch(r"[A-Za-z0-9_][\w.@+-]{0,63}", name, re.ASCII):
         return name
     readable = re.sub(r"[^\w.@+-]+", "-", name, flags=re.ASCII).strip("-.")[-32:].strip("-.")
-    return f"{readable}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return f"{readable}-{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
 
 
 def plan(
     recipe: str,
-    dataset_name: str,
+    dataset_name: Name,
     seed: int,
     tier: Tier,
     settings: Sequence[str] = (),
@@ -198,7 +208,7 @@ def plan(
         tier = replace(tier, match=match)
     found = dataset(dataset_name, source)
     if conditional and not found.space.classes:
-        raise BadInput(f"{dataset_name} has no labels; leave out the condition")
+        raise BadInput(f"{found.name} has no labels; leave out the condition")
     space = found.space if conditional else replace(found.space, classes=0)
 
     def run(name: str, share: float | None, changes: Sequence[str], path: tuple[str, ...]) -> Run:
@@ -210,8 +220,8 @@ def plan(
         config = configure(usual, changes)
         reason = known.paradigm.refuses(config, space)
         if reason is not None:
-            raise BadInput(f"{name} can not model {dataset_name}: {reason}")
-        _check_batch(config, usual, len(found.train), dataset_name)
+            raise BadInput(f"{name} can not model {found.name}: {reason}")
+        _check_batch(config, usual, len(found.train), found.name)
         return Run(
             recipe=name,
             config=config,
@@ -225,6 +235,7 @@ def plan(
             parents=tuple((role, run(n.recipe, n.share, (), (*path, name))) for role, n in known.needs.items()),
             arithmetic=arithmetic.of(known.paradigm),
             source=source,
+            place=found.place,
         )
 
     return run(recipe, None, settings, ())
@@ -259,9 +270,42 @@ def refusal(recipe: str, space: Space) -> str | None:
 
 
 @lru_cache(maxsize=4)
-def dataset(name: str, source: Path | None = None) -> Dataset:
+def dataset(name: Name, source: Path | None = None) -> Dataset:
     """The data set, kept in memory for the runs of this process that share it."""
     return bench.data.load(name, source)
+
+
+def data_of(folder: Path, info: Info, given: Name | None = None) -> Dataset:
+    """The data set that a run was trained on, proved by its checksum, under the name that it had then.
+
+    given: where it is now; otherwise it is looked for where run.json says that it was. Raises BadInput.
+    """
+    if isinstance(given, str) and given != info.dataset:
+        raise BadInput(f"{folder} was trained on '{info.dataset}', not on '{given}'; leave out --dataset")
+    place = info.place if given is None else given
+    if isinstance(place, FolderName):
+        test = info.place.test if isinstance(info.place, FolderName) else None
+        place = replace(place, name=info.dataset, test=place.test or test)
+        if info.space["shape"][-1] != place.size:
+            raise BadInput(
+                f"{folder} was trained on images of {info.space['shape'][-1]} px, not of {place.size}: see @SIZE"
+            )
+        gone = next((path for path in (place.path, place.test) if path is not None and not os.path.isdir(path)), None)
+        if given is None and gone is not None:
+            typed = info.dataset.removeprefix(FOLDER) if info.dataset.startswith(FOLDER) else str(gone)
+            raise BadInput(
+                f"{Path(folder) / INFO} names the images in {typed}, looked for at {gone}, which is no folder; if they "
+                f"were moved, say where they are: --dataset folder:PATH@{place.size}{' --test FOLDER' if test else ''}"
+            )
+    found = dataset(place)
+    if found.checksum == info.checksum:
+        return found
+    if not isinstance(place, FolderName):
+        raise BadInput(f"{folder} was trained on another version of '{info.dataset}'; train it anew")
+    raise BadInput(
+        f"{folder} was trained on other data ('{info.dataset}', sha256 {info.checksum[:12]}) than {place} (sha256 "
+        f"{found.checksum[:12]}); name the images as they were with --dataset, or train it anew"
+    )
 
 
 # -------------------------------------------------------------------------------------------------------- settings
@@ -403,6 +447,7 @@ class Info:
     resumed:  the steps at which training was taken up again, and `codes` the versions of the code that did.
     contended: the machine had more work than cores while this was trained, so the seconds are not comparable.
     precision, compiled, noise: see `Arithmetic`; dtype is the precision as rows have it.
+    source:   of a folder of images, where it lay: folder, size, test; {} elsewhere, and in runs older than the field.
     """
 
     schema: int
@@ -461,6 +506,14 @@ class Info:
     precision: str = "fp32"
     compiled: bool = False
     noise: int = 1
+    source: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def place(self) -> Name:
+        """What the data set was loaded by."""
+        if self.source:
+            return FolderName.stored(self.source, self.dataset)
+        return FolderName.parse(self.dataset) if self.dataset.startswith(FOLDER) else self.dataset
 
 
 def read_info(folder: Path) -> Info:
@@ -669,7 +722,7 @@ def _calibrate(run: Run, recipe: Recipe, data: Data, parents: Mapping[str, Froze
     off = params / budget.params - 1
     note = f"{params:,} trained parameters are {off:+.0%} off the target of {budget.params:,}, the nearest there is"
     clock = _clock(device, threads)
-    coords = ("plan", run.dataset, run.recipe, 0)
+    coords = ("plan", run.key, run.recipe, 0)
 
     model = _build(recipe, run.space, width, parents, run.config, 0, device, run.arithmetic.precision)
     with seeded(0, device):
@@ -891,7 +944,7 @@ def _train(
     with _threads(threads):
         try:
             started = _start(run, recipe, parents, device, threads)
-            split = dataset(run.dataset, run.source).train
+            split = dataset(run.place or run.dataset, run.source).train
             data = (split if run.conditional else split.unlabelled()).to(device)
             broken = next((read_info(f) for f in parents.values() if read_info(f).status != "ok"), None)
             if broken is not None:
@@ -904,7 +957,7 @@ def _train(
                 codes = (*before.codes, started.code)
                 info = replace(before, status="training", reason="", finished="", codes=codes)
             store.write_sealed(folder / INFO, dataclasses.asdict(info))
-            seed = seed_of("init", run.dataset, run.recipe, run.seed)
+            seed = seed_of("init", run.key, run.recipe, run.seed)
             model = _build(recipe, run.space, info.width, held, run.config, seed, device, run.arithmetic.precision)
             with training_on(device, lambda: progress.update(f"wait for the GPU to train {run.recipe}", 0, 1)):
                 trained = train(
@@ -912,7 +965,7 @@ def _train(
                     data,
                     batch=info.batch,
                     steps=info.planned_steps,
-                    coords=(run.dataset, run.recipe, run.seed),
+                    coords=(run.key, run.recipe, run.seed),
                     folder=folder,
                     progress=progress,
                     stage=f"train {run.recipe}",
@@ -967,6 +1020,7 @@ def _start(run: Run, recipe: Recipe, parents: Mapping[str, Path], device: torch.
         parents={role: parent.where for role, parent in run.parents},
         params_target=budget.params,
         started=_now(),
+        source=run.place.as_json() if isinstance(run.place, FolderName) else {},
         **vars(run.arithmetic),
         **environment(device, threads, recipe, run.arithmetic.precision),
     )
@@ -1063,7 +1117,7 @@ def _conclude(folder: Path, info: Info) -> None:
 def _clear(folder: Path, keep: tuple[str, ...] = ()) -> None:
     """Takes away what an earlier attempt left, so that nothing of it is mistaken for this one's."""
     for path in folder.iterdir():
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)  # what was measured on the weights that go
         elif path.name not in (".lock", *keep):
             path.unlink()
@@ -1138,7 +1192,7 @@ def load(
     config = _restored(recipe.config, info.config, folder / INFO)
     space = Space(tuple(info.space["shape"]), info.space["classes"], info.space["levels"])
     where = device_of(device) if isinstance(device, str) else device
-    root = folder.resolve().parents[2]
+    root = _root(folder, info)
     parents = {role: _frozen(root / parent, where) for role, parent in info.parents.items()}
     model = _build(recipe, space, info.width, parents, config, 0, where, info.precision)
     state = {n.removeprefix(f"{weights}."): t for n, t in load_tensors(data).items() if n.startswith(f"{weights}.")}
@@ -1150,6 +1204,15 @@ def load(
             f"{folder} does not fit the recipe '{info.recipe}' as it is now ({text}); train it anew"
         ) from None
     return model.eval(), info if step is None else at_step(info, step)
+
+
+def _root(folder: Path, info: Info) -> Path:
+    """The output folder of a run: as it was named, or, where its parents are not there, as its links lead."""
+    roots = [Path(os.path.abspath(folder)).parents, folder.resolve().parents]
+    known = [above[2] for above in roots if len(above) > 2]
+    return next(
+        (root for root in known if all((root / p).is_dir() for p in info.parents.values())), next(iter(known), folder)
+    )
 
 
 def _frozen(folder: Path, device: torch.device) -> Frozen:

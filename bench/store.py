@@ -19,6 +19,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.data.names import readable
+from bench.walk import walk
 from paradigms.errors import BadInput
 
 if TYPE_CHECKING:
@@ -151,7 +153,9 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_atomic(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    """Writes a value as JSON. A path that is no UTF-8 comes back as it was: its odd bytes are written as \\udcXX."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomic(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_sealed(path: Path, value: dict[str, Any]) -> None:
@@ -286,10 +290,7 @@ def frame(where: Path | Sequence[Path]) -> DataFrame:
     """All rows under a root folder, or of the given run folders, as one DataFrame with the columns of `Row`."""
     import pandas
 
-    if isinstance(where, (str, Path)):
-        folders = sorted(path.parent for path in Path(where).rglob(RESULTS))
-    else:
-        folders = [Path(folder) for folder in where]
+    folders = walk(Path(where)).holding(RESULTS) if isinstance(where, (str, Path)) else list(map(Path, where))
     rows = [row for folder in folders for row in load_rows(folder)]
     table = pandas.DataFrame([dataclasses.asdict(row) for row in rows], columns=[f.name for f in fields(Row)])
     return table.astype(_dtypes())
@@ -307,7 +308,7 @@ def _dtypes() -> dict[str, str]:
 
 def _plain(row: Row) -> dict[str, Any]:
     """The row as JSON can hold it: a number that is not finite becomes None, and the reason says what it was."""
-    values = dataclasses.asdict(row)
+    values = {name: readable(v) if isinstance(v, str) else v for name, v in dataclasses.asdict(row).items()}
     for name, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
             values[name] = None

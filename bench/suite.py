@@ -25,6 +25,7 @@ import torch
 from bench import evaluate, measure, store
 from bench import run as runs
 from bench.arithmetic import USUAL, Arithmetic, chosen
+from bench.data.names import Name
 from bench.progress import Display, Progress
 from bench.run import Run
 from bench.schedule import SCORE, TRAIN, Job, Outcome, Place, cores, gpu_places, perform
@@ -108,7 +109,7 @@ ROWS, ALL, FAMILY = (
 
 
 def plan_runs(
-    dataset: str,
+    dataset: Name,
     names: Sequence[str],
     tier: Tier,
     seeds: int | None,
@@ -134,12 +135,13 @@ def plan_runs(
         if not issubclass(recipe.paradigm, Paradigm):
             raise BadInput(f"recipe '{name}' is a first stage for others and does not sample; it can not be compared")
         asked[recipe.name] = True
-    space = runs.dataset(dataset).space
+    found = runs.dataset(dataset)
+    space = found.space
     space = space if conditional else replace(space, classes=0)
     reasons = {name: runs.refusal(name, space) for name, own in asked.items() if not own}
     skipped = {name: reason for name, reason in reasons.items() if reason is not None}
     if not asked.keys() - skipped.keys():
-        raise BadInput("; ".join([f"no recipe can model '{dataset}'", *(f"{n}: {r}" for n, r in skipped.items())]))
+        raise BadInput("; ".join([f"no recipe can model '{found.name}'", *(f"{n}: {r}" for n, r in skipped.items())]))
     own = _by_recipe(settings, asked)
     return [
         runs.plan(name, dataset, seed, tier, own.get(name, ()), conditional=conditional, arithmetic=arithmetic)
@@ -207,14 +209,14 @@ def _train(run: Run, out: Path, device: str, threads: int, progress: Progress) -
     return str(folder)
 
 
-def _evaluate(folder: Path, tier: Tier, device: str, progress: Progress) -> list[str]:
+def _evaluate(folder: Path, tier: Tier, device: str, data: Name, progress: Progress) -> list[str]:
     """The reasons of the parts that failed."""
     with _returned(device):
-        rows = evaluate.evaluate(folder, tier, progress, device)
+        rows = evaluate.evaluate(folder, tier, progress, device, data=data)
     return sorted({f"{row.metric}: {row.reason}" for row in rows if row.status != "ok"})
 
 
-def _baselines(dataset: str, tier: Tier, folder: Path, progress: Progress) -> list[str]:
+def _baselines(dataset: Name, tier: Tier, folder: Path, progress: Progress) -> list[str]:
     rows = evaluate.baselines(dataset, tier, folder, progress)
     return sorted({f"{row.metric}: {row.reason}" for row in rows if row.status != "baseline"})
 
@@ -240,7 +242,7 @@ def _places(device: torch.device, budget: Budget, workers: int | None) -> list[P
 
 
 def everything(
-    dataset: str,
+    dataset: Name,
     names: Sequence[str],
     tier: Tier,
     out: Path,
@@ -308,10 +310,12 @@ def everything(
         if place not in trained and place in needed:
             arguments = (run, out, where.type, threads)
             jobs.append(Job(f"train {name}", _train, arguments, needs, seconds * run.share, TRAIN))
-        if place in wanted and not (place in trained and evaluate.is_evaluated(folder, tier)):
+        if place in wanted and not (place in trained and evaluate.is_evaluated(folder, tier, dataset)):
             share = SWEEP if run.seed < tier.sweep_seeds else EVALUATE
             needs = () if place in trained else (f"train {name}",)
-            jobs.append(Job(f"evaluate {name}", _evaluate, (folder, tier, where.type), needs, seconds * share, SCORE))
+            jobs.append(
+                Job(f"evaluate {name}", _evaluate, (folder, tier, where.type, dataset), needs, seconds * share, SCORE)
+            )
     if not evaluate.has_baselines(dataset, tier, baseline_folder):
         jobs.append(Job("baselines", _baselines, (dataset, tier, baseline_folder), (), seconds * EVALUATE, SCORE))
 
@@ -500,7 +504,8 @@ def _report_key(folders: Sequence[Path], formats: Sequence[str]) -> str:
 
     digest = hashlib.sha256(repr((formats, sorted(families().items()))).encode())
     for folder in folders:
-        digest.update(f"{folder}\0{sorted((n, f['sha256']) for n, f in store.manifest(folder).items())}\0".encode())
+        held = sorted((n, f["sha256"]) for n, f in store.manifest(folder).items())
+        digest.update(f"{folder}\0{held}\0".encode("utf-8", "surrogateescape"))
     for path in sorted(Path(reports.__file__).parent.iterdir()):
         if path.is_file():
             digest.update(path.read_bytes())

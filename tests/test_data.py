@@ -995,6 +995,185 @@ def test_folders_that_are_refused(tmp_path: Path) -> None:
         with pytest.raises(BadInput, match=r"007\.png is not a readable image") as caught:
             load(f"folder:{broken}")
         assert "\n" not in str(caught.value)
+    same = pictures(tmp_path / "same", 1)
+    for i in range(1, 40):
+        (same / f"{i}.png").write_bytes((same / "000.png").read_bytes())
+    with pytest.raises(BadInput, match=r"all 40 images in .*same are the same at 8 px, so none can be held out"):
+        load(f"folder:{same}@8")
+    with pytest.raises(BadInput, match=r"--test .* is not a folder"):
+        load(FolderName.parse(f"folder:{broken}@8", tmp_path / "none"))
     many = pictures(tmp_path / "many", 900, size=2)
     with pytest.raises(BadInput, match="choose a smaller @SIZE"):
         load(f"folder:{many}@1024")
+
+
+# ---------------------------------------------------------------------------- splits, links, what is left out, names
+
+
+def rows(x: torch.Tensor) -> set[bytes]:
+    return {image.numpy().tobytes() for image in x}
+
+
+def decoded(folder: Path) -> set[bytes]:
+    return {one(path, 8).transpose(2, 0, 1).tobytes() for path in folder.rglob("*.png")}
+
+
+def filled(root: Path, **folders: int) -> Path:
+    """So many pictures, all different, in each folder; a__b is a/b."""
+    for k, (name, n) in enumerate(folders.items()):
+        (root / name.replace("__", "/")).mkdir(parents=True, exist_ok=True)
+        draw = np.random.default_rng([k, *root.name.encode("utf-8", "surrogateescape")])
+        for i in range(n):
+            grey = Image.fromarray(draw.integers(0, 256, (8, 8), dtype=np.uint8))
+            grey.save(root / name.replace("__", "/") / f"{i:03}.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("folders", "trained", "held", "classes", "said"),
+    [
+        ({"train__a": 9, "train__b": 9, "test__a": 3, "test__b": 3}, "train", "test", ("a", "b"), "test/ is held out"),
+        ({"Training": 9, "TEST": 3}, "Training", "TEST", (), "Training/ is trained on, TEST/ is held out"),
+        ({"train2017": 9, "val2017": 3}, "train2017", "val2017", (), "val2017/ is held out, as there is no test/"),
+        ({"train": 9, "validation": 3}, "train", "validation", (), "validation/ is held out, as there is no test/"),
+        ({"train": 9, "valid": 4, "test": 3}, "train", "test", (), "4 images in valid/ left out"),
+        ({"train": 9, "test": 3, "extra": 5}, "train", "test", (), "5 images outside the splits left out"),
+        ({"images__train": 9, "images__val": 3}, "images/train", "images/val", (), "val/ is held out"),
+        ({"images__train__a": 9, "images__train__b": 9, "images__test__b": 3}, "images/train", "images/test", ("a", "b"), "b"),
+    ],
+)  # fmt: skip
+def test_folders_called_train_and_test_are_splits(
+    tmp_path: Path, folders: dict[str, int], trained: str, held: str, classes: tuple[str, ...], said: str
+) -> None:
+    data = load(f"folder:{filled(tmp_path / 'in', **folders)}@8")
+    assert rows(data.train.x) == decoded(tmp_path / "in" / trained)
+    assert rows(data.test.x) == decoded(tmp_path / "in" / held)
+    assert data.labels == classes
+    assert said in "\n".join(data.about())
+
+
+def test_splits_below_classes(tmp_path: Path) -> None:
+    folders = {f"{c}__{s}": n for c in ("cat", "dog") for s, n in (("train", 9), ("test", 3))}
+    data = load(f"folder:{filled(tmp_path / 'in', **folders)}@8")
+    assert data.labels == ("cat", "dog")
+    assert rows(data.test.x) == decoded(tmp_path / "in/cat/test") | decoded(tmp_path / "in/dog/test")
+    assert data.test.y is not None
+    assert data.test.y.tolist() == [0] * 3 + [1] * 3
+    filled(tmp_path / "in", bird=4)
+    with pytest.raises(BadInput, match="is divided into splits, but other images are not"):
+        load(f"folder:{tmp_path / 'in'}@8")
+
+
+def test_train_alone_is_split_as_it_would_be_itself(tmp_path: Path) -> None:
+    root = filled(tmp_path / "in", train__a=20, train__b=20, test=0)
+    whole, part = load(f"folder:{root}@8"), load(f"folder:{root / 'train'}@8")
+    assert whole.checksum == part.checksum
+    assert "test/ holds no images" in whole.notes
+    assert "train/ is alone: one in five of its images is held out, chosen by name" in whole.notes
+
+
+@pytest.mark.parametrize(
+    ("folders", "words"),
+    [
+        ({"val": 9}, "holds val/ but no train/"),
+        ({"val": 9, "Testing": 9}, "holds Testing/ and val/ but no train/"),
+        ({"bus": 9, "train": 9}, "holds train/ beside 9 images elsewhere, as bus/: .* a split, never a class"),
+        ({"cat": 9, "dog": 9, "test": 3}, "holds test/ beside 18 images elsewhere"),
+    ],
+)
+def test_splits_that_are_refused(tmp_path: Path, folders: dict[str, int], words: str) -> None:
+    with pytest.raises(BadInput, match=words):
+        load(f"folder:{filled(tmp_path / 'in', **folders)}@8")
+
+
+def test_a_held_out_part_of_ones_own(tmp_path: Path) -> None:
+    root, other = filled(tmp_path / "in", a=9, b=9), filled(tmp_path / "other", a__x=2, b=3)
+    data = load(FolderName.parse(f"folder:{root}@8", other))
+    assert rows(data.train.x) == decoded(root)
+    assert rows(data.test.x) == decoded(other)
+    assert (data.labels, data.test.y is not None and data.test.y.tolist()) == (("a", "b"), [0] * 2 + [1] * 3)
+    inside = load(FolderName.parse(f"folder:{root}@8", root / "b"))
+    assert rows(inside.train.x) == decoded(root / "a"), "what is held out is not trained on"
+    assert rows(inside.test.x) == decoded(root / "b")
+    assert "9 images that --test holds too left out of the training part" in inside.notes
+    with pytest.raises(BadInput, match="holds every image"):
+        load(FolderName.parse(f"folder:{root}@8", tmp_path / "in" / ".." / "in"))
+    split = filled(tmp_path / "split", train=5, test=5)
+    with pytest.raises(BadInput, match="divided into splits itself"):
+        load(FolderName.parse(f"folder:{split}@8", other))
+    (other / "copy.png").write_bytes((root / "a" / "000.png").read_bytes())
+    assert "1 held-out image of 6 equal a training image" in load(FolderName.parse(f"folder:{root}@8", other)).notes
+
+
+def test_links_are_followed_once(tmp_path: Path) -> None:
+    real = filled(tmp_path / "real", a=20, b=20)
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "in" / name).symlink_to(real / name)
+    linked = load(f"folder:{tmp_path / 'in'}@8")
+    assert (linked.checksum, linked.labels) == (load(f"folder:{real}@8").checksum, ("a", "b"))
+    (real / "a" / "circle").symlink_to(real)
+    (real / "a" / "again").symlink_to(real / "b")
+    (real / "a" / "gone.png").symlink_to(tmp_path / "nowhere")
+    again = load(f"folder:{real}@8")
+    assert again.checksum == linked.checksum
+    assert "2 links to folders already read left out, the first of them a/again" in again.notes
+    assert "1 link to what is not there left out, the first of them a/gone.png" in again.notes
+
+
+def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
+    root = pictures(tmp_path / "in", 30)
+    (root / "001.png").rename(root / "001.JFIF")
+    for name in ("a.heic", "b.heic", "c.txt", "README", "._x.png"):
+        (root / name).write_bytes(b"junk")
+    data = load(f"folder:{root}@8")
+    assert len(data.train) + len(data.test) == 30
+    assert "4 files of other kinds left out: .heic 2, no suffix 1, .txt 1" in data.notes
+    assert "1 hidden image left out" in data.notes
+
+
+def test_classes_are_told_with_their_counts(tmp_path: Path) -> None:
+    root = filled(tmp_path / "in", train__a=4, train__b=3, test__a=2, test__z=1)
+    told = load(f"folder:{root}@8").about()
+    assert told[0] == "classes, training + held-out examples: a 4 + 2, b 3 + 0, z 0 + 1"
+    assert "class without a training example: z, which no model is shown" in told
+    assert "class without a held-out example: b" in told
+    filled(tmp_path / "loose", a=9, b=9)
+    (tmp_path / "loose" / "x.png").write_bytes((root / "train" / "a" / "000.png").read_bytes())
+    told = load(f"folder:{tmp_path / 'loose'}@8").about()
+    assert told[:2] == ["no classes", "1 image outside the class folders, so there are no labels"]
+    assert load("digits").about()[0].startswith("classes, training + held-out examples: 0 ")
+
+
+def test_a_folder_is_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = pictures(tmp_path / "imgs", 30)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "link").symlink_to(root)
+    spellings = ("imgs", "imgs/", "./imgs", "imgs/.", "imgs/../imgs", str(root), "~/imgs", "link", "link/../imgs")
+    data = [load(f"folder:{spelling}@{size}") for spelling in spellings for size in ("8", "08")]
+    assert {(d.name, d.key) for d in data} == {(f"imgs@8-{data[0].checksum[:8]}", data[0].key)}
+    assert {d.folder for d in data} == {data[0].folder}
+    moved = load(f"folder:{root.rename(tmp_path / 'pics')}@8")
+    assert (moved.key, moved.name) == (data[0].key, f"pics@8-{moved.checksum[:8]}")
+    own = load(FolderName.parse("folder:pics@8", own="my cats"))
+    assert (own.key, own.name) == (data[0].key, "my cats")
+    assert load(own.place).name == "my cats"
+    for bad in ("", " ", "digits", "folder:x", "report", "a" * 65, "..", "\x1b[2J"):
+        with pytest.raises(BadInput, match="--name"):
+            FolderName.parse("folder:pics@8", own=bad)
+    for bad in ("folder:~nobody-of-that-name/x", "folder:" + "x" * 300, "folder:gone"):
+        with pytest.raises(BadInput, match="is not a folder"):
+            load(bad)
+
+
+def test_names_that_are_no_utf8(tmp_path: Path) -> None:
+    root = filled(tmp_path / os.fsdecode(b"b\xff"), a=20, b=20)
+    (root / "a").rename(root / os.fsdecode(b"a\xfe"))
+    (root / "b" / "000.png").rename(root / "b" / os.fsdecode(b"\xfd.png"))
+    (root / os.fsdecode(b"note.\xfc")).write_text("x")
+    data = load(f"folder:{root}@8")
+    assert data.name == f"b\\xff@8-{data.checksum[:8]}"
+    assert data.labels == ("a\\xfe", "b")
+    "\n".join((data.name, data.source, *data.about())).encode()
+    assert FolderName.stored(data.folder.as_json(), data.name) == data.folder if data.folder else False

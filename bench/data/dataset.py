@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from bench.data.names import FolderName, Name
 from paradigms.contract import Data, Space
 
 __all__ = ["Dataset", "Density", "checksum"]
@@ -42,6 +43,8 @@ class Dataset:
     labels:   what each class is called.
     source:   one line: what it is, where from, which licence.
     stacked:  the data set whose images are the channels, where a mode is what each channel shows; "" elsewhere.
+    folder:   where the images lie, for a folder of them.
+    notes:    what was decided about the files, and what was left out; a line each.
     """
 
     name: str
@@ -53,6 +56,48 @@ class Dataset:
     density: Density | None = None
     source: str = ""
     stacked: str = ""
+    folder: FolderName | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> Name:
+        """What `load` gives this data set for."""
+        return self.folder or self.name
+
+    @property
+    def key(self) -> str:
+        """What stands for the data in seeds and identities: the name, or of a folder the content, wherever it lies."""
+        return self.name if self.folder is None else self.folder.key(self.checksum)
+
+    def about(self) -> list[str]:
+        """Its classes with their counts, what was decided about its files, and classes without examples; a line each."""
+        return [*self._classes(), *self.notes, *self._untold()]
+
+    def _counts(self) -> list[tuple[str, int, int]]:
+        """(class, training examples, held-out examples) of each class."""
+        if not self.space.classes or self.train.y is None or self.test.y is None:
+            return []
+        counts = [part.bincount(minlength=self.space.classes).tolist() for part in (self.train.y, self.test.y)]
+        names = self.labels or tuple(map(str, range(self.space.classes)))
+        return list(zip(names, *counts, strict=True))
+
+    def _classes(self) -> list[str]:
+        counts = self._counts()
+        if not counts:
+            return ["no classes"]
+        shown = ", ".join(f"{name} {train:,} + {test:,}" for name, train, test in counts[:SHOWN])
+        more = f" … and {len(counts) - SHOWN:,} more" if len(counts) > SHOWN else ""
+        return [f"classes, training + held-out examples: {shown}{more}"]
+
+    def _untold(self) -> Iterator[str]:
+        for what, column, so in (("training", 1, ", which no model is shown"), ("held-out", 2, "")):
+            names = [str(count[0]) for count in self._counts() if not count[column]]
+            if names:
+                some = ", ".join(names[:SHOWN]) + (f" … and {len(names) - SHOWN:,} more" if len(names) > SHOWN else "")
+                yield f"{'class' if len(names) == 1 else 'classes'} without a {what} example: {some}{so}"
+
+
+SHOWN = 10  # classes by name
 
 
 def checksum(train: Data, test: Data) -> str:

@@ -4,12 +4,22 @@ What is done to an image, in this order: the first frame of an animation; EXIF o
 white; 16-bit grey divided by 257; the largest centred square cut out; resized to SIZE by Pillow's bicubic filter, which
 is antialiased when it shrinks; kept as integers 0 to 255. Grey if every image is grey, else RGB.
 
-Labels: where every image lies below at least two subfolders, the first-level subfolders are the classes, in the order
-of their names; otherwise there are none.
+Files: every image below the folder, hidden files and folders left out; links are followed, each folder entered once.
+What is left out is counted and said (`Dataset.notes`).
 
-Split: an image is held out (about one in five) by a hash of its path within the folder, so the split survives moving
-the folder and adding images. Images with equal pixels share the side of the first of them by name, so that no copy of a
-training image is held out.
+Splits: folders called train, test, val (or training, testing, valid, validation, dev, eval ..., in any case) at the first
+level, or right below every folder of it, are splits and never classes. `train` is trained on; `test` is held out, else
+`val`; where there are both, `val` is left out. With `train` alone, or no such folder, an image is held out (about one in
+five) by a hash of its path within the folder or within `train`, so the split survives moving the folder and adding
+images; images with equal pixels then share the side of the first of them by name, so that no copy of a training image is
+held out. `test` or `val` without `train`, and one such folder beside others, are refused. `--test FOLDER` names a
+held-out part that lies elsewhere.
+
+Labels: where every image lies in a subfolder, and they are at least two, the first-level subfolders (of the folder, or of
+its splits) are the classes, in the order of their names; otherwise there are none.
+
+The data set is its content: its name is the folder's last part, SIZE and the first digits of the checksum, and no seed
+or identity depends on where it lies or how that was written.
 
 The tensors are cached, keyed by the names, sizes and times of all files.
 """
@@ -19,7 +29,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import warnings
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,32 +43,34 @@ from safetensors.torch import save
 
 from bench.data.dataset import Dataset, checksum
 from bench.data.files import Progress, cache_folder
-from bench.data.names import FolderName
+from bench.data.names import FolderName, readable
+from bench.walk import walk
 from paradigms.contract import Data, Space
 from paradigms.errors import BadInput
 
-__all__ = ["load_folder", "read_image"]
+__all__ = ["Listing", "images_below", "load_folder", "read_image"]
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+JPEG, PORTABLE = ("jpg", "jpeg", "jpe", "jfif", "pjpeg", "pjp"), ("ppm", "pgm", "pbm", "pnm")
+SUFFIXES = frozenset(
+    f".{kind}" for kind in ("png", "apng", "webp", "bmp", "dib", "gif", "tif", "tiff", *JPEG, *PORTABLE)
+)
 HELD_OUT = 5  # one in so many
 LARGEST = 2 << 30  # bytes of decoded images: they are held in memory
 VERSION = 1  # of the treatment above; part of the cache's key
 SETTLED = 2_000_000_000  # nanoseconds: two changes of a file within a tick of its file system look like one (FAT: 2 s)
 
 
-def load_folder(name: str, folder: FolderName, progress: Progress | None = None) -> Dataset:
-    """The images below `folder.path`, (N, 1 or 3, SIZE, SIZE) uint8."""
+def load_folder(folder: FolderName, progress: Progress | None = None) -> Dataset:
+    """The images below `folder.path`, (N, 1 or 3, SIZE, SIZE) uint8. Raises BadInput."""
     root, size = folder.path, folder.size
-    if not root.is_dir():
-        raise BadInput(f"{root} is not a folder; write folder:PATH or folder:PATH@SIZE")
-    paths = _images(root)
-    if not paths:
-        raise BadInput(f"{root} holds no images ({', '.join(sorted(s[1:] for s in SUFFIXES))})")
-    if len(paths) * 3 * size * size > LARGEST:
+    parts = _parts(folder)
+    images, own = [*parts.train, *(parts.test or ())], parts.test is not None
+    if len(images) * 3 * size * size > LARGEST:
         raise BadInput(
-            f"{len(paths):,} images of {size} px need more than {LARGEST >> 30} GiB of memory; choose a smaller @SIZE"
+            f"{len(images):,} images of {size} px need more than {LARGEST >> 30} GiB of memory; choose a smaller @SIZE"
         )
-    names = [path.relative_to(root).as_posix() for path in paths]
+    paths = [image.path for image in images]
+    names = [path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix() for path in paths]
     key, changed = _key(paths, names, size)
     cached = cache_folder() / "folder" / f"{key}.safetensors"
     pixels = _recall(cached, changed)
@@ -64,45 +79,261 @@ def load_folder(name: str, folder: FolderName, progress: Progress | None = None)
         if _key(paths, names, size)[0] == key:  # no file was changed meanwhile
             _keep(cached, pixels)
 
-    classes, labels = _labels(names)
-    held_out = torch.from_numpy(_held_out(names, pixels))
-    if not 0 < int(held_out.sum()) < len(paths):
-        raise BadInput(f"{root} holds {len(paths)} image(s), too few for a training and a held-out part; add more")
+    digests = [hashlib.sha256(image.tobytes()).digest() for image in pixels.numpy()]
+    notes = list(parts.notes)
+    if own:
+        held_out = np.arange(len(images)) >= len(parts.train)
+        seen = set(digests[: len(parts.train)])
+        if copies := sum(digest in seen for digest in digests[len(parts.train) :]):
+            notes.append(f"{_count(copies, 'held-out image')} of {len(parts.test or ()):,} equal a training image")
+        if len(images) > len(parts.train) > len(seen) == 1:
+            notes.append(f"all {len(parts.train):,} training images are the same at {size} px")
+    else:
+        held_out = _held_out([image.name for image in images], digests)
+        if not 0 < int(held_out.sum()) < len(images):
+            raise BadInput(_inseparable(root, len(images), len(set(digests)), size))
+    classes, labels = _labels(parts, notes)
     space = Space(tuple(pixels.shape[1:]), classes=len(classes), levels=256)
-    train, test = (
-        Data(pixels[part], torch.tensor(labels)[part] if classes else None, space) for part in (~held_out, held_out)
+    mask = torch.from_numpy(held_out)
+    train, test = (Data(pixels[part], torch.tensor(labels)[part] if classes else None, space) for part in (~mask, mask))
+    digest = checksum(train, test)
+    name = folder.called(digest)
+    return Dataset(
+        name,
+        space,
+        train,
+        test,
+        digest,
+        classes,
+        source=f"{len(images):,} images from {folder.base}, centre crop, bicubic to {size} px",
+        folder=replace(folder, name=name),
+        notes=tuple(notes),
     )
-    source = f"{len(paths):,} images from {root.name}, centre crop, bicubic to {size} px"
-    return Dataset(name, space, train, test, checksum(train, test), classes, source=source)
 
 
-def _images(root: Path) -> list[Path]:
-    """Every image below `root`, hidden files and folders left out, in the order of the names within it."""
-    found = []
-    for folder, below, files in os.walk(root):
-        below[:] = [b for b in below if not b.startswith(".")]
-        paths = (Path(folder, f) for f in files if not f.startswith("."))
-        found += [path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file()]
-    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+def _inseparable(root: Path, n: int, different: int, size: int) -> str:
+    """Why no image could be held out, or none was left to train on."""
+    if n > 1 and different == 1:
+        return f"all {n:,} images in {root} are the same at {size} px, so none can be held out; add others"
+    also = f", of which {different:,} differ at {size} px" if different < n else ""
+    return f"{root} holds {n:,} image(s){also}: too few for a training and a held-out part; add more"
 
 
-def _labels(names: list[str]) -> tuple[tuple[str, ...], list[int]]:
-    """Class names and the label of each image; none unless every image is in one of several subfolders."""
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}{'s' * (n != 1)}"
+
+
+# ---------------------------------------------------------------------------------------------------------- files
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What is below a folder.
+
+    names: of the images within it, sorted. folders: right below it. notes: what was left out, a line each.
+    """
+
+    root: Path
+    names: list[str]
+    folders: list[str]
+    notes: list[str]
+
+
+def images_below(root: Path) -> Listing:
+    """Every image below `root`: what this project takes for one, of samples as of data. Raises BadInput.
+
+    Hidden files and folders are left out; links are followed, each folder entered once.
+    """
+    if not os.path.isdir(root):
+        raise BadInput(f"{root} is not a folder; write folder:PATH or folder:PATH@SIZE")
+    hidden = 0
+
+    def enter(name: str) -> bool:
+        nonlocal hidden
+        hidden += name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+        return not name.startswith(".")
+
+    found = walk(root, enter)
+    unreadable = next((reason for path, reason in found.lost.items() if not path.is_symlink()), None)
+    if unreadable is not None:
+        raise BadInput(f"{unreadable}; its images would be missing")
+    names, others = list[str](), Counter[str]()
+    for folder, files in found.folders:
+        for file in files:
+            suffix = Path(file).suffix.lower()
+            if suffix in SUFFIXES:
+                names.append((folder / file).relative_to(root).as_posix())
+            else:
+                others[suffix or "no suffix"] += 1
+    notes = list[str]()
+    if others:
+        kinds = ", ".join(f"{readable(kind)} {n:,}" for kind, n in others.most_common(5))
+        more = f" … and {len(others) - 5} more kinds" if len(others) > 5 else ""
+        notes.append(f"{_count(sum(others.values()), 'file')} of other kinds left out: {kinds}{more}")
+    if hidden:
+        notes.append(f"{_count(hidden, 'hidden image')} left out")
+    if found.lost:
+        first = readable(next(iter(found.lost)).relative_to(root).as_posix())
+        notes.append(f"{_count(len(found.lost), 'link')} to what is not there left out, the first of them {first}")
+    if found.again:
+        first = readable(found.again[0].relative_to(root).as_posix())
+        notes.append(f"{_count(len(found.again), 'link')} to folders already read left out, the first of them {first}")
+    if not names:
+        told = f"; {'; '.join(notes)}" if notes else ""
+        raise BadInput(f"{root} holds no images ({', '.join(sorted(s[1:] for s in SUFFIXES))}){told}")
+    below = [folder.name for folder, _ in found.folders if folder.parent == root]
+    return Listing(root, sorted(names), below, notes)
+
+
+# --------------------------------------------------------------------------------------------------------- splits
+
+# What people call the parts of a data set; a year or a word may follow, as in train2017, test_images.
+_SPLITS = {
+    "train": ("train", "training"),
+    "test": ("test", "testing"),
+    "val": ("val", "valid", "validation", "dev", "eval", "evaluation"),
+}
+_SPLIT = re.compile(
+    "|".join(f"(?P<{role}>{'|'.join(words)})" for role, words in _SPLITS.items()).join(("(?:", ")"))
+    + r"(?:[ _-]?(?:set|split|data|images?|imgs|(?:19|20)\d\d))?",
+    re.IGNORECASE,
+)
+
+
+def _role(name: str) -> str:
+    """The split that a folder's name stands for; "" for none."""
+    found = _SPLIT.fullmatch(name)
+    return (found.lastgroup or "") if found else ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image file, and its name within its part of the data set."""
+
+    path: Path
+    name: str
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The files of a data set. test: None where the held-out part is still to be chosen."""
+
+    train: list[Picture]
+    test: list[Picture] | None
+    notes: list[str]
+
+
+def _parts(folder: FolderName) -> Parts:
+    """What is trained on and what is held out. Raises BadInput."""
+    found = images_below(folder.path)
+    if folder.test is None:
+        return _split(found)
+    if not os.path.isdir(folder.test):
+        raise BadInput(f"--test {folder.test} is not a folder")
+    other = images_below(folder.test)
+    theirs = {_file(other.root / name) for name in other.names}
+    mine = [name for name in found.names if _file(found.root / name) not in theirs]
+    if not mine:
+        raise BadInput(f"--test {folder.test} holds every image of {folder.path}; name a folder of other images")
+    parts, held_out = _split(replace(found, names=mine)), _split(other)
+    for part, root, role in ((parts, found.root, "train"), (held_out, other.root, "test")):
+        if part.test is not None:
+            raise BadInput(f"{root} is divided into splits itself; with --test name one of them, as {root}/{role}")
+    notes = [*parts.notes, *(f"--test: {note}" for note in held_out.notes)]
+    if left := len(found.names) - len(mine):
+        notes.append(f"{_count(left, 'image')} that --test holds too left out of the training part")
+    return Parts(parts.train, held_out.train, notes)
+
+
+def _file(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino
+
+
+def _split(found: Listing) -> Parts:
+    """The splits that the folders' names tell of. Raises BadInput where they tell of none to train on, or of too much."""
+    pieces, notes = [name.split("/") for name in found.names], list(found.notes)
+    depth = _depth(found.root, pieces)
+    if depth is None:
+        return Parts([Picture(found.root / name, name) for name in found.names], None, notes)
+    wrapped = len({piece[0] for piece in pieces}) == 1  # of no account for classes, where the splits lie below
+    parts: dict[str, list[Picture]] = {}
+    called: dict[str, str] = {}
+    for name, piece in zip(found.names, pieces, strict=True):
+        role = _role(piece[depth]) if len(piece) > depth + 1 else ""
+        kept = piece[depth + 1 :] if wrapped else [*piece[:depth], *piece[depth + 1 :]]
+        parts.setdefault(role, []).append(Picture(found.root / name, "/".join(kept)))
+        called.setdefault(role, f"{readable(piece[depth])}/")
+    others = parts.pop("", [])
+    if others and len(parts) == 1:
+        (split,) = set(called) - {""}
+        raise BadInput(
+            f"{found.root} holds {called[split]} beside {_count(len(others), 'image')} elsewhere, as {called['']}: a "
+            f"folder of that name is a split, never a class; rename it, move the others away, or name {called[split]} "
+            "itself (and another held-out part with --test FOLDER)"
+        )
+    if "train" not in parts:
+        held = " and ".join(sorted(called[role] for role in parts))
+        raise BadInput(
+            f"{found.root} holds {held} but no train/; name the folder to be trained on (one in five of its images is "
+            "then held out), or give it a train/ folder"
+        )
+    for piece in found.folders:
+        if _role(piece) and not any(p[0] == piece for p in pieces):
+            notes.append(f"{readable(piece)}/ holds no images")
+    held = next((role for role in ("test", "val") if role in parts), "")
+    if not held:
+        notes.append(f"{called['train']} is alone: one in five of its images is held out, chosen by name")
+    else:
+        why = "" if held == "test" else ", as there is no test/"
+        notes.append(f"{called['train']} is trained on, {called[held]} is held out{why}")
+    for role in ("val", ""):
+        left = others if role == "" else parts.get(role, []) if role != held else []
+        if left:
+            notes.append(
+                f"{_count(len(left), 'image')} {'in ' + called[role] if role else 'outside the splits'} left out"
+            )
+    train, test = (sorted(parts.get(role, []), key=lambda picture: picture.name) for role in ("train", held))
+    return Parts(train, test if held else None, notes)
+
+
+def _depth(root: Path, pieces: list[list[str]]) -> int | None:
+    """At which level of the folders (0, 1) the splits lie; None where there are none. Raises BadInput."""
+    if any(len(piece) > 1 and _role(piece[0]) for piece in pieces):
+        return 0
+    below: dict[str, set[str]] = {}
+    for piece in pieces:
+        below.setdefault(piece[0], set()).add(_role(piece[1]) if len(piece) > 2 else "")
+    if all("" not in roles for roles in below.values()):
+        return 1
+    mixed = next((name for name, roles in below.items() if "train" in roles and len(roles - {""}) > 1), None)
+    if mixed is not None:
+        raise BadInput(f"{root}/{mixed} is divided into splits, but other images are not; divide all of them, or none")
+    return None
+
+
+def _labels(parts: Parts, notes: list[str]) -> tuple[tuple[str, ...], list[int]]:
+    """Class names and the label of each image, if every one is in one of several subfolders; else none, said in `notes`."""
+    names = [picture.name for picture in (*parts.train, *(parts.test or ()))]
     first = [name.partition("/")[0] if "/" in name else "" for name in names]
-    classes = tuple(sorted(set(first)))
+    classes = sorted(set(first))
+    if "" in classes and len(classes) > 1:
+        notes.append(f"{_count(first.count(''), 'image')} outside the class folders, so there are no labels")
     if "" in classes or len(classes) < 2:
         return (), []
+    if parts.test is not None and set(first[: len(parts.train)]).isdisjoint(first[len(parts.train) :]):
+        notes.append("held-out and training images have no class folder in common, so there are no labels")
+        return (), []
     number = {c: i for i, c in enumerate(classes)}
-    return classes, [number[f] for f in first]
+    return tuple(map(readable, classes)), [number[f] for f in first]
 
 
-def _held_out(names: list[str], pixels: torch.Tensor) -> np.ndarray:
+def _held_out(names: list[str], digests: list[bytes]) -> np.ndarray:
     """(N,) bool: which images are held out."""
     side: dict[bytes, bool] = {}
     out = []
-    for name, image in zip(names, pixels.numpy(), strict=True):
+    for name, digest in zip(names, digests, strict=True):
         bucket = int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big")
-        digest = hashlib.sha256(image.tobytes()).digest()
         out.append(side.setdefault(digest, bucket % HELD_OUT == 0))
     return np.array(out)
 

@@ -5,15 +5,26 @@ The command line lists and completes from here, so nothing in this file may impo
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from paradigms.errors import BadInput, unknown
 
-__all__ = ["DATASETS", "FOLDER", "NAMES", "FolderName", "Info", "describe", "info"]
+__all__ = ["DATASETS", "FOLDER", "NAMES", "FolderName", "Info", "Name", "describe", "info", "readable"]
 
 FOLDER = "folder:"
 SIZES = range(2, 1025)
+LONGEST = 64  # characters of a data set's name
+
+
+def readable(text: str) -> str:
+    """Text that can be written as UTF-8: a byte of a file's name that is none (as `os.fsdecode` keeps it) becomes \\xff."""
+    return re.sub("[\ud800-\udfff]", lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", text)
 
 
 @dataclass(frozen=True)
@@ -98,7 +109,7 @@ def info(name: str) -> Info:
     """What is known of `name`. BadInput, with the nearest name that exists, when there is none."""
     if name.startswith(FOLDER):
         folder = FolderName.parse(name)
-        return replace(_FOLDER_INFO, name=name, title=f"Images of {folder.path.name}, {folder.size} px")
+        return replace(_FOLDER_INFO, name=name, title=f"Images of {folder.base}, {folder.size} px")
     for known in DATASETS:
         if known.name == name:
             return known
@@ -107,13 +118,20 @@ def info(name: str) -> Info:
 
 @dataclass(frozen=True)
 class FolderName:
-    """`folder:PATH` or `folder:PATH@SIZE`, taken apart. A trailing `@` and digits are always the size."""
+    """A folder of images by where it lies: `folder:PATH` or `folder:PATH@SIZE`, taken apart.
+
+    path: absolute and without links, so that every spelling of it is equal. test: the folder of a held-out part.
+    name: what the data set is called; "" where that is left to its content (see `called`).
+    """
 
     path: Path
     size: int = 32
+    test: Path | None = None
+    name: str = ""
 
     @staticmethod
-    def parse(name: str) -> FolderName:
+    def parse(name: str, test: Path | None = None, own: str | None = None) -> FolderName:
+        """A trailing `@` and digits are always the size. test, own: of --test and --name. Raises BadInput."""
         text = name.removeprefix(FOLDER)
         path, at, size = text.rpartition("@")
         if not (at and size.isascii() and size.isdigit()):
@@ -122,4 +140,51 @@ class FolderName:
             raise BadInput(f"'{name}' names no folder; write folder:PATH or folder:PATH@SIZE")
         if len(size) > 5 or int(size) not in SIZES:
             raise BadInput(f"'{name}': SIZE must be between {SIZES[0]} and {SIZES[-1]} pixels")
-        return FolderName(Path(path).expanduser(), int(size))
+        return FolderName(_real(path), int(size), None if test is None else _real(test), _own(own))
+
+    @staticmethod
+    def stored(source: Mapping[str, Any], name: str) -> FolderName:
+        """What `as_json` gave, under the name that the data set had."""
+        test = source.get("test")
+        return FolderName(Path(source["folder"]), int(source["size"]), Path(test) if test else None, name)
+
+    def as_json(self) -> dict[str, Any]:
+        return {"folder": str(self.path), "size": self.size} | ({"test": str(self.test)} if self.test else {})
+
+    def __str__(self) -> str:
+        """As one types it after --dataset."""
+        test = f" --test {shlex.quote(str(self.test))}" if self.test else ""
+        return shlex.quote(f"{FOLDER}{self.path}@{self.size}") + test
+
+    @property
+    def base(self) -> str:
+        """The last part of the path, fit to be shown."""
+        shown = "".join(c if c.isprintable() else "?" for c in readable(self.path.name))
+        return shown[: LONGEST - 24] or "images"
+
+    def called(self, checksum: str) -> str:
+        """The data set's name: its own, else one that is equal only for equal images."""
+        return self.name or f"{self.base}@{self.size}-{checksum[:8]}"
+
+    def key(self, checksum: str) -> str:
+        """What the data set is to seeds and identities: its content alone."""
+        return f"{FOLDER}{checksum}@{self.size}"
+
+
+Name = str | FolderName  # how a data set is asked for
+
+
+def _real(path: str | Path) -> Path:
+    return Path(os.path.realpath(os.path.expanduser(path)))
+
+
+def _own(name: str | None) -> str:
+    """The name of --name, or "". Raises BadInput for one that has another meaning or can not be shown."""
+    if name is None:
+        return ""
+    shown = " ".join(readable(name).split())
+    if not shown or not shown.isprintable() or len(shown) > LONGEST or not any(map(str.isalnum, shown)):
+        raise BadInput(f"--name must have 1 to {LONGEST} characters that can be shown, a letter or digit among them")
+    if shown in NAMES or shown.startswith(FOLDER) or shown == "report":
+        raise BadInput(f"--name {shown} means something else here; choose another")
+    return shown

@@ -10,7 +10,7 @@ from bench.data.digits import load_digits
 from bench.data.files import Origin, Progress, obtain, store
 from bench.data.folder import load_folder
 from bench.data.idx import FASHION_MNIST, MNIST, load_idx
-from bench.data.names import FOLDER, FolderName, info
+from bench.data.names import FOLDER, FolderName, Name, info
 from bench.data.stacked import STACKED, load_stacked
 from bench.data.toys import TOYS, load_toy
 from paradigms.errors import BadInput
@@ -28,17 +28,17 @@ ORIGINS: dict[str, Origin] = {
 }
 
 
-def load(name: str, source: Path | None = None, progress: Progress | None = None) -> Dataset:
-    """The data set called `name`, on the CPU.
+def load(name: Name, source: Path | None = None, progress: Progress | None = None) -> Dataset:
+    """The data set called `name`, or a folder of images, on the CPU.
 
     source:   where to look instead of cache, system and download (`--from`); only for sets made of files.
     progress: called with (what, done, total) while files are downloaded or decoded.
     Raises BadInput: no such name, files missing, damaged or of another set, no connection.
     """
-    info(name)
+    name = _parsed(name)
     _refuse_source(name, source)
-    if name.startswith(FOLDER):
-        return load_folder(name, FolderName.parse(name), progress)
+    if isinstance(name, FolderName):
+        return load_folder(name, progress)
     if name.startswith(STACKED):
         return load_stacked(load(name.removeprefix(STACKED), source, progress))
     if name in TOYS:
@@ -51,17 +51,17 @@ def load(name: str, source: Path | None = None, progress: Progress | None = None
     return load_idx(origin, name.endswith("@14"), source, progress)
 
 
-def fetch(name: str, source: Path | None = None, progress: Progress | None = None) -> list[Path]:
+def fetch(name: Name, source: Path | None = None, progress: Progress | None = None) -> list[Path]:
     """Find, import or download the files of `name` and verify them; where they lie.
 
     With `source` they are copied from there into the cache, so that a later `load` needs it no more; a download goes
     into the cache too. Empty for sets that need no files. A folder of images is decoded and its tensors cached.
     """
-    info(name)
+    name = _parsed(name)
     _refuse_source(name, source)
-    if name.startswith(FOLDER):
-        load_folder(name, FolderName.parse(name), progress)
-        return [FolderName.parse(name).path]
+    if isinstance(name, FolderName):
+        load_folder(name, progress)
+        return [name.path, *([name.test] if name.test else [])]
     if name not in ORIGINS:
         load(name)
         return []
@@ -71,6 +71,14 @@ def fetch(name: str, source: Path | None = None, progress: Progress | None = Non
     return list(dict.fromkeys(f.path for f in found.values()))
 
 
-def _refuse_source(name: str, source: Path | None) -> None:
+def _parsed(name: Name) -> Name:
+    """A name that there is, a folder's taken apart. Raises BadInput."""
+    if isinstance(name, FolderName):
+        return name
+    info(name)
+    return FolderName.parse(name) if name.startswith(FOLDER) else name
+
+
+def _refuse_source(name: Name, source: Path | None) -> None:
     if source is not None and name not in ORIGINS:
         raise BadInput(f"'{name}' is not read from files, so --from {source} has no meaning; leave it out")
