@@ -1304,6 +1304,11 @@ def _told(place: Name, out: Path) -> Dataset:
     from bench import run as runs
     from bench.data.names import FolderName
 
+    if isinstance(place, FolderName) and place.name and not os.path.isdir(place.path):
+        raise BadInput(
+            f"the images of '{place.name}' lay in {place.path}, which is no folder; if they were moved, say where they "
+            f"are: --dataset folder:PATH@{place.size}"
+        )
     found = runs.dataset(place)
     if found.folder is None or not isinstance(place, FolderName):
         return found

@@ -137,6 +137,7 @@ def test_images_that_were_moved_are_found_by_their_checksum(world: Path) -> None
     runs.dataset.cache_clear()
     try:
         refused(evaluated(moved), "run.json names the images in", f"{world}/imgs", "folder:PATH@8")
+        refused(train("imgs@8"), "the images of 'imgs@8-", f"lay in {world}/imgs, which is no folder", "folder:PATH@8")
         refused(evaluated(moved, "--dataset", "folder:others@8"), "trained on other data")
         refused(evaluated(moved, "--dataset", "folder:pics@9"), "8 px, not of 9")
         refused(evaluated(moved, "--dataset", "digits"), "not on 'digits'")
