@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import math
 import os
 import types
@@ -55,6 +56,7 @@ ADDED = {2: ("data", "samples", "resize", "torch")}
 MANIFEST = "manifest.json"
 RESULTS = "results.jsonl"
 SEAL = "sha256"  # the key of a sealed JSON object
+_log = logging.getLogger(__name__)
 
 
 def _column(doc: str, default: Any = "") -> Any:
@@ -290,7 +292,13 @@ def frame(where: Path | Sequence[Path]) -> DataFrame:
     """All rows under a root folder, or of the given run folders, as one DataFrame with the columns of `Row`."""
     import pandas
 
-    folders = walk(Path(where)).holding(RESULTS) if isinstance(where, (str, Path)) else list(map(Path, where))
+    if isinstance(where, (str, Path)):
+        below = walk(Path(where))
+        folders = below.holding(RESULTS)
+        for reason in below.lost.values():
+            _log.warning("warning: left out: %s", reason)
+    else:
+        folders = list(map(Path, where))
     rows = [row for folder in folders for row in load_rows(folder)]
     table = pandas.DataFrame([dataclasses.asdict(row) for row in rows], columns=[f.name for f in fields(Row)])
     return table.astype(_dtypes())
