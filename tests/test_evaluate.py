@@ -1058,7 +1058,7 @@ def test_overhead_from_the_command_line(ring_run: Path, capsys: pytest.CaptureFi
 
 def test_data_in_another_version_is_refused(ring_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = dataclasses.replace(evaluate.dataset("ring8"), checksum="0")
-    monkeypatch.setattr(evaluate, "dataset", lambda name: changed)
+    monkeypatch.setattr(runs, "dataset", lambda name, source=None: changed)
     with pytest.raises(BadInput, match="another version"):
         evaluate.evaluate(ring_run, TIER, QUIET)
 
