@@ -1600,6 +1600,8 @@ def _rows(rows: Sequence[Row], every: bool = False) -> None:
             weights = f"at {row.fraction:.0%} of the budget"
         value = "n/a" if row.value is None or math.isnan(row.value) else f"{row.value:.5g}"
         error = "" if row.error is None else f"± {row.error:.2g}"
+        if row.low is not None and row.high is not None:
+            error = f"{row.low:.4f} … {row.high:.4f}"
         plan = f"{row.sampler}-{row.steps}" if row.sampler else ""
         relation = f"{row.relation} " if row.relation not in ("", "=") else ""
         against = f"{row.split} ({row.n_ref:,})" if row.n_ref else row.split
@@ -1620,6 +1622,10 @@ def _rows(rows: Sequence[Row], every: bool = False) -> None:
     resized = next((row.resize for row in rows if row.resize), "")
     if resized:
         print(f"samples were brought from {resized}, before they were scored")
+    if reading := next((row.reading for row in rows if row.reading), ""):
+        print(f"read: {reading}")
+    if any(row.low is not None for row in rows if row.status != "baseline"):
+        print("± one standard error; … a proportion's 95 % interval, Wilson's")
     if floors:
         print("floor: what as many real training images or points score as if they were the samples")
 

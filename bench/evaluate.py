@@ -355,9 +355,7 @@ def _labels(base: Row, fake: Features, y: Tensor | None, real: Features, truth: 
 
 
 def _of_values(base: Row, values: Sequence[metrics.Value], **columns: Any) -> list[Row]:
-    return [
-        dataclasses.replace(base, metric=v.metric, value=v.value, error=v.error, unit=v.unit, **columns) for v in values
-    ]
+    return [dataclasses.replace(base, **{**v._asdict(), **columns}) for v in values]
 
 
 def memorisation(base: Row, x: Tensor, fakes: Sequence[Features], ref: Reference) -> list[Row]:

@@ -50,9 +50,9 @@ __all__ = [
     "write_sealed",
 ]
 
-SCHEMA = 2
+SCHEMA = 3
 # What each version added. Rows of an older one are read with these columns empty: nobody wrote down what they held.
-ADDED = {2: ("data", "samples", "resize", "torch")}
+ADDED = {2: ("data", "samples", "resize", "torch"), 3: ("low", "high", "reading")}
 MANIFEST = "manifest.json"
 RESULTS = "results.jsonl"
 SEAL = "sha256"  # the key of a sealed JSON object
@@ -70,7 +70,7 @@ class Row:
     schema: int = _column("version of this table", SCHEMA)
     run: str = _column("id of the run: its seed and the hash of what defines it, as in the folder's name")
     status: str = _column('"ok", "baseline" (no model), "external" (someone\'s samples), "diverged" or "failed"', "ok")
-    reason: str = _column("why the run stopped, or why the value is missing")
+    reason: str = _column("why the run stopped, why the value is missing, or what must be known to read it")
     recipe: str = _column("recipe, or the name of a baseline or of external samples")
     paradigm: str = _column("title of the paradigm")
     tier: str = _column("budget and evaluation protocol")
@@ -87,11 +87,14 @@ class Row:
     metric: str = _column("what was measured")
     value: float | None = _column("the number; None when it could not be had (see reason)", None)
     error: float | None = _column("standard error of the value within this run, where there is one", None)
+    low: float | None = _column("lower end of a proportion's 95 % interval (Wilson's), within this run", None)
+    high: float | None = _column("upper end of the same", None)
     n: int | None = _column("samples, examples or repeats behind the value", None)
     n_ref: int | None = _column("size of the reference set", None)
     draw: int | None = _column("which disjoint set of samples: 0, 1, ... of one stream", None)
     samples: str = _column("first 12 hex digits of the sha256 over external samples, as they were scored")
     resize: str = _column('what was done to external samples of another size, as "64×64 to 32×32, bicubic"')
+    reading: str = _column("how external samples were read: range taken, share clipped, what was cut or left out")
     unit: str = _column("unit of the value")
     kind: str = _column("kind of likelihood; numbers of different kinds are never compared")
     relation: str = _column('how a printed likelihood stands to the true one: "=", "≤" (bound), "≈" or ""')

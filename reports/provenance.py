@@ -119,6 +119,7 @@ def described(rows: pd.DataFrame, likelihood: bool = False) -> str:
         parts += [f"data {v}" for v in some("data") if v != "none"]
         parts += [f"samples {v}" for v in some("samples") if v != "none"]
         parts += [f"brought from {v}" for v in some("resize") if v != "none"]
+        parts += [v for v in some("reading") if v != "none"]
         parts += [f"torch {'/'.join(v for v in some('torch'))}"] if some("torch") != ["none"] else []
         parts += ["told the labels"] if rows["conditional"].any() else []
     return ", ".join(parts)

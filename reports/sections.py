@@ -37,12 +37,13 @@ TEXT = (
         "data",
         "samples",
         "resize",
+        "reading",
         "torch",
     ),
 )
 NUMBERS = (
-    *("schema", "seed", "steps", "calls", "value", "error", "n", "n_ref", "draw", "fraction", "images", "flops"),
-    *("seconds", "cost_total", "seconds_total", "images_total", "params_trained", "params_sampling", "threads"),
+    *("schema", "seed", "steps", "calls", "value", "error", "low", "high", "n", "n_ref", "draw", "fraction", "images"),
+    *("flops", "seconds", "cost_total", "seconds_total", "images_total", "params_trained", "params_sampling", "threads"),
 )
 FLAGS = ("headline", "conditional", "contended")
 

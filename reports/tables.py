@@ -368,7 +368,8 @@ def _line(section: Section, entry: Entry, kind: str, cells: tuple[Cell, ...], su
 def elsewhere(entry: Entry) -> str:
     """What is said of someone's samples under their name."""
     resized = [words.plain(r) for r in dict.fromkeys(entry.rows["resize"]) if r]
-    return "; ".join(["external samples", *(f"{r} first" for r in resized)])
+    read = [words.plain(r) for r in dict.fromkeys(entry.rows["reading"]) if r]
+    return "; ".join(["external samples", *(f"{r} first" for r in resized), *read])
 
 
 def runs_words(entry: Entry) -> str:

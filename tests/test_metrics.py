@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
@@ -21,6 +22,7 @@ from bench.features import Extractor, Features, FeatureSpace, random_conv, shipp
 from bench.metrics import (
     Value,
     blocks,
+    classification_accuracy_score,
     evenly,
     extrapolated_distance,
     floor,
@@ -33,11 +35,13 @@ from bench.metrics import (
     neighbourhoods,
     quality,
     quality_without_fd,
+    sharpness,
     stacked_modes,
     vector_quality,
     vectors,
 )
 from bench.metrics.likelihood_gap import fitted_variances
+from bench.metrics.values import share
 from paradigms.contract import Space
 from paradigms.errors import BadInput
 
@@ -72,7 +76,7 @@ def test_a_set_has_no_distance_to_itself() -> None:
     assert values["fd"] == pytest.approx(0, abs=1e-9)
     assert values["kd"] <= 0  # the cross term holds the diagonal, the others do not
     assert (values["precision"], values["recall"], values["coverage"]) == (1, 1, 1)
-    assert values["density"] == pytest.approx(1)
+    assert values["density"] == pytest.approx(6 / 5), "the k-th neighbour is within reach too"
 
 
 def exactly(mean: np.ndarray, covariance: np.ndarray, n: int, seed: int) -> Tensor:
@@ -233,10 +237,10 @@ def prdc(fake: np.ndarray, real: np.ndarray, k: int) -> dict[str, float]:
     reach_real, reach_fake = (np.sort(pairs(a, a), axis=1)[:, k] for a in (real, fake))
     between = pairs(real, fake)
     return {
-        "precision": (between < reach_real[:, None]).any(0).mean(),
-        "recall": (between < reach_fake[None]).any(1).mean(),
-        "density": (between < reach_real[:, None]).sum(0).mean() / k,
-        "coverage": (between.min(1) < reach_real).mean(),
+        "precision": (between <= reach_real[:, None]).any(0).mean(),
+        "recall": (between <= reach_fake[None]).any(1).mean(),
+        "density": (between <= reach_real[:, None]).sum(0).mean() / k,
+        "coverage": (between.min(1) <= reach_real).mean(),
     }
 
 
@@ -342,6 +346,84 @@ def test_perfect_samples_show_the_modes_that_chance_leaves_them() -> None:
         found = table(stacked_modes([features(normal(n, 2), one_hot(c.tolist(), 10)) for c in labels]))
         assert found["modes"] == pytest.approx(seen, abs=off)
     assert found["mode_kl"] == pytest.approx(999 / 20_000, rel=0.1)
+
+
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """Roots p of (hits/n - p)^2 = z^2 p (1 - p) / n (Wilson 1927), by their quadratic."""
+    z = scipy.stats.norm.ppf(0.975)
+    low, high = sorted(np.roots([n + z * z, -(2 * hits + z * z), hits * hits / n]).real)
+    return max(low, 0.0), min(high, 1.0)
+
+
+def test_a_proportion_has_wilsons_interval_and_no_error_at_its_ends() -> None:
+    for hits, n in ((0, 891), (891, 891), (3, 891), (450, 891), (1, 1), (0, 2)):
+        found = share("any", hits / n, n)
+        assert (found.low, found.high) == pytest.approx(wilson(hits, n), abs=1e-12), (hits, n)
+        assert (found.error is None) == (hits in (0, n))
+    assert share("label_accuracy", 1.0, 891).low == pytest.approx(0.9957, abs=5e-5)
+
+
+def test_every_metric_that_is_a_proportion_has_an_interval_at_its_border() -> None:
+    n = 60
+    fake = features(normal(n, 2), one_hot([k % 3 for k in range(n)]))
+    labels = torch.tensor([k % 3 for k in range(n)])
+    apart = features(torch.stack([labels.float(), -labels.float()], 1) + 0.01 * normal(n, 2))
+    points = load("ring8").test.x[:n]
+    away = {v.metric: v for v in vector_quality(points + 50, points, load("ring8").density)}
+    train = torch.randint(256, (n, 1, 4, 4), generator=generator(1), dtype=torch.uint8)
+    test = torch.randint(256, (n, 1, 4, 4), generator=generator(2), dtype=torch.uint8)
+    copied = {v.metric: v for v in memorisation(train, train, test)}
+    for value, p, answers in (
+        (label_accuracy(fake, labels), 1, n),
+        (classification_accuracy_score(apart, labels, apart, labels), 1, n),
+        (away["c2st"], 1, 2 * n),
+        (away["off_support"], 1, n),
+        (copied["authenticity"], 0, n),
+    ):
+        assert value.value == p, value
+        assert (value.low, value.high) == pytest.approx(wilson(p * answers, answers), abs=1e-12), value
+        assert value.error is None, value
+    assert (copied["nn_gap"].value, copied["nn_gap"].error) == (1, None), "all samples answer alike: no scatter"
+
+
+def test_samples_without_scatter_have_no_error() -> None:
+    real = torch.randint(256, (50, 1, 8, 8), generator=generator(3), dtype=torch.uint8)
+    for fake in (torch.full_like(real, 7), real[:1].expand_as(real)):  # constant; one picture again and again
+        assert sharpness(fake, real).error is None
+    assert sharpness(real.flip(0), real).error is not None
+    x = normal(30, 3)
+    assert kernel_distance(features(x[:1].expand_as(x)), features(x)).error is None
+    assert kernel_distance(features(x + 1), features(x)).error is not None
+
+
+def cubic_discrepancy(x: Tensor, y: Tensor) -> Fraction:
+    """The unbiased discrepancy of the kernel (x.y/d + 1)^3 in whole numbers."""
+    a, b = ([[Fraction(float(v)) for v in row] for row in z] for z in (x, y))
+
+    def mean(p: list[list[Fraction]], q: list[list[Fraction]], same: bool) -> Fraction:
+        kernels = [
+            (sum((u * v for u, v in zip(r, s)), Fraction(0)) / len(r) + 1) ** 3
+            for i, r in enumerate(p)
+            for j, s in enumerate(q)
+            if not (same and i == j)
+        ]
+        return sum(kernels, Fraction(0)) / len(kernels)
+
+    return mean(a, a, True) + mean(b, b, True) - 2 * mean(a, b, False)
+
+
+@pytest.mark.parametrize("centre", [0.0, 1.0, 1e4, 1e6])
+def test_the_kernel_distance_of_features_far_off_centre_is_exact(centre: float) -> None:
+    """In floats the kernel is 1e24 at mean 1e4, and rounding of it alone would be 1e8."""
+    x, y = (normal(n, 3, seed).double() * 0.01 + centre for n, seed in ((9, 1), (11, 2)))
+    expected = float(cubic_discrepancy(x, y))
+    space = space_of(3)
+    found = kernel_distance(Features(x, None, space), Features(y, None, space))
+    assert found.value == pytest.approx(expected, rel=1e-6)
+    left_out = [float(cubic_discrepancy(torch.cat([x[:i], x[i + 1 :]]), y)) for i in range(len(x))]
+    left_out_y = [float(cubic_discrepancy(x, torch.cat([y[:i], y[i + 1 :]]))) for i in range(len(y))]
+    variance = (len(x) - 1) * np.var(left_out) + (len(y) - 1) * np.var(left_out_y)
+    assert found.error == pytest.approx(math.sqrt(variance), rel=1e-6)
 
 
 def test_label_accuracy_counts_and_has_a_binomial_error() -> None:

@@ -59,6 +59,9 @@ def space_of(d: int) -> FeatureSpace:
     return FeatureSpace("plain", "0" * 12, (1, 1, d), Extractor(nn.Flatten(), d))
 
 
+EXACT = "donot_use_mm_for_euclid_dist"  # of torch.cdist: distances by differences
+
+
 def features(values: Tensor, logits: Tensor | None = None) -> Features:
     return Features(values, logits, space_of(values.shape[1]))
 
@@ -227,7 +230,7 @@ def test_neighbours_are_found_exactly_and_copies_are_at_zero() -> None:
 
 
 @pytest.mark.parametrize("shift", [0.0, 1e3])
-def test_points_on_the_rim_of_a_ball_are_outside_it(shift: float) -> None:
+def test_points_on_the_rim_of_a_ball_are_inside_it(shift: float) -> None:
     """On a grid many points are as far as the fifth neighbour: a matrix product puts them in or out by rounding."""
     steps = torch.cartesian_prod(*[torch.arange(6).double()] * 3)
     halves = steps + torch.tensor([0.5, 0, 0]).double()
@@ -235,7 +238,7 @@ def test_points_on_the_rim_of_a_ball_are_outside_it(shift: float) -> None:
     reached = squared.sort(1).values[:, 5]
     for points in (steps, halves):
         between = (steps[:, None] - points[None]).square().sum(2)
-        within, recalled = between < reached[:, None], between < reached  # the steps between samples are the same
+        within, recalled = between <= reached[:, None], between <= reached  # the steps between samples are the same
         found = neighbourhoods(features(points * 0.1 + shift), features(steps * 0.1 + shift))
         values = {v.metric: v.value for v in found}
         assert values["density"] == pytest.approx(within.sum(0).double().mean().item() / 5, rel=1e-12)
@@ -244,16 +247,47 @@ def test_points_on_the_rim_of_a_ball_are_outside_it(shift: float) -> None:
         assert values["recall"] == recalled.any(1).double().mean().item()
 
 
-def test_a_real_point_on_the_rim_of_every_sample_is_not_recalled() -> None:
+def test_a_real_point_on_the_rim_of_a_sample_is_recalled() -> None:
     """Samples on a line, a tenth apart; the fifth neighbour of an end is half a unit off, and so is the real point."""
     line = torch.arange(6).double()[:, None] * 0.1
     samples = torch.cat([line, line + 100, line + 200])
     real = torch.cat([line[:1] - 0.5, torch.arange(20).double()[:, None] * 10 + 1000])
     found = {v.metric: v.value for v in neighbourhoods(features(samples), features(real))}
-    assert found["recall"] == 0
-    real[0] += 0.001
-    found = {v.metric: v.value for v in neighbourhoods(features(samples), features(real))}
     assert found["recall"] == 1 / 21
+    real[0] -= 0.001
+    found = {v.metric: v.value for v in neighbourhoods(features(samples), features(real))}
+    assert found["recall"] == 0
+
+
+@pytest.mark.parametrize("copies", [1, 4, 6, 9])
+@pytest.mark.parametrize("shift", [0.0, 1e3])
+def test_a_set_of_copies_is_within_its_own_reach(copies: int, shift: float) -> None:
+    """Kynkäänniemi et al. (2019), eq. 1: f(phi, Phi) = 1 if |phi - phi'| <= |phi' - NN_k(phi')| for a phi' of Phi.
+
+    Integers have ties of every kind. Brute force with the paper's "<=" and exact distances, of the set against itself
+    and of other samples; copies whose features are off by a rounding are copies.
+    """
+    generator = torch.Generator().manual_seed(copies)
+    points = torch.randint(4, (40, 3), generator=generator).double().repeat_interleave(copies, 0)
+    others = torch.randint(4, (60, 3), generator=generator).double()
+    for samples in (points, others):
+        reached, own = (torch.cdist(x, x, compute_mode=EXACT).sort(1).values[:, 5] for x in (points, samples))
+        between = torch.cdist(points, samples, compute_mode=EXACT)
+        expected = {
+            "precision": (between <= reached[:, None]).any(0).double().mean().item(),
+            "recall": (between <= own).any(1).double().mean().item(),
+            "density": (between <= reached[:, None]).sum(0).double().mean().item() / 5,
+            "coverage": (between <= reached[:, None]).any(1).double().mean().item(),
+        }
+        given = [(samples + shift, points + shift)]
+        if samples is points and copies > 5:
+            given.append((((samples + shift).float() * (1 + 1e-7)).float(), (points + shift).float()))
+        for x, y in given:
+            found = neighbourhoods(features(x), features(y))
+            assert {v.metric: v.value for v in found} == pytest.approx(expected, rel=1e-12)
+        if samples is points:
+            assert {expected[m] for m in ("precision", "recall", "coverage")} == {1}
+            assert expected["density"] >= 1.2
 
 
 # ------------------------------------------------------------------------------------------------------------ traps

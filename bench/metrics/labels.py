@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.metrics.stream import Stream
-from bench.metrics.values import Features, Value, check, finite
+from bench.metrics.values import Features, Value, check, finite, share
 from paradigms.errors import BadInput
 
 __all__ = [
@@ -139,7 +139,7 @@ def label_accuracy(fake: Features, labels: Tensor) -> Value:
     logits = _logits(fake)
     if len(labels) != len(logits):
         raise BadInput(f"{len(logits)} samples but {len(labels)} labels; give each sample the label it was drawn for")
-    return _share("label_accuracy", logits.argmax(1) == labels.cpu())
+    return share("label_accuracy", (logits.argmax(1).cpu() == labels.cpu()).double().mean().item(), len(labels))
 
 
 def classification_accuracy_score(fake: Features, labels: Tensor, real: Features, real_labels: Tensor) -> Value:
@@ -162,12 +162,7 @@ def classification_accuracy_score(fake: Features, labels: Tensor, real: Features
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     model.fit(fake.values.double().cpu().numpy(), labels.cpu().numpy())
     predicted = torch.from_numpy(model.predict(real.values.double().cpu().numpy()))
-    return _share("cas", predicted == real_labels.cpu())
-
-
-def _share(metric: str, right: Tensor) -> Value:
-    p = right.double().mean().item()
-    return Value(metric, p, math.sqrt(p * (1 - p) / len(right)))
+    return share("cas", (predicted == real_labels.cpu()).double().mean().item(), len(real_labels))
 
 
 def stacked_modes(channels: Sequence[Features]) -> list[Value]:
@@ -182,8 +177,8 @@ def stacked_modes(channels: Sequence[Features]) -> list[Value]:
     for features in channels:
         logits = _logits(features)
         mode, number = mode * logits.shape[1] + logits.argmax(1), number * logits.shape[1]
-    share = torch.bincount(mode, minlength=number).double() / len(mode)
+    shares = torch.bincount(mode, minlength=number).double() / len(mode)
     return [
-        Value("modes", int((share > 0).sum()), unit=f"of {len(share)}"),
-        Value("mode_kl", (torch.special.xlogy(share, share).sum() + math.log(len(share))).item(), unit="nats"),
+        Value("modes", int((shares > 0).sum()), unit=f"of {len(shares)}"),
+        Value("mode_kl", (torch.special.xlogy(shares, shares).sum() + math.log(len(shares))).item(), unit="nats"),
     ]

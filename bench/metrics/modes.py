@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from bench.metrics.blocks import blocks
 from bench.metrics.labels import COVERED, variation
-from bench.metrics.values import Value
+from bench.metrics.values import Value, share
 from bench.metrics.vectors import distances
 
 if TYPE_CHECKING:
@@ -50,5 +49,4 @@ def off_support(x: Tensor, y: Tensor, density: Density) -> list[Value]:
         outside = distances(x, density.modes.cpu().double()).amin(1) > density.mode_radius
     else:
         return []
-    share = outside.double().mean().item()
-    return [Value("off_support", share, math.sqrt(share * (1 - share) / len(x)))]
+    return [share("off_support", outside.double().mean().item(), len(x))]

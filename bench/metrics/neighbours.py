@@ -16,16 +16,19 @@ __all__ = ["NEIGHBOURS", "nearest", "neighbourhoods", "reach"]
 NEIGHBOURS = 5  # k of precision, recall, density, coverage
 QUERIES = 2048  # rows asked of scikit-learn at once; it blocks further
 RIM = 1e-11  # of the squared norms: how near to the rim of a ball a fast distance is not trusted
-TIE = 1e-9  # of the squared radius: nearer by less than this is on the rim, and outside
+TIE = 1e-9  # of the squared radius: farther by less than this is on the rim, and inside
+COPY = 8  # roundings of the features, of their norm: what is nearer than so much is a copy, in a ball of radius 0 too
 
 
 def neighbourhoods(fake: Features, real: Features, tell: Tell | None = None) -> list[Value]:
     """ "precision", "recall", "density" and "coverage" with k = 5 (arXiv:1904.06991, arXiv:2002.09797).
 
-    Within reach of a point is nearer than its k-th nearest neighbour in its own set. Distances come from a matrix
-    product, and are taken again by differences where they are near the rim of a ball: a copy of a real image, or of its
-    k-th neighbour, does not fall in or out by rounding. Nothing larger than a block of pairs is held.
-    Raises BadInput as `check` does, and below 7 on either side.
+    Within reach of a point is no farther than its k-th nearest neighbour in its own set: "<=", as Kynkäänniemi et al.
+    define it, so that a point with k or more copies reaches these, and real data against itself scores 1 (its density,
+    (k + 1)/k or more: the k-th neighbour counts). Distances come from a matrix product, and are taken again by
+    differences where they are near the rim of a ball; what is on it but for rounding is inside. Nothing larger than a
+    block of pairs is held. There is no error: neighbouring balls hold the same samples. Raises BadInput as `check` does,
+    and below 7 on either side.
     """
     k = NEIGHBOURS
     check(fake, real, at_least=k + 2, of=f"neighbourhoods of k = {k}")
@@ -36,7 +39,9 @@ def neighbourhoods(fake: Features, real: Features, tell: Tell | None = None) -> 
     def of(offset: int) -> Tell | None:
         return None if tell is None else lambda done, _: tell(offset + done, total)
 
-    reach_fake, reach_real = reach(x, k, of(0)) * (1 - TIE), reach(y, k, of(n)) * (1 - TIE)
+    eps = max(torch.finfo(side.values.dtype).eps for side in (fake, real))
+    copy = (COPY * eps) ** 2 * max(x.square().sum(1).max().item(), y.square().sum(1).max().item())
+    reach_fake, reach_real = (each * (1 + TIE) + copy for each in (reach(x, k, of(0)), reach(y, k, of(n))))
     near_x, near_y = x - y.mean(0), y - y.mean(0)  # to the origin, where products cancel less
     within = torch.zeros(n, dtype=torch.long, device=x.device)  # how many real balls hold the sample
     recalled, covered = 0, 0
@@ -47,9 +52,9 @@ def neighbourhoods(fake: Features, real: Features, tell: Tell | None = None) -> 
         near = ((distance - reach_real[part, None]).abs() <= doubt) | ((distance - reach_fake).abs() <= doubt)
         rows, columns = near.nonzero(as_tuple=True)
         distance[rows, columns] = pair_distances(y[part][rows], x[columns])
-        held = distance < reach_real[part, None]
+        held = distance <= reach_real[part, None]
         within += held.sum(0)
-        recalled += int((distance < reach_fake).any(1).sum())
+        recalled += int((distance <= reach_fake).any(1).sum())
         covered += int(held.any(1).sum())
     return [
         Value("precision", (within > 0).double().mean().item()),

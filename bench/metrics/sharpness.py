@@ -16,6 +16,7 @@ from paradigms.errors import BadInput
 __all__ = ["Sharpness", "sharpness"]
 
 PIXELS = 2**22  # of a part at most: 32 MiB of float64
+ROUNDING = 1e-12  # of the squared mean: a smaller variance is none
 
 
 class Sharpness(Stream[tuple[float, float]]):
@@ -52,13 +53,17 @@ class Sharpness(Stream[tuple[float, float]]):
         if self.n < 2:
             raise BadInput(f"sharpness of {self.n} images; at least 2 are needed")
         mean = self.total / self.n
-        variance = max(0.0, self.squares / self.n - mean**2) / (self.n - 1)
-        return mean, math.sqrt(variance)
+        variance = self.squares / self.n - mean**2
+        scatters = variance > ROUNDING * mean**2  # between equal images, rounding leaves 1e-16 of the square
+        return mean, math.sqrt(variance / (self.n - 1)) if scatters else 0.0
 
 
 def sharpness(fake: Tensor, real: Tensor) -> Value:
     """ "sharpness": the mean variance of the Laplacian of samples over that of real images: 1, below it blur, above it
-    noise. Both (N, C, H, W) of the data's integers. Raises BadInput for other shapes and for floats."""
+    noise. Both (N, C, H, W) of the data's integers. It has no error where the images of a side are all as sharp.
+
+    Raises BadInput for other shapes and for floats.
+    """
     sides = []
     for x in (fake, real):
         metric = Sharpness()
@@ -67,4 +72,4 @@ def sharpness(fake: Tensor, real: Tensor) -> Value:
     (a, a_error), (b, b_error) = sides
     if b == 0:
         raise BadInput("sharpness: the real images are constant")
-    return Value("sharpness", a / b, math.hypot(a_error, a / b * b_error) / b)
+    return Value("sharpness", a / b, math.hypot(a_error, a / b * b_error) / b if a_error and b_error else None)

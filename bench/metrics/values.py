@@ -5,23 +5,39 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from scipy.stats import binomtest
 from torch import Tensor
 
 from bench.features import Features
 from paradigms.errors import BadInput
 
-__all__ = ["PER_FEATURE", "Features", "Value", "check", "evenly", "finite", "full_precision", "take"]
+__all__ = ["PER_FEATURE", "Features", "Value", "check", "evenly", "finite", "full_precision", "share", "take"]
 
 PER_FEATURE = 10  # samples per feature dimension below which a Frechet distance is refused
 
 
 class Value(NamedTuple):
-    """One number: its metric, its standard error over samples where one is known, and its unit ("" = none)."""
+    """One number: its metric, its standard error over samples where one is known, and its unit ("" = none).
+
+    low, high: the ends of its 95 % interval, where that is not the value and 1.96 errors on either side.
+    """
 
     metric: str
     value: float
     error: float | None = None
     unit: str = ""
+    low: float | None = None
+    high: float | None = None
+
+
+def share(metric: str, p: float, n: int) -> Value:
+    """A proportion p of n independent answers, with the ends of Wilson's 95 % interval (Wilson 1927).
+
+    At p = 0 and 1 the interval has a width, while the standard error sqrt(p (1 - p) / n) is 0 and says nothing: there
+    is none there.
+    """
+    ends = binomtest(round(p * n), n).proportion_ci(0.95, method="wilson")
+    return Value(metric, p, (p * (1 - p) / n) ** 0.5 or None, low=float(ends.low), high=float(ends.high))
 
 
 def evenly(x: Tensor, n: int) -> Tensor:

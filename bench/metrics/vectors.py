@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from bench.metrics.kernel import discrepancy
-from bench.metrics.values import Value, evenly
+from bench.metrics.values import Value, evenly, share
 
 __all__ = [
     "distances",
@@ -81,7 +81,7 @@ def two_sample_accuracy(x: Tensor, y: Tensor) -> Value:
 
     The classifier two-sample test of Lopez-Paz & Oquab (2017, arXiv:1610.06545) with their k nearest neighbours,
     k = sqrt(training examples), on standardised coordinates; equally many of each. The folds are shuffled by a fixed
-    seed, after sorting: the order of the samples does not count. The error is that of a share of 2n answers.
+    seed, after sorting: the order of the samples does not count. The interval is that of a share of 2n answers.
     """
     from sklearn.model_selection import StratifiedKFold, cross_val_score
     from sklearn.neighbors import KNeighborsClassifier
@@ -95,4 +95,4 @@ def two_sample_accuracy(x: Tensor, y: Tensor) -> Value:
     model = make_pipeline(StandardScaler(), KNeighborsClassifier(neighbours))
     folds = StratifiedKFold(min(FOLDS, n), shuffle=True, random_state=0)
     p = float(np.mean(cross_val_score(model, points, side, cv=folds)))
-    return Value("c2st", p, math.sqrt(p * (1 - p) / (2 * n)))
+    return share("c2st", p, 2 * n)
