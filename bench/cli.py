@@ -637,7 +637,7 @@ def evaluate(
     what: Annotated[
         str,
         typer.Argument(
-            help="A run, an .npz, .npy or .safetensors of samples, or a folder of PNGs.", autocompletion=_complete_run
+            help="A run, an .npz, .npy or .safetensors of samples, or a folder of images.", autocompletion=_complete_run
         ),
     ],
     dataset: OfRunOption = None,
@@ -662,6 +662,19 @@ def evaluate(
     resize: Annotated[
         str | None,
         typer.Option("--resize", help="Bring samples of another size to the data's: bicubic, bilinear, area, nearest."),
+    ] = None,
+    crop: Annotated[
+        bool,
+        typer.Option(
+            "--crop", help="Cut images to their largest centred square and resize them, as a folder of data is."
+        ),
+    ] = False,
+    span: Annotated[
+        str | None,
+        typer.Option("--range", help="What samples' numbers span, LOW..HIGH: 0..1, 0..255, -1..1 (floats by default)."),
+    ] = None,
+    called: Annotated[
+        str | None, typer.Option("--name", help="What tables call the samples; by default as their file is called.")
     ] = None,
     to: Annotated[
         Path | None,
@@ -693,6 +706,8 @@ def evaluate(
         bench evaluate flow-matching --sampler heun-16:guidance=0/1/1.5/2/4
         bench evaluate my-samples.npz --dataset fashion-mnist
         bench evaluate my-folder-of-pngs/ --dataset cifar10 --resize bicubic
+        bench evaluate my-floats.npy --dataset cifar10 --range 0..1 --name theirs
+        bench evaluate my-photographs/ --dataset folder:my-photographs@32 --crop
         bench evaluate my-samples.npz --tier quick --to runs/digits/external/mine
         bench evaluate my-50k.npz --dataset cifar10 --features inception-2015
         bench evaluate vae --features my-net.pt:size=224,channels=3,range=imagenet
@@ -715,7 +730,14 @@ def evaluate(
     ]
     if len(asked) > 1:
         raise BadInput(f"{' and '.join(asked)} are {len(asked)} questions; ask one at a time")
-    for option, given, wanted in (("--resize", resize, True), ("--to", to, True), ("--samples", number, False)):
+    for option, given, wanted in (
+        ("--resize", resize, True),
+        ("--crop", crop or None, True),
+        ("--range", span, True),
+        ("--name", called, True),
+        ("--to", to, True),
+        ("--samples", number, False),
+    ):
         if given is not None and is_samples != wanted:
             raise BadInput(f"{option} is for {'samples, and' if wanted else 'runs, and'} {what} is not; leave it out")
     if number is not None and not features:
@@ -723,10 +745,14 @@ def evaluate(
     from bench import evaluate as scores
     from bench import run as runs
     from bench.progress import Progress, graceful_stop
+    from bench.reading import Range
     from paradigms import catalogue
 
     if resize is not None and resize not in (known := get_args(scores.Resize)):
         raise unknown("way to resize", resize, known)
+    taken = None if span is None else Range.parse(span)
+    if called is not None and not called.strip():
+        raise BadInput("--name is empty; give the samples a name, or leave it out")
     if to is not None:
         _new_results(to, scores.GRID)
     name = f"evaluate {what}"
@@ -747,6 +773,9 @@ def evaluate(
                 specs=features or (),
                 tier=None if tier is None else _tier(tier),
                 to=to,
+                called=called or "",
+                span=taken,
+                crop=crop,
             )
         else:
             info = runs.read_info(folder)

@@ -18,6 +18,8 @@ import hashlib
 import io
 import json
 import math
+import os
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,15 +34,26 @@ from safetensors.numpy import load as load_arrays
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench import arithmetic, measure, metrics
+from bench import arithmetic, measure, metrics, reading
 from bench import run as runs
 from bench.arithmetic import DTYPES
 from bench.data import Dataset
-from bench.data.folder import read_image
-from bench.data.names import Name
+from bench.data.folder import centred_square, images_below, read_image
+from bench.data.names import Name, readable
 from bench.features import Features, FeatureSpace, cached, named, shipped, spaces_for
 from bench.progress import Progress
-from bench.store import SCHEMA, Row, load_rows, manifest, results_key, save_rows, write_atomic, write_manifest
+from bench.reading import Range
+from bench.store import (
+    RESULTS,
+    SCHEMA,
+    Row,
+    load_rows,
+    manifest,
+    results_key,
+    save_rows,
+    write_atomic,
+    write_manifest,
+)
 from bench.tiers import Tier
 from paradigms import catalogue
 from paradigms.backbones import count_calls
@@ -92,7 +105,6 @@ REFERENCE = 10_000  # at most so many real examples of either split stand behind
 WIDE = 25  # but so many per feature, of what there are, in a wide space: a Frechet distance needs them
 MEMORISED = 0.5  # nn_ratio below which samples are called copies; held-out images have 1
 Resize = Literal["bicubic", "bilinear", "area", "nearest"]
-REACH = 2.0  # a model's images may leave [-1, 1] a little; what reaches further is on another scale
 KEPT_VECTORS = 2_000  # samples kept for the report's scatter plots
 
 
@@ -1191,11 +1203,21 @@ def _log_histograms(x: Tensor, levels: int) -> Tensor:
 
 
 class Samples(NamedTuple):
-    """Anyone's samples: x (N, *shape) as the data is stored, labels (N,) where there are any, what was done to size."""
+    """Anyone's samples: x (N, *shape) as the data is stored, labels (N,) where there are any, what was done to size.
+
+    reading: in words, what their numbers were taken for and what was cut, clipped or left out.
+    """
 
     x: Tensor
     y: Tensor | None = None
     resized: str = ""
+    reading: str = ""
+
+
+# Names that say nothing of the model: the folder's name goes before them.
+COMMON = frozenset(
+    {"samples", "sample", "images", "image", "imgs", "x", "arr", "data", "fake", "generated", "gen", "out", "output"}
+)
 
 
 def score(
@@ -1207,32 +1229,42 @@ def score(
     specs: Sequence[str] = (),
     tier: Tier | None = None,
     to: Path | None = None,
+    called: str = "",
+    span: Range | None = None,
+    crop: bool = False,
 ) -> list[Row]:
-    """The same metrics for anyone's samples: an .npz, .npy or .safetensors file, or a folder of PNGs. Raises BadInput.
+    """The same metrics for anyone's samples: an .npz, .npy or .safetensors file, or a folder of images. Raises BadInput.
 
     Their rows have the status "external"; those of the floor ("real-train") follow: as many real images, scored alike.
+    The numbers depend on what the files hold and on no name.
 
     resize: how samples of another size are brought to the data's; without it they are refused.
+    span, crop: as in `read_samples`.
+    called: the name of their rows; else the file's, after its folder's where that one is as common as "samples".
     specs:  feature spaces besides the data set's own (see `bench.features.named`).
     tier:   whose report the rows shall stand in: as many samples are scored as it draws, a fixed choice of them.
     to:     a folder for the rows, a picture and the first samples; inside a folder of runs, `bench report` shows them.
     """
     found, path = dataset(name), Path(path)
-    given = read_samples(path, found.space, resize)
-    if tier is not None and len(given.x) > pool_size(found, tier):
-        chosen = subset(Data(given.x, given.y, found.space), pool_size(found, tier), path.stem, "external")
-        given = Samples(chosen.x, chosen.y, given.resized)
+    given = read_samples(path, found.space, resize, span=span, crop=crop, found=found)
+    most = len(given.x) if tier is None else pool_size(found, tier)
+    if not found.space.is_image:
+        most = min(most, len(found.test), REFERENCE)  # of vectors no more are compared
+    if len(given.x) > most or path.is_dir():
+        given = _by_content(given, most)
     n, digest = len(given.x), _content(given)
+    name_of = _readable(called) or _name_of(path, digest, to)
     progress.update("features", 0, n, images=0)
     base = dataclasses.replace(
         _environment(found),
         status="external",
         run=f"external-{digest[:10]}",
-        recipe=path.stem,
+        recipe=name_of,
         tier=tier.name if tier else "",
         headline=True,
         samples=digest[:12],
         resize=given.resized,
+        reading=given.reading,
     )
     rows = quality(base, given.x, given.y, reference(name))
     if specs:
@@ -1245,6 +1277,40 @@ def score(
         save_rows(to, rows, digest)
         _keep_samples(to, Pool(Plan("external"), given.x, given.y, None), found.space)
     return rows + floor(name, n, specs=specs)
+
+
+def _by_content(given: Samples, most: int) -> Samples:
+    """At most so many samples, in an order that depends on what each holds: not on names, nor on the order they came in.
+
+    The order is that of a hash, so that they are a random choice.
+    """
+    rows = [row.contiguous().numpy().tobytes() for row in given.x]
+    labels = [b""] * len(rows) if given.y is None else [str(int(label)).encode() for label in given.y]
+    keys = [hashlib.blake2b(row + label, digest_size=16).digest() for row, label in zip(rows, labels)]
+    chosen = torch.tensor(sorted(range(len(keys)), key=keys.__getitem__)[:most])
+    return given._replace(x=given.x[chosen], y=None if given.y is None else given.y[chosen])
+
+
+def _name_of(path: Path, digest: str, to: Path | None) -> str:
+    """What samples are called: by their file or folder, and by the folder around it where that says too little.
+
+    It does so where the name is a common one, or where other samples of that name are kept beside `to`.
+    """
+    path = Path(os.path.abspath(path))
+    own = path.name if path.is_dir() else path.stem
+    beside = [folder.parent for folder in to.parent.glob(f"*/{RESULTS}") if folder.parent != to] if to else []
+    rows = [row for folder in beside for row in _rows_of(folder)[:1]]
+    taken = any(
+        row.status == "external" and row.recipe == _readable(own) and row.samples != digest[:12] for row in rows
+    )
+    if path.parent.name and (taken or own.lower() in COMMON):
+        own = f"{path.parent.name}/{own}"
+    return _readable(own)
+
+
+def _readable(name: str) -> str:
+    """A name on one line, that can be written."""
+    return " ".join(readable(name).split())
 
 
 def _content(given: Samples) -> str:
@@ -1275,28 +1341,45 @@ def floor(
     return [row for ref in refs for row in quality(base, real.x, real.y, ref, ("test",), copies=False)]
 
 
-def read_samples(path: Path, space: Space, resize: Resize | None = None) -> Samples:
+def read_samples(
+    path: Path,
+    space: Space,
+    resize: Resize | None = None,
+    *,
+    span: Range | None = None,
+    crop: bool = False,
+    found: Dataset | None = None,
+) -> Samples:
     """Samples as the data is stored: integers 0 ... L - 1 (uint8), or float32 vectors. Raises BadInput.
 
-    Arrays: integers are the data's own levels; floats are images in [-1, 1]; channels first or last. PNGs hold
-    0 ... 255, spread evenly over the levels, as `bench sample --to folder/` writes them. A file's array "labels" or "y"
-    are the samples' labels. Samples of another size are resized as `resize` says (antialiased where it interpolates,
-    then rounded to the levels), or refused.
+    Arrays: integers are the data's own levels; floats are images in [-1, 1]; channels first or last. Where the bulk of
+    them lies elsewhere they are refused. A file's array "labels" or "y", or a further one that can be nothing else, are
+    the samples' labels. A folder is read as a folder of data is, sub-folders with it, and these are labels where they
+    are called like the data's classes, or by their numbers; images hold 0 ... 255, spread evenly over the levels, as
+    `bench sample --to folder/` writes them. Samples of another size are resized as `resize` says (antialiased where it
+    interpolates, then rounded to the levels), or refused.
+
+    span:  the range of the numbers, where it is not the one above; see `bench.reading`.
+    crop:  the largest centred square is cut out first and resized, by Pillow's bicubic filter unless `resize` says
+           otherwise: what is done to a folder of data.
+    found: the data set of the space, whose own pixels and names of classes are compared.
     """
+    if not space.is_image and (span or crop):
+        raise BadInput(f"--{'range' if span else 'crop'} is for images, and the data set holds vectors; leave it out")
     if path.is_dir():
-        return _read_folder(path, space, resize)
+        return _read_folder(path, space, resize, span, crop, found)
     if not path.exists():
-        raise BadInput(f"{path} does not exist; give an .npz, .npy or .safetensors file, a folder of PNGs or a run")
-    labels = None
+        raise BadInput(f"{path} does not exist; give an .npz, .npy or .safetensors file, a folder of images or a run")
+    others: dict[str, np.ndarray] = {}
     try:
         if path.suffix.lower() == ".safetensors":
             arrays = load_arrays(path.read_bytes())
-            array, labels = _only_array(arrays, path), _labels_in(arrays)
+            array, others = _only_array(arrays, path)
         else:
             loaded = np.load(path, allow_pickle=False)
             array = loaded
             if isinstance(loaded, np.lib.npyio.NpzFile):
-                array, labels = _only_array(loaded, path), _labels_in(loaded)
+                array, others = _only_array(loaded, path)
     except BadInput:
         raise
     except OSError as error:
@@ -1307,21 +1390,36 @@ def read_samples(path: Path, space: Space, resize: Resize | None = None) -> Samp
         raise _not_an_archive(path) from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "uif":
         raise BadInput(f"{path} must hold an array of integers or floats")
-    x, resized = _as_stored(_tensor(array), path, space, resize)
-    return Samples(x, _checked_labels(labels, len(x), space, path), resized)
+    x, resized, taken = _as_stored(_tensor(array), path, space, resize, span, crop, found)
+    labels, unused = _labels_in(others, len(x), space, path)
+    return Samples(x, labels, resized, "; ".join(part for part in (*taken, *unused) if part))
 
 
 LABELS = ("labels", "y")
 
 
-def _labels_in(arrays: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    return next((arrays[name] for name in LABELS if name in arrays), None)
+def _labels_in(others: Mapping[str, np.ndarray], n: int, space: Space, path: Path) -> tuple[Tensor | None, list[str]]:
+    """Labels (n,) among the arrays of a file that are not its samples, and what is said of those arrays.
+
+    They are called so, or are the only n integers that can be labels. A data set without classes has no use for them.
+    """
+    name = next((name for name in LABELS if name in others), None)
+    if name is None:
+        able = [key for key, array in others.items() if _may_be_labels(array, n, space)]
+        name = able[0] if len(able) == 1 else None
+    said = [] if name is None or name in LABELS or not space.classes else [f"{name} taken as labels"]
+    if unused := [key for key in others if key != name or not space.classes]:
+        said.append(f"not used: {', '.join(unused)}" + ("" if space.classes else ", as the data set has no classes"))
+    return None if name is None or not space.classes else _checked_labels(others[name], n, space, path), said
 
 
-def _checked_labels(labels: np.ndarray | None, n: int, space: Space, path: Path) -> Tensor | None:
-    """Labels (n,) of the data set's classes. A data set without classes has no use for them."""
-    if labels is None or not space.classes:
-        return None
+def _may_be_labels(array: np.ndarray, n: int, space: Space) -> bool:
+    whole = array.dtype.kind in "ui" and array.shape == (n,)
+    return whole and 0 <= int(array.min()) <= int(array.max()) < space.classes
+
+
+def _checked_labels(labels: np.ndarray, n: int, space: Space, path: Path) -> Tensor:
+    """Labels (n,) of the data set's classes."""
     if labels.dtype.kind not in "ui" or labels.shape != (n,):
         raise BadInput(f"{path}: labels must be {n:,} integers, one for each sample, not {labels.dtype} {labels.shape}")
     if n and not 0 <= int(labels.min()) <= int(labels.max()) < space.classes:
@@ -1350,12 +1448,13 @@ def _tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.array(array, dtype=kind, order="C"))
 
 
-def _only_array(file: Mapping[str, np.ndarray], path: Path) -> np.ndarray:
-    """The array with one of the usual names, else the only one that can be samples: labels are flat."""
-    usual = next((n for n in ("samples", "x", "images") if n in file), None)
+def _only_array(file: Mapping[str, np.ndarray], path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The array with one of the usual names, else the only one that can be samples: labels are flat; and the others."""
+    every = {name: file[name] for name in file}
+    usual = next((n for n in ("samples", "x", "images") if n in every), None)
     if usual is not None:
-        return file[usual]
-    arrays = {name: file[name] for name in file if name not in LABELS}
+        return every.pop(usual), every
+    arrays = {name: array for name, array in every.items() if name not in LABELS}
     able = {name: array for name, array in arrays.items() if array.ndim > 1} or arrays
     if not able:
         raise BadInput(f"{path} holds no array of samples; write one with numpy.savez(path, samples=x)")
@@ -1364,10 +1463,19 @@ def _only_array(file: Mapping[str, np.ndarray], path: Path) -> np.ndarray:
             f"{path} holds {len(able)} arrays, {', '.join(able)}: which are the samples? name that one 'samples', as in "
             "numpy.savez(path, samples=x)"
         )
-    return next(iter(able.values()))
+    return every.pop(next(iter(able))), every
 
 
-def _as_stored(x: Tensor, path: Path, space: Space, resize: Resize | None) -> tuple[Tensor, str]:
+def _as_stored(
+    x: Tensor,
+    path: Path,
+    space: Space,
+    resize: Resize | None,
+    span: Range | None,
+    crop: bool,
+    found: Dataset | None,
+) -> tuple[Tensor, str, list[str]]:
+    """An array as the data is stored, what was done to its size, and how it was read, in words."""
     whole = tuple(x.shape)
     if space.is_image:
         channels = space.shape[0]
@@ -1379,31 +1487,47 @@ def _as_stored(x: Tensor, path: Path, space: Space, resize: Resize | None) -> tu
     refused = f"{path} holds an array of shape {whole}, but samples of the data set have shape (N, {asked})"
     if not x.ndim or not len(x):
         raise BadInput(refused)
+    said: list[str] = []
     if tuple(x.shape[1:]) != space.shape:
         if not space.is_image or x.ndim != 4 or x.shape[1] != space.shape[0] or not math.prod(x.shape):
             raise BadInput(refused)
+        if crop and x.shape[2] != x.shape[3]:
+            x, resize = _square(x), resize or "bicubic"
+            said.append("cut to the largest centred square")
+        elif crop:
+            resize = resize or "bicubic"
         if resize is None:
             raise BadInput(f"{refused}; resize them yourself, or say how with --resize {'|'.join(get_args(Resize))}")
-    x = _as_integers(x, path, space)
+    x, taken = _as_integers(x, path, space, span, None if found is None else found.train.x)
     if tuple(x.shape[1:]) == space.shape:
-        return x, ""
+        return x, "", [taken, *said]
     assert resize is not None
-    return resized(x, path, space, resize)
+    return *resized(x, path, space, resize), [taken, *said]
+
+
+def _square(x: Tensor) -> Tensor:
+    """The largest centred square of images (N, C, H, W), cut where a folder of data cuts it."""
+    side = min(x.shape[2:])
+    top, left = ((length - side) // 2 for length in x.shape[2:])
+    return x[:, :, top : top + side, left : left + side]
 
 
 def resized(x: Tensor, path: Path, space: Space, how: Resize) -> tuple[Tensor, str]:
     """Integers (N, C, h, w) at the data's size, rounded to its levels, and what was done, in words."""
     (height, width), (h, w) = space.shape[1:], x.shape[2:]
     if h * width != w * height:
-        raise BadInput(f"{path}: {w}×{h} pixels can not become {width}×{height} without distortion; cut them first")
+        raise BadInput(
+            f"{path}: {w}×{h} pixels can not become {width}×{height} without distortion; cut them first, or let --crop "
+            "cut out the largest centred square"
+        )
     smooth: dict[str, Any] = {"align_corners": False, "antialias": True} if how in ("bicubic", "bilinear") else {}
     parts = [F.interpolate(part.float(), (height, width), mode=how, **smooth) for part in x.split(1000)]
     whole = torch.cat([part.round().clamp(0, space.levels - 1).to(torch.uint8) for part in parts])
     return whole, f"{w}×{h} to {width}×{height}, {how}"
 
 
-def _as_integers(x: Tensor, path: Path, space: Space) -> Tensor:
-    """Checks the range; integers as they are, floats to the integer of their bin, vectors as float32."""
+def _as_integers(x: Tensor, path: Path, space: Space, span: Range | None, real: Tensor | None) -> tuple[Tensor, str]:
+    """Levels of the data, or vectors as float32, and what the numbers were taken for, in words."""
     if x.is_floating_point():
         x = x.float()
         whole = torch.isfinite(x).flatten(1).all(dim=1)
@@ -1413,39 +1537,90 @@ def _as_integers(x: Tensor, path: Path, space: Space) -> Tensor:
                 f"{path} holds numbers that are not finite, in {len(bad):,} of {len(x):,} samples, the first of them "
                 f"{int(bad[0])} (from 0); repair the model or leave those out, and say so"
             )
-        if space.levels and (reach := float(x.abs().max())) > REACH:
-            raise BadInput(f"{path}: floats must span [-1, 1]; these reach {reach:g}: scale them, or give integers")
-        if space.levels and float(x.min()) >= 0:
-            raise BadInput(f"{path}: floats must span [-1, 1]; these are all positive: scale them, or give integers")
-        return space.decode(x)
-    if not space.levels:
-        return x.float()
-    low, high = int(x.min()), int(x.max())
-    if low < 0 or high >= space.levels:
-        raise BadInput(f"{path} holds integers {low} to {high}, but the data set has levels 0 to {space.levels - 1}")
-    return x.to(torch.uint8)
+        return reading.from_floats(x, path, space, span, real) if space.levels else (x, "")
+    return reading.from_integers(x, path, space, span, real) if space.levels else (x.float(), "")
 
 
-def _read_folder(path: Path, space: Space, resize: Resize | None) -> Samples:
-    files = sorted(p for p in path.iterdir() if p.suffix.lower() == ".png")
-    if not files:
-        raise BadInput(f"{path} holds neither a run.json nor PNG files; give a run, or save the samples as PNG or .npz")
+def _read_folder(
+    path: Path, space: Space, resize: Resize | None, span: Range | None, crop: bool, found: Dataset | None
+) -> Samples:
+    """The images below a folder, by the rule for folders of data: hidden files apart, of every kind, in sub-folders too."""
     if not space.is_image:
-        raise BadInput(f"{path} is a folder of images, but the data set holds vectors")
-    images, done = [], set()
-    for file in files:
-        array = np.array(read_image(file).convert("L" if space.shape[0] == 1 else "RGB"))
-        array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
-        image = torch.from_numpy(np.rint(array.astype(np.float64) * (space.levels - 1) / 255).astype(np.uint8))
-        if tuple(image.shape) != space.shape:
-            if resize is None:
-                raise BadInput(
-                    f"{file} is {array.shape[2]}×{array.shape[1]} pixels, but the data set has {space.shape[1:]}; "
-                    f"resize it yourself, or say how with --resize {'|'.join(get_args(Resize))}"
-                )
-            (image,), how = resized(image[None], file, space, resize)
+        raise BadInput(f"{path} is a folder, but the data set holds vectors; give an .npz, .npy or .safetensors file")
+    try:
+        listing = images_below(path)
+    except BadInput as error:
+        told = f"{path} holds neither a run.json nor PNG files or other images: {error}"
+        raise BadInput(f"{told}; give a run, or save the samples as PNG or .npz") from None
+    files = [path / name for name in listing.names]
+    bytes_of, done, cut, grey = dict[tuple[int, ...], list[tuple[int, Tensor]]](), set[str](), 0, 0
+    for index, file in enumerate(files):
+        image = read_image(file)
+        if crop and (image.height, image.width) != space.shape[1:]:
+            cut += image.width != image.height
+            image = centred_square(image)
+            if resize in (None, "bicubic") and image.size != space.shape[:0:-1]:
+                done.add(f"{image.width}×{image.height} to {space.shape[2]}×{space.shape[1]}, bicubic")
+                image = image.resize(space.shape[:0:-1], Image.Resampling.BICUBIC)
+        grey += space.shape[0] == 1 and image.mode != "L"
+        array = np.array(image.convert("L" if space.shape[0] == 1 else "RGB"))
+        pixels = torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
+        if tuple(pixels.shape) != space.shape and resize is None:
+            raise BadInput(
+                f"{file} is {array.shape[1]}×{array.shape[0]} pixels, but the data set has {space.shape[1:]}; resize it "
+                f"yourself, say how with --resize {'|'.join(get_args(Resize))}, or --crop as a folder of data is"
+            )
+        bytes_of.setdefault(tuple(pixels.shape), []).append((index, pixels))
+    every = torch.cat([pixels.flatten() for some in bytes_of.values() for _, pixels in some])
+    levels, taken = reading.from_integers(
+        every, path, space, span, None if found is None else found.train.x, what="pictures"
+    )
+    x, first = torch.empty(len(files), *space.shape, dtype=torch.uint8), 0
+    for shape, some in bytes_of.items():
+        part = levels[first : first + len(some) * math.prod(shape)].view(len(some), *shape)
+        first += part.numel()
+        if shape != space.shape:
+            assert resize is not None
+            part, how = resized(part, files[some[0][0]], space, resize)
             done.add(how)
-        images.append(image)
+        x[[index for index, _ in some]] = part
     # Pictures of several sizes are told by the first of them in the order of the words.
     told = min(done, default="") + (f", and {len(done) - 1} other sizes" if len(done) > 1 else "")
-    return Samples(torch.stack(images), None, told)
+    labels, said = _folder_labels(listing.names, space, found)
+    kinds = Counter(file.suffix.lower().removeprefix(".") for file in files)
+    if len(kinds) > 1 and LOSSY & kinds.keys():
+        said.append("kinds mixed, some of them lossy: " + ", ".join(f"{n:,} {kind}" for kind, n in kinds.most_common()))
+    said += [f"{cut:,} cut to the largest centred square"] * bool(cut)
+    said += [f"{grey:,} in colour read as grey"] * bool(grey)
+    return Samples(x, labels, told, "; ".join(part for part in (taken, *said, *listing.notes) if part))
+
+
+LOSSY = frozenset({"jpg", "jpeg", "jpe", "jfif", "webp"})
+
+
+def _folder_labels(names: Sequence[str], space: Space, found: Dataset | None) -> tuple[Tensor | None, list[str]]:
+    """Labels (N,) by the sub-folders of images' names, and what is said of these.
+
+    The folders are those of the first level, or of the second (below train/ and test/), where all are called like the
+    data's classes or by their numbers.
+    """
+    folders = [name.split("/")[:-1] for name in names]
+    if not any(folders):
+        return None, []
+    if not space.classes:
+        return None, ["sub-folders read without labels, as the data set has no classes"]
+    classes = {str(number): number for number in range(space.classes)}
+    classes |= {name.casefold(): number for number, name in enumerate(found.labels if found else ())}
+
+    def label(folder: str) -> int | None:
+        return classes.get(folder.casefold(), classes.get(folder.lstrip("0") or "0"))
+
+    for level in (0, 1):
+        each = [label(parts[level]) if len(parts) > level else None for parts in folders]
+        labels = [number for number in each if number is not None]
+        if len(labels) == len(each):
+            return torch.tensor(labels), [f"sub-folders taken as labels, of {len(set(labels))} classes"]
+    loose = sum(not parts for parts in folders)
+    strange = next((parts[0] for parts in folders if parts and label(parts[0]) is None), "")
+    why = f"'{readable(strange)}' is no class of the data" if strange else f"{loose:,} images lie in none"
+    return None, [f"sub-folders read without labels, as {why}"]

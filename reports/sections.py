@@ -43,7 +43,8 @@ TEXT = (
 )
 NUMBERS = (
     *("schema", "seed", "steps", "calls", "value", "error", "low", "high", "n", "n_ref", "draw", "fraction", "images"),
-    *("flops", "seconds", "cost_total", "seconds_total", "images_total", "params_trained", "params_sampling", "threads"),
+    *("flops", "seconds", "cost_total", "seconds_total", "images_total"),
+    *("params_trained", "params_sampling", "threads"),
 )
 FLAGS = ("headline", "conditional", "contended")
 

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from bench import evaluate, measure, metrics, overhead, store
 from bench import run as runs
 from bench.progress import Event, Progress
+from bench.reading import Range
 from bench.store import Row
 from bench.tiers import Budget, Tier
 from paradigms import catalogue
@@ -729,6 +730,267 @@ def test_arrays_that_are_refused(array: np.ndarray, words: str, tmp_path: Path) 
     np.save(tmp_path / "x.npy", array, allow_pickle=True)
     with pytest.raises(BadInput, match=words):
         evaluate.read_samples(tmp_path / "x.npy", DIGITS)
+
+
+def as_floats(low: float, high: float) -> np.ndarray:
+    """The first digits with black at `low` and white at `high`."""
+    return (low + (high - low) * evaluate.dataset("digits").train.x[:100].double().numpy() / 16).astype(np.float32)
+
+
+def noisy(x: np.ndarray, sd: float) -> np.ndarray:
+    return x + np.random.default_rng(0).normal(0, sd, x.shape).astype(np.float32)
+
+
+def one_pixel(x: np.ndarray, value: float) -> np.ndarray:
+    x = x.copy()
+    x[3, 0, 2, 2] = value
+    return x
+
+
+@pytest.mark.parametrize(
+    ("array", "likely"),
+    [
+        (as_floats(0, 1), "0..1"),
+        (one_pixel(as_floats(0, 1), -0.003), "0..1"),
+        (one_pixel(as_floats(0, 1), -1), "0..1"),
+        (noisy(as_floats(0, 1), 0.05), "0..1"),
+        (noisy(as_floats(0, 1), 0.3), "-2..2"),
+        (as_floats(-2, 2), "-2..2"),
+        (as_floats(-0.5, 0.5), "-0.5..0.5"),
+        (as_floats(0, 255), "0..255"),
+        (as_floats(0, 16), "0..16"),
+        ((as_floats(0, 1) > 0.5).astype(np.float32), "0..1"),
+        ((as_floats(0, 1) > 0.5).astype(np.uint8), "0..1"),
+        (one_pixel((as_floats(0, 1) > 0.5).astype(np.uint8), 16), "0..1"),
+        (np.where(as_floats(0, 1) > 0.5, 1, -1), "-2..2"),
+        (np.rint(as_floats(0, 255)).astype(np.uint8), "0..255"),
+    ],
+)
+def test_numbers_on_another_scale_are_refused_by_their_bulk(array: np.ndarray, likely: str, tmp_path: Path) -> None:
+    found = evaluate.dataset("digits")
+    np.save(tmp_path / "x.npy", array)
+    with pytest.raises(BadInput, match=rf"--range {likely}(,|$)"):
+        evaluate.read_samples(tmp_path / "x.npy", found.space, found=found)
+
+
+@pytest.mark.parametrize(
+    ("array", "span", "words"),
+    [
+        (as_floats(-1, 1), None, "floats from -1 to 1 taken as -1..1, none outside"),
+        (
+            one_pixel(as_floats(-1, 1), 37),
+            None,
+            "floats from -1 to 37 taken as -1..1, 0.016 % of them outside, clipped",
+        ),
+        (as_floats(0, 1), Range(0, 1), "floats from 0 to 1 taken as 0..1, none outside"),
+        (one_pixel(as_floats(0, 1), -0.003), Range(0, 1), "taken as 0..1, 0.016 % of them outside, clipped"),
+        (as_floats(-2, 2), Range(-2, 2), "taken as -2..2"),
+        (as_floats(0, 255), Range(0, 255), "taken as 0..255"),
+        (np.rint(as_floats(0, 255)).astype(np.uint8), Range(0, 255), "integers from 0 to 255 taken as 0..255"),
+        (np.rint(as_floats(0, 16)).astype(np.int64), None, ""),
+    ],
+)
+def test_a_range_is_taken_as_given_and_what_was_clipped_is_said(
+    array: np.ndarray, span: Range | None, words: str, tmp_path: Path
+) -> None:
+    found = evaluate.dataset("digits")
+    np.save(tmp_path / "x.npy", array)
+    given = evaluate.read_samples(tmp_path / "x.npy", found.space, span=span, found=found)
+    wrong = (given.x != found.train.x[:100]).sum()
+    assert wrong <= ("clipped" in words), "but for the one pixel that is off the scale"
+    assert words in given.reading
+    assert bool(words) == bool(given.reading)
+
+
+def test_samples_that_reach_little_of_the_levels_are_read_and_said(tmp_path: Path) -> None:
+    found = evaluate.dataset("digits")
+    for array, part in (
+        (np.zeros((5, 8, 8), np.uint8), "0%"),
+        (np.full((5, 8, 8), -1.0), "0%"),
+        (as_floats(-0.9, -0.3), "32%"),
+    ):
+        np.save(tmp_path / "x.npy", array)
+        said = evaluate.read_samples(tmp_path / "x.npy", found.space, found=found).reading
+        assert f"they reach {part} of the data's range" in said
+
+
+@pytest.mark.parametrize("text", ["", "1", "0..", "..1", "1..0", "0..0", "0..nan", "0..inf", "a..b", "0-1"])
+def test_a_range_that_is_none(text: str) -> None:
+    with pytest.raises(BadInput, match=r"write LOW\.\.HIGH"):
+        Range.parse(text)
+    assert Range.parse("-1..1") == (-1, 1)
+    assert Range.parse("0..1e2") == (0, 100)
+
+
+def digits_in(
+    folder: Path, n: int = 40, levels: int = 255, name: Callable[[int, int], str] = lambda i, y: f"{i:03d}.png"
+) -> None:
+    """The first digits of the test split as pictures, under names made of their number and their label."""
+    found = evaluate.dataset("digits")
+    assert found.test.y is not None
+    for index, (image, label) in enumerate(zip(found.test.x[:n, 0].numpy(), found.test.y[:n].tolist())):
+        path = folder / name(index, label)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray(np.rint(image * (levels / 16)).astype(np.uint8))
+        picture.save(path, **({"quality": 100} if path.suffix == ".jpg" else {}))
+
+
+def test_pictures_that_hold_levels_for_bytes_are_refused(tmp_path: Path) -> None:
+    found = evaluate.dataset("digits")
+    digits_in(tmp_path, levels=16)
+    with pytest.raises(
+        BadInput, match=r"pictures of 0 to 16, a small part of 0\.\.255.*--range 0\.\.16, or --range 0\.\.255"
+    ):
+        evaluate.read_samples(tmp_path, found.space, found=found)
+    given = evaluate.read_samples(tmp_path, found.space, span=Range(0, 16), found=found)
+    assert torch.equal(given.x, found.test.x[:40])
+
+
+def test_a_folder_of_samples_is_read_as_a_folder_of_data_is(tmp_path: Path) -> None:
+    """Hidden files apart, in sub-folders, of every kind; what is left out or mixed is said."""
+    found = evaluate.dataset("digits")
+    digits_in(tmp_path / "flat", name=lambda i, y: f"{i:03d}.{'jpg' if i % 4 == 0 else 'png'}")
+    (tmp_path / "flat" / "._000.png").write_bytes(b"of another system")
+    (tmp_path / "flat" / "log.txt").write_text("")
+    given = evaluate.read_samples(tmp_path / "flat", found.space, found=found)
+    assert (given.x.int() - found.test.x[:40].int()).abs().max() <= 1
+    assert given.y is None
+    assert "kinds mixed, some of them lossy: 30 png, 10 jpg" in given.reading
+    assert "1 file of other kinds left out: .txt 1; 1 hidden image left out" in given.reading
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "x.xyz").write_text("")
+    with pytest.raises(BadInput, match=r"neither a run\.json nor PNG files .*1 file of other kinds left out: \.xyz 1"):
+        evaluate.read_samples(tmp_path / "none", found.space, found=found)
+
+
+@pytest.mark.parametrize("name", ["{y}/{i}.png", "00{y}/{i}.png", "train/{y}/{i}.png", "{y}/deeper/{i}.png"])
+def test_sub_folders_called_like_classes_are_labels(name: str, tmp_path: Path) -> None:
+    found = evaluate.dataset("digits")
+    assert found.test.y is not None
+    digits_in(tmp_path, name=lambda i, y: name.format(i=f"{i:03d}", y=y))
+    given = evaluate.read_samples(tmp_path, found.space, found=found)
+    assert given.y is not None
+    pairs = {(x.numpy().tobytes(), int(y)) for x, y in zip(given.x, given.y)}
+    assert pairs == {(x.numpy().tobytes(), int(y)) for x, y in zip(found.test.x[:40], found.test.y[:40])}
+    assert "sub-folders taken as labels, of 10 classes" in given.reading
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("cats/{i}.png", "'cats' is no class of the data"), ("{dir}{i}.png", "20 images lie in none")]
+)
+def test_sub_folders_that_are_no_classes_are_said(name: str, why: str, tmp_path: Path) -> None:
+    found = evaluate.dataset("digits")
+    digits_in(tmp_path, name=lambda i, y: name.format(i=f"{i:03d}", dir="3/" if i % 2 else ""))
+    given = evaluate.read_samples(tmp_path, found.space, found=found)
+    assert len(given.x) == 40
+    assert given.y is None
+    assert f"sub-folders read without labels, as {why}" in given.reading
+
+
+def test_ones_own_images_are_cropped_as_the_data_is(tmp_path: Path) -> None:
+    """Photographs scored against themselves: the same pixels, by the same cut and the same filter."""
+    for i in range(12):
+        shape = (30 + i, 44 - i, 3)
+        path = tmp_path / "own" / ("a", "b")[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, shape).astype(np.uint8)).save(path)
+    found = evaluate.dataset(f"folder:{tmp_path / 'own'}@16")
+    assert found.train.y is not None
+    with pytest.raises(BadInput, match="--crop"):
+        evaluate.read_samples(tmp_path / "own", found.space, found=found)
+    given = evaluate.read_samples(tmp_path / "own", found.space, crop=True, found=found)
+    mine = sorted((x.numpy().tobytes(), int(y)) for x, y in zip(given.x, given.y))  # type: ignore[arg-type]
+    theirs = [
+        (x.numpy().tobytes(), int(y))
+        for part in (found.train, found.test)
+        for x, y in zip(part.x, part.y)  # type: ignore[arg-type]
+    ]
+    assert mine == sorted(theirs)
+    assert "cut to the largest centred square" in given.reading
+    wide = np.random.default_rng(0).integers(0, 256, (5, 3, 16, 24)).astype(np.uint8)
+    np.save(tmp_path / "wide.npy", wide)
+    cut = evaluate.read_samples(tmp_path / "wide.npy", found.space, crop=True, found=found)
+    assert np.array_equal(cut.x.numpy(), wide[:, :, :, 4:20])
+
+
+def test_a_second_array_is_labels_if_it_can_be(pool: evaluate.Pool, tmp_path: Path) -> None:
+    """The archive of guided-diffusion: arr_0 the samples, arr_1 their labels."""
+    told, k = dataclasses.replace(DIGITS, classes=10), pool.x.numpy()
+    for second, words in (
+        (np.arange(12) % 10, "arr_1 taken as labels"),
+        (np.arange(11) % 10, "not used: arr_1"),
+        (np.arange(12), "not used: arr_1"),
+        (np.linspace(0, 1, 12), "not used: arr_1"),
+    ):
+        np.savez(tmp_path / "x.npz", k, second)
+        given = evaluate.read_samples(tmp_path / "x.npz", told)
+        assert torch.equal(given.x, pool.x)
+        assert (given.y is not None) == ("taken" in words)
+        assert given.reading == words
+    np.savez(tmp_path / "x.npz", k, np.arange(12) % 10)
+    said = evaluate.read_samples(tmp_path / "x.npz", DIGITS)
+    assert (said.y, said.reading) == (None, "not used: arr_1, as the data set has no classes")
+
+
+@pytest.mark.heavy
+def test_a_score_depends_on_what_a_file_holds_and_not_on_names(tmp_path: Path) -> None:
+    """1,500 samples, of which a tier scores 700: the choice is of their content."""
+    found = evaluate.dataset("digits")
+    x = torch.cat([found.train.x, found.test.x])[:1500].numpy()
+    for name in ("one", "other"):
+        np.save(tmp_path / f"{name}.npy", x if name == "one" else x[::-1])
+    one, other = (
+        [r for r in evaluate.score(tmp_path / f"{name}.npy", "digits", QUIET, tier=TIER) if r.status == "external"]
+        for name in ("one", "other")
+    )
+    assert [(r.metric, r.value, r.error) for r in one] == [(r.metric, r.value, r.error) for r in other]
+    assert {r.recipe for r in one} == {"one"}
+    assert {r.recipe for r in other} == {"other"}
+    digits_in(tmp_path / "a")
+    digits_in(tmp_path / "b", name=lambda i, y: f"{999 - i}.png")
+    first, second = (evaluate.score(tmp_path / name, "digits", QUIET) for name in ("a", "b"))
+    assert [r.value for r in first if r.value == r.value] == [r.value for r in second if r.value == r.value]
+
+
+def test_more_vectors_than_are_compared_are_a_choice_and_not_the_first(tmp_path: Path) -> None:
+    found = evaluate.dataset("ring8")
+    x = found.train.x[found.train.y.argsort()].numpy()  # type: ignore[union-attr]
+    np.save(tmp_path / "sorted.npy", x)
+    given = evaluate._by_content(evaluate.read_samples(tmp_path / "sorted.npy", found.space), 2_000)
+    centres = found.density.modes.float()  # type: ignore[union-attr]
+    counts = torch.cdist(given.x, centres).argmin(1).bincount(minlength=8)
+    assert (counts - 250).abs().max() < 5 * math.sqrt(250)
+
+
+def test_samples_keep_names_of_their_own(tmp_path: Path) -> None:
+    for path in ("a/samples.npz", "b/samples.npz", "a/mine.npz", "run.v2/x.png", "pngs/x.png", "b/mine.npz"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(b"")
+
+    def called(path: str, to: Path | None = None) -> str:
+        return evaluate._name_of(tmp_path / path, "0" * 64, to)
+
+    assert [called(p) for p in ("a/samples.npz", "b/samples.npz")] == ["a/samples", "b/samples"]
+    assert [called(p) for p in ("a/mine.npz", "run.v2", "pngs", "a/.")] == ["mine", "run.v2", "pngs", "a"]
+    kept = tmp_path / "external" / "first"
+    store.save_rows(kept, [Row(status="external", recipe="mine", samples="1" * 12)], "")
+    assert called("b/mine.npz", tmp_path / "external" / "second") == "b/mine"
+    assert called("b/mine.npz", kept) == "mine", "its own place, made anew"
+    assert called("b/bad\udcff.npz") == "bad\\xff"
+
+
+def test_names_that_are_no_utf8_are_scored_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "bad\udcff.npy"
+    np.save(path, evaluate.dataset("digits").test.x[:20].numpy())
+    to = tmp_path / "to\udcfe"
+    rows = evaluate.score(path, "digits", QUIET, to=to)
+    assert (
+        {row.recipe for row in store.load_rows(to)}
+        == {"bad\\xff"}
+        == {r.recipe for r in rows if r.status == "external"}
+    )
+    named = evaluate.score(path, "digits", QUIET, called="theirs\udcff")
+    assert {r.recipe for r in named if r.status == "external"} == {"theirs\\xff"}
 
 
 def test_files_that_are_refused(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ from bench.walk import walk
 from paradigms.contract import Data, Space
 from paradigms.errors import BadInput
 
-__all__ = ["Listing", "images_below", "load_folder", "read_image"]
+__all__ = ["Listing", "centred_square", "images_below", "load_folder", "read_image"]
 
 JPEG, PORTABLE = ("jpg", "jpeg", "jpe", "jfif", "pjpeg", "pjp"), ("ppm", "pgm", "pbm", "pnm")
 SUFFIXES = frozenset(
@@ -369,12 +369,16 @@ def read_image(path: Path) -> Image.Image:
 
 def _decode_one(path: Path, size: int) -> np.ndarray:
     """(size, size, 1 or 3) uint8."""
-    image = read_image(path)
+    # Cut before resizing, whose filter would look outside the box.
+    small = np.asarray(centred_square(read_image(path)).resize((size, size), Image.Resampling.BICUBIC))
+    return small[:, :, None] if small.ndim == 2 else small
+
+
+def centred_square(image: Image.Image) -> Image.Image:
+    """The largest centred square of an image."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    box = (left, top, left + side, top + side)  # cut before resizing, whose filter would look outside the box
-    small = np.asarray(image.crop(box).resize((size, size), Image.Resampling.BICUBIC))
-    return small[:, :, None] if small.ndim == 2 else small
+    return image.crop((left, top, left + side, top + side))
 
 
 def _plain(image: Image.Image, path: Path) -> Image.Image:
