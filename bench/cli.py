@@ -793,7 +793,8 @@ def evaluate(
                 progress.update("the floor", 0, 1)
                 kept = None if features else Path(os.path.abspath(folder)).parents[1] / "baselines" / protocol.name
                 rows = rows + scores.floor(runs.data_of(folder, info, data).place, n, protocol, kept, features or ())
-    refused = {row.reason: None for row in rows if likelihood and row.status == "ok" and row.reason and row.kind}
+    missing = [row for row in rows if row.value is None or not math.isfinite(row.value)]
+    refused = {row.reason: None for row in missing if likelihood and row.status == "ok" and row.reason and row.kind}
     if refused:
         raise BadInput("; ".join(refused))
     if as_json:

@@ -105,6 +105,7 @@ REFERENCE = 10_000  # at most so many real examples of either split stand behind
 WIDE = 25  # but so many per feature, of what there are, in a wide space: a Frechet distance needs them
 MEMORISED = 0.5  # nn_ratio below which samples are called copies; held-out images have 1
 Resize = Literal["bicubic", "bilinear", "area", "nearest"]
+FEW = 32  # one in so many examples at most are few
 KEPT_VECTORS = 2_000  # samples kept for the report's scatter plots
 
 
@@ -410,6 +411,32 @@ def _standard_error(values: Tensor) -> float | None:
     return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else None
 
 
+def on_few(values: Tensor, unit: str, scale: Callable[[float], float] = float) -> str:
+    """Says so where the mean of values (N,) hangs on a few of them: how many, and what it is without; else "".
+
+    The few are farther from the median than the standard deviation of all: at most one in 32, with half or more of the
+    squared deviations. Of a normal law a third is as far; of 512 log-likelihoods four at -10,000 nats are such few, and
+    neither their mean nor its error says what a typical example has.
+
+    scale: brings a value to the unit of the row.
+    """
+    if not torch.isfinite(values).all() or len(values) < FEW:
+        return ""
+    median = values.quantile(0.5)
+    squared = (values - median).square()
+    few = squared > values.var()
+    k = int(few.sum())
+    if not 0 < k <= len(values) / FEW or squared[few].sum() < 0.5 * squared.sum():
+        return ""
+    far = squared[few].sqrt().sort().values
+    near, most = (abs(scale(float(distance))) for distance in (far[0], far[-1]))
+    span = f"{near:,.4g}" if k == 1 else f"{near:,.4g} to {most:,.4g}"
+    return (
+        f"the mean hangs on {k} of {len(values):,} examples, {span} {unit} from the median, which is "
+        f"{scale(float(median)):.4g}; without them it is {scale(float(values[~few].mean())):.4g}"
+    )
+
+
 @torch.no_grad()
 def likelihood(
     base: Row,
@@ -464,7 +491,7 @@ def likelihood(
         steps=None,
     )
     lost = int((~torch.isfinite(value)).sum())
-    reason = f"{lost} of {len(value)} examples have no finite likelihood" if lost else ""
+    reason = f"{lost} of {len(value)} examples have no finite likelihood" if lost else on_few(value, unit, scale)
     error = _standard_error(value)
     rows = [
         dataclasses.replace(
@@ -476,13 +503,19 @@ def likelihood(
         )
     ]
     for name, parts in errors.items():
-        each = abs(scale(float(torch.cat(parts).abs().mean())))
-        rows.append(dataclasses.replace(base, metric=f"{metric}_{name}_error", value=each))
+        known = torch.cat(parts).abs()
+        each, told = abs(scale(float(known.mean()))), on_few(known, unit, lambda v: abs(scale(v)))
+        rows.append(dataclasses.replace(base, metric=f"{metric}_{name}_error", value=each, reason=told))
     for name, parts in terms.items():
         term = torch.cat(parts)
         rows.append(
             dataclasses.replace(
-                base, metric=f"term_{name}", value=float(term.mean()), error=_standard_error(term), unit="nats"
+                base,
+                metric=f"term_{name}",
+                value=float(term.mean()),
+                error=_standard_error(term),
+                unit="nats",
+                reason=on_few(term, "nats"),
             )
         )
     if not levels and split == "test" and found.density is not None and found.density.entropy is not None:
@@ -500,7 +533,11 @@ def _divergence(nll: Row, value: Tensor, data: Data, found: Dataset) -> Row:
         return dataclasses.replace(nll, metric="kl", value=nll.value - density.entropy)
     difference = density.log_prob(data.x.double()) - value
     return dataclasses.replace(
-        nll, metric="kl", value=float(difference.mean()), error=_standard_error(difference), reason=nll.reason
+        nll,
+        metric="kl",
+        value=float(difference.mean()),
+        error=_standard_error(difference),
+        reason=on_few(difference, "nats") or nll.reason * (not bool(torch.isfinite(difference).all())),
     )
 
 
@@ -598,7 +635,8 @@ def _of_codec(base: Row, codec: Codec, found: Dataset, tier: Tier, device: str) 
     value, levels = torch.cat(values), codec.space.levels
     scale: Callable[[float], float] = (lambda v: float(bits_per_dim(v, codec.space.dim))) if levels else (lambda v: -v)
     error = _standard_error(value)
-    lost = dataclasses.replace(base, metric="reconstruction", unit="bits/dim" if levels else "nats")
+    unit = "bits/dim" if levels else "nats"
+    lost = dataclasses.replace(base, metric="reconstruction", unit=unit, reason=on_few(value, unit, scale))
     return [
         *made,
         dataclasses.replace(lost, value=scale(float(value.mean())), error=None if error is None else abs(scale(error))),
@@ -1049,13 +1087,22 @@ def fit_pixels(x: Tensor) -> Gaussian:
 
 def fit_density(x: Tensor, levels: int) -> Gaussian:
     """A Gaussian with a density everywhere, fitted to x (N, D): Ledoit and Wolf's shrinkage, which needs no tuning, and
-    the variance that dequantisation adds (pixels that never change have none of their own)."""
+    the variance that dequantisation adds (pixels that never change have none of their own).
+
+    Raises BadInput for vectors that have no density: all the same.
+    """
     from sklearn.covariance import ledoit_wolf
 
-    covariance = torch.from_numpy(ledoit_wolf(x.numpy())[0])
+    covariance, constant = torch.from_numpy(ledoit_wolf(x.numpy())[0]), (x == x[0]).all(0)
     if levels:
         covariance += torch.eye(x.shape[1], dtype=x.dtype) * (2 / levels) ** 2 / 12
-    return Gaussian(x.mean(0), torch.linalg.cholesky(covariance))
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    if failed or (constant.all() and not levels):
+        raise BadInput(
+            f"{int(constant.sum())} of {x.shape[1]} coordinates of the training data are constant: a Gaussian fitted to "
+            "them has no density"
+        )
+    return Gaussian(x.mean(0), factor)
 
 
 def baselines(name: Name, tier: Tier, folder: Path, progress: Progress, force: bool = False) -> list[Row]:
@@ -1148,46 +1195,49 @@ def _likelihood_baselines(base: Row, found: Dataset, tier: Tier) -> list[Row]:
     """Log mass (nats) of each test and training example under models that need no training, as rows."""
     space, rows = found.space, []
     train = space.encode(found.train.x).flatten(1).double()
-    gaussian = fit_density(train, space.levels)
+    bits = bool(space.levels)
+    base = dataclasses.replace(
+        base, metric="bits_per_dim" if bits else "nll", unit="bits/dim" if bits else "nats", split="test"
+    )
+    scale: Callable[[float], float] = (lambda v: float(bits_per_dim(v, space.dim))) if bits else (lambda v: -v)
+    kind, relation = ("exact, dequantised", "≤") if bits else ("exact", "=")
+    gaussian: Gaussian | None = None
+    with _section(rows, dataclasses.replace(base, recipe="gaussian", kind=kind, relation=relation), base.metric):
+        gaussian = fit_density(train, space.levels)
     histograms = _log_histograms(found.train.x, space.levels) if space.levels else None
     for split, whole in (("test", found.test), ("train", found.train)):
         part = subset(whole, tier.likelihood_n, found.key, f"likelihood {split}")
         x = space.encode(part.x).flatten(1).double()
         values: list[tuple[str, str, str, Tensor]] = []
-        if space.levels:
-            assert histograms is not None
-            u = Noise("likelihood", found.key, split).uniform(*x.shape).double()
-            mass = gaussian.log_prob(x + (u - 0.5) * (2 / space.levels)) + space.dim * math.log(2 / space.levels)
+        if histograms is not None:
             uniform = torch.full((len(x),), -space.dim * math.log(space.levels), dtype=torch.float64)
             pixels = histograms.gather(0, part.x.flatten(1).long()).sum(1)
-            values = [
-                ("uniform", "exact", "=", uniform),
-                ("pixel-histograms", "exact", "=", pixels),
-                ("gaussian", "exact, dequantised", "≤", mass),
-            ]
-        else:
-            values = [("gaussian", "exact", "=", gaussian.log_prob(x))]
-        for recipe, kind, relation, value in values:
-            nats, error = float(value.mean()), _standard_error(value) or 0.0
-            bits = bool(space.levels)
+            values = [("uniform", "exact", "=", uniform), ("pixel-histograms", "exact", "=", pixels)]
+        if gaussian is not None:
+            offset = 0.0
+            if bits:
+                u = Noise("likelihood", found.key, split).uniform(*x.shape).double()
+                x, offset = x + (u - 0.5) * (2 / space.levels), space.dim * math.log(2 / space.levels)
+            values.append(("gaussian", kind, relation, gaussian.log_prob(x) + offset))
+        for recipe, how, relates, value in values:
+            error = _standard_error(value)
             rows.append(
                 dataclasses.replace(
                     base,
                     recipe=recipe,
                     split=split,
-                    metric="bits_per_dim" if bits else "nll",
-                    unit="bits/dim" if bits else "nats",
-                    value=float(bits_per_dim(nats, space.dim)) if bits else -nats,
-                    error=abs(float(bits_per_dim(error, space.dim))) if bits else error,
+                    value=scale(float(value.mean())),
+                    error=None if error is None else abs(scale(error)),
                     n=len(value),
-                    kind=kind,
-                    relation=relation,
+                    kind=how,
+                    relation=relates,
+                    reason=on_few(value, base.unit, scale),
                 )
             )
             if not bits and split == "test" and found.density is not None and found.density.entropy is not None:
                 rows.append(_divergence(rows[-1], value, part, found))
     if found.density is not None and found.density.entropy is not None:
-        truth = dataclasses.replace(base, recipe="real-train", metric="entropy", unit="nats", relation="=")
+        truth = dataclasses.replace(base, recipe="real-train", metric="entropy", split="", unit="nats", relation="=")
         rows.append(dataclasses.replace(truth, value=found.density.entropy))
     return rows
 

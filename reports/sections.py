@@ -193,7 +193,7 @@ class Entry:
     def reason(self, metric: str) -> str:
         """Why a metric has no value, where a row says so."""
         named = _siblings(metric)
-        rows = self.rows[self.rows["metric"].isin(named) & (self.rows["reason"] != "")]
+        rows = self.rows[self.rows["metric"].isin(named) & (self.rows["reason"] != "") & self.rows["value"].isna()]
         if len(rows):
             return plain(rows["reason"].iloc[0])
         return next((f"{g.status}: {g.reason}" for g in self.gaps if g.metric in named), "")

@@ -940,6 +940,11 @@ def likelihood(section: Section) -> Table:
         notes.append(
             f"The data's true entropy is {words.number(entropy, 4)} nats: no model can be below it on average."
         )
+    for name, frames in found.items():
+        for rows in frames:
+            for seed, reason in rows.loc[rows["reason"] != "", ["seed", "reason"]].itertuples(index=False):
+                of_seed = "" if math.isnan(seed) else f", seed {seed:g}"
+                notes.append(f"{name}, {kind_text(rows)}{of_seed}: {words.plain(reason)}.")
     caption = f"Negative log-likelihood in {unit}. " + interval_words(section)
     return Table(f"{section.slug}-likelihood", "Likelihood", caption, tuple(columns), ordered, _notes(ordered, *notes))
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from PIL import Image
 from safetensors.numpy import save as save_arrays
@@ -20,6 +21,8 @@ from torch.optim import Optimizer
 
 from bench import evaluate, measure, metrics, overhead, store
 from bench import run as runs
+from bench.data import Dataset
+from bench.data.dataset import checksum
 from bench.progress import Event, Progress
 from bench.reading import Range
 from bench.store import Row
@@ -221,6 +224,82 @@ def test_a_flow_is_asked_for_dequantisation_draws_only_where_there_are_levels() 
 
 
 # ------------------------------------------------------------------------------------------------------- likelihood
+
+
+def tailed(n: int, *far: float) -> Tensor:
+    """Log-likelihoods of which all but the last are normal about -0.2."""
+    x = torch.randn(n, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 0.1 - 0.2
+    x[n - len(far) :] = torch.tensor(far, dtype=torch.float64)
+    return x
+
+
+def test_a_mean_that_hangs_on_a_few_examples_says_so() -> None:
+    few = tailed(512, -2250, -4000, -8000, -12000)
+    told = evaluate.on_few(few, "nats", lambda v: -v)
+    assert told.startswith("the mean hangs on 4 of 512 examples, 2,250 to 1.2e+04 nats from the median, which is 0.2")
+    assert f"without them it is {-few[:-4].mean():.4g}" in told
+    assert "hangs on 1 of 64 examples, 299.8 nats" in evaluate.on_few(tailed(64, -300), "nats")
+    assert "hangs on 2 of 64 examples" in evaluate.on_few(tailed(64, 300, -310), "nats")
+    cauchy = torch.distributions.Cauchy(0.0, 1.0).icdf(torch.arange(0.5, 512) / 512).double()
+    assert "hangs on " in evaluate.on_few(cauchy, "nats")
+
+
+@pytest.mark.parametrize("n", [8, 64, 512, 5000])
+def test_a_mean_of_usual_examples_says_nothing(n: int) -> None:
+    p = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    normal, exponential = torch.special.ndtri(p), -(1 - p).log()
+    student = torch.from_numpy(scipy.stats.t.ppf(p.numpy(), 3))
+    skewed = (0.5 * normal).exp()
+    two_kinds = normal + 10 * (p > 0.9)
+    for values in (normal, exponential, student, skewed, two_kinds, p, torch.ones(n).double()):
+        assert evaluate.on_few(values, "nats") == ""
+    assert evaluate.on_few(tailed(n, math.inf), "nats") == "", "that is said otherwise"
+
+
+def test_a_likelihood_that_hangs_on_a_few_examples_says_so_in_its_rows(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = evaluate.dataset("digits").test
+    found = evaluate.dataset("digits")
+    few = Data(data.x[:200], None, DIGITS)
+
+    def odd(self: Fake, x: Tensor, kind: Kind, noise: Noise, cond: Tensor | None = None) -> Estimate:
+        value = -0.2 - 0.01 * x.flatten(1).mean(1).double()
+        value[x.flatten(1).mean(1) == x.flatten(1).mean(1).max()] = -5000.0
+        return Estimate(value, {"part": value}, {"solver": value.abs()})
+
+    monkeypatch.setattr(Fake, "log_likelihood", odd)
+    rows = {r.metric: r for r in evaluate.likelihood(Row(), fake, Kind("mass", "=", 1), few, "test", found)}
+    assert "the mean hangs on" in rows["bits_per_dim"].reason
+    assert "bits/dim from the median" in rows["bits_per_dim"].reason
+    assert "nats from the median" in rows["term_part"].reason
+    assert "the mean hangs on" in rows["bits_per_dim_solver_error"].reason
+
+
+@pytest.mark.parametrize("constant", [(0, 1, 2), (1,)])
+def test_constant_data_gets_its_baselines(
+    constant: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A point mass has no density, which costs that row and not the others; a constant column alone is regularised."""
+    parts = []
+    for seed in (0, 1):
+        x = torch.randn(300, 3, generator=torch.Generator().manual_seed(seed))
+        x[:, list(constant)] = 0.1
+        parts.append(Data(x, None, Space((3,), 0, 0)))
+    name = f"constant-{len(constant)}"
+    found = Dataset(name, parts[0].space, parts[0], parts[1], checksum(*parts), ())
+    monkeypatch.setattr(evaluate, "dataset", lambda _: found)
+    rows = evaluate.baselines(name, dataclasses.replace(TIER, samples=300), tmp_path, QUIET)
+    assert not [r.reason for r in rows if r.status == "failed"]
+    assert {r.recipe for r in rows} >= {"real-train", "train-copies", "gaussian"}
+    nll = [r for r in rows if r.metric == "nll"]
+    if len(constant) == 3:
+        (row,) = nll
+        assert "3 of 3 coordinates of the training data are constant" in row.reason
+        assert only(rows, recipe="real-train", metric="w2").value == 0
+    else:
+        assert all(r.value is not None and math.isfinite(r.value) for r in nll)
+        assert not any("coordinates" in r.reason for r in nll)
 
 
 def test_uniform_is_log2_of_the_levels(fake: Fake) -> None:
