@@ -1193,7 +1193,7 @@ def _environment(found: Dataset) -> Row:
 
 def _likelihood_baselines(base: Row, found: Dataset, tier: Tier) -> list[Row]:
     """Log mass (nats) of each test and training example under models that need no training, as rows."""
-    space, rows = found.space, []
+    space, rows = found.space, list[Row]()
     train = space.encode(found.train.x).flatten(1).double()
     bits = bool(space.levels)
     base = dataclasses.replace(
@@ -1603,15 +1603,16 @@ def _read_folder(
         told = f"{path} holds neither a run.json nor PNG files or other images: {error}"
         raise BadInput(f"{told}; give a run, or save the samples as PNG or .npz") from None
     files = [path / name for name in listing.names]
+    size = (space.shape[2], space.shape[1])
     bytes_of, done, cut, grey = dict[tuple[int, ...], list[tuple[int, Tensor]]](), set[str](), 0, 0
     for index, file in enumerate(files):
         image = read_image(file)
-        if crop and (image.height, image.width) != space.shape[1:]:
+        if crop and image.size != size:
             cut += image.width != image.height
             image = centred_square(image)
-            if resize in (None, "bicubic") and image.size != space.shape[:0:-1]:
-                done.add(f"{image.width}×{image.height} to {space.shape[2]}×{space.shape[1]}, bicubic")
-                image = image.resize(space.shape[:0:-1], Image.Resampling.BICUBIC)
+            if resize in (None, "bicubic") and image.size != size:
+                done.add(f"{image.width}×{image.height} to {size[0]}×{size[1]}, bicubic")
+                image = image.resize(size, Image.Resampling.BICUBIC)
         grey += space.shape[0] == 1 and image.mode != "L"
         array = np.array(image.convert("L" if space.shape[0] == 1 else "RGB"))
         pixels = torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())

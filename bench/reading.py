@@ -66,8 +66,9 @@ def from_floats(x: Tensor, where: Path, space: Space, given: Range | None, real:
     if given is None:
         far = _share(x, lambda part: part.abs() > 1 + FAR)
         if far > MANY or bulk.low > own.low + OFF * max(1, own.high - own.low):
+            which = "reach" if far > MANY or x.min() < 0 else "are all positive and reach"
             raise BadInput(
-                f"{where}: floats must span [-1, 1]; these reach {x.abs().max():g}, and {_lie(bulk, own)}; scale them, "
+                f"{where}: floats must span [-1, 1]; these {which} {x.abs().max():g}, and {_lie(bulk, own)}; scale them, "
                 f"or say what they span, as in --range {_likely(bulk, space)}"
             )
     taken = given or MODELS

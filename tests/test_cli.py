@@ -777,6 +777,28 @@ def test_rows_of_real_images_copies_noise_and_pngs(theirs: Path) -> None:
     assert "copies of training" in " ".join(shown.split())
 
 
+def test_what_was_assumed_of_samples_is_printed(theirs: Path, tmp_path: Path) -> None:
+    with np.load(theirs / "test.npz") as real:
+        x, y = real["samples"][:40] / 16, real["labels"][:40]
+    x[0, 0, 0, 0] = -0.003
+    path = tmp_path / "a" / "samples.npz"
+    path.parent.mkdir()
+    np.savez(path, x, y)
+    refused(bench("evaluate", path), "floats must span [-1, 1]", "--range 0..1")
+    shown = " ".join(bench("evaluate", path, "--range", "0..1").stdout.split())
+    assert (
+        "read: floats from -0.003 to 1 taken as 0..1, 0.039 % of them outside, clipped; arr_1 taken as labels" in shown
+    )
+    assert "a proportion's 95 % interval, Wilson's" in shown
+    assert "± 0 " not in shown
+    rows = scored(path, "--range", "0..1")
+    assert {row["recipe"] for row in rows.values()} == {"a/samples"}
+    assert {row["recipe"] for row in scored(path, "--range", "0..1", "--name", "mine").values()} == {"mine"}
+    right = rows["label_accuracy", "test", "digits"]
+    assert right["low"] < right["value"] <= right["high"] <= 1
+    assert f"{right['low']:.4f} … {right['high']:.4f}" in shown
+
+
 @pytest.mark.heavy
 def test_samples_of_another_size_with_a_stated_resize(theirs: Path) -> None:
     refused(bench("evaluate", theirs / "large.npy"), "(898, 1, 16, 16)", "--resize bicubic|bilinear|area|nearest")
@@ -810,7 +832,11 @@ def test_rows_of_samples_are_kept_for_the_report(theirs: Path, tmp_path: Path) -
         ("nan.npy", ["not finite, in 1 of 898 samples, the first of them 3"]),
         ("two.npz", ["holds 2 arrays, a, b: which are the samples?"]),
         ("bytes.npy", ["floats must span [-1, 1]", "these reach"]),
-        ("unit.npy", ["floats must span [-1, 1]", "all positive"]),
+        ("unit.npy", ["floats must span [-1, 1]", "all positive", "--range 0..1"]),
+        ("test.npz --range 1", ["--range '1' is no range; write LOW..HIGH"]),
+        ("test.npz --name=", ["--name is empty"]),
+        ("test.npz --dataset ring8 --range 0..1", ["--range is for images"]),
+        ("test.npz --dataset ring8 --crop", ["--crop is for images"]),
         ("labels.npz", ["labels 1 to 10", "0 to 9"]),
         ("test.npz --resize bicubix", ["unknown way to resize 'bicubix'", "did you mean 'bicubic'?"]),
         ("test.npz --dataset ring8", ["shape"]),
@@ -848,6 +874,8 @@ def test_a_run_in_a_space_of_ones_own(
     assert name in floors
     refused(bench("evaluate", "vae", *tier, "--resize", "area"), "--resize is for samples")
     refused(bench("evaluate", "vae", *tier, "--to", "x"), "--to is for samples")
+    for option in (("--crop",), ("--range", "0..1"), ("--name", "x")):
+        refused(bench("evaluate", "vae", *tier, *option), f"{option[0]} is for samples")
     refused(bench("evaluate", "vae", *tier, "--samples", 700), "--samples goes with --features")
     refused(bench("evaluate", "vae", *tier, "--features", "x:y", "--likelihood", "elbo"), "one at a time")
 
