@@ -465,7 +465,7 @@ def sample(
     from bench.progress import Progress, graceful_stop
 
     where = runs.device_of(device)
-    model, info = _load_paradigm(folder, where)
+    model, info = _load_paradigm(folder, where, out)
     plan = _plan(type(model).card, info.recipe, sampler, steps, guidance, option or ())
     model.check(plan)
     found = runs.data_of(folder, info, data) if trajectory or data is not None or model.space.classes else None
@@ -781,13 +781,13 @@ def evaluate(
             info = runs.read_info(folder)
             protocol, where = _tier_of(info.tier, tier), str(runs.device_of(device))
             if likelihood:
-                rows = scores.likelihoods(folder, kinds, protocol, progress, where, force, data)
+                rows = scores.likelihoods(folder, kinds, protocol, progress, where, force, data, out)
             elif sampler:
-                rows = scores.sampled(folder, plans, protocol, progress, where, force, data)
+                rows = scores.sampled(folder, plans, protocol, progress, where, force, data, out)
             elif features:
-                rows = scores.in_spaces(folder, features, protocol, progress, where, force, number, data)
+                rows = scores.in_spaces(folder, features, protocol, progress, where, force, number, data, out)
             else:
-                rows = scores.evaluate(folder, protocol, progress, where, force, data)
+                rows = scores.evaluate(folder, protocol, progress, where, force, data, out)
             n = next((row.n for row in rows if row.headline and row.sampler and row.n), None)
             if n is not None:
                 progress.update("the floor", 0, 1)
@@ -858,6 +858,7 @@ def time_(
             device if device != "auto" else str(runs.device_of(device)),
             threads,
             keep=False,
+            out=out,
         )
     if as_json:
         _print_json([_finite_row(row) for row in rows])
@@ -1455,10 +1456,10 @@ def _is_recipe(text: str) -> bool:
     return os.sep not in text and text in names()
 
 
-def _load_paradigm(folder: Path, device: Any) -> tuple[Any, Any]:
+def _load_paradigm(folder: Path, device: Any, out: Path) -> tuple[Any, Any]:
     from bench import run as runs
 
-    model, info = runs.load(folder, device=device)
+    model, info = runs.load(folder, device=device, out=out)
     _card(type(model), info.recipe)
     return model, info
 

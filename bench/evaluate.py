@@ -551,6 +551,7 @@ def evaluate(
     device: str = "cpu",
     force: bool = False,
     data: Name | None = None,
+    out: Path | None = None,
 ) -> list[Row]:
     """Scores a finished run and writes results.jsonl, grid.png and samples.npz into its folder; returns the rows.
 
@@ -558,11 +559,11 @@ def evaluate(
     one draws `tier.draws` disjoint sets, and on the first seeds it is drawn with other weights too (see `others`). A
     codec, which does not sample, is asked for its reconstructions, and nothing of that is kept: rows are for what can be
     compared, and the models that stand on it have these among theirs. `data` says where its data lie, if not where they
-    did (as below).
+    did, `out` where its parents may be besides its own output folder (as below; see `bench.run.load`).
     Raises BadInput when the folder is not that of a finished, whole run.
     """
     folder = Path(folder)
-    trained, info, found = _loaded(folder, device, data)
+    trained, info, found = _loaded(folder, device, data, out)
     if isinstance(trained, Codec):
         return _of_codec(_measured(info, trained, tier, device), trained, found, tier, device)
     model, sweep = _sampling(trained, folder, info), _sweep(info, tier)
@@ -589,7 +590,7 @@ def evaluate(
             if plan == card.default:
                 _keep_samples(folder, pool, model.space)
     for variant in variants:
-        other, its = runs.load(folder, variant.weights, device, variant.step)
+        other, its = runs.load(folder, variant.weights, device, variant.step, out)
         assert isinstance(other, Paradigm)
         drawn = _planned(_measured(its, other, tier, device, variant.weights), card.default, card)
         with work.part(str(variant), n) as tell, _section(rows, drawn, "fd" if ref.spaces else "w2"):
@@ -692,6 +693,7 @@ def in_spaces(
     force: bool = False,
     n: int | None = None,
     data: Name | None = None,
+    out: Path | None = None,
 ) -> list[Row]:
     """The rows of the headline plan in feature spaces that a user named (see `bench.features.named`), on n samples.
 
@@ -699,7 +701,7 @@ def in_spaces(
     does, and for a space that can not be had.
     """
     folder = Path(folder)
-    model, info, found = _opened(folder, device, data)
+    model, info, found = _opened(folder, device, data, out)
     ref, card = reference(found.place, tuple(specs), device), type(model).card
     n = n or pool_size(found, tier)
     protocol = SCHEMA, tier.name, n, found.checksum, torch.__version__, code(catalogue.get(info.recipe))
@@ -724,6 +726,7 @@ def likelihoods(
     device: str = "cpu",
     force: bool = False,
     data: Name | None = None,
+    out: Path | None = None,
 ) -> list[Row]:
     """The rows of likelihoods that a user chose, on the tier's examples: with options of their own and at any cost.
 
@@ -733,7 +736,7 @@ def likelihoods(
     for kind in kinds:
         kind.check()
     folder = Path(folder)
-    model, info, found = _opened(folder, device, data)
+    model, info, found = _opened(folder, device, data, out)
     wanted = {(kind.name, settings_text(kind.options)): kind for kind in kinds}
     key = _digest("likelihood", _protocol(found, tier, catalogue.get(info.recipe)), _weights_of(folder))
     asked = _Asked(folder / ASKED, key, _kind_of)
@@ -751,6 +754,7 @@ def sampled(
     device: str = "cpu",
     force: bool = False,
     data: Name | None = None,
+    out: Path | None = None,
 ) -> list[Row]:
     """The rows of plans that a user chose, on as many samples as the tier draws, at any cost; as `likelihoods` otherwise.
 
@@ -758,7 +762,7 @@ def sampled(
     that the model can not draw by.
     """
     folder = Path(folder)
-    model, info, found = _opened(folder, device, data)
+    model, info, found = _opened(folder, device, data, out)
     for plan in chosen:
         model.check(plan)
     recipe, card, ref, n = (
@@ -814,14 +818,14 @@ def _plan_of(row: Row) -> tuple[object, ...]:
     return row.sampler, row.steps, row.options
 
 
-def _opened(folder: Path, device: str, data: Name | None) -> tuple[Paradigm, runs.Info, Dataset]:
+def _opened(folder: Path, device: str, data: Name | None, out: Path | None) -> tuple[Paradigm, runs.Info, Dataset]:
     """The model of a finished run, what it is and its data. Raises BadInput for one that does not sample."""
-    model, info, found = _loaded(folder, device, data)
+    model, info, found = _loaded(folder, device, data, out)
     return _sampling(model, folder, info), info, found
 
 
-def _loaded(folder: Path, device: str, data: Name | None) -> tuple[Trainable, runs.Info, Dataset]:
-    model, info = runs.load(folder, device=device)
+def _loaded(folder: Path, device: str, data: Name | None, out: Path | None) -> tuple[Trainable, runs.Info, Dataset]:
+    model, info = runs.load(folder, device=device, out=out)
     return model, info, runs.data_of(folder, info, data)
 
 

@@ -333,32 +333,40 @@ def time_runs(
     *,
     force: bool = False,
     keep: bool = True,
+    out: Path | None = None,
 ) -> list[Row]:
     """Latency, throughput and memory of sampling; with `keep` in `timing/results.jsonl` of each run's folder.
 
     The subject's plans: latency at batch 1 and throughput at the best of `BATCHES`, for `timing_repeats` or
     `timing_seconds` each, whichever comes first. The sweep: latency alone, for a tenth of that. All runs are timed
     together, and again together when one of them has no times yet: what is compared was measured side by side.
+    out: where parents may be besides the runs' own output folder.
     """
     where = runs.device_of(device)
     before = torch.get_num_threads()
     if threads is not None and where.type == "cpu":
         torch.set_num_threads(threads)
     try:
-        return _time_runs(subjects, tier, progress, where, force, keep)
+        return _time_runs(subjects, tier, progress, where, force, keep, out)
     finally:
         torch.set_num_threads(before)
 
 
 def _time_runs(
-    subjects: Sequence[Subject], tier: Tier, progress: Progress, device: torch.device, force: bool, keep: bool
+    subjects: Sequence[Subject],
+    tier: Tier,
+    progress: Progress,
+    device: torch.device,
+    force: bool,
+    keep: bool,
+    out: Path | None,
 ) -> list[Row]:
     keys = _keys(subjects, tier, device, torch.get_num_threads())
     if keep and not force and (kept := _kept(keys)) is not None:
         return kept
     loaded = []
     for subject in subjects:
-        model, info = runs.load(subject.folder, device=device)
+        model, info = runs.load(subject.folder, device=device, out=out)
         if not isinstance(model, Paradigm):
             raise BadInput(f"{subject.folder} holds a '{info.recipe}', which does not sample; time a run that does")
         loaded.append((subject, model, info))

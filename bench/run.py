@@ -6,6 +6,7 @@ model back. A run's folder is <out>/<data set>/<recipe>/<seed>-<hash>, the hash 
     run.json             what was run, what it cost, on which machine, how it ended (`Info`)
     log.jsonl            the course of the training (see bench.train)
     weights.safetensors  final weights and buffers, averaged ("ema.") and as they were ("raw.")
+    parents.safetensors  what its parents are rebuilt from where they are gone and only their kind is asked: settings, buffers
     at-STEP.safetensors  averaged weights after a quarter and after half of the steps
     manifest.json        sha256 of each file, checked when it is read
     state.pt             the checkpoint, while training and after a failure
@@ -26,6 +27,7 @@ import math
 import os
 import platform
 import re
+import shlex
 import shutil
 import sys
 import time
@@ -51,7 +53,7 @@ from bench.data.names import FOLDER, FolderName, Name
 from bench.progress import Progress, graceful_stop
 from bench.schedule import cores
 from bench.sharing import alone_on, training_on
-from bench.tiers import MATCHES, Budget, Tier
+from bench.tiers import MATCHES, SMALL_IMAGE, Budget, Tier, tiers
 from bench.train import LOG, PREPARED, STATE, Diverged, Loop, Trained, seeded, train
 from paradigms import catalogue
 from paradigms.contract import BLOCKS, Data, Frozen, Noise, Recipe, Space, Trainable, seed_of
@@ -63,9 +65,11 @@ if TYPE_CHECKING:
 __all__ = [
     "ERROR",
     "INFO",
+    "PARENTS",
     "WEIGHTS",
     "Info",
     "Run",
+    "again",
     "at_step",
     "base_row",
     "code_version",
@@ -78,18 +82,21 @@ __all__ = [
     "fit_width",
     "is_finished",
     "load",
+    "made_anew",
     "other_code",
     "plan",
     "read_info",
     "refusal",
     "slug",
     "snapshots",
+    "wanting",
 ]
 
 INFO = "run.json"
 SCHEMA = 3  # of run.json; 2: with `symptom`; 3: with `source`
 IDENTITY = 1  # of what makes two runs the same experiment; a new column of the results does not
 WEIGHTS = "weights.safetensors"
+PARENTS = "parents.safetensors"
 SNAPSHOTS = (0.25, 0.5)  # parts of the training after which the averaged weights are kept too
 ERROR = "error.txt"
 _log = logging.getLogger(__name__)
@@ -851,26 +858,48 @@ def ensure(
 
 def _ensure(run: Run, out: Path, progress: Progress, where: torch.device, threads: int) -> Path:
     folder = run.folder(out)
+
+    def parent_of(role: str, parent: Run) -> None:
+        try:
+            _ensure(parent, out, progress, where, threads)
+        except BadInput as error:
+            raise BadInput(f"{run.recipe} {run.id} needs its {role} {parent.recipe} {parent.id}: {error}") from None
+
     if is_finished(folder):
-        needs = catalogue.get(run.recipe).needs
-        for role, parent in run.parents:
-            if needs[role].at_sampling and not is_finished(parent.folder(out)):
-                _log.warning(
-                    f"{folder} was trained on {parent.folder(out)}, which is gone and is made anew; where that was on "
-                    f"another machine or by other code it is not the same, so delete {folder} too and train both"
-                )
-                _ensure(parent, out, progress, where, threads)
+        for role, parent in wanting(run, out).items():
+            with suppress(BadInput):  # damaged: said below
+                if not is_finished(parent.folder(out)):
+                    _log.warning(made_anew(run, parent, out))
+            parent_of(role, parent)
         return folder
     parents = {}
     for role, parent in run.parents:
         parents[role] = parent.folder(out)
         # Trained a moment ago with this very code, it would only diverge once more.
         if not _hopeless(parents[role], parent):
-            _ensure(parent, out, progress, where, threads)
+            parent_of(role, parent)
     with _locked(folder / ".lock", progress, f"wait for {run.recipe}"):
         if not is_finished(folder):  # another process may have trained it while this one waited
             _train(run, out, folder, parents, where, threads, progress)
     return folder
+
+
+def wanting(run: Run, out: Path) -> dict[str, Run]:
+    """By role the runs that a finished one can not be loaded without.
+
+    Those that it draws samples with; of a run from before `PARENTS` all, as nothing else says how its model is built.
+    """
+    needs, kept = catalogue.get(run.recipe).needs, PARENTS in store.manifest(run.folder(out))
+    return {role: parent for role, parent in run.parents if needs[role].at_sampling or not kept}
+
+
+def made_anew(run: Run, parent: Run, out: Path) -> str:
+    """What is said where a finished run is wanting a parent, which is trained once more."""
+    folder = run.folder(out)
+    return (
+        f"{folder} was trained on {parent.folder(out)}, which is gone and is made anew; where that was on another machine "
+        f"or by other code it is not the same, so delete {folder} too and train both"
+    )
 
 
 def is_finished(folder: Path) -> bool:
@@ -993,6 +1022,8 @@ def _train(
                 torch.compiler.reset()  # the compiler keeps few versions of one network, and the next run has its own width
     info = _costed(info, trained, parents)
     if trained.status == "ok":
+        if held:
+            store.write_atomic(folder / PARENTS, _parents_of(parents, held))
         store.write_atomic(folder / WEIGHTS, _weights(run.where, ema=trained.ema, raw=trained.raw))
     _conclude(folder, info)
 
@@ -1108,7 +1139,7 @@ def _conclude(folder: Path, info: Info) -> None:
     if info.status != "ok":
         store.save_rows(folder, [base_row(info)], key=info.status)
     kept = [path.name for path in _snapshots(folder).values()] if info.status == "ok" else []
-    store.write_manifest(folder, [name for name in (INFO, LOG, WEIGHTS, *kept) if (folder / name).exists()])
+    store.write_manifest(folder, [name for name in (INFO, LOG, PARENTS, WEIGHTS, *kept) if (folder / name).exists()])
     if info.status != "failed":  # want of memory, say: the next attempt goes on from the checkpoint
         for name in (STATE, PREPARED):
             (folder / name).unlink(missing_ok=True)
@@ -1173,28 +1204,30 @@ def load(
     weights: Literal["ema", "raw"] = "ema",
     device: str | torch.device = "cpu",
     step: int | None = None,
+    out: Path | None = None,
 ) -> tuple[Trainable, Info]:
     """The model of a finished run in eval mode, with averaged or raw weights, and its run.json.
 
     step: one of `snapshots`, for the averaged weights after it; by default the last.
+    out:  an output folder where its parents may be besides the run's own.
 
-    Its parents, found beside it in the output folder, are rebuilt too. Raises BadInput when the run did not finish, a
-    file is damaged, or the recipe no longer fits the weights.
+    Its parents are rebuilt too: from their own folders (see `_places`), or, where one is gone or damaged and no sample is
+    drawn with it, from `PARENTS`. Raises BadInput when the run did not finish, a file is damaged, a parent is wanting, or the
+    recipe no longer fits the weights.
     """
     folder = Path(folder)
     info = read_info(folder)
     if info.status != "ok":
         how = f"{info.status}: {info.reason}" if info.reason else "has not finished training"
-        raise BadInput(f"{folder} has no weights, it {how}; run the same training command again")
+        command = again(info, _out_of(folder, info, out))
+        raise BadInput(f"{folder} has no weights, it {how}; run the same training command again: `{command}`")
     store.read_verified(folder, INFO)
     data = store.read_verified(folder, WEIGHTS if step is None else f"at-{step}.safetensors")
     recipe = catalogue.get(info.recipe)
     config = _restored(recipe.config, info.config, folder / INFO)
-    space = Space(tuple(info.space["shape"]), info.space["classes"], info.space["levels"])
     where = device_of(device) if isinstance(device, str) else device
-    root = _root(folder, info)
-    parents = {role: _frozen(root / parent, where) for role, parent in info.parents.items()}
-    model = _build(recipe, space, info.width, parents, config, 0, where, info.precision)
+    parents = {role: _parent(folder, info, role, where, out) for role in info.parents}
+    model = _build(recipe, _space(info.space), info.width, parents, config, 0, where, info.precision)
     state = {n.removeprefix(f"{weights}."): t for n, t in load_tensors(data).items() if n.startswith(f"{weights}.")}
     try:
         model.load_state_dict(state)
@@ -1206,16 +1239,162 @@ def load(
     return model.eval(), info if step is None else at_step(info, step)
 
 
-def _root(folder: Path, info: Info) -> Path:
-    """The output folder of a run: as it was named, or, where its parents are not there, as its links lead."""
-    roots = [Path(os.path.abspath(folder)).parents, folder.resolve().parents]
-    known = [above[2] for above in roots if len(above) > 2]
-    return next(
-        (root for root in known if all((root / p).is_dir() for p in info.parents.values())), next(iter(known), folder)
-    )
+def _space(values: Mapping[str, Any]) -> Space:
+    return Space(tuple(values["shape"]), values["classes"], values["levels"])
 
 
-def _frozen(folder: Path, device: torch.device) -> Frozen:
+def _frozen(folder: Path, device: torch.device, out: Path | None = None) -> Frozen:
     """A finished run as the parent of another."""
-    model, info = load(folder, device=device)
+    model, info = load(folder, device=device, out=out)
     return Frozen(model, info.images)
+
+
+# --------------------------------------------------------------------------------------------------------- parents
+
+
+def _parent(folder: Path, info: Info, role: str, device: torch.device, out: Path | None) -> Frozen:
+    """A run's parent in a role: its own run where that is whole, else rebuilt where no sample is drawn with it."""
+    need = catalogue.get(info.recipe).needs.get(role)
+    _, recipe, name = info.parents[role].split("/")
+    who = f"{info.recipe} {info.id} needs its {role} {recipe} {name}"
+    found = next((place for place in _places(folder, info.parents[role], out) if (place / INFO).exists()), None)
+    try:
+        if found is None:
+            root = _out_of(folder, info, out)
+            raise BadInput(
+                f"{who}, which is gone: it is not in {root / info.parents[role]}; `{again(info, root, role)}` makes it anew"
+            )
+        try:
+            return _frozen(found, device, out)
+        except BadInput as error:
+            raise BadInput(f"{who}: {error}; `{again(info, _out_of(folder, info, out), role)}` makes it anew") from None
+    except BadInput:
+        if need is None or need.at_sampling or PARENTS not in store.manifest(folder):
+            raise
+    return _rebuilt(*_part(*_read_parents(store.read_verified(folder, PARENTS)), role), device)
+
+
+def _places(folder: Path, where: str, out: Path | None) -> list[Path]:
+    """Where a parent may be: beside its child in the output folder, or in as much of it as was copied; then in `out`."""
+    parts = where.split("/")
+    homes = dict.fromkeys(
+        (folder.absolute(), folder.resolve())
+    )  # of a linked run, where it is linked and where it lies
+    beside = [
+        up.joinpath(*parts[-k:]) for home in homes for k, up in reversed([*enumerate(home.parents, 1)][: len(parts)])
+    ]
+    return beside + ([] if out is None else [Path(out) / where])
+
+
+def _out_of(folder: Path, info: Info, out: Path | None) -> Path:
+    """The output folder that a run lies in; of one that was copied alone the one that was named."""
+    home = folder.absolute()
+    if home.as_posix().endswith(f"/{info.where}"):
+        return home.parents[2]
+    return Path("runs") if out is None else Path(out)
+
+
+def again(info: Info, out: Path, role: str = "") -> str:
+    """The command that makes a run anew in `out`, under the same id; or that which it needs in a `role`.
+
+    A parent that had another share of the budget than its recipe has by itself is made by training its child.
+    """
+    recipe, changes = catalogue.get(info.recipe), True
+    if role in recipe.needs:
+        need = recipe.needs[role]
+        if need.share == catalogue.get(need.recipe).share:
+            recipe, changes = catalogue.get(need.recipe), False
+    tier = tiers().get(info.tier)
+    space = _space(info.space)
+    words = ["bench", "train", recipe.name, "--dataset", info.dataset]
+    words += ["--tier", info.tier if tier is not None else f"FILE.toml:{info.tier}", "--seed", str(info.seed)]
+    if changes:
+        usual = recipe.config if tier is None else _sized(recipe.config, tier.budget(space))
+        was, now = _flat(dataclasses.asdict(usual)), _flat(dict(info.config))
+        words += [
+            word for key, text in now.items() if was.get(key, text) != text for word in ("--set", f"{key}={text}")
+        ]
+    words += ["--match", info.match] if tier is None or info.match != tier.match else []
+    words += ["--conditional"] if info.conditional else []
+    words += ["--device", info.device] if info.device != "cpu" or torch.cuda.is_available() else []
+    words += ["--precision", info.precision] if info.precision != "fp32" else []
+    words += ["--compile"] if info.compiled else []
+    if info.threads != 1 or (space.is_image and max(space.shape[1:]) > SMALL_IMAGE):
+        words += ["--threads", str(info.threads)]
+    out = Path(out)
+    words += ["--out", str(out)] if out.resolve() != Path("runs").resolve() else []
+    return shlex.join(words)
+
+
+def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, str]:
+    """Settings by their dotted keys, each as --set takes it."""
+    found: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{before}{name}.")
+        elif isinstance(value, (list, tuple)):
+            found[before + name] = ",".join(map(str, value))
+        else:
+            found[before + name] = str(value).lower() if value is None or isinstance(value, bool) else str(value)
+    return found
+
+
+def _parents_of(folders: Mapping[str, Path], held: Mapping[str, Frozen]) -> bytes:
+    """`PARENTS`: by role what each parent is rebuilt from but its parameters, and the same of what that one needs.
+
+    Tensors are buffers, named ROLE/[ROLE/...]NAME; the settings are JSON in the file's own metadata.
+    """
+    facts: dict[str, Any] = {}
+    tensors: dict[str, torch.Tensor] = {}
+    for role, folder in folders.items():
+        info, model = read_info(folder), held[role].model
+        if PARENTS in store.manifest(folder):
+            above, buffers = _read_parents(store.read_verified(folder, PARENTS))
+        else:
+            root = folder.resolve().parents[2]
+            some = {r: root / where for r, where in info.parents.items()}
+            device = torch.device("cpu")
+            parts = _parents_of(some, {r: _frozen(f, device) for r, f in some.items()})
+            above, buffers = _read_parents(parts)
+        trained = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        buffers |= {name: t for name, t in model.state_dict().items() if name not in trained}
+        tensors |= {f"{role}/{name}": t.cpu().contiguous().clone() for name, t in buffers.items()}
+        kept = ("where", "recipe", "config", "space", "width", "precision", "images")
+        facts[role] = {**{name: getattr(info, name) for name in kept}, "parents": above}
+    return save_tensors(tensors, {"parents": json.dumps(facts)})
+
+
+def _read_parents(data: bytes) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """(settings by role, buffers) of the content of `PARENTS`."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])  # as the format has it: a length, then JSON
+    return json.loads(header["__metadata__"]["parents"]), load_tensors(data)
+
+
+def _part(
+    facts: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], role: str
+) -> tuple[Any, dict[str, torch.Tensor]]:
+    """What of it is of one role."""
+    before = f"{role}/"
+    return facts[role], {name.removeprefix(before): t for name, t in tensors.items() if name.startswith(before)}
+
+
+def _rebuilt(facts: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], device: torch.device) -> Frozen:
+    """A parent without its parameters, for a child that only asks what kind of model it was.
+
+    They are NaN: whatever is computed with them after all is seen not to be a number.
+    """
+    recipe, above = catalogue.get(facts["recipe"]), facts["parents"]
+    config = _restored(recipe.config, facts["config"], Path(facts["where"]) / INFO)
+    parents = {role: _rebuilt(*_part(above, tensors, role), device) for role in above}
+    model = _build(recipe, _space(facts["space"]), facts["width"], parents, config, 0, device, facts["precision"])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(math.nan)
+    own = {name: t for name, t in tensors.items() if "/" not in name}
+    try:
+        unknown_names = model.load_state_dict(own, strict=False).unexpected_keys
+    except RuntimeError as error:  # of other shapes
+        unknown_names = [str(error)]
+    if unknown_names:
+        raise BadInput(f"{facts['where']} does not fit the recipe '{recipe.name}' as it is now; train its child anew")
+    return Frozen(model, facts["images"])

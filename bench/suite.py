@@ -284,37 +284,56 @@ def everything(
     trained: set[str] = set()
     lost: dict[str, str] = {}  # what a damaged folder takes out of the suite, with the reason
     for place, run in everyone.items():
-        broken = next((titles[p.where] for p in _with_parents([run]).values() if p.where in lost), None)
         try:
             if runs.is_finished(run.folder(out)):
                 trained.add(place)
-            elif broken is not None:
-                lost[place] = f"it needs {broken}, which is damaged"
         except BadInput as error:
             lost[place] = str(error)
-    failures = [(titles[place], reason) for place, reason in lost.items()]
+    wanted = {run.where for run in planned}
+    ready = {place for place in wanted & trained if evaluate.is_evaluated(everyone[place].folder(out), tier, dataset)}
+    timed = [run for run in planned if run.seed < tier.timing_seeds] if timing else []
+    known = [_subject(run, out, tier) for run in timed if run.where in trained]
+    to_time = len(known) < len(timed) or not measure.is_timed(known, tier, str(where), threads)
+
+    def standing_on(run: Run) -> dict[str, Run]:
+        """What must be there, or be made, before a run can be loaded or trained, by its place."""
+        direct = runs.wanting(run, out).values() if run.where in trained else (parent for _, parent in run.parents)
+        return {place: r for parent in direct for place, r in (*standing_on(parent).items(), (parent.where, parent))}
+
+    asked = {run.where for run in timed} if to_time else set[str]()
+    needs = {place: standing_on(everyone[place]) for place in wanted if place not in ready or place in asked}
+    needed = wanted.union(*needs.values())
+    for place in wanted - lost.keys():
+        broken = next((titles[where] for where in needs.get(place, {}) if where in lost), None)
+        if broken is not None:
+            lost[place] = f"it needs {broken}, which is damaged"
+    failures = [(titles[place], lost[place]) for place in everyone if place in lost and place in needed]
     for name, reason in failures:
         _log.warning("warning: left out: %s: %s", name, reason)
-    planned, everyone = (
-        [run for run in planned if run.where not in lost],
-        {place: run for place, run in everyone.items() if place not in lost},
-    )
+    planned = [run for run in planned if run.where not in lost]
+    everyone = {place: run for place, run in everyone.items() if place not in lost}
     if not planned:
-        raise BadInput("; ".join(dict.fromkeys(lost.values())))
+        raise BadInput("; ".join(dict.fromkeys(reason for _, reason in failures)))
     wanted = {run.where for run in planned}
-    needed = wanted | {p for place in wanted - trained for p in _with_parents([everyone[place]])}
+    needed = wanted.union(*(needs.get(place, {}) for place in wanted))
     jobs: list[Job] = []
     for place, run in everyone.items():
+        if place not in needed:
+            continue
         name, folder = titles[place], run.folder(out)
-        needs = tuple(f"train {titles[p.where]}" for _, p in run.parents if p.where not in trained)
-        if place not in trained and place in needed:
+        before = tuple(f"train {titles[p]}" for p in standing_on(run) if p not in trained)
+        if place not in trained:
             arguments = (run, out, where.type, threads)
-            jobs.append(Job(f"train {name}", _train, arguments, needs, seconds * run.share, TRAIN))
-        if place in wanted and not (place in trained and evaluate.is_evaluated(folder, tier, dataset)):
+            jobs.append(Job(f"train {name}", _train, arguments, before, seconds * run.share, TRAIN))
+            before = (f"train {name}",)
+        elif place in needs:
+            for parent in runs.wanting(run, out).values():
+                if parent.where not in trained:
+                    _log.warning(runs.made_anew(run, parent, out))
+        if place in wanted and place not in ready:
             share = SWEEP if run.seed < tier.sweep_seeds else EVALUATE
-            needs = () if place in trained else (f"train {name}",)
             jobs.append(
-                Job(f"evaluate {name}", _evaluate, (folder, tier, where.type, dataset), needs, seconds * share, SCORE)
+                Job(f"evaluate {name}", _evaluate, (folder, tier, where.type, dataset), before, seconds * share, SCORE)
             )
     if not evaluate.has_baselines(dataset, tier, baseline_folder):
         jobs.append(Job("baselines", _baselines, (dataset, tier, baseline_folder), (), seconds * EVALUATE, SCORE))
@@ -337,8 +356,7 @@ def everything(
             outcomes = perform(jobs, display, workers, threads, done, places)
 
     good = [run for run in planned if _is_whole(run, out)]
-    timed = [run for run in good if run.seed < tier.timing_seeds] if timing else []
-    subjects = [_subject(run, out, tier) for run in timed]
+    subjects = [_subject(run, out, tier) for run in timed if run in good]
     if subjects and not measure.is_timed(subjects, tier, str(where), threads):
         # By itself: the workers are gone, and one process does nothing else.
         job = Job("time sampling", _time, (subjects, tier, where.type, threads), (), seconds * TIME, TRAIN)
@@ -393,7 +411,9 @@ def _announcement(planned: Sequence[Run], jobs: Sequence[Job], tier: Tier, skipp
 def _is_whole(run: Run, out: Path) -> bool:
     """Whether the run and all that it stands on can be loaded."""
     try:
-        return all(runs.is_finished(member.folder(out)) for member in _with_parents([run]).values())
+        return runs.is_finished(run.folder(out)) and all(
+            _is_whole(parent, out) for parent in runs.wanting(run, out).values()
+        )
     except BadInput:
         return False
 

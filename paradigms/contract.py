@@ -618,7 +618,8 @@ class Need:
     """A recipe that must be trained first.
 
     share:       the part of a full budget that the parent is trained for.
-    at_sampling: the parent is also needed to sample.
+    at_sampling: the parent's parameters are also needed to sample or for a likelihood; without it a finished child is loaded
+                 by the parent's settings and buffers alone where the parent is gone.
     """
 
     recipe: str

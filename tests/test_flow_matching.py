@@ -632,12 +632,14 @@ def test_a_damaged_parent_is_named_and_not_trained_over(tier, copied):
     assert not run.folder(copied).exists()
 
 
-def test_a_missing_parent_is_named_when_its_child_is_loaded(tier, copied):
+def test_a_reflow_draws_and_has_its_density_without_its_parent(tier, copied, trained):
     run = planned(tier)
     ((_, parent),) = run.parents
-    (parent.folder(copied) / "run.json").unlink()
-    with pytest.raises(BadInput, match=f"{parent.id} is not a run"):
-        runs.load(run.folder(copied))
+    shutil.rmtree(parent.folder(copied))
+    (alone, _), (whole, _) = (runs.load(run.folder(out)) for out in (copied, trained))
+    kind, x = alone.card.likelihoods[0], torch.randn(4, 2)
+    one, two = (model.log_likelihood(x, kind, Noise("density")).value for model in (alone, whole))
+    assert torch.equal(one, two)
 
 
 def test_the_straightness_of_a_run_is_shown(tier, trained, capsys, monkeypatch):

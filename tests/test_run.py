@@ -446,8 +446,7 @@ def test_parents_that_were_deleted_are_not_needed_to_be_a_cache_hit(out):
     (out / runs.read_info(folder).parents["teacher"] / "weights.safetensors").unlink()
     assert runs.ensure(plan("child"), out, seen) == folder
     assert seen.stages == []
-    with pytest.raises(BadInput, match="is missing"):
-        runs.load(folder)
+    runs.load(folder)
 
 
 def test_a_deleted_parent_that_samples_are_drawn_with_is_made_anew(out, caplog):

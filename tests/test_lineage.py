@@ -1,0 +1,487 @@
+"""Runs without what they were made from: a child whose teacher is gone or damaged, alone or in another place.
+
+The recipes come from a file outside the package; a run takes a moment.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import sys
+from dataclasses import replace
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from bench import cli, evaluate, store, suite, tiers
+from bench import run as runs
+from bench.progress import Progress, Silent
+from bench.schedule import Outcome
+from paradigms import catalogue
+from paradigms.contract import Plan
+from paradigms.errors import BadInput
+
+PLUGIN = '''
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from paradigms.backbones import Backbone
+from paradigms.contract import Card, Need, Paradigm, Plan, Recipe, Sampler, Update
+
+
+@dataclass(frozen=True)
+class Config:
+    batch: int = 16
+    lr: float = 1e-2
+    shape: tuple[float, ...] = (1.0, 2.0)
+    note: str = "a b"
+
+
+class Affine(Backbone):
+    def __init__(self, dim, width):
+        super().__init__()
+        self.layer, self.idle = torch.nn.Linear(dim, dim), torch.nn.Parameter(torch.zeros(width))
+
+    def forward(self, z):
+        return self.layer(z)
+
+
+class Teacher(Paradigm):
+    """Has a buffer that its children draw with, and which only its training tells."""
+
+    card = Card(
+        title="Affine", paper="none", year=1800, url="", default=Plan("push"), no_likelihood="it has none",
+        samplers=(Sampler("push", (1,), calls=(1, 0), options={"times": 1.0}, ranges={"times": (0.0, 9.0)}),),
+    )
+
+    def __init__(self, config, space, width, parents):
+        super().__init__(config, space, width, parents)
+        self.parents = parents
+        self.net = Affine(space.dim, width)
+        self.register_buffer("spread", torch.tensor(0.0))
+
+    def prepare(self, data, noise):
+        self.spread.copy_(data.x.std())
+        return data
+
+    def optimizers(self):
+        return {self.net: torch.optim.Adam(self.net.parameters(), self.config.lr)}
+
+    def updates(self, batch, progress, noise):
+        yield Update(self.net, (self.net(batch.x) - batch.x).square().mean() + 0 * self.net.idle.sum())
+
+    def prior(self, n, noise):
+        return noise.normal(n, *self.space.shape)
+
+    def factor(self):
+        return self.spread
+
+    def sample(self, z, plan, noise, cond=None, watch=None):
+        return self.net(z) * self.factor() * plan.option("times", 1.0)
+
+
+class Pupil(Teacher):
+    def factor(self):
+        return self.parents["teacher"].model.factor()
+
+
+class Lodger(Teacher):
+    def sample(self, z, plan, noise, cond=None, watch=None):
+        return self.parents["host"].model.net(super().sample(z, plan, noise))
+
+
+RECIPES = (
+    Recipe("master", Teacher, Config(), ""),
+    Recipe("pupil", Pupil, Config(), "", {"teacher": Need("master", Teacher)}),
+    Recipe("pupils-pupil", Pupil, Config(), "", {"teacher": Need("pupil", Teacher)}),
+    Recipe("lodger", Lodger, Config(), "", {"host": Need("master", Teacher, at_sampling=True)}),
+    Recipe("half-lodger", Lodger, Config(), "", {"host": Need("master", Teacher, 0.5, at_sampling=True)}, 0.5),
+    Recipe("lodgers-lodger", Lodger, Config(), "", {"host": Need("lodger", Teacher, at_sampling=True)}),
+    Recipe("lodgers-pupil", Pupil, Config(), "", {"teacher": Need("pupil", Teacher)}),
+)
+'''
+
+TINY = """
+[tiny]
+base = "smoke"
+samples = 100
+likelihood_n = 8
+likelihood_calls = 1
+timing_repeats = 2
+timing_seconds = 0.01
+vectors = { flops = 2e4, seconds = 1e9, images = 2000, params = 60 }
+[other]
+base = "smoke"
+samples = 60
+likelihood_n = 8
+likelihood_calls = 1
+vectors = { flops = 3e4, seconds = 1e9, images = 2000, params = 60 }
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("home")
+    (root / "affine_models.py").write_text(PLUGIN)
+    (root / "t.toml").write_text(TINY)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def installed(home: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(home)
+    points = [EntryPoint("affine", "affine_models", catalogue.GROUP)]
+    monkeypatch.setattr(catalogue, "entry_points", lambda group: points)
+    catalogue._plugins.cache_clear()
+    shown = tiers.tiers()
+    mine = {name: tiers.get(f"{home}/t.toml:{name}") for name in ("tiny", "other")}
+    for module in (tiers, runs):
+        monkeypatch.setattr(module, "tiers", lambda: {**shown, **mine})
+    yield
+    catalogue._plugins.cache_clear()
+    sys.modules.pop("affine_models", None)
+
+
+@pytest.fixture(scope="module")
+def made(home: Path) -> dict[str, Path]:
+    """Filled by `trained`: each recipe is trained once."""
+    return {}
+
+
+@pytest.fixture
+def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The output folder, `runs` of the folder that one is in."""
+    monkeypatch.chdir(tmp_path)
+    return Path("runs")
+
+
+def tier(name: str = "tiny") -> tiers.Tier:
+    return tiers.tiers()[name]
+
+
+def planned(recipe: str, seed: int = 0, settings: tuple[str, ...] = ()) -> runs.Run:
+    return runs.plan(recipe, "ring8", seed, tier(), settings)
+
+
+def trained(recipe: str, out: Path, home: Path, seed: int = 0, settings: tuple[str, ...] = ()) -> Path:
+    """A run with all that it needs, trained in a place of the module's and copied into `out`."""
+    run = planned(recipe, seed, settings)
+    runs.ensure(run, home / "made", Progress(), device="cpu")
+    for one in suite._with_parents([run]).values():
+        if not one.folder(out).exists():
+            shutil.copytree(one.folder(home / "made"), one.folder(out))
+    return run.folder(out)
+
+
+def parent_of(folder: Path, out: Path) -> Path:
+    (where,) = runs.read_info(folder).parents.values()
+    return out / where
+
+
+def drawn(folder: Path, out: Path | None = None) -> torch.Tensor:
+    model, _ = runs.load(folder, out=out)
+    return evaluate.draw(model, Plan("push"), 16, 0).x
+
+
+def bench(*arguments: object) -> Result:
+    return CliRunner().invoke(cli.app, [str(a) for a in arguments])
+
+
+def refused(result: Result, *words: str) -> str:
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.splitlines()
+    assert all(word in line for word in words), line
+    return line
+
+
+# ------------------------------------------------------------------------------------------- not needed to sample
+
+
+def gone(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def damaged(folder: Path) -> None:
+    data = bytearray((folder / runs.WEIGHTS).read_bytes())
+    data[-1] ^= 1
+    (folder / runs.WEIGHTS).write_bytes(data)
+
+
+def without_weights(folder: Path) -> None:
+    (folder / runs.WEIGHTS).unlink()
+
+
+def half_written(folder: Path) -> None:
+    info = store.read_sealed(folder / runs.INFO)
+    store.write_sealed(folder / runs.INFO, {**info, "status": "training"})
+    (folder / store.MANIFEST).unlink()
+
+
+def without_record(folder: Path) -> None:
+    (folder / runs.INFO).write_text("[]")
+
+
+HARMS = [gone, damaged, without_weights, half_written, without_record]
+
+
+@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize("recipe", ["pupil", "pupils-pupil"])
+def test_a_pupil_draws_the_same_whatever_became_of_its_teacher(recipe, harm, out, home):
+    folder = trained(recipe, out, home)
+    before = drawn(folder)
+    assert torch.isfinite(before).all()
+    harm(parent_of(folder, out))
+    if recipe == "pupils-pupil":
+        shutil.rmtree(out / "ring8" / "master")
+    assert torch.equal(drawn(folder), before)
+    seen = []
+    progress = Progress()
+    progress.update = lambda stage, *_, **__: seen.append(stage)
+    assert runs.ensure(planned(recipe), out, progress, device="cpu") == folder
+    assert not seen, "nothing is trained"
+
+
+def test_a_copy_of_the_folder_alone_does_all_that_a_run_does(out, home, tmp_path):
+    folder = trained("pupil", out, home)
+    before = drawn(folder)
+    lone = tmp_path / "elsewhere" / folder.name
+    shutil.copytree(folder, lone)
+    shutil.rmtree(out)
+    assert bench("sample", lone, "-n", 16, "--to", tmp_path / "x.npz").exit_code == 0
+    with np.load(tmp_path / "x.npz") as kept:
+        assert np.array_equal(kept["samples"], before.numpy())
+    for verb in ("evaluate", "time"):
+        done = bench(verb, lone, "--json")
+        assert done.exit_code == 0, done.output
+        assert json.loads(done.stdout)
+    assert bench("report", lone.parent, "--formats", "csv").exit_code == 0
+    assert not any(runs._places(Path("/x"), "d/r/0-1", None)[0].exists() for _ in "1"), "near the root"
+
+
+def test_lists_reports_and_comparisons_ask_for_no_teacher(out, home):
+    for seed in (0, 1):
+        folder = trained("pupil", out, home, seed)
+        evaluate.evaluate(folder, tier(), Progress())
+        evaluate.evaluate(trained("master", out, home, seed), tier(), Progress())
+        shutil.rmtree(parent_of(folder, out))
+    evaluate.evaluate(trained("lodger", out, home), tier(), Progress())
+    shutil.rmtree(out / "ring8" / "master")
+    listed = bench("list", "runs", "--json")
+    assert {row["status"] for row in json.loads(listed.stdout)} == {"ok"}
+    assert bench("report", "--formats", "csv,tex").exit_code == 0
+    done = bench("compare", "pupil", "lodger", "--json")
+    assert done.exit_code == 0, done.output
+
+
+def test_a_run_from_before_says_what_makes_its_teacher_and_training_it_does(out, home):
+    """Older runs kept nothing of how their teachers are built."""
+    folder = trained("pupil", out, home)
+    before, teacher = drawn(folder), parent_of(folder, out)
+    (folder / runs.PARENTS).unlink()
+    store.write_manifest(folder, [])
+    assert torch.equal(drawn(folder), before)
+    shutil.rmtree(teacher)
+    line = refused(
+        bench("sample", folder), f"pupil {folder.name} needs its teacher master {teacher.name}, which is gone"
+    )
+    assert "`bench train master --dataset ring8 --tier tiny --seed 0` makes it anew" in line
+    done = bench("train", "pupil", "--dataset", "ring8", "--tier", "tiny")
+    assert done.exit_code == 0, done.output
+    assert torch.equal(drawn(folder), before)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "consistency-edm",
+        *(
+            pytest.param(name, marks=pytest.mark.heavy)
+            for name in (
+                "consistency",
+                "easy-consistency-edm",
+                "progressive-distillation",
+                "reflow-3",
+                "reflow-distilled",
+            )
+        ),
+    ],
+)
+def test_shipped_recipes_draw_the_same_without_their_teachers(name, out, tmp_path):
+    budget = replace(tier().vectors, flops=1e7, params=700)
+    folder = runs.ensure(runs.plan(name, "ring8", 0, replace(tier(), vectors=budget)), out, Progress(), device="cpu")
+    lone = shutil.copytree(folder, tmp_path / "alone")
+    (one, _), (two, _) = runs.load(folder), runs.load(lone)
+    plan = type(one).card.default
+    assert torch.equal(evaluate.draw(one, plan, 8, 0).x, evaluate.draw(two, plan, 8, 0).x)
+
+
+# ----------------------------------------------------------------------------------------------- needed to sample
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_what_a_run_needs_to_draw_is_named_with_its_role_and_the_command(harm, out, home):
+    folder = trained("lodger", out, home)
+    before, host = drawn(folder), parent_of(folder, out)
+    harm(host)
+    who = f"lodger {folder.name} needs its host master {host.name}"
+    command = "bench train master --dataset ring8 --tier tiny --seed 0"
+    for verb in ("sample", "evaluate", "time"):
+        refused(bench(verb, folder), who, f"`{command}` makes it anew")
+    if harm is not half_written:
+        shutil.rmtree(host, ignore_errors=True)
+    assert bench(*shlex.split(command)[1:]).exit_code == 0
+    assert torch.equal(drawn(folder), before)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "extra"),
+    [
+        ("half-lodger", (), ""),
+        (
+            "half-lodger",
+            ("lr=0.02", "shape=3,4", "note=it's"),
+            """ --set lr=0.02 --set shape=3.0,4.0 --set 'note=it'"'"'s'""",
+        ),
+    ],
+)
+def test_a_parent_of_another_share_is_made_by_training_its_child(recipe, settings, extra, out, home):
+    folder = trained(recipe, out, home, 1, settings)
+    before, host = drawn(folder), parent_of(folder, out)
+    shutil.rmtree(host)
+    line = refused(bench("sample", folder), f"needs its host master {host.name}, which is gone")
+    command = line.split("`")[1]
+    assert command == f"bench train half-lodger --dataset ring8 --tier tiny --seed 1{extra}"
+    assert bench(*shlex.split(command)[1:]).exit_code == 0
+    assert torch.equal(drawn(folder), before)
+
+
+def test_what_is_needed_by_what_is_needed_is_named(out, home):
+    folder = trained("lodgers-lodger", out, home)
+    host = parent_of(folder, out)
+    shutil.rmtree(parent_of(host, out))
+    refused(
+        bench("sample", folder),
+        f"lodgers-lodger {folder.name} needs its host lodger {host.name}: ",
+        f"lodger {host.name} needs its host master",
+        "`bench train master --dataset ring8 --tier tiny --seed 0` makes it anew",
+    )
+    assert bench("train", "lodgers-lodger", "--dataset", "ring8", "--tier", "tiny").exit_code == 0
+    assert torch.isfinite(drawn(folder)).all()
+
+
+def test_parents_are_found_beside_their_child_and_in_the_folder_that_is_named(out, home, tmp_path):
+    folder = trained("lodger", out, home)
+    before, host = drawn(folder), parent_of(folder, out)
+    flat, named = tmp_path / "flat", tmp_path / "named"
+    for one in (folder, host):
+        shutil.copytree(one, flat / one.name)
+        shutil.copytree(one, named / one.parent.name / one.name)
+    lone = shutil.copytree(folder, tmp_path / "lone" / folder.name)
+    assert all(torch.equal(drawn(one), before) for one in (flat / folder.name, named / "lodger" / folder.name))
+    assert torch.equal(drawn(lone, out), before)
+    assert bench("sample", lone, "--to", tmp_path / "x.npz").exit_code == 0, "runs is the folder by default"
+    out.rename("kept")
+    line = refused(bench("sample", lone), "which is gone", str(out / "ring8" / "master"))
+    assert "--out" not in line
+    assert bench("sample", lone, "--out", "kept", "--to", tmp_path / "x.npz").exit_code == 0
+    assert bench("evaluate", lone, "--out", "kept").exit_code == 0
+    assert bench("time", lone, "--out", "kept").exit_code == 0
+    # A linked run: its parents are where it is linked, or where it lies.
+    linked = tmp_path / "linked" / "ring8"
+    shutil.copytree(flat / host.name, linked / "master" / host.name)
+    (linked / "lodger").mkdir()
+    (linked / "lodger" / folder.name).symlink_to(lone)
+    assert torch.equal(drawn(linked / "lodger" / folder.name), before)
+
+
+def test_a_child_that_can_not_be_trained_says_whose_parent_is_damaged(out, home):
+    folder = trained("pupils-pupil", out, home)
+    teacher = parent_of(folder, out)
+    damaged(teacher)
+    shutil.rmtree(folder)
+    refused(
+        bench("train", "pupils-pupil", "--dataset", "ring8", "--tier", "tiny"),
+        f"pupils-pupil {folder.name} needs its teacher pupil {teacher.name}: ",
+        f"{teacher / runs.WEIGHTS} is damaged",
+    )
+
+
+def test_an_unfinished_run_names_the_command_that_goes_on(out, home):
+    folder = trained("master", out, home, 3, ("lr=0.5",))
+    half_written(folder)
+    command = "`bench train master --dataset ring8 --tier tiny --seed 3 --set lr=0.5`"
+    refused(bench("sample", folder), f"{folder} has no weights", command)
+
+
+# -------------------------------------------------------------------------------------------------------- the suite
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The jobs of a suite, done one after the other in this process."""
+    names: list[str] = []
+
+    def perform(jobs, display, *_, places=None):
+        outcomes, waiting = {}, list(jobs)
+        while waiting:
+            job = next(j for j in waiting if all(n in outcomes for n in j.needs))
+            waiting.remove(job)
+            names.append(job.name)
+            outcomes[job.name] = Outcome(job.work(*job.args, Progress()))
+        return outcomes
+
+    monkeypatch.setattr(suite, "perform", perform)
+    monkeypatch.setattr(suite, "report", lambda *_, **__: [])
+    return names
+
+
+def everything(recipe: str, out: Path, timing: bool = False) -> suite.Result:
+    return suite.everything("ring8", [recipe], tier(), out, lambda _: Silent(), seeds=1, device="cpu", timing=timing)
+
+
+def test_a_suite_makes_a_parent_anew_only_where_it_is_needed(out, home, jobs, caplog):
+    for recipe in ("pupil", "lodger"):
+        folder = trained(recipe, out, home)
+        assert everything(recipe, out, timing=True).failures == ()
+        jobs.clear()
+        shutil.rmtree(out / "ring8" / "master")
+        caplog.clear()
+        assert everything(recipe, out, timing=True).failures == ()
+        assert jobs == [], "its rows and times are there"
+        (folder / store.RESULTS).unlink()
+        result = everything(recipe, out)
+        assert result.failures == ()
+        anew = ["train master seed 0"] if recipe == "lodger" else []
+        assert jobs == [*anew, f"evaluate {recipe} seed 0"]
+        assert ["is gone and is made anew" in r.getMessage() for r in caplog.records] == [True] * len(anew)
+        shutil.rmtree(out / "ring8" / "master", ignore_errors=True)
+        shutil.rmtree(folder / "timing")
+        jobs.clear()
+        assert everything(recipe, out, timing=True).failures == ()
+        assert jobs == [*anew, "time sampling"]
+        jobs.clear()
+
+
+@pytest.mark.parametrize("recipe", ["pupil", "lodger"])
+def test_a_damaged_parent_fails_a_suite_only_where_it_is_needed(recipe, out, home, jobs):
+    folder = trained(recipe, out, home)
+    everything(recipe, out)
+    jobs.clear()
+    damaged(parent_of(folder, out))
+    assert everything(recipe, out).failures == ()
+    (folder / store.RESULTS).unlink()
+    if recipe == "pupil":
+        assert everything(recipe, out).failures == ()
+        assert jobs == ["evaluate pupil seed 0"]
+    else:
+        with pytest.raises(
+            BadInput, match=r"weights.safetensors is damaged.*delete the folder.*; it needs master seed 0"
+        ):
+            everything(recipe, out)
