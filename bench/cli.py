@@ -801,6 +801,11 @@ def evaluate(
         _print_json([_finite_row(row) for row in rows])
     else:
         _rows(rows, every=bool(sampler))
+        if not is_samples and protocol.name != info.tier:
+            kept_in = runs.measured(folder, protocol.name)
+            print(f"measured by tier {protocol.name}, not by the run's own, {info.tier}, whose rows stay as they are")
+            if kept_in.exists():  # of a codec nothing is
+                print(f"kept in {kept_in}; `bench report` and `bench compare` show it with --tier {protocol.name}")
         if to is not None:
             print(f"kept in {to}; `bench report {shlex.quote(str(to.parent))}` shows them, marked external")
     if any(row.status in ("failed", "diverged") for row in rows):
@@ -863,7 +868,7 @@ def time_(
     if as_json:
         _print_json([_finite_row(row) for row in rows])
     else:
-        _times(rows)
+        _times(rows, protocol.name)
 
 
 def _counts(text: str | None) -> list[int] | list[None]:
@@ -884,6 +889,12 @@ def report(
     runs: Annotated[Path, typer.Argument(help="A folder with runs in it, at any depth.")] = Path("runs"),
     to: Annotated[Path | None, typer.Option("--to", help="Where; RUNS/report by default.")] = None,
     formats: Annotated[str, typer.Option("--formats", help="Any of html, md, tex, csv.")] = ",".join(FORMATS),
+    tier: Annotated[
+        str,
+        typer.Option(
+            "--tier", "-t", help="Only what this tier measured, of runs of other tiers too; else each by its own."
+        ),
+    ] = "",
 ) -> None:
     """Write the comparison of all finished runs in a folder: an offline page, Markdown, LaTeX and CSV tables.
 
@@ -891,6 +902,7 @@ def report(
     \b
         bench report
         bench report runs/digits --to digits-report --formats md,csv
+        bench report --tier standard
     """
     wanted = [name.strip() for name in formats.split(",") if name.strip()]
     for name in wanted:
@@ -900,16 +912,20 @@ def report(
         raise BadInput(f"--formats is empty; give any of {', '.join(FORMATS)}")
     if not runs.is_dir():
         raise BadInput(f"there is no folder {runs}; run `bench all` first, or name the folder that holds the runs")
+    tier = _tier_name(tier)
     below = _walked(runs)
-    folders, run_folders = below.holding("results.jsonl"), below.holding("run.json")
+    run_folders = below.holding("run.json")
+    folders = _measured_by(below.holding("results.jsonl"), tier, runs)
     if not folders:
         raise BadInput(f"no results in {runs}; run `bench all` or `bench evaluate` first")
-    target = to or runs / "report"
+    from bench.run import slug
+
+    target = to or runs / (f"report-{slug(tier)}" if tier else "report")
     _writable_folder(target)
 
     from bench import suite
 
-    written = suite.report(folders, run_folders, target, wanted, real=_real_grids(folders))
+    written = suite.report(folders, run_folders, target, wanted, real=_real_grids(folders), tier=tier)
     for path in written:
         print(path)
     if below.lost or suite.damaged([*folders, *run_folders]):
@@ -928,7 +944,9 @@ def compare(
         str,
         typer.Option("--dataset", "-d", help="Where both were run, if on several.", autocompletion=_complete_dataset),
     ] = "",
-    tier: Annotated[str, typer.Option("--tier", "-t", help="The same for tiers.")] = "",
+    tier: Annotated[
+        str, typer.Option("--tier", "-t", help="As this tier measured both; by default each as its own did.")
+    ] = "",
     as_json: JsonOption = False,
 ) -> None:
     """Say in words whether A is better than B: the difference, its interval, the test, and what would be needed.
@@ -944,6 +962,7 @@ def compare(
     """
     from bench import store, suite
 
+    tier = _tier_name(tier)
     below = _walked(runs)
     folders, run_folders = below.holding("results.jsonl"), below.holding("run.json")
     dataset = _shown_name(dataset, run_folders)
@@ -955,6 +974,7 @@ def compare(
             folders += [f for f in walk(folder).holding("results.jsonl") if f.resolve() not in known]
             run_folders += [folder] if folder.resolve() not in {f.resolve() for f in run_folders} else []
         sides.append((base, details))
+    folders = _measured_by(folders, tier, runs)
     if not folders:
         raise BadInput(
             f"no results in {runs}; run `bench all` or `bench evaluate` first, or name the folder of the runs"
@@ -964,11 +984,13 @@ def compare(
         print(f"warning: left out: {reason}", file=sys.stderr)
     folders, run_folders = ([f for f in some if f not in bad] for some in (folders, run_folders))
 
+    from bench.evaluate import shown
     from reports import compare as comparing
 
     one, other = (_selector(base, details) for base, details in sides)
     try:
-        found = comparing.compare(store.frame(folders), suite.records(run_folders), one, other, metric, dataset, tier)
+        rows, told = store.frame(folders, shown), suite.records(run_folders, tier)
+        found = comparing.compare(rows, told, one, other, metric, dataset, tier)
     except comparing.UnknownName as error:
         if error.what == "recipe" and _is_recipe(error.name):
             there, again = f" on {dataset}" if dataset else "", f"bench all --recipes {error.name}"
@@ -1260,6 +1282,26 @@ def _tier_of(own: str, asked: str | None) -> Tier:
         raise BadInput(
             f"the run's tier '{own}' is not a shipped one; name its file, as in --tier mine.toml:{own}"
         ) from None
+
+
+def _tier_name(text: str) -> str:
+    """The name of a tier, also where its file is named: what rows know it by."""
+    return _tier(text).name if text.endswith(".toml") else text.rpartition(".toml:")[2]
+
+
+def _measured_by(folders: Iterable[Path], tier: str, root: Path) -> list[Path]:
+    """The folders of rows, in order, but those where another tier than its own measured a run: of these only `tier`'s.
+
+    root: the folder that the user named; what it lies in itself is asked for.
+    """
+    from bench.run import INFO, PROTOCOLS, slug
+
+    def measurer(folder: Path) -> str:
+        inside = itertools.takewhile(lambda up: up != root, (folder, *folder.parents))
+        places = [up for up in inside if up.parent.name == PROTOCOLS and (up.parent.parent / INFO).exists()]
+        return places[0].name if places else ""
+
+    return sorted(folder for folder in folders if measurer(folder) in ("", slug(tier) if tier else ""))
 
 
 def _jobs(text: str) -> int | None:
@@ -1661,7 +1703,7 @@ def _rows(rows: Sequence[Row], every: bool = False) -> None:
         print("floor: what as many real training images or points score as if they were the samples")
 
 
-def _times(rows: Sequence[Row]) -> None:
+def _times(rows: Sequence[Row], tier: str) -> None:
     """Times as a table: a line for each run and plan."""
     lines: dict[tuple[str, str], dict[str, float]] = {}
     contended = False
@@ -1689,7 +1731,7 @@ def _times(rows: Sequence[Row]) -> None:
     _table(
         ["run", "plan", "latency, ms", "quartiles", "samples/s", "at batch", "memory, MiB"],
         table,
-        f"{threads}; median",
+        f"{threads}; median, by tier {tier}",
         numeric=("latency, ms", "samples/s", "at batch", "memory, MiB"),
     )
     if contended:

@@ -555,6 +555,9 @@ def evaluate(
 ) -> list[Row]:
     """Scores a finished run and writes results.jsonl, grid.png and samples.npz into its folder; returns the rows.
 
+    What another tier than its own measures goes into a folder of that tier's inside (see `bench.run.measured`), here and
+    below. What was there before stays until all of the new is made.
+
     Every sampler and step count is tried on the first `tier.sweep_seeds` training seeds, the headline plan on all. That
     one draws `tier.draws` disjoint sets, and on the first seeds it is drawn with other weights too (see `others`). A
     codec, which does not sample, is asked for its reconstructions, and nothing of that is kept: rows are for what can be
@@ -567,8 +570,8 @@ def evaluate(
     if isinstance(trained, Codec):
         return _of_codec(_measured(info, trained, tier, device), trained, found, tier, device)
     model, sweep = _sampling(trained, folder, info), _sweep(info, tier)
-    key = _key(folder, info, tier, found, catalogue.get(info.recipe))
-    if not force and (kept := _kept(folder, key)) is not None:
+    key, place = _key(folder, info, tier, found, catalogue.get(info.recipe)), runs.measured(folder, tier.name)
+    if not force and (kept := _kept(place, key)) is not None:
         return kept
     ref = reference(found.place, device=device)
     card = type(model).card
@@ -580,6 +583,7 @@ def evaluate(
     work.add(_costs(kinds, found, tier))
     base = _measured(info, model, tier, device)
     rows: list[Row] = []
+    shown: Pool | None = None
     for plan in todo:
         drawn, sets = _planned(base, plan, card), draws_of(card, plan, tier)
         with work.part(str(plan), n * sets) as tell, _section(rows, drawn, "fd" if ref.spaces else "w2"):
@@ -588,7 +592,7 @@ def evaluate(
             )
             rows += _of_pool(dataclasses.replace(drawn, calls=pool.calls), pool, n, ref, model, device)
             if plan == card.default:
-                _keep_samples(folder, pool, model.space)
+                shown = pool
     for variant in variants:
         other, its = runs.load(folder, variant.weights, device, variant.step, out)
         assert isinstance(other, Paradigm)
@@ -603,7 +607,9 @@ def evaluate(
     codec = getattr(model, "codec", None)
     if isinstance(codec, Codec):
         rows += _of_codec(_planned(base, card.default, card), codec, found, tier, device)
-    save_rows(folder, rows, key)
+    if shown is not None:
+        _keep_samples(place, shown, model.space)
+    save_rows(place, rows, key)
     return rows
 
 
@@ -697,25 +703,50 @@ def in_spaces(
 ) -> list[Row]:
     """The rows of the headline plan in feature spaces that a user named (see `bench.features.named`), on n samples.
 
-    They are kept in a folder inside the run's. n: by default as many as the tier draws. Raises BadInput as `evaluate`
-    does, and for a space that can not be had.
+    They are kept in a folder inside the run's, for each space and n. n: by default as many as the tier draws. Raises BadInput
+    as `evaluate` does, and for a space that can not be had.
     """
     folder = Path(folder)
     model, info, found = _opened(folder, device, data, out)
     ref, card = reference(found.place, tuple(specs), device), type(model).card
     n = n or pool_size(found, tier)
-    protocol = SCHEMA, tier.name, n, found.checksum, torch.__version__, code(catalogue.get(info.recipe))
-    key = _digest("spaces", protocol, [space.id for space in ref.spaces], _weights_of(folder))
-    if not force and (kept := _kept(folder / SPACES, key)) is not None:
-        return kept
+    protocol = SCHEMA, tier.name, found.checksum, torch.__version__, code(catalogue.get(info.recipe))
+    key = _digest("spaces", protocol, _weights_of(folder))
+    asked = _Asked(runs.measured(folder, tier.name) / SPACES, key, _space_of)
+    wanted = {(space.id, n): space for space in ref.spaces}
+    todo = [space for name, space in wanted.items() if force or name not in asked.known]
+    if not todo:
+        return asked.with_new([], wanted)
     work = Work(progress, [n * _expected_calls(card, card.default)])
-    drawn, rows = _planned(_measured(info, model, tier, device), card.default, card), list[Row]()
-    with work.part(str(card.default), n) as tell, _section(rows, drawn, "fd"):
+    drawn, made = _planned(_measured(info, model, tier, device), card.default, card), list[Row]()
+    with work.part(str(card.default), n) as tell, _section(made, drawn, "fd"):
         labels = pool_labels(model, found.train, n, info.seed)
         pool = draw(model, card.default, n, info.seed, labels, device, tell)
-        rows += quality(dataclasses.replace(drawn, calls=pool.calls), pool.x, pool.y, ref, copies=False)
-    save_rows(folder / SPACES, rows, key)
-    return rows
+        scored = quality(dataclasses.replace(drawn, calls=pool.calls), pool.x, pool.y, ref, copies=False)
+        made += [row for row in scored if row.features]  # what needs none is among the tier's own rows
+    # Where nothing could be drawn, that is the answer in every space.
+    rows = [
+        dataclasses.replace(row, features=space.id, n=n)
+        for space in todo
+        for row in made
+        if row.features in ("", space.id)
+    ]
+    return asked.with_new(rows, wanted)
+
+
+def shown(folder: Path) -> list[Row]:
+    """The rows of a folder that a report shows beside the others of the run.
+
+    Of a space that a user named with several numbers of samples those of the largest, and none where the tier has its own.
+    """
+    rows = load_rows(folder)
+    if Path(folder).name != SPACES:
+        return rows
+    own = {row.features for row in _rows_of(Path(folder).parent)}
+    most: dict[str, int] = {}
+    for row in rows:
+        most[row.features] = max(most.get(row.features, 0), row.n or 0)
+    return [row for row in rows if row.features not in own and row.n == most[row.features]]
 
 
 def likelihoods(
@@ -739,7 +770,7 @@ def likelihoods(
     model, info, found = _opened(folder, device, data, out)
     wanted = {(kind.name, settings_text(kind.options)): kind for kind in kinds}
     key = _digest("likelihood", _protocol(found, tier, catalogue.get(info.recipe)), _weights_of(folder))
-    asked = _Asked(folder / ASKED, key, _kind_of)
+    asked = _Asked(runs.measured(folder, tier.name) / ASKED, key, _kind_of)
     todo = {name: kind for name, kind in wanted.items() if force or name not in asked.known}
     work, base = Work(progress, _costs(list(todo.values()), found, tier)), _measured(info, model, tier, device)
     rows = [row for kind in todo.values() for row in _of_splits(base, model, kind, found, tier, device, work)]
@@ -772,9 +803,10 @@ def sampled(
         pool_size(found, tier),
     )
     wanted = {(plan.sampler, plan.steps, settings_text(plan.options)): plan for plan in chosen}
-    asked = _Asked(folder / PLANS, _digest("plans", _protocol(found, tier, recipe), _weights_of(folder)), _plan_of)
+    place = runs.measured(folder, tier.name)
+    asked = _Asked(place / PLANS, _digest("plans", _protocol(found, tier, recipe), _weights_of(folder)), _plan_of)
     # As they stand, made by this code or an earlier one: the report shows them, and a plan must not count twice.
-    tiers = [row for row in _rows_of(folder) if row.tier == tier.name and _plan_of(row) in wanted]
+    tiers = [row for row in _rows_of(place) if row.tier == tier.name and _plan_of(row) in wanted]
     own = {name: plan for name, plan in wanted.items() if name not in {_plan_of(row) for row in tiers}}
     todo = {name: plan for name, plan in own.items() if force or name not in asked.known}
     work = Work(progress, [n * _expected_calls(card, plan) for plan in todo.values()])
@@ -788,30 +820,42 @@ def sampled(
 
 
 class _Asked:
-    """What a user asked of a run beside what its tier measures, kept in a folder of its own under a key.
+    """What a user asked of a run beside what its tier measures, kept in a folder of its own, each question under its key.
 
-    name: of a row, what the user asked for by it.
+    name: of a row, what the user asked for by it. An answer stays until that same question is answered anew.
     """
 
     def __init__(self, folder: Path, key: str, name: Callable[[Row], tuple[object, ...]]) -> None:
         self.folder, self.key, self.name = folder, key, name
-        self.rows = _kept(folder, key) or []
+        self.rows = _rows_of(folder)
+        kept = (results_key(folder) if self.rows else None) or "{}"
+        names = {json.dumps(name(row)) for row in self.rows}
+        # Older versions had one key for all.
+        self.keys: dict[str, str] = json.loads(kept) if kept.startswith("{") else dict.fromkeys(names, kept)
 
     @property
     def known(self) -> set[tuple[object, ...]]:
-        return {self.name(row) for row in self.rows}
+        """What is answered as it would be now."""
+        return {name for row in self.rows if self.keys.get(json.dumps(name := self.name(row))) == self.key}
 
     def with_new(self, rows: list[Row], wanted: Collection[tuple[object, ...]]) -> list[Row]:
         """Keeps the new rows in place of the old of the same name, failures apart; returns those that were wanted."""
+        failed = {self.name(row) for row in rows if row.status == "failed"}
         new = {self.name(row) for row in rows}
-        self.rows = [row for row in self.rows if self.name(row) not in new] + rows
-        if rows:
-            save_rows(self.folder, [row for row in self.rows if row.status != "failed"], self.key)
-        return [row for row in self.rows if self.name(row) in wanted]
+        whole = [row for row in rows if self.name(row) not in failed]
+        kept = [row for row in self.rows if self.name(row) not in new - failed] + whole
+        if whole:
+            self.keys |= {json.dumps(name): self.key for name in new - failed}
+            save_rows(self.folder, kept, json.dumps(self.keys, sort_keys=True))
+        return [row for row in [r for r in self.rows if self.name(r) not in new] + rows if self.name(row) in wanted]
 
 
 def _kind_of(row: Row) -> tuple[object, ...]:
     return row.kind, row.options
+
+
+def _space_of(row: Row) -> tuple[object, ...]:
+    return row.features, row.n
 
 
 def _plan_of(row: Row) -> tuple[object, ...]:
@@ -886,7 +930,7 @@ def is_evaluated(folder: Path, tier: Tier, data: Name | None = None) -> bool:
     """Whether `evaluate` would find the rows of a trained run ready, under this tier and these sources."""
     info = runs.read_info(folder)
     recipe, found = catalogue.get(info.recipe), runs.data_of(folder, info, data)
-    return _kept(folder, _key(folder, info, tier, found, recipe)) is not None
+    return _kept(runs.measured(folder, tier.name), _key(folder, info, tier, found, recipe)) is not None
 
 
 def _no_likelihood(base: Row, card: Card, space: Space, tier: Tier) -> Row:
@@ -1297,7 +1341,8 @@ def score(
     called: the name of their rows; else the file's, after its folder's where that one is as common as "samples".
     specs:  feature spaces besides the data set's own (see `bench.features.named`).
     tier:   whose report the rows shall stand in: as many samples are scored as it draws, a fixed choice of them.
-    to:     a folder for the rows, a picture and the first samples; inside a folder of runs, `bench report` shows them.
+    to:     a folder for the rows, a picture and the first samples; inside a folder of runs, `bench report` shows them. It
+            keeps what the same samples scored on other data, by other tiers and in other spaces.
     """
     found, path = dataset(name), Path(path)
     given = read_samples(path, found.space, resize, span=span, crop=crop, found=found)
@@ -1320,6 +1365,9 @@ def score(
         resize=given.resized,
         reading=given.reading,
     )
+    kept = _rows_of(to) if to is not None else []
+    if other := next((row.recipe for row in kept if row.recipe != base.recipe), None):
+        raise BadInput(f"{to} holds the rows of {other}; name a new folder for those of {base.recipe}")
     rows = quality(base, given.x, given.y, reference(name))
     if specs:
         rows += quality(base, given.x, given.y, reference(name, tuple(specs)), copies=False)
@@ -1328,8 +1376,17 @@ def score(
         raise BadInput(f"{path}: nothing can be measured with {n} sample{'s' * (n != 1)}: {reason}")
     progress.update("features", n, n, images=n)
     if to is not None:
-        save_rows(to, rows, digest)
-        _keep_samples(to, Pool(Plan("external"), given.x, given.y, None), found.space)
+        # What they scored on other data, by another tier or in another space stays.
+        spaces = {row.features for row in rows}
+        kept = [
+            row
+            for row in kept
+            if (row.dataset, row.tier) != (base.dataset, base.tier)
+            or (row.samples == base.samples and row.features not in spaces)
+        ]
+        if not kept:
+            _keep_samples(to, Pool(Plan("external"), given.x, given.y, None), found.space)
+        save_rows(to, [*kept, *rows], digest)
     return rows + floor(name, n, specs=specs)
 
 

@@ -391,6 +391,7 @@ def _time_runs(
             here = places[info.recipe]
             base = dataclasses.replace(
                 runs.base_row(info),
+                tier=tier.name,
                 weights="ema",
                 device=here["device_name"],
                 threads=here["threads"],
@@ -405,7 +406,8 @@ def _time_runs(
                 rows[index] += setting.row(base, "peak_memory", "bytes", [held])
     for index, (subject, _, _) in enumerate(loaded):
         if keep:
-            save_rows(subject.folder / TIMING, rows[index], keys[subject.folder])
+            place = runs.measured(subject.folder, tier.name) / TIMING
+            save_rows(place, rows[index], keys[place])
     progress.update("time", 1, 1)
     return [row for some in rows.values() for row in some]
 
@@ -432,7 +434,7 @@ def is_timed(subjects: Sequence[Subject], tier: Tier, device: str = "cpu", threa
 
 
 def _keys(subjects: Sequence[Subject], tier: Tier, device: torch.device, threads: int) -> dict[Path, str]:
-    """What each run's times depend on, but for the moment: protocol, plans, weights, machine, versions."""
+    """By folder what a run's times depend on, but for the moment: protocol, plans, weights, machine, versions."""
     here = runs.environment(device, threads)
     here.pop("code")  # of the whole suite: times are not taken anew because a report was changed
     keys = {}
@@ -441,7 +443,8 @@ def _keys(subjects: Sequence[Subject], tier: Tier, device: torch.device, threads
         weights = sorted((n, f["sha256"]) for n, f in manifest(subject.folder).items() if n.endswith(".safetensors"))
         plans = [str(plan) for plan in subject.plans], [str(plan) for plan in subject.sweep]
         parts = [SCHEMA, tier.timing_repeats, tier.timing_seconds, plans, weights, sorted(here.items()), code]
-        keys[subject.folder] = hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]
+        place = runs.measured(subject.folder, tier.name) / TIMING
+        keys[place] = hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]
     return keys
 
 
@@ -450,9 +453,9 @@ def _kept(keys: dict[Path, str]) -> list[Row] | None:
     rows: list[Row] = []
     for folder, key in keys.items():
         try:
-            if results_key(folder / TIMING) != key:
+            if results_key(folder) != key:
                 return None
-            rows += load_rows(folder / TIMING)
+            rows += load_rows(folder)
         except BadInput:
             return None
     return rows

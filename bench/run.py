@@ -66,6 +66,7 @@ __all__ = [
     "ERROR",
     "INFO",
     "PARENTS",
+    "PROTOCOLS",
     "WEIGHTS",
     "Info",
     "Run",
@@ -83,6 +84,7 @@ __all__ = [
     "is_finished",
     "load",
     "made_anew",
+    "measured",
     "other_code",
     "plan",
     "read_info",
@@ -97,6 +99,7 @@ SCHEMA = 3  # of run.json; 2: with `symptom`; 3: with `source`
 IDENTITY = 1  # of what makes two runs the same experiment; a new column of the results does not
 WEIGHTS = "weights.safetensors"
 PARENTS = "parents.safetensors"
+PROTOCOLS = "protocols"  # folder of what other tiers than a run's own measured of it, a folder each
 SNAPSHOTS = (0.25, 0.5)  # parts of the training after which the averaged weights are kept too
 ERROR = "error.txt"
 _log = logging.getLogger(__name__)
@@ -539,6 +542,11 @@ def read_info(folder: Path) -> Info:
         raise BadInput(
             f"{path} is damaged ({text}); delete the folder {folder}, and `bench all` or `bench train` makes it anew"
         ) from None
+
+
+def measured(folder: Path, tier: str) -> Path:
+    """Where what a tier measures of a run is kept: the run's folder under its own tier, else that tier's folder inside."""
+    return Path(folder) if read_info(folder).tier == tier else Path(folder) / PROTOCOLS / slug(tier)
 
 
 def base_row(info: Info) -> store.Row:
@@ -1294,6 +1302,16 @@ def _out_of(folder: Path, info: Info, out: Path | None) -> Path:
     return Path("runs") if out is None else Path(out)
 
 
+def _as_typed(info: Info) -> list[str]:
+    """The data set of a run as one types it after --dataset, with what goes with it."""
+    place = info.place
+    if not isinstance(place, FolderName):
+        return [info.dataset]
+    words = [f"{FOLDER}{place.path}@{place.size}"] + (["--test", str(place.test)] if place.test else [])
+    own = replace(place, name="").called(info.checksum) != info.dataset and not info.dataset.startswith(FOLDER)
+    return words + (["--name", info.dataset] if own else [])
+
+
 def again(info: Info, out: Path, role: str = "") -> str:
     """The command that makes a run anew in `out`, under the same id; or that which it needs in a `role`.
 
@@ -1306,7 +1324,7 @@ def again(info: Info, out: Path, role: str = "") -> str:
             recipe, changes = catalogue.get(need.recipe), False
     tier = tiers().get(info.tier)
     space = _space(info.space)
-    words = ["bench", "train", recipe.name, "--dataset", info.dataset]
+    words = ["bench", "train", recipe.name, "--dataset", *_as_typed(info)]
     words += ["--tier", info.tier if tier is not None else f"FILE.toml:{info.tier}", "--seed", str(info.seed)]
     if changes:
         usual = recipe.config if tier is None else _sized(recipe.config, tier.budget(space))

@@ -15,7 +15,7 @@ import math
 import os
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -241,7 +241,7 @@ def read_verified(folder: Path, name: str) -> bytes:
     if not (folder / name).exists():
         raise _damaged(folder / name, f"is missing, but {MANIFEST} lists it")
     data = _read(folder / name)
-    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+    if hashlib.sha256(data).hexdigest() != _entry_of(entry, data)["sha256"]:
         raise _damaged(folder / name, f"is damaged (its sha256 is not the one in {MANIFEST})")
     return data
 
@@ -256,16 +256,32 @@ def verify(folder: Path) -> None:
 
 
 def save_rows(folder: Path, rows: Sequence[Row], key: str) -> None:
-    """Writes results.jsonl whole. `key` says what the rows were made from; `results_key` gives it back."""
+    """Writes results.jsonl whole. `key` says what the rows were made from; `results_key` gives it back.
+
+    Whenever it is stopped, the folder holds the rows of before or these: the manifest names both while the file changes.
+    """
     lines = [json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) for row in rows]
-    write_atomic(Path(folder) / RESULTS, "".join(f"{line}\n" for line in lines).encode())
+    data = "".join(f"{line}\n" for line in lines).encode()
+    files = manifest(folder)
+    if RESULTS in files:
+        files[RESULTS]["next"] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "key": key}
+        write_json(Path(folder) / MANIFEST, {"schema": SCHEMA, "files": files})
+    write_atomic(Path(folder) / RESULTS, data)
     write_manifest(folder, [RESULTS], key=key)
 
 
 def results_key(folder: Path) -> str | None:
     """The key that results.jsonl was saved under, or None when there are no (whole) results."""
-    entry = manifest(folder).get(RESULTS)
-    return entry.get("key") if entry and (Path(folder) / RESULTS).exists() else None
+    entry, path = manifest(folder).get(RESULTS), Path(folder) / RESULTS
+    if entry is None or not path.exists():
+        return None
+    return _entry_of(entry, _read(path)).get("key")
+
+
+def _entry_of(entry: dict[str, Any], data: bytes) -> dict[str, Any]:
+    """What the manifest says of these bytes of a file: what stands there, or what was to be next when it was stopped."""
+    later = entry.get("next")
+    return later if later is not None and hashlib.sha256(data).hexdigest() == later["sha256"] else entry
 
 
 def load_rows(folder: Path) -> list[Row]:
@@ -291,8 +307,11 @@ def load_rows(folder: Path) -> list[Row]:
     return rows
 
 
-def frame(where: Path | Sequence[Path]) -> DataFrame:
-    """All rows under a root folder, or of the given run folders, as one DataFrame with the columns of `Row`."""
+def frame(where: Path | Sequence[Path], read: Callable[[Path], Iterable[Row]] = load_rows) -> DataFrame:
+    """All rows under a root folder, or of the given run folders, as one DataFrame with the columns of `Row`.
+
+    read: the rows of a folder.
+    """
     import pandas
 
     if isinstance(where, (str, Path)):
@@ -301,8 +320,8 @@ def frame(where: Path | Sequence[Path]) -> DataFrame:
         for reason in below.lost.values():
             _log.warning("warning: left out: %s", reason)
     else:
-        folders = list(map(Path, where))
-    rows = [row for folder in folders for row in load_rows(folder)]
+        folders = [Path(folder) for folder in where]
+    rows = [row for folder in folders for row in read(folder)]
     table = pandas.DataFrame([dataclasses.asdict(row) for row in rows], columns=[f.name for f in fields(Row)])
     return table.astype(_dtypes())
 

@@ -69,16 +69,17 @@ class Result:
     evaluated: int
     seconds: float
     skipped: Mapping[str, str] = field(default_factory=dict)
+    tier: str = ""
     symptoms: tuple[tuple[str, str, str], ...] = ()
 
     def frame(self) -> DataFrame:
-        return store.frame(self.folders)
+        return store.frame(self.folders, evaluate.shown)
 
     def comparison(self) -> DataFrame:
         """The headline table of the report."""
         import reports
 
-        return reports.comparison(self.frame(), records(self.run_folders), families())
+        return reports.comparison(self.frame(), records(self.run_folders, self.tier, equal=True), families())
 
     def as_json(self) -> dict[str, Any]:
         table = self.comparison()
@@ -366,9 +367,8 @@ def everything(
             failures.append((job.name, outcome.failure))
 
     run_folders = tuple(dict.fromkeys(run.folder(out) for run in planned))
-    folders = [
-        f for run in run_folders for f in (run, run / measure.TIMING, run / evaluate.ASKED, run / evaluate.PLANS)
-    ]
+    parts = ("", measure.TIMING, evaluate.ASKED, evaluate.PLANS)
+    folders = [_measured(run, tier) / part for run in run_folders for part in parts]
     folders.append(baseline_folder)
     folders = [folder for folder in folders if (folder / store.RESULTS).exists()]
     bad = damaged([*folders, *run_folders])
@@ -376,7 +376,8 @@ def everything(
     folders = [folder for folder in folders if folder not in bad]
     run_folders = tuple(folder for folder in run_folders if folder not in bad)
     to = Path(out) / "report" / f"{root.name}-{baseline_folder.name}"
-    written = report(folders, run_folders, to, real={planned[0].dataset: baseline_folder / evaluate.GRID})
+    grids = {planned[0].dataset: baseline_folder / evaluate.GRID}
+    written = report(folders, run_folders, to, real=grids, tier=tier.name, equal=True)
     ended = [name for name, outcome in outcomes.items() if outcome.ok]
     return Result(
         folders=tuple(folders),
@@ -387,6 +388,7 @@ def everything(
         evaluated=sum(name.startswith("evaluate ") for name in ended),
         seconds=time.monotonic() - began,
         skipped=skipped,
+        tier=tier.name,
         symptoms=tuple(_symptoms(everyone, titles, out)),
     )
 
@@ -425,14 +427,18 @@ def _subject(run: Run, out: Path, tier: Tier) -> measure.Subject:
     return measure.Subject(run.folder(out), (headline,), tuple(others))
 
 
+def _measured(folder: Path, tier: Tier) -> Path:
+    """Where the rows of a run that may not have been trained are."""
+    return runs.measured(folder, tier.name) if (folder / runs.INFO).exists() else folder
+
+
 def _record_failure(run: Run, out: Path, outcome: Outcome) -> None:
-    """A failure that left no row of its own (its process died, or what it needs failed) gets one."""
-    folder = run.folder(out)
-    try:
-        if any(row.status in ("failed", "diverged") for row in store.load_rows(folder)):
-            return
-    except BadInput:
-        pass
+    """A failure that left no row of its own (its process died, or what it needs failed) gets one, beside those of before."""
+    folder, before = _measured(run.folder(out), run.tier), list[store.Row]()
+    with suppress(BadInput):
+        before = store.load_rows(folder)
+    if any(row.status in ("failed", "diverged") for row in before):
+        return
     recipe = catalogue.get(run.recipe)
     row = store.Row(
         run=run.id,
@@ -444,10 +450,11 @@ def _record_failure(run: Run, out: Path, outcome: Outcome) -> None:
         dataset=run.dataset,
         seed=run.seed,
         conditional=run.conditional,
+        metric="evaluation" if before else "",
     )
-    store.save_rows(folder, [row], key="failed")
+    store.save_rows(folder, [*before, row], key="failed")
     if outcome.trace:
-        store.write_atomic(folder / runs.ERROR, outcome.trace.encode())
+        store.write_atomic(run.folder(out) / runs.ERROR, outcome.trace.encode())
 
 
 # ---------------------------------------------------------------------------------------------------------- report
@@ -458,15 +465,22 @@ def families() -> dict[str, str]:
     return {name: recipe.variant_of or name for name, recipe in catalogue.recipes().items()}
 
 
-def records(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """What each run.json holds, with the folder; folders without one are left out. Raises BadInput for a damaged one."""
+def records(folders: Sequence[Path], tier: str = "", equal: bool = False) -> list[dict[str, Any]]:
+    """What each run.json holds, with the folder; folders without one are left out. Raises BadInput for a damaged one.
+
+    tier: whose rows are shown. A run of another tier that this one has measured is told as one of its own, and by
+          "trained" what tier's budget it had, unless the budgets are known to be `equal`.
+    """
     found = []
     for folder in map(Path, folders):
         if (folder / runs.INFO).exists():
             runs.read_info(folder)
             for name in {runs.INFO, LOG} & set(store.manifest(folder)):
                 store.read_verified(folder, name)
-            found.append({**store.read_sealed(folder / runs.INFO), "folder": str(folder)})
+            record = {**store.read_sealed(folder / runs.INFO), "folder": str(folder)}
+            if tier and (runs.measured(folder, tier) / store.RESULTS).exists() and record["tier"] != tier:
+                record |= {"tier": tier, "trained": "" if equal else record["tier"]}
+            found.append(record)
     return found
 
 
@@ -489,9 +503,12 @@ def report(
     to: Path,
     formats: Sequence[str] | None = None,
     real: Mapping[str, Path] | None = None,
+    tier: str = "",
+    equal: bool = False,
 ) -> list[Path]:
     """Writes the report of the rows in `folders`; returns its files, the page first. Raises BadInput.
 
+    tier: shows what this one measured alone, of runs that were trained under others too (see `records`).
     Damaged folders are named in a warning and left out (`damaged` tells which).
     """
     import reports
@@ -505,11 +522,18 @@ def report(
         raise BadInput(f"no results that are whole; {next(iter(bad.values()), 'run `bench all` first')}")
     grids = {name: path for name, path in (real or {}).items() if path.exists()}
     wanted = tuple(reports.FORMATS if formats is None else formats)
-    key = _report_key([*folders, *run_folders], wanted)
+    key = _report_key([*folders, *run_folders], wanted, tier)
     if (kept := _kept_report(to, key)) is not None:
         return kept
     try:
-        written = reports.render(store.frame(folders), records(run_folders), grids or None, to, wanted, families())
+        rows = store.frame(folders, evaluate.shown)
+        told = records(run_folders, tier, equal)
+        if tier:
+            rows = rows[rows["tier"].isin(("", tier))]
+            told = [record for record in told if record["tier"] == tier]
+            if not len(rows):
+                raise BadInput(f"no results of tier {tier}; make them: `bench evaluate RUN --tier {tier}`")
+        written = reports.render(rows, told, grids or None, to, wanted, families())
     except OSError as error:
         raise BadInput(f"can not write the report to {to}: {error.strerror or error}; choose another --to") from None
     except ValueError as error:
@@ -518,14 +542,14 @@ def report(
     return written
 
 
-def _report_key(folders: Sequence[Path], formats: Sequence[str]) -> str:
+def _report_key(folders: Sequence[Path], formats: Sequence[str], tier: str) -> str:
     """All that a report depends on: what the folders hold, and the sources that draw it."""
     import reports
 
-    digest = hashlib.sha256(repr((formats, sorted(families().items()))).encode())
+    digest = hashlib.sha256(repr((formats, tier, sorted(families().items()))).encode())
     for folder in folders:
         held = sorted((n, f["sha256"]) for n, f in store.manifest(folder).items())
-        digest.update(f"{folder}\0{held}\0".encode("utf-8", "surrogateescape"))
+        digest.update(f"{folder}\0{held}\0{store.results_key(folder)}\0".encode("utf-8", "surrogateescape"))
     for path in sorted(Path(reports.__file__).parent.iterdir()):
         if path.is_file():
             digest.update(path.read_bytes())

@@ -789,6 +789,7 @@ def _labels(rows: pd.DataFrame, records: Sequence[Mapping[str, Any]]) -> dict[st
     or in being told labels are different rows, named by what differs, so that they are never averaged.
     """
     settings = {run_id(r): _flat({k: v for k, v in {**_USUAL, **r}.items() if k in _DEFINING}) for r in records}
+    trained = {run_id(r): _text(r, "trained") for r in records}  # a tier that is not the one that measured it
     traits: dict[str, tuple[tuple[str, str, str], bool, dict[str, str]]] = {}
     for r in records:
         where = (_text(r, "dataset"), tier_of(r), _text(r, "recipe"))
@@ -808,6 +809,7 @@ def _labels(rows: pd.DataFrame, records: Sequence[Mapping[str, Any]]) -> dict[st
         names = sorted({k for c in others for k in c})
         differing = [k for k in names if len({c.get(k) for c in others}) > 1]
         extra = ["labels"] if conditional else []
+        extra += [f"trained under {trained[key]}"] if trained.get(key) else []
         extra += [f"{k.removeprefix('config.')}={config[k]}" for k in differing if k in config]
         labels[key] = plain(where[2] + (f" ({', '.join(extra)})" if extra else "")) or "unnamed"
     return labels

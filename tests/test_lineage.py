@@ -228,6 +228,7 @@ def without_record(folder: Path) -> None:
     (folder / runs.INFO).write_text("[]")
 
 
+REPORT = suite.report
 HARMS = [gone, damaged, without_weights, half_written, without_record]
 
 
@@ -485,3 +486,192 @@ def test_a_damaged_parent_fails_a_suite_only_where_it_is_needed(recipe, out, hom
             BadInput, match=r"weights.safetensors is damaged.*delete the folder.*; it needs master seed 0"
         ):
             everything(recipe, out)
+
+
+# -------------------------------------------------------------------------------------------------------- protocols
+
+
+def tables(folder: Path) -> str:
+    return "".join(path.read_text() for path in sorted(folder.rglob("*.csv")))
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_another_protocol_leaves_the_rows_of_a_runs_own(out, home, jobs, monkeypatch):
+    monkeypatch.setattr(suite, "report", REPORT)
+    folders = [trained("master", out, home, seed) for seed in (0, 1)] + [trained("lodger", out, home)]
+    for folder in folders:
+        evaluate.evaluate(folder, tier(), Progress())
+    run, before = folders[0], content(folders[0])
+    (first, *_), pooled = store.load_rows(run), bench("compare", "master", "lodger").stdout
+    assert "tier tiny" in pooled
+    done = bench("evaluate", run, "--tier", "other")
+    assert done.exit_code == 0, done.output
+    place = run / "protocols" / "other"
+    assert (
+        f"measured by tier other, not by the run's own, tiny, whose rows stay as they are\nkept in {place}"
+        in done.stdout
+    )
+    rows = store.load_rows(place)
+    assert {(row.tier, row.run) for row in rows} == {("other", first.run)}
+    assert {row.n for row in rows if row.metric == "w2"} == {60}
+    assert {row.n for row in store.load_rows(run) if row.metric == "w2"} == {100}
+    assert {name: data for name, data in content(run).items() if not name.startswith("protocols/")} == before
+    assert bench("compare", "master", "lodger").stdout == pooled, "both seeds, as before"
+    assert bench("report", "--formats", "csv").exit_code == 0
+    assert "other" not in tables(out / "report")
+    # Asked for, it is shown as what it is.
+    refused(bench("compare", "master", "lodger", "--tier", "other"), "lodger")
+    assert bench("evaluate", folders[2], "--tier", "other").exit_code == 0
+    asked = bench("compare", "master", "lodger", "--tier", "other").stdout
+    assert "tier other" in asked
+    assert "(trained under tiny)" in asked
+    assert bench("report", "--tier", "other", "--formats", "csv").exit_code == 0
+    assert "trained under tiny" in tables(out / "report-other")
+    refused(bench("report", "--tier", "smoke"), "no results of tier smoke", "`bench evaluate RUN --tier smoke`")
+    # Neither is done again, and a suite does not undo it.
+    kept = content(run)
+    assert evaluate.is_evaluated(run, tier())
+    assert evaluate.is_evaluated(run, tier("other"))
+    bench("evaluate", run, "--tier", "other", "--json")
+    everything("master", out)
+    assert jobs == ["baselines"]
+    assert content(run) == kept
+
+
+def test_a_suite_of_an_equal_budget_has_its_own_rows_and_times(out, home, jobs, monkeypatch):
+    """Two tiers that differ in what they measure alone share the trained runs."""
+    twin = replace(tier(), name="twin", samples=50, timing_repeats=3)
+    run = trained("master", out, home)
+    everything("master", out, timing=True)
+    before = content(run)
+    shown = []
+    monkeypatch.setattr(suite, "report", lambda folders, *_, **more: shown.append((folders, more["tier"])) or [])
+    again = suite.everything("ring8", ["master"], twin, out, lambda _: Silent(), seeds=1, device="cpu")
+    assert again.trained == 0
+    ((folders, name),) = shown
+    assert name == "twin"
+    rows = [row for folder in folders for row in store.load_rows(folder)]
+    assert {row.tier for row in rows} == {"twin"}
+    assert {"w2", "latency"} <= {row.metric for row in rows if row.run}
+    assert {k: v for k, v in content(run).items() if not k.startswith("protocols/")} == before
+    jobs.clear()
+    everything("master", out, timing=True)
+    assert jobs == []
+    (table,) = again.comparison().query("recipe == 'master'").to_dict("records")
+    assert table["tier"] == "twin"
+
+
+def test_questions_of_ones_own_are_kept_one_by_one(out, home, monkeypatch):
+    run = trained("master", out, home)
+    places = (run / "samplers", run / "protocols" / "other" / "samplers")
+    two = ["push-1:times=2", "push-1:times=3"]
+    assert bench("evaluate", run, "--sampler", two[0]).exit_code == 0
+    first = store.load_rows(places[0])
+    assert bench("evaluate", run, "--sampler", two[0], "--tier", "other").exit_code == 0
+    assert store.load_rows(places[0]) == first
+    assert {row.tier for row in store.load_rows(places[1])} == {"other"}
+    # Another question, by later code: the first answer stays, and is not taken for one of the later code.
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "code", lambda recipe=None: "later")
+        assert bench("evaluate", run, "--sampler", two[1]).exit_code == 0
+        both = store.load_rows(places[0])
+        assert [row for row in both if row.options == "times=2"] == first
+        assert {row.options for row in both} == {"times=2", "times=3"}
+        drawn_again = []
+        kept = evaluate.draw
+        patch.setattr(evaluate, "draw", lambda *a: drawn_again.append(a[1]) or kept(*a))
+        bench("evaluate", run, "--sampler", two[0], "--sampler", two[1])
+        assert [str(plan) for plan in drawn_again] == ["push-1 times=2"]
+    # One that fails leaves the old answer.
+    before = content(places[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "draw", lambda *_: 1 / 0)
+        assert bench("evaluate", run, "--sampler", two[0], "--force").exit_code == 1
+    assert content(places[0]) == before
+
+
+def test_a_stopped_evaluation_leaves_what_was_there(out, home, monkeypatch):
+    run = trained("master", out, home)
+    evaluate.evaluate(run, tier(), Progress())
+    before = content(run)
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    for where in ("draw", "_no_likelihood", "_keep_samples", "save_rows"):
+        with monkeypatch.context() as patch:
+            patch.setattr(evaluate, where, stopped)
+            with pytest.raises(KeyboardInterrupt):
+                evaluate.evaluate(run, tier(), Progress(), force=True)
+        assert store.load_rows(run), where
+        assert content(run) == before, where
+
+
+@pytest.mark.parametrize("writes", range(4))
+def test_rows_are_whole_wherever_their_writing_stops(writes, tmp_path, monkeypatch):
+    old, new = ([store.Row(metric=name, value=1.0)] for name in ("old", "new"))
+    store.save_rows(tmp_path, old, "k1")
+    write, done = store.write_atomic, []
+
+    def failing(path, data):
+        if len(done) == writes:
+            raise KeyboardInterrupt
+        done.append(path)
+        write(path, data)
+
+    monkeypatch.setattr(store, "write_atomic", failing)
+    try:
+        store.save_rows(tmp_path, new, "k2")
+    except KeyboardInterrupt:
+        assert writes < 3
+    expected = (new, "k2") if writes > 1 else (old, "k1")
+    assert (store.load_rows(tmp_path), store.results_key(tmp_path)) == expected
+    monkeypatch.undo()
+    store.save_rows(tmp_path, new, "k3")
+    assert (store.load_rows(tmp_path), store.results_key(tmp_path)) == (new, "k3")
+    (tmp_path / store.RESULTS).write_text("{}\n")
+    with pytest.raises(BadInput, match="is damaged"):
+        store.load_rows(tmp_path)
+
+
+def test_an_evaluation_that_dies_is_a_row_beside_those_of_before(out, home):
+    run, folder = planned("master"), trained("master", out, home)
+    rows = evaluate.evaluate(folder, tier(), Progress())
+    suite._record_failure(run, out, Outcome(failure="its process was killed"))
+    *before, failed = store.load_rows(folder)
+    assert [row.metric for row in before] == [row.metric for row in rows]
+    assert (failed.status, failed.metric, failed.reason) == ("failed", "evaluation", "its process was killed")
+    assert not evaluate.is_evaluated(folder, tier())
+
+
+def test_samples_keep_their_rows_of_every_tier_space_and_data_set(out, home, tmp_path):
+    x = torch.randn(80, 2).numpy()
+    np.save(tmp_path / "mine.npy", x)
+    np.save(tmp_path / "yours.npy", x)
+    to = tmp_path / "ext"
+    for dataset, name in (("ring8", "tiny"), ("ring8", "other"), ("ring8", "tiny"), ("gmm16", "tiny")):
+        if dataset == "gmm16":
+            np.save(tmp_path / "mine.npy", torch.randn(80, 16).numpy())
+        done = bench("evaluate", tmp_path / "mine.npy", "--dataset", dataset, "--tier", name, "--to", to)
+        assert done.exit_code == 0, done.output
+    rows = store.load_rows(to)
+    counts = {(r.dataset, r.tier): sum((s.dataset, s.tier) == (r.dataset, r.tier) for s in rows) for r in rows}
+    assert set(counts) == {("ring8", "tiny"), ("ring8", "other"), ("gmm16", "tiny")}
+    assert counts["ring8", "tiny"] == counts["ring8", "other"], "scored twice, kept once"
+    store.verify(to)
+    line = refused(
+        bench("evaluate", tmp_path / "yours.npy", "--dataset", "ring8", "--to", to), "holds the rows of mine"
+    )
+    assert "name a new folder" in line
+    assert store.load_rows(to) == rows
+
+
+def test_times_say_which_tier_took_them(out, home):
+    run = trained("master", out, home)
+    done = bench("time", run, "--tier", "other", "--json")
+    assert {row["tier"] for row in json.loads(done.stdout)} == {"other"}
+    assert "median, by tier other" in bench("time", run, "--tier", "other").stdout
+    assert not (run / "timing").exists()
