@@ -993,7 +993,13 @@ def compare(
         found = comparing.compare(rows, told, one, other, metric, dataset, tier)
     except comparing.UnknownName as error:
         if error.what == "recipe" and _is_recipe(error.name):
-            there, again = f" on {dataset}" if dataset else "", f"bench all --recipes {error.name}"
+            trained = [info for _, info in _newest_first(runs) if info.get("recipe") == error.name]
+            there, data = f" on {dataset}" if dataset else "", dataset or next((i["dataset"] for i in trained), "")
+            again = f"bench evaluate {error.name}" if trained else f"bench all --recipes {error.name}"
+            again += f" --dataset {shlex.quote(data)}" if data else ""
+            again += f" --tier {shlex.quote(tier)}" if tier else ""
+            again += f" --out {shlex.quote(str(runs))}" if runs != Path("runs") else ""
+            there += f" by tier {tier}" if tier else ""
             raise BadInput(f"no results of {error.name}{there} in {runs}; make them: {again}") from None
         raise unknown(error.what, error.name, error.known) from None
     except comparing.NotComparable as error:

@@ -86,6 +86,7 @@ __all__ = [
     "made_anew",
     "measured",
     "other_code",
+    "out_of",
     "plan",
     "read_info",
     "refusal",
@@ -1227,7 +1228,7 @@ def load(
     info = read_info(folder)
     if info.status != "ok":
         how = f"{info.status}: {info.reason}" if info.reason else "has not finished training"
-        command = again(info, _out_of(folder, info, out))
+        command = again(info, out_of(folder, info, out))
         raise BadInput(f"{folder} has no weights, it {how}; run the same training command again: `{command}`")
     store.read_verified(folder, INFO)
     data = store.read_verified(folder, WEIGHTS if step is None else f"at-{step}.safetensors")
@@ -1242,7 +1243,8 @@ def load(
     except RuntimeError as error:
         text = " ".join(str(error).split())[:200]
         raise BadInput(
-            f"{folder} does not fit the recipe '{info.recipe}' as it is now ({text}); train it anew"
+            f"{folder} does not fit the recipe '{info.recipe}' as it is now ({text}); delete this folder and train it anew: "
+            f"`{again(info, out_of(folder, info, out))}`"
         ) from None
     return model.eval(), info if step is None else at_step(info, step)
 
@@ -1268,14 +1270,14 @@ def _parent(folder: Path, info: Info, role: str, device: torch.device, out: Path
     found = next((place for place in _places(folder, info.parents[role], out) if (place / INFO).exists()), None)
     try:
         if found is None:
-            root = _out_of(folder, info, out)
+            root = out_of(folder, info, out)
             raise BadInput(
                 f"{who}, which is gone: it is not in {root / info.parents[role]}; `{again(info, root, role)}` makes it anew"
             )
         try:
             return _frozen(found, device, out)
         except BadInput as error:
-            raise BadInput(f"{who}: {error}; `{again(info, _out_of(folder, info, out), role)}` makes it anew") from None
+            raise BadInput(f"{who}: {error}; `{again(info, out_of(folder, info, out), role)}` makes it anew") from None
     except BadInput:
         if need is None or need.at_sampling or PARENTS not in store.manifest(folder):
             raise
@@ -1294,7 +1296,7 @@ def _places(folder: Path, where: str, out: Path | None) -> list[Path]:
     return beside + ([] if out is None else [Path(out) / where])
 
 
-def _out_of(folder: Path, info: Info, out: Path | None) -> Path:
+def out_of(folder: Path, info: Info, out: Path | None = None) -> Path:
     """The output folder that a run lies in; of one that was copied alone the one that was named."""
     home = folder.absolute()
     if home.as_posix().endswith(f"/{info.where}"):
@@ -1414,5 +1416,7 @@ def _rebuilt(facts: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], devi
     except RuntimeError as error:  # of other shapes
         unknown_names = [str(error)]
     if unknown_names:
-        raise BadInput(f"{facts['where']} does not fit the recipe '{recipe.name}' as it is now; train its child anew")
+        raise BadInput(
+            f"{facts['where']} does not fit the recipe '{recipe.name}' as it is now; delete its child and train both anew"
+        )
     return Frozen(model, facts["images"])

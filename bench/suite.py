@@ -478,7 +478,7 @@ def records(folders: Sequence[Path], tier: str = "", equal: bool = False) -> lis
             for name in {runs.INFO, LOG} & set(store.manifest(folder)):
                 store.read_verified(folder, name)
             record = {**store.read_sealed(folder / runs.INFO), "folder": str(folder)}
-            if tier and (runs.measured(folder, tier) / store.RESULTS).exists() and record["tier"] != tier:
+            if tier and record["tier"] != tier and runs.measured(folder, tier).exists():
                 record |= {"tier": tier, "trained": "" if equal else record["tier"]}
             found.append(record)
     return found

@@ -523,7 +523,8 @@ def test_another_protocol_leaves_the_rows_of_a_runs_own(out, home, jobs, monkeyp
     assert bench("report", "--formats", "csv").exit_code == 0
     assert "other" not in tables(out / "report")
     # Asked for, it is shown as what it is.
-    refused(bench("compare", "master", "lodger", "--tier", "other"), "lodger")
+    line = refused(bench("compare", "master", "lodger", "--tier", "other"), "no results of lodger by tier other")
+    assert line.endswith("make them: bench evaluate lodger --dataset ring8 --tier other")
     assert bench("evaluate", folders[2], "--tier", "other").exit_code == 0
     asked = bench("compare", "master", "lodger", "--tier", "other").stdout
     assert "tier other" in asked
@@ -667,6 +668,19 @@ def test_samples_keep_their_rows_of_every_tier_space_and_data_set(out, home, tmp
     )
     assert "name a new folder" in line
     assert store.load_rows(to) == rows
+
+
+def test_of_several_numbers_of_samples_in_a_space_one_is_shown(tmp_path):
+    """The tier's own where it has the space, else the largest."""
+    made = [store.Row(metric="fd", features=space, n=n, value=1.0) for space in ("mine", "theirs") for n in (50, 90)]
+    store.save_rows(tmp_path / evaluate.SPACES, made, "k")
+    assert {(row.features, row.n) for row in evaluate.shown(tmp_path / evaluate.SPACES)} == {
+        ("mine", 90),
+        ("theirs", 90),
+    }
+    store.save_rows(tmp_path, made[:1], "k")
+    assert evaluate.shown(tmp_path / evaluate.SPACES) == made[3:]
+    assert evaluate.shown(tmp_path) == made[:1]
 
 
 def test_times_say_which_tier_took_them(out, home):
