@@ -22,6 +22,23 @@ References
     Karras et al. 2022, arXiv:2206.00364 (Heun and churn, algorithms 1 and 2; the grid, eq. 5)
     Song & Ermon 2020, arXiv:2006.09011 (annealed Langevin dynamics, algorithm 1 with technique 4)
     Ho & Salimans 2022, arXiv:2207.12598; Kynkäänniemi et al. 2024, arXiv:2404.07724 (guidance, its interval)
+
+Where this differs from the papers and their code
+    - Predictor-corrector: the predictor is the ancestral step on every path, and comes first, as in the paper; Song et al.'s
+      code corrects first, and its usual predictor is Euler-Maruyama ("reverse diffusion").
+    - The Langevin step is VE's on every path. For VP and sub-VP theirs is smaller by the factor alpha_i = 1 - beta_i, by 2 %
+      at most with N = 1000 steps and 40 % with 50; below 20 steps it has none, as 1 - beta_i < 0. Followed, with
+      alpha_i = (alpha_t / alpha_s)^2, the samples of an exact score lie 0 to 3 % further from the data (VP and sub-VP, Gaussian
+      in 64 dimensions, 16 to 250 steps).
+    - The norms in it are each sample's own, where theirs are means over the batch, and it is at most 0.25 sigma^2, where
+      theirs has no bound. At snr = 0.16 and where eps is like noise that binds for 17 % of the steps in 2 dimensions, 0.1 % in 16
+      and none in 64.
+    - Churn raises the noise above sigma_max where it is told to, as Karras et al.'s code does. A network of another path
+      than EDM's is then asked at its own last level.
+    - A chain of fewer steps is asked at Nichol & Dhariwal's times. A single step is asked at t = T, where the prior's noise
+      is; their code asks at t = 1.
+      DDIM has the same times; Song et al.'s code is asked at t = 981, 961 ... 1 with 50 steps, and never at T.
+    - Langevin dynamics start from N(0, sigma_1^2), where Song & Ermon's code starts from uniform pixels.
 """
 
 from __future__ import annotations
@@ -30,6 +47,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
+from itertools import accumulate, repeat
 
 import torch
 from torch import Tensor
@@ -71,7 +89,7 @@ def _levels(path: GaussianPath, free: bool, t_min: float, t_max: float, T: int |
     ends = torch.tensor([t_max, t_min], dtype=torch.float64)
     if kind in ("uniform", "trailing"):
         t = spaced(t_max, 0.0, False) if kind == "trailing" else spaced(t_max, t_min, not free)
-        t = t if T is None else (t * T).round() / T  # a chain is asked at its own times
+        t = t if T is None else _chain_times(t, T, kind) / T  # a chain is asked at its own times
     elif kind == "quadratic":
         t = spaced(math.sqrt(t_max), math.sqrt(t_min), not free).square()
     elif kind == "cosine":
@@ -88,6 +106,18 @@ def _levels(path: GaussianPath, free: bool, t_min: float, t_max: float, T: int |
     t = t.clamp(t_min, t_max)
     t[0] = t_max  # the prior's noise, to the last digit
     return t
+
+
+def _chain_times(t: Tensor, T: int, kind: str) -> Tensor:
+    """The times 1 ... T (N,) of a chain nearest to t (N,), falling.
+
+    "uniform" is Nichol & Dhariwal's respacing, digit for digit: fractions of T - 1 counted from 0 and summed one by one, halves
+    to the even side.
+    """
+    if kind == "uniform" and len(t) > 1:
+        between = repeat((T - 1) / (len(t) - 1), len(t) - 1)
+        return torch.tensor([1.0 + round(k) for k in accumulate(between, initial=0.0)], dtype=torch.float64).flip(0)
+    return (t * T).round()
 
 
 def _kappa(alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -284,19 +314,26 @@ def rk45(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch:
 
 
 def churn(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch: Watch) -> Tensor:
-    """Karras et al., algorithm 2: before each Heun step in sigma, noise is raised by a factor 1 + gamma with fresh noise."""
+    """Karras et al., algorithm 2: before each Heun step in sigma, noise is raised by a factor 1 + gamma with fresh noise.
+
+    Above sigma_max too, where the slope is (x - x0) / t with x0 of the network's last level, whose eps is another level's.
+    """
     s_churn, s_noise = plan.option("churn", 10.0), plan.option("noise", 1.003)
     low, high = plan.option("from", 0.05), plan.option("to", 50.0)
     sigma, n = d.path.sigma(times), len(times)
     gamma = ((sigma >= low) & (sigma <= high)).double() * min(s_churn / n, math.sqrt(2) - 1)
-    raised = (times * (1 + gamma)).clamp_max(d.t_max)
+    raised = times * (1 + gamma)
     at = d.along(torch.cat([raised, times]), x)
     extra = s_noise * (d.path.sigma(raised).square() - sigma.square()).clamp_min(0).sqrt()
     w = _ahead(noise, int(extra.count_nonzero()), x)
+
+    def slope(x: Tensor, t: float) -> Tensor:
+        return at.velocity(x, t) if t <= d.t_max else (x - at.x0(x, t)) / t
+
     for t_hat, s, c in zip(raised.tolist(), [*times.tolist()[1:], 0.0], extra.tolist()):
         if c:
             x = torch.add(x, next(w), alpha=c)
-        x = at.x0(x, t_hat) if s == 0.0 else heun_step(at.velocity, x, t_hat, s, s - t_hat)
+        x = at.x0(x, t_hat) if s == 0.0 else heun_step(slope, x, t_hat, s, s - t_hat)
         watch(s, x)
     return x
 

@@ -1,0 +1,142 @@
+"""Where the recipes and the authors' own code differ: what is followed, to the digit, and the size of what is declared.
+
+The authors' rules are written out here from their papers and code; a figure in a file's "Where this differs" is measured.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+
+import pytest
+import torch
+from conftest import Exact, Mixture
+from scipy.stats import f as f_law
+from torch import Tensor
+
+from paradigms.contract import Noise, Plan
+from paradigms.maths import samplers
+from paradigms.maths.denoiser import Denoiser, Eps, Preconditioned
+from paradigms.maths.paths import BetaChainPath, EDMPath, GaussianPath, SubVPPath, VEPath, VPPath
+
+
+def says(module, *texts: str) -> None:
+    """The module's docstring has a list of differences, and these are in it."""
+    _, _, listed = " ".join(inspect.getdoc(module).split()).partition("Where this differs from the paper")
+    for text in texts:
+        assert text in listed, f"{module.__name__} does not say: {text}"
+
+
+def told(t: Tensor) -> Tensor:
+    return t
+
+
+def known(law: Mixture, path: GaussianPath, t_min: float = 1e-3, T: int | None = None) -> Denoiser:
+    """A perfect denoiser of `law`."""
+    data = float(law.cov.diagonal().mean().sqrt())
+    return Denoiser(Exact(law, path, Preconditioned(data)), path, Preconditioned(data), told, t_min, T=T)
+
+
+def unwatched(t: float, x: Tensor) -> None:
+    pass
+
+
+# ------------------------------------------------------------------------------------------------------- samplers
+
+
+def respaced(T: int, n: int) -> list[int]:
+    """Nichol & Dhariwal's `space_timesteps` with one section: the kept steps, counted from 0."""
+    stride, place, kept = (T - 1) / (n - 1), 0.0, []
+    for _ in range(n):
+        kept.append(round(place))
+        place += stride
+    return kept
+
+
+def test_a_chain_is_asked_at_the_authors_times() -> None:
+    chain = Denoiser(told, BetaChainPath(), Eps(), told, 1e-3, T=1000)
+    for n in range(2, 1001):
+        asked = (samplers.levels(chain, n) * 1000).tolist()
+        assert asked == pytest.approx([k + 1 for k in respaced(1000, n)][::-1], abs=1e-9), n
+    # Halves go to the even side of a count from 0: 499.5 to 500, which is t = 501.
+    assert round(float(samplers.levels(chain, 3)[1]) * 1000) == 501
+    assert samplers.levels(chain, 1).tolist() == [1.0]
+    says(samplers, "A single step is asked at t = T", "their code asks at t = 1", "t = 981, 961 ... 1 with 50 steps")
+
+
+class Counted(Noise):
+    """Counts its draws."""
+
+    drawn = 0
+
+    def normal(self, *shape: int) -> Tensor:
+        self.drawn += 1
+        return super().normal(*shape)
+
+
+@pytest.mark.parametrize("path", [EDMPath(), EDMPath(10.0), VEPath(0.01, 12.0)], ids=["edm", "edm-10", "ve"])
+def test_churn_raises_noise_above_sigma_max(mixture: Mixture, path: GaussianPath) -> None:
+    """Karras et al., algorithm 2: sigma_hat = (1 + gamma) sigma at every step from the first, with fresh noise each."""
+    d = known(mixture, path, float(path.time_of_log_snr(torch.tensor(-2 * math.log(0.02)).double())))
+    own = d.on(samplers.COORDINATES["edm"])
+    times = samplers.levels(own, 6, "karras")
+    sigma = [*own.path.sigma(times).tolist(), 0.0]
+    z = sigma[0] * torch.randn(9, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noise, x = Noise("churn"), z
+    for s, after in zip(sigma, sigma[1:]):
+        hat = s * (1 + min(60 / 6, math.sqrt(2) - 1))
+        x = x + math.sqrt(hat**2 - s**2) * noise.normal(9, 2).double()
+
+        def slope(x: Tensor, s: float) -> Tensor:
+            return (x - own.both(x, torch.full((9,), s / 80, dtype=torch.float64))[0]) / s
+
+        first = slope(x, hat)
+        end = x + (after - hat) * first
+        x = x + (after - hat) * (first + slope(end, after)) / 2 if after else end
+    counted = Counted("churn")
+    plan = Plan("churn", 6, (("churn", 60.0), ("noise", 1.0), ("from", 0.0), ("to", 1e6)))
+    ours = samplers.churn(own, z, times, plan, counted, unwatched)
+    assert counted.drawn == 6
+    torch.testing.assert_close(ours, x, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("path", [VPPath(), SubVPPath()], ids=lambda p: type(p).__name__)
+def test_the_correctors_factor_is_declared_and_no_better(path: GaussianPath) -> None:
+    """alpha_i = 1 - beta_i of Song et al., algorithm 5, in our samplers: by how much, and what the samples say of it."""
+    betas = {n: 20.0 / n for n in (1000, 50, 20)}
+    assert [round(betas[n], 3) for n in (1000, 50, 20)] == [0.02, 0.4, 1.0]
+    says(samplers, "by 2 % at most with N = 1000 steps and 40 % with 50", "below 20 steps it has none")
+
+    stds = torch.logspace(-1.5, 0.2, 64)
+    law = Mixture([1.0], [[0.0] * 64], [stds.tolist()])
+    d = known(law, path, float(path.time_of_log_snr(torch.tensor(-2 * math.log(0.005)).double())))
+    z = torch.randn(2000, 64, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    times = samplers.levels(d, 32)
+    alpha = d.along(times, z).alpha
+    factor = (alpha[1:-1] / alpha[2:]).square().tolist()
+
+    def distance(followed: bool) -> float:
+        """Wasserstein-2 of Gaussians, of what the sampler leaves; the factor enters by the score's norm at each level."""
+        x = z
+        for k, (t, s) in enumerate(zip(times, times[1:])):
+            noise = Noise("pc", k)
+            plan = Plan("pc", 2, (("snr", 0.16 * math.sqrt(factor[k]) if followed else 0.16),))
+            seen: list[Tensor] = []
+            samplers.predictor_corrector(d, x, torch.stack([t, s]), plan, noise, lambda t, x: seen.append(x))
+            x = seen[0]
+        x = d.both(x, times[-1:].expand(len(x)))[0]
+        return float((x.std(0) - law.stds[0]).norm())
+
+    ours, theirs = distance(False), distance(True)
+    assert ours < theirs < 1.03 * ours
+    says(samplers, "0 to 3 % further from the data")
+
+
+def test_the_correctors_cap_binds_as_declared() -> None:
+    """|w|^2 / |eps|^2 of two normals in D dimensions is F-distributed; a step is 2 snr^2 times that, in sigma^2."""
+    bound = samplers.LONGEST / (2 * 0.16**2)
+    binds = {D: float(f_law.sf(bound, D, D)) for D in (2, 16, 64)}
+    assert binds[2] == pytest.approx(0.17, abs=0.005)
+    assert binds[16] == pytest.approx(0.001, abs=0.0005)
+    assert binds[64] < 1e-6
+    says(samplers, "17 % of the steps in 2 dimensions, 0.1 % in 16 and none in 64", "at most 0.25 sigma^2")
