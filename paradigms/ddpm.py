@@ -8,7 +8,8 @@ Model.      Forward (fixed): q(x_t | x_0) = N(alpha_t x_0, sigma_t^2 I), alpha_t
 
 Objective.  Regression of what is predicted; for eps that is Ho et al., eq. 14:
                 E_{t, x_0, eps} || eps - eps(alpha_t x_0 + sigma_t eps, t) ||^2.
-            A learned variance adds 0.001 times the bound, without a gradient to the mean (Nichol & Dhariwal, eq. 16).
+            A learned variance adds 0.001 times the bound in bits per dimension, without a gradient to the mean (Nichol &
+            Dhariwal, eq. 16, and their code's unit).
 
 Sampling.   Ancestral: x_s ~ p(x_s | x_t) along all T or fewer times. DDIM (Song et al. 2021, eq. 12) and every other sampler
             of a Gaussian path: `maths.samplers`.
@@ -28,9 +29,15 @@ Where this differs from the papers
       a fixed fraction of the data's bin width (they chose s = 0.008 from the width of a byte). Noise far below a bin
       teaches nothing about the data and costs bits in the bound.
     - x0(x_t) is clipped in sampling to where the data reach: [-1, 1] on data with levels (as in Ho et al.'s code), the
-      largest training value on vectors. At t = T an error of eps counts sigma / alpha = 200 times. Never in the bound.
+      largest training value on vectors. At t = T an error of eps counts sigma / alpha = 200 times.
     - The last step of the chain returns the mean, as in Ho et al.'s code.
-    - p(x_T) has the variance sigma_T^2 that the chain ends with; 1 differs from it by 3e-5.
+    - p(x_T) has the variance sigma_T^2 that the chain ends with; 1 differs from it by 3e-5. Samples start from it too.
+    - L_0 has the forward step's variance for small and large variances alike, and in x0's scale: sigma_1 / alpha_1, where
+      eq. 13 has sigma_1 (0.3 % less on digits). The authors' code gives small ones the posterior's of the step before,
+      0.74 sigma_1 on the linear chain (0.00738, and the same bound to 1e-4) but 0.19 sigma_1 on the cosine one here, whose
+      first step is large: on digits the full bound goes from 1.99 to 3.97 bits/dim. Learned ones go between the two as
+      theirs do (2.00 with sigma_1 / alpha_1 and v trained from t = 2 on, 1.86 as it is).
+    - x0 is not clipped in the bound, where the authors' evaluation clips it.
     - Between the chain's times, where only solvers of ODEs ask, the network is told fractions of T.
 """
 
@@ -116,6 +123,17 @@ def schedule_of(config: Config, space: Space) -> GaussianPath:
     last = math.acos(config.last)
     # Linear in t from the first step's noise at t = 1 / T to alpha_T at t = 1.
     return CosinePath((T * first - last) / (T - 1), last)
+
+
+@dataclass(frozen=True)
+class LearnedConfig(Config):
+    """vlb: weight of the bound, T times a step's term in bits per dimension, beside the plain loss. The others as before."""
+
+    vlb: float = 0.001
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.vlb > 0, "vlb must be above 0, or nothing trains the variances")
 
 
 class Chain(Paradigm):
@@ -234,13 +252,15 @@ class LearnedVariance(Chain):
         x_t = self.path.perturb(x, eps, t)
         out, v = self.net(x_t, t, y).chunk(2, dim=1)
         simple = (out - self.prediction.target(self.path, t, x, eps)).square().mean()
-        # L_(t-1), whose mean is held fixed: it trains v alone. At t = 1 the chain has no step but a decoder.
+        # L_(t-1), or L_0 at t = 1, in bits. The mean is held fixed: it trains v alone.
         a, b, *_ = self.prediction.coefficients(self.path, t)
-        x0 = expand(a, x) * x_t + expand(b, x) * out.detach()
+        x0, v = expand(a, x) * x_t + expand(b, x) * out.detach(), (v + 1) / 2
         later = t.clamp_min(2 / T)
-        step = bounds.chain_step(self.path, later, later - 1 / T, x, x0, (v + 1) / 2)
-        bound = T * (step * expand((t > 1.5 / T).to(x.dtype), x)).mean()
-        loss = simple + 0.001 * bound
+        step = bounds.chain_step(self.path, later, later - 1 / T, x, x0, v)
+        first = torch.full_like(t, 1 / T)
+        decoder = -bounds.decoder_step(self.path, first, 2 * first, x, x0, v, self.space.levels)
+        bound = T / math.log(2) * torch.where(expand(t < 1.5 / T, x), decoder, step).mean()
+        loss = simple + self.config.vlb * bound
         return loss, {"loss": loss, "simple": simple, "bound": bound}
 
 
@@ -256,5 +276,5 @@ RECIPES = (
     ),
     Recipe("ddpm-v", DDPM, Config(predicts="v"), "v-prediction", variant_of="ddpm", title="DDPM, v-prediction"),
     Recipe("ddpm-x0", DDPM, Config(predicts="x0"), "data prediction", variant_of="ddpm", title="DDPM, x0-prediction"),
-    Recipe("ddpm-learned", LearnedVariance, Config(), "variances learned by the bound", variant_of="ddpm"),
+    Recipe("ddpm-learned", LearnedVariance, LearnedConfig(), "variances learned by the bound", variant_of="ddpm"),
 )

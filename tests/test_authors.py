@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import inspect
 import math
+from itertools import pairwise
 
 import pytest
 import torch
-from conftest import Exact, Mixture
+from conftest import Exact, Mixture, build, examples
 from scipy.stats import f as f_law
 from torch import Tensor
 
-from paradigms.contract import Noise, Plan
-from paradigms.maths import samplers
+from paradigms import catalogue, ddpm
+from paradigms.contract import Noise, Plan, Space
+from paradigms.maths import bounds, samplers
+from paradigms.maths.likelihood import discretised_normal
 from paradigms.maths.denoiser import Denoiser, Eps, Preconditioned
 from paradigms.maths.paths import BetaChainPath, EDMPath, GaussianPath, SubVPPath, VEPath, VPPath
 
@@ -39,6 +42,13 @@ def known(law: Mixture, path: GaussianPath, t_min: float = 1e-3, T: int | None =
 
 def unwatched(t: float, x: Tensor) -> None:
     pass
+
+
+def first(sampler, d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise) -> Tensor:
+    """The state after a sampler's first step."""
+    seen: list[Tensor] = []
+    sampler(d, x, times, plan, noise, lambda t, x: seen.append(x))
+    return seen[0]
 
 
 # ------------------------------------------------------------------------------------------------------- samplers
@@ -83,16 +93,16 @@ def test_churn_raises_noise_above_sigma_max(mixture: Mixture, path: GaussianPath
     sigma = [*own.path.sigma(times).tolist(), 0.0]
     z = sigma[0] * torch.randn(9, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     noise, x = Noise("churn"), z
-    for s, after in zip(sigma, sigma[1:]):
+    for s, after in pairwise(sigma):
         hat = s * (1 + min(60 / 6, math.sqrt(2) - 1))
         x = x + math.sqrt(hat**2 - s**2) * noise.normal(9, 2).double()
 
         def slope(x: Tensor, s: float) -> Tensor:
             return (x - own.both(x, torch.full((9,), s / 80, dtype=torch.float64))[0]) / s
 
-        first = slope(x, hat)
-        end = x + (after - hat) * first
-        x = x + (after - hat) * (first + slope(end, after)) / 2 if after else end
+        steep = slope(x, hat)
+        end = x + (after - hat) * steep
+        x = x + (after - hat) * (steep + slope(end, after)) / 2 if after else end
     counted = Counted("churn")
     plan = Plan("churn", 6, (("churn", 60.0), ("noise", 1.0), ("from", 0.0), ("to", 1e6)))
     ours = samplers.churn(own, z, times, plan, counted, unwatched)
@@ -118,12 +128,10 @@ def test_the_correctors_factor_is_declared_and_no_better(path: GaussianPath) -> 
     def distance(followed: bool) -> float:
         """Wasserstein-2 of Gaussians, of what the sampler leaves; the factor enters by the score's norm at each level."""
         x = z
-        for k, (t, s) in enumerate(zip(times, times[1:])):
+        for k, (t, s) in enumerate(pairwise(times)):
             noise = Noise("pc", k)
             plan = Plan("pc", 2, (("snr", 0.16 * math.sqrt(factor[k]) if followed else 0.16),))
-            seen: list[Tensor] = []
-            samplers.predictor_corrector(d, x, torch.stack([t, s]), plan, noise, lambda t, x: seen.append(x))
-            x = seen[0]
+            x = first(samplers.predictor_corrector, d, x, torch.stack([t, s]), plan, noise)
         x = d.both(x, times[-1:].expand(len(x)))[0]
         return float((x.std(0) - law.stds[0]).norm())
 
@@ -140,3 +148,85 @@ def test_the_correctors_cap_binds_as_declared() -> None:
     assert binds[16] == pytest.approx(0.001, abs=0.0005)
     assert binds[64] < 1e-6
     says(samplers, "17 % of the steps in 2 dimensions, 0.1 % in 16 and none in 64", "at most 0.25 sigma^2")
+
+
+# ------------------------------------------------------------------------------------------------ learned variances
+
+
+DIGITS = Space((1, 8, 8), 0, 17)
+
+
+def hybrid(model, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    """Nichol & Dhariwal's vb term of each example in bits per dimension (their `_vb_terms_bpd`), float64.
+
+    From the chain's betas, which are respaced from this path: T steps, counted from 0.
+    """
+    T = ddpm.T
+    grid = torch.arange(1, T + 1, dtype=torch.float64) / T
+    bar = model.path.alpha(grid).square()
+    before = torch.cat([torch.ones(1, dtype=torch.float64), bar[:-1]])
+    beta = 1 - bar / before
+    posterior = beta * (1 - before) / (1 - bar)
+    clipped = torch.cat([posterior[1:2], posterior[1:]]).log()
+    i = (t * T).round().long() - 1
+    a = bar[i].view(-1, 1, 1, 1)
+    x_t = a.sqrt() * x + (1 - a).sqrt() * eps
+    out, v = model.net(x_t.float(), t.float()).double().chunk(2, dim=1)
+    x0 = (x_t - (1 - a).sqrt() * out) / a.sqrt()
+    share = ((v + 1) / 2).clamp(-9, 9)
+    low, high = (k[i].view(-1, 1, 1, 1) for k in (clipped, beta.log()))
+    log_var = share * high + (1 - share) * low
+    on_x0 = (beta * before.sqrt() / (1 - bar))[i].view(-1, 1, 1, 1)
+    on_x_t = ((1 - before) * (1 - beta).sqrt() / (1 - bar))[i].view(-1, 1, 1, 1)
+    true, mean = on_x0 * x + on_x_t * x_t, on_x0 * x0 + on_x_t * x_t
+    kl = 0.5 * (-1 + log_var - low + torch.exp(low - log_var) + (true - mean).square() * torch.exp(-log_var))
+    decoder = -discretised_normal(x, mean, (0.5 * log_var).exp(), 17)
+    return torch.where((i == 0).view(-1, 1, 1, 1), decoder, kl).flatten(1).mean(1) / math.log(2)
+
+
+def test_the_learned_variance_is_trained_by_the_authors_bound() -> None:
+    """In bits per dimension, with the decoder's term at t = 1; the bound itself is then of those terms."""
+    model = build("ddpm-learned", DIGITS, shaken=True)
+    x = examples(DIGITS, 64).x
+    eps = torch.randn(x.shape, generator=torch.Generator().manual_seed(3))
+    for t in (torch.full((64,), 1e-3), torch.arange(2, 66) / 1000, torch.linspace(0.1, 1, 64)):
+        t = (t * 1000).round() / 1000
+        loss, terms = model.loss(x, None, t, eps)
+        theirs = 1000 * hybrid(model, x.double(), t.double(), eps.double()).mean()
+        torch.testing.assert_close(terms["bound"].double(), theirs, rtol=2e-3, atol=1e-4)
+        torch.testing.assert_close(loss, terms["simple"] + 0.001 * terms["bound"])
+    grads = torch.autograd.grad(
+        model.loss(x, None, torch.full((64,), 1e-3), eps)[1]["bound"], [*model.net.parameters()], allow_unused=True
+    )
+    assert any(g is not None and g.abs().max() > 0 for g in grads), "at t = 1 the decoder trains the variance"
+
+
+def test_the_decoder_of_a_learned_chain_has_its_learned_variance() -> None:
+    model = build("ddpm-learned", DIGITS, shaken=True)
+    d, x = model.denoiser(), examples(DIGITS, 16).x
+    one, two = torch.full((16,), 1e-3), torch.full((16,), 2e-3)
+    noise = Noise("decoder")
+    with torch.no_grad():
+        found = bounds.chain_bound(d, x, DIGITS, 1000, 1, "learned", Noise("decoder"), False).terms["decoder"]
+        x_t = model.path.perturb(x, noise.normal(*x.shape), one)
+        x0, v = d.with_variance(x_t, one)
+    sigma, kappa = model.path.sigma(one), 1 - torch.exp(model.path.log_snr(two) - model.path.log_snr(one))
+    low, high = (s.view(-1, 1, 1, 1).log() for s in (sigma * kappa.sqrt(), sigma))
+    log_p = discretised_normal(x, x0, torch.exp(v * high + (1 - v) * low), 17).flatten(1).sum(1)
+    torch.testing.assert_close(found, -log_p, rtol=1e-3, atol=1e-3)
+    assert v.std() > 0.01
+
+
+def test_the_decoders_other_variances_are_declared() -> None:
+    one, two = torch.tensor([1e-3, 2e-3], dtype=torch.float64)
+    for schedule, share in (("linear", 0.74), ("cosine", 0.19)):
+        path = ddpm.schedule_of(ddpm.Config(schedule=schedule), DIGITS)
+        kappa = float(-torch.expm1(path.log_snr(two) - path.log_snr(one)))
+        assert math.sqrt(kappa) == pytest.approx(share, abs=0.005)
+        if schedule == "linear":
+            assert float(path.sigma(one)) * math.sqrt(kappa) == pytest.approx(0.00738, abs=5e-6)
+        else:
+            assert 1 / float(path.alpha(one)) - 1 == pytest.approx(0.003, abs=5e-4)
+        assert 1 - float(path.sigma(torch.ones((), dtype=torch.float64))) ** 2 == pytest.approx(3e-5, abs=1.1e-5)
+    says(ddpm, "0.74 sigma_1 on the linear chain (0.00738", "0.19 sigma_1 on the cosine one", "(0.3 % less on digits)")
+    assert catalogue.get("ddpm-learned").config.vlb == 0.001

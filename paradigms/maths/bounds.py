@@ -43,7 +43,7 @@ from paradigms.maths.paths import COORDINATES, GaussianPath, expand
 from paradigms.maths.samplers import levels
 from paradigms.maths.solvers import euler_step, grid, heun_step, nodes, rk4_step, solve
 
-__all__ = ["chain_step", "kinds", "log_likelihood", "ode_density"]
+__all__ = ["chain_step", "decoder_step", "kinds", "log_likelihood", "ode_density"]
 
 METHODS = {"euler": (euler_step, 1), "heun": (heun_step, 2), "rk4": (rk4_step, 4)}
 DEQUANTISERS = ("uniform", "normal")
@@ -123,17 +123,38 @@ def _data(x: Tensor, space: Space, noise: Noise, dequantised: bool) -> tuple[Ten
     return dequantise(x, space.levels, noise), x.new_full((len(x),), space.dim * math.log(2 / space.levels))
 
 
-def _decoder(d: Denoiser, y: Tensor, space: Space, t: Tensor, noise: Noise, dequantised: bool) -> Tensor:
-    """log p(y | x_t) at the last level t (B,), of which y is x0 with the noise that is left, (B,)."""
+def _decoder(
+    d: Denoiser, y: Tensor, space: Space, t: Tensor, noise: Noise, dequantised: bool, before: Tensor | None = None
+) -> Tensor:
+    """log p(y | x_t) at the last level t (B,), of which y is x0 with the noise that is left, (B,).
+
+    before: the level before t, where the chain's variances are learned, the decoder's among them.
+    """
     alpha, sigma = expand(d.path.alpha(t), y), expand(d.path.sigma(t), y)
-    x0, _ = d.both(alpha * y + sigma * noise.normal(*y.shape).to(y), t)
-    std = sigma / alpha
-    each = (
-        discretised_normal(y, x0, std, space.levels)
-        if space.levels and not dequantised
-        else normal_log_prob(y, x0, std.log())
-    )
-    return each.flatten(1).sum(1)
+    x_t = alpha * y + sigma * noise.normal(*y.shape).to(y)
+    levels = 0 if dequantised else space.levels
+    if before is not None:
+        return decoder_step(d.path, t, before, y, *d.with_variance(x_t, t), levels).flatten(1).sum(1)
+    return _observed(y, d.both(x_t, t)[0], (sigma / alpha).log(), levels).flatten(1).sum(1)
+
+
+def _observed(x: Tensor, mean: Tensor, log_std: Tensor, levels: int) -> Tensor:
+    """log p of each number of x (B, ...) under a normal: the mass of its bin where there are levels, else the density."""
+    return discretised_normal(x, mean, log_std.exp(), levels) if levels else normal_log_prob(x, mean, log_std)
+
+
+def decoder_step(
+    path: GaussianPath, t: Tensor, before: Tensor, x: Tensor, x0: Tensor, v: Tensor, levels: int
+) -> Tensor:
+    """log p(x | x_t) of each number of x (B, ...) at a chain's last level t (B,), with a learned variance.
+
+    Between sigma_t^2 (v = 1) and that of the forward posterior, which is 0 there and is taken from the step before (v = 0;
+    Nichol & Dhariwal's code), in the logarithm. before (B,) > t: that step's level.
+    """
+    t, before = t.double(), before.double()
+    log_kappa = torch.log(-torch.expm1(path.log_snr(before) - path.log_snr(t)))
+    log_std = expand(path.sigma(t).log().to(x), x) + 0.5 * (1 - v) * expand(log_kappa.to(x), x)
+    return _observed(x, x0, log_std, levels)
 
 
 def chain_bound(
@@ -142,7 +163,8 @@ def chain_bound(
     """The bound of the chain of n levels. m = 0: all its steps; else one drawn from each of m strata, which is unbiased."""
     y, log_bin = _data(x, space, noise, dequantised)
     times = levels(d, n).to(y.device)
-    decoder = _decoder(d, y, space, times[-1:].to(y).expand(len(y)), noise, dequantised)
+    before, last = times[-2:].to(y)[:, None].expand(-1, len(y))
+    decoder = _decoder(d, y, space, last, noise, dequantised, before if variance == "learned" else None)
 
     m = n - 1 if m == 0 else min(m, n - 1)
     edges = torch.linspace(0, n - 1, m + 1, dtype=torch.float64).round().long().tolist()
