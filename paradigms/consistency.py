@@ -15,7 +15,8 @@ Objective.  For neighbouring times r < t of one path, f- a copy of f without gra
                 1 - s_r / s = n(s) / q^(stage + 1),    n(s) = 1 + k sigmoid(-b s),
             which begins with r = 0 (the denoiser's own loss) and ends with a nearly continuous one.
 
-Sampling.   One step: f(z, t_max). More (algorithm 1): noise the result back to a lower time and map again.
+Sampling.   One step: f(z, t_max); easy: f(t z, t), with t at the s below which 98 % of the training lies. More
+            (algorithm 1): noise the result back to a lower time and map again.
 
 Likelihood. None: the model defines samples, not a density.
 
@@ -32,6 +33,18 @@ Where this differs from the papers
     - The grid is even in t, not Karras et al.'s in s. The curriculum and the pseudo-Huber distance, proposed for training,
       serve in distillation too.
     - Easy: c is that of improved training, not 0, at which a perfect f has no gradient. No dropout.
+    - Easy: samples begin at s = 20, above which 2 % of the draws log s ~ N(-1.1, 2^2) lie, where Geng et al.'s code begins
+      at 80, with 0.3 % (0.8 % above 40): so few at a small budget leave f untrained there. On digits one step of the tuned EDM
+      has a Frechet distance of 9.6 from 80, 2.1 from 40, 1.6 from 20 and 1.6 from 10, two steps 2.8, 1.4, 1.2 and 1.1; tuned
+      from flow matching, whose path has no end, one step 3.1 from there and 2.8 from 20. The distance of x_20 / 20 from
+      N(0, I), which is data / 20, is the price.
+    - f is never clipped; Song et al.'s sampler clips it to [-1, 1] after every step by default. Rounding to the data's levels
+      does that to the last one, so that one step is the same. On digits clipping makes two to eight steps worse: 1.70 to 1.78
+      with two, 1.42 to 1.52 with four (distilled from flow matching, mean of two draws).
+    - Distillation: the target's average has the paper's rate for ImageNet, 0.95 (0 on CIFAR-10); its loss is divided by t - r,
+      where the paper's has weight 1 on a grid of fixed size (18 or 40 steps).
+    - Training: 8 to 128 steps (the paper's 10 to 1,280), f = x_t - t F down to t = 0 for EDM's c_skip and c_out down to
+      s = 0.002, no dropout (0.3) and AdamW for RAdam.
 """
 
 from __future__ import annotations
@@ -69,6 +82,7 @@ from paradigms.maths.solvers import heun_step
 from paradigms.optim import adamw, check_training, cosine
 
 LINEAR = LinearPath()
+HIGHEST = 2.05  # of log s, in standard deviations from its mean: 2 % of easy tuning's draws lie above
 
 
 # ------------------------------------------------------------------------------------------------------ the map f
@@ -135,6 +149,11 @@ class Consistency(Paradigm):
     net: nn.Module
     path = LINEAR
 
+    @property
+    def highest(self) -> float:
+        """The noise s at which samples begin, where the path has as much."""
+        return math.inf
+
     @abstractmethod
     def denoiser_of(self, net: nn.Module, y: Tensor | None) -> Denoiser:
         """The denoiser that f is made of, with `net` as its network, on the linear path."""
@@ -171,9 +190,10 @@ class Consistency(Paradigm):
         watch: Callable[[float, Tensor], None] | None = None,
     ) -> Tensor:
         d = self.denoiser_of(self.net, cond)
-        even = tuple(d.t_max * (1 - i / plan.steps) for i in range(1, plan.steps))
-        times = (d.t_max, *(min(max(t, d.t_min), d.t_max) for t in plan.numbers("times", even)))
-        x_t, x = d.t_max * z, z
+        first = min(d.t_max, 1 / (1 + 1 / self.highest))
+        even = tuple(first * (1 - i / plan.steps) for i in range(1, plan.steps))
+        times = (first, *(min(max(t, d.t_min), first) for t in plan.numbers("times", even)))
+        x_t, x = first * z, z
         for i, t in enumerate(times):
             row = z.new_full((len(z),), t)
             if i:
@@ -354,6 +374,10 @@ class EasyConsistency(Consistency):
         super().__init__(config, space, width, parents)
         self.start = parents["start"]
         self.net = copy.deepcopy(self.start.model.net).requires_grad_(True)
+
+    @property
+    def highest(self) -> float:
+        return math.exp(self.config.P_mean + HIGHEST * self.config.P_std)
 
     def denoiser_of(self, net: nn.Module, y: Tensor | None) -> Denoiser:
         return replace(self.start.model.denoiser(y).on(LINEAR), net=net, null=None)

@@ -31,7 +31,11 @@ Where this differs from the papers
     - Time runs the other way than in Lipman et al.: here t = 0 is data.
     - sigma_min = 0, as in rectified flow. Trained on uniformly dequantised pixels, whose density is what its likelihood
       measures; samples are rounded to the levels by whoever scores them.
-    - The VP path, whose velocity has no bound at t = 0, ends at a tenth of a bin of noise; Lipman et al. at t = 1e-5.
+    - The VP path, whose velocity has no bound at t = 0, ends at a tenth of a bin of noise; Lipman et al. at t = 1e-5. Its prior
+      is N(0, sigma(1)^2 I), of variance 1 - 4e-5 for their 1, and its likelihood is of x: D log alpha(t_min) is added to the
+      density of alpha x, -7e-5 nats a dimension on digits.
+    - The whole of [0, 1] is trained and solved. Rectified flow's code leaves out the 1e-3 next to the noise: it trains on
+      t <= 0.999 and starts its ODE there, from the noise of t = 1.
     - The assignment is made within parts of the batch: its cost grows as the cube of their size. 64 images or 20 vectors at a
       time, it takes less than a tenth of a training step.
     - It is unconditional. An assignment that does not see the labels makes the noise depend on them, y given eps is then not

@@ -23,6 +23,8 @@ Where this differs from the papers
       fixed fraction of a bin of the data.
     - The network sees x_i at unit variance, and is told the level as the suite's networks are told a time.
     - It is trained on uniformly dequantised pixels.
+    - The prior is N(0, sigma_1^2 I), of samples and of the likelihoods, which the papers do not give; their samples start from
+      uniform pixels, whose standard deviation is below sigma_1 (a few units here) and at any sigma_1.
 """
 
 from __future__ import annotations

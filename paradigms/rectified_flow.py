@@ -24,6 +24,8 @@ Where this differs from the papers
     - Pairs are drawn once, by Heun's method (they take adaptive RK45), and as many as `drawing` pays for: a part of what the
       parent's training cost, a step of training being three calls of the network. Both papers draw without limit.
     - Distilled with the squared error in place of LPIPS, which knows other data than these.
+    - The whole of [0, 1] is trained and solved, and distilled at t = 1. Their code leaves out the 1e-3 next to the noise: it
+      trains on t <= 0.999 and asks at 0.999 first, with the noise of t = 1.
     - z and x of a pair are not independent, so E[z | x_t] is no score and only solvers of the ODE are offered.
 """
 

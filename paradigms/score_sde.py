@@ -32,6 +32,11 @@ Where this differs from the paper
     - It is trained on uniformly dequantised pixels, whose density is what its likelihood measures.
     - t_min is where the noise is a fixed fraction of a bin of the data, not 1e-5. sigma_max of VE is the largest distance
       between training examples (technique 1 of Song & Ermon 2020), taken over 1,000 of them.
+    - The prior, of samples and of both likelihoods, is N(0, sigma(1)^2 I), as the paper's is on VE; on VP and sub-VP theirs is
+      N(0, I), whose variance is larger by 4e-5 and 9e-5.
+    - The likelihood is of x: the density of x_(t_min) = alpha x at the same point, with D log alpha(t_min) added. Theirs is of
+      x_eps without that term: on digits -7e-5 nats a dimension for VP and -6e-3 for sub-VP (at t_min), at their eps -5e-7.
+    - The ODE's density is solved by RK4 on a fixed grid with its error stated, theirs by RK45 to 1e-5.
 """
 
 from __future__ import annotations

@@ -34,6 +34,8 @@ Where this differs from the paper
     - Every position of a block has constants mu and alpha of its own beside the network's. Those of the first block are
       set on the data before training (as Glow's ActNorm): a run starts at independent Gaussians, not at the identity.
       Positional embeddings start as large as the tokens'. Both matter when training is short.
+    - A LayerNorm stands between a transformer's last layer and its outputs, as in GPT-2; theirs has none there. It adds
+      2 width parameters a block.
     - The headline draws from the model whose likelihood is reported, uniformly dequantised, and not from the noisy one.
     - Dropout and weight decay: small sets are memorised otherwise. No guidance. Vectors too: one coordinate a token.
 """

@@ -13,13 +13,15 @@ import pytest
 import torch
 from conftest import Exact, Mixture, build, examples
 from scipy.stats import f as f_law
+from scipy.stats import norm
 from torch import Tensor
 
-from paradigms import catalogue, ddpm
+from paradigms import catalogue, consistency, ddpm, edm, flow_matching, ncsn, rectified_flow, score_sde, tarflow
+from paradigms.backbones.causal import CausalTransformer
 from paradigms.contract import Noise, Plan, Space
 from paradigms.maths import bounds, samplers
-from paradigms.maths.likelihood import discretised_normal
 from paradigms.maths.denoiser import Denoiser, Eps, Preconditioned
+from paradigms.maths.likelihood import discretised_normal
 from paradigms.maths.paths import BetaChainPath, EDMPath, GaussianPath, SubVPPath, VEPath, VPPath
 
 
@@ -195,9 +197,8 @@ def test_the_learned_variance_is_trained_by_the_authors_bound() -> None:
         theirs = 1000 * hybrid(model, x.double(), t.double(), eps.double()).mean()
         torch.testing.assert_close(terms["bound"].double(), theirs, rtol=2e-3, atol=1e-4)
         torch.testing.assert_close(loss, terms["simple"] + 0.001 * terms["bound"])
-    grads = torch.autograd.grad(
-        model.loss(x, None, torch.full((64,), 1e-3), eps)[1]["bound"], [*model.net.parameters()], allow_unused=True
-    )
+    _, terms = model.loss(x, None, torch.full((64,), 1e-3), eps)
+    grads = torch.autograd.grad(terms["bound"], [*model.net.parameters()], allow_unused=True)
     assert any(g is not None and g.abs().max() > 0 for g in grads), "at t = 1 the decoder trains the variance"
 
 
@@ -230,3 +231,114 @@ def test_the_decoders_other_variances_are_declared() -> None:
         assert 1 - float(path.sigma(torch.ones((), dtype=torch.float64))) ** 2 == pytest.approx(3e-5, abs=1.1e-5)
     says(ddpm, "0.74 sigma_1 on the linear chain (0.00738", "0.19 sigma_1 on the cosine one", "(0.3 % less on digits)")
     assert catalogue.get("ddpm-learned").config.vlb == 0.001
+
+
+# ------------------------------------------------------------------------------------------------------ consistency
+
+
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [("easy-consistency", 20.0), ("easy-consistency-edm", 20.0), ("consistency-edm", 80.0), ("consistency", math.inf)],
+)
+def test_easy_tuning_samples_from_where_it_was_trained(name: str, first: float) -> None:
+    """Noise over signal at which a sample begins; the later steps of a plan lie below."""
+    model = build(name, DIGITS)
+    z = torch.randn(4, *DIGITS.shape, generator=torch.Generator().manual_seed(0))
+    for plan in (Plan("multistep", 1), Plan("multistep", 3), Plan("multistep", 2, (("times", 0.999),))):
+        seen: list[tuple[float, Tensor]] = []
+        with torch.no_grad():
+            model.sample(z, plan, Noise("s"), watch=lambda t, x: seen.append((t, x)))  # noqa: B023
+        times = [t for t, _ in seen]
+        begun = times[0] / (1 - times[0]) if times[0] < 1 else math.inf
+        assert begun == pytest.approx(first, rel=0.005)
+        torch.testing.assert_close(seen[0][1], times[0] * z)
+        assert times == sorted(times, reverse=True)
+    drawn = {s: float(norm.sf((math.log(s) + 1.1) / 2)) for s in (20, 40, 80)}
+    assert [round(100 * drawn[s], 1) for s in (20, 40, 80)] == [2.0, 0.8, 0.3]
+    says(consistency, "samples begin at s = 20, above which 2 % of the draws", "at 80, with 0.3 % (0.8 % above 40)")
+
+
+def test_consistency_never_clips_and_says_so() -> None:
+    model = build("consistency", DIGITS)
+    z = 3 * torch.randn(64, *DIGITS.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        x = model.sample(z, Plan("multistep", 1), Noise("s"))
+    assert (x.abs() > 1).any()
+    # Where it is the last step the data's levels are those of the clipped.
+    assert torch.equal(DIGITS.decode(x), DIGITS.decode(x.clamp(-1, 1)))
+    says(consistency, "f is never clipped", "clips it to [-1, 1] after every step")
+
+
+# ----------------------------------------------------------------------------------------------- priors, time's ends
+
+
+@pytest.mark.parametrize("name", ["score-sde", "score-sde-subvp", "score-sde-ve", "edm", "ncsn", "flow-matching-vp"])
+def test_priors_and_the_density_of_x_are_as_declared(name: str) -> None:
+    """Of an exact Gaussian: the ODE's density is that of x, from a prior of the path's own last variance."""
+    model = build(name, DIGITS)
+    d = model.denoiser()
+    z = torch.ones(3, *DIGITS.shape)
+    seen: list[Tensor] = []
+    plan = Plan("ddim", 1)
+    with torch.no_grad():
+        model.sample(z, plan, Noise("s"), watch=lambda t, x: seen.append(x))
+    assert float(seen[0].mean()) == pytest.approx(d.largest)
+
+    law = Mixture([1.0], [[0.3, -0.2]], [[0.7, 0.5]])
+    exact = known(law, d.path, d.t_min)
+    x = torch.tensor([[0.5, 0.1]], dtype=torch.float64)
+    mine = bounds.ode_density(exact, x, 400, None)[0]
+    alpha, sigma = (float(f(torch.tensor(d.t_min, dtype=torch.float64))) for f in (d.path.alpha, d.path.sigma))
+    theirs = law.log_prob(alpha * x, alpha, sigma)  # of x_(t_min)
+    last = float(d.path.sigma(torch.ones((), dtype=torch.float64)))
+    assert float(mine - theirs) == pytest.approx(2 * math.log(alpha), abs=2e-3 if last < 2 else 0.1)
+
+
+def test_the_sizes_of_priors_and_ends_are_as_declared() -> None:
+    one, eps = torch.ones((), dtype=torch.float64), torch.tensor(1e-5, dtype=torch.float64)
+    for path, variance, log_alpha in ((VPPath(), 4e-5, -7e-5), (SubVPPath(), 9e-5, -6e-3)):
+        assert 1 - float(path.sigma(one)) ** 2 == pytest.approx(variance, rel=0.1)
+        t_min = path.time_of_log_snr(torch.tensor(-2 * math.log(0.1 * 2 / 17), dtype=torch.float64))
+        assert float(path.alpha(t_min).log()) == pytest.approx(log_alpha, rel=0.05)
+        assert float(path.alpha(eps).log()) == pytest.approx(-5e-7, rel=0.01)
+    says(
+        score_sde, "larger by 4e-5 and 9e-5", "-7e-5 nats a dimension for VP and -6e-3 for sub-VP", "at their eps -5e-7"
+    )
+    says(flow_matching, "of variance 1 - 4e-5 for their 1", "-7e-5 nats a dimension on digits")
+    says(edm, "The prior is N(0, sigma_max^2 I)", "1e-5 of the draws lie below on bytes, 1.2 % on digits")
+    below = {
+        levels: float(norm.cdf((math.log(0.5 / levels / std) + 0.5) / 1.2)) for levels, std in ((256, 0.5), (17, 0.73))
+    }
+    assert below[256] == pytest.approx(1e-5, rel=0.5)
+    assert below[17] == pytest.approx(0.012, rel=0.1)
+    says(ncsn, "The prior is N(0, sigma_1^2 I)", "start from uniform pixels")
+
+
+@pytest.mark.parametrize("name", ["flow-matching", "reflow", "reflow-distilled"])
+def test_flows_are_trained_and_asked_up_to_the_noise(name: str) -> None:
+    """Liu et al.'s code: times from 1e-3 on (0 is noise there), the first call at 1e-3. Here the first is at the noise."""
+    model = build(name, DIGITS)
+    asked: list[float] = []
+    model.net.register_forward_pre_hook(lambda net, args: asked.append(float(args[1].max())))
+    with torch.no_grad():
+        sampler = "one-step" if name == "reflow-distilled" else "euler"
+        model.sample(torch.randn(2, *DIGITS.shape), Plan(sampler, 1), Noise("s"))
+    assert asked == [1.0]
+    if name == "reflow-distilled":
+        return
+    batch = examples(DIGITS, 4000)
+    next(iter(model.updates(batch, 0.5, Noise("u"))))
+    assert asked[-1] > 0.999
+    for module in (flow_matching, rectified_flow):
+        says(module, "leaves out the 1e-3 next to the noise", "t <= 0.999")
+
+
+def test_the_transformers_last_layer_norm_is_declared() -> None:
+    net = CausalTransformer(2, 3, 32, 2, 5)
+    assert sum(p.numel() for p in net.norm.parameters()) == 2 * 32
+    torch.nn.init.normal_(net.head.weight)
+    x, scale = torch.randn(4, 5, 2), []
+    net.head.register_forward_pre_hook(lambda module, args: scale.append(args[0].square().mean().sqrt()))
+    net(x)
+    assert float(scale[0]) == pytest.approx(1, abs=1e-3)
+    says(tarflow, "A LayerNorm stands between", "theirs has none there", "2 width parameters a block")

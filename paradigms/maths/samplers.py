@@ -31,8 +31,8 @@ Where this differs from the papers and their code
       alpha_i = (alpha_t / alpha_s)^2, the samples of an exact score lie 0 to 3 % further from the data (VP and sub-VP, Gaussian
       in 64 dimensions, 16 to 250 steps).
     - The norms in it are each sample's own, where theirs are means over the batch, and it is at most 0.25 sigma^2, where
-      theirs has no bound. At snr = 0.16 and where eps is like noise that binds for 17 % of the steps in 2 dimensions, 0.1 % in 16
-      and none in 64.
+      theirs has no bound. At snr = 0.16 and where eps is like noise that binds for 17 % of the steps in 2 dimensions, 0.1 %
+      in 16 and none in 64.
     - Churn raises the noise above sigma_max where it is told to, as Karras et al.'s code does. A network of another path
       than EDM's is then asked at its own last level.
     - A chain of fewer steps is asked at Nichol & Dhariwal's times. A single step is asked at t = T, where the prior's noise
