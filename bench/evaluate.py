@@ -870,15 +870,7 @@ def _opened(folder: Path, device: str, data: Name | None, out: Path | None) -> t
 
 def _loaded(folder: Path, device: str, data: Name | None, out: Path | None) -> tuple[Trainable, runs.Info, Dataset]:
     model, info = runs.load(folder, device=device, out=out)
-<<<<<<< HEAD
     return model, info, runs.data_of(folder, info, data)
-=======
-    found = dataset(info.dataset)
-    if found.checksum != info.checksum:
-        command = runs.again(info, runs.out_of(folder, info, out))
-        raise BadInput(f"{folder} was trained on another version of '{info.dataset}'; train it anew: `{command}`")
-    return model, info, found
->>>>>>> 279c69f (Name the command in messages on runs that can not be used as they are)
 
 
 def _sampling(model: Trainable, folder: Path, info: runs.Info) -> Paradigm:

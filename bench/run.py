@@ -312,7 +312,8 @@ def data_of(folder: Path, info: Info, given: Name | None = None) -> Dataset:
     if found.checksum == info.checksum:
         return found
     if not isinstance(place, FolderName):
-        raise BadInput(f"{folder} was trained on another version of '{info.dataset}'; train it anew")
+        command = again(info, out_of(folder, info, None))
+        raise BadInput(f"{folder} was trained on another version of '{info.dataset}'; train it anew: `{command}`")
     raise BadInput(
         f"{folder} was trained on other data ('{info.dataset}', sha256 {info.checksum[:12]}) than {place} (sha256 "
         f"{found.checksum[:12]}); name the images as they were with --dataset, or train it anew"
