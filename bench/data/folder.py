@@ -278,9 +278,9 @@ def _split(found: Listing) -> Parts:
             f"{found.root} holds {held} but no train/; name the folder to be trained on (one in five of its images is "
             "then held out), or give it a train/ folder"
         )
-    for piece in found.folders:
-        if _role(piece) and not any(p[0] == piece for p in pieces):
-            notes.append(f"{readable(piece)}/ holds no images")
+    for below in found.folders:
+        if _role(below) and not any(p[0] == below for p in pieces):
+            notes.append(f"{readable(below)}/ holds no images")
     held = next((role for role in ("test", "val") if role in parts), "")
     if not held:
         notes.append(f"{called['train']} is alone: one in five of its images is held out, chosen by name")
