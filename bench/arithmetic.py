@@ -109,9 +109,9 @@ def compile_networks(model: Trainable) -> list[nn.Module]:
     do either. Names and `state_dict` stay as they are.
     """
     networks: dict[str, nn.Module] = {}
-    for name, module in model.named_modules():
+    for name, module in model.core.named_modules():
         inside = any(name.startswith(f"{outer}.") for outer in networks)
-        if isinstance(module, Backbone) and not inside and name.split(".")[0] not in model.eager:
+        if isinstance(module, Backbone) and not inside and name.split(".")[0] not in model.core.eager:
             networks[name] = module
     for network in networks.values():
         network.compile()

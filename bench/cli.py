@@ -466,7 +466,7 @@ def sample(
 
     where = runs.device_of(device)
     model, info = _load_paradigm(folder, where, out)
-    plan = _plan(type(model).card, info.recipe, sampler, steps, guidance, option or ())
+    plan = _plan(model.card, info.recipe, sampler, steps, guidance, option or ())
     model.check(plan)
     found = runs.data_of(folder, info, data) if trajectory or data is not None or model.space.classes else None
     labels = _labels(model, info, found, label, count, seed)
@@ -488,7 +488,7 @@ def sample(
             progress.update("sample", done, count, images=done)
 
         pool = evaluate.draw(model, plan, count, seed, labels, where, tell)
-    evaluate.write_samples(pool, model.space, to)
+    evaluate.write_samples(pool, model.space, to, units=lambda x: model.to_core(x.to(where)).cpu())
     calls = "" if pool.calls is None else f", {pool.calls:.4g} network call{'s' * (pool.calls != 1)} each"
     print(f"{to}: {count} sample{'s' * (count != 1)} of {info.recipe} by {plan}{calls}")
 
@@ -1508,11 +1508,11 @@ def _load_paradigm(folder: Path, device: Any, out: Path) -> tuple[Any, Any]:
     from bench import run as runs
 
     model, info = runs.load(folder, device=device, out=out)
-    _card(type(model), info.recipe)
+    _card(model, info.recipe)
     return model, info
 
 
-def _card(paradigm: type, recipe: str) -> Card:
+def _card(paradigm: Any, recipe: str) -> Card:
     card = getattr(paradigm, "card", None)
     if card is None:
         raise BadInput(f"'{recipe}' is a first stage for others and does not sample")

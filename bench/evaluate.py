@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -73,6 +73,7 @@ from paradigms.contract import (
 )
 from paradigms.errors import BadInput
 from paradigms.maths.likelihood import bits_per_dim
+from paradigms.standardise import column_units
 
 __all__ = [
     "ASKED",
@@ -103,9 +104,12 @@ PLANS = "samplers"  # of the rows of plans that a user chose
 SPACES = "features"  # and of the rows in feature spaces that a user named
 REFERENCE = 10_000  # at most so many real examples of either split stand behind a quality number
 WIDE = 25  # but so many per feature, of what there are, in a wide space: a Frechet distance needs them
+NAMED = 5  # examples named at most, of those that decide a likelihood
+LOST = 0.01  # of the labels or modes: real data leave out as many of a thousand, by chance
 MEMORISED = 0.5  # nn_ratio below which samples are called copies; held-out images have 1
 Resize = Literal["bicubic", "bilinear", "area", "nearest"]
 FEW = 32  # one in so many examples at most are few
+FLAT = 1e-10  # of the variance of a column: what is less in some direction is rounding
 KEPT_VECTORS = 2_000  # samples kept for the report's scatter plots
 
 
@@ -322,7 +326,7 @@ def quality(
         real = ref.real["test"][: len(x)]
         with _section(rows, dataclasses.replace(base, split="test"), "w2"):
             add(metrics.vector_quality(x[: len(real)], real, ref.dataset.density), split="test", n_ref=len(real))
-        return rows
+        return [_marked(row) for row in rows]
     fakes = [space.features(ref.dataset.space.encode(x)) for space in ref.spaces]
     for index, (space, fake) in enumerate(zip(ref.spaces, fakes)):
         for split in splits:
@@ -388,10 +392,19 @@ def memorisation(base: Row, x: Tensor, fakes: Sequence[Features], ref: Reference
 
 
 def _marked(row: Row) -> Row:
-    """Says so where samples are copies of training examples."""
-    if row.metric == "nn_ratio" and row.value is not None and row.value < MEMORISED and not row.reason:
+    """Says so where samples are copies of training examples, or leave out labels or modes."""
+    if row.value is None or row.reason:
+        return row
+    if row.metric == "nn_ratio" and row.value < MEMORISED:
         near = "copies of training examples, or nearly: held-out ones have 1, copies 0"
         return dataclasses.replace(row, reason=near)
+    if row.metric in ("label_modes", "modes"):
+        number, what = int(row.unit.removeprefix("of ")), "labels" if row.metric == "label_modes" else "modes"
+        usual = number * (1 - (1 - 1 / number) ** (row.n or 0))  # of as many fair draws: few can not show a thousand
+        chance = 3 * math.sqrt(usual * (1 - usual / number))
+        if usual - row.value > max(chance, LOST * number):
+            lost = number - int(row.value)
+            return dataclasses.replace(row, reason=f"{lost:,} of {number:,} {what} are missing, or nearly")
     return row
 
 
@@ -407,18 +420,35 @@ def affordable(card: Card, space: Space, calls: int) -> list[Kind]:
     return list(best.values())
 
 
+def _unit_of(space: Space) -> Callable[[float], float]:
+    """Nats as they are printed, of a likelihood: bits/dim is linear in them, so values and errors are turned alike."""
+    return (lambda v: float(bits_per_dim(v, space.dim))) if space.levels else (lambda v: -v)
+
+
+def _places(data: Data, split: str, found: Dataset, few: Tensor) -> str:
+    """Which examples of a split these of `data` are, in words."""
+    whole = {"train": found.train, "test": found.test}[split].x
+    places = [int((whole == data.x[i]).flatten(1).all(1).nonzero()[0]) for i in few[:NAMED]]
+    return f" (of the {split} part, counted from 0: {', '.join(map(str, places))}{' …' if len(few) > NAMED else ''})"
+
+
 def _standard_error(values: Tensor) -> float | None:
     return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else None
 
 
-def on_few(values: Tensor, unit: str, scale: Callable[[float], float] = float) -> str:
-    """Says so where the mean of values (N,) hangs on a few of them: how many, and what it is without; else "".
+def on_few(
+    values: Tensor,
+    unit: str,
+    scale: Callable[[float], float] = float,
+    places: Callable[[Tensor], str] = lambda few: "",
+) -> str:
+    """Says so where the mean of values (N,) hangs on a few of them: how many, which, and what it is without; else "".
 
     The few are farther from the median than the standard deviation of all: at most one in 32, with half or more of the
     squared deviations. Of a normal law a third is as far; of 512 log-likelihoods four at -10,000 nats are such few, and
     neither their mean nor its error says what a typical example has.
 
-    scale: brings a value to the unit of the row.
+    scale: brings a value to the unit of the row. places: says where such values come from, the farthest first.
     """
     if not torch.isfinite(values).all() or len(values) < FEW:
         return ""
@@ -432,7 +462,8 @@ def on_few(values: Tensor, unit: str, scale: Callable[[float], float] = float) -
     near, most = (abs(scale(float(distance))) for distance in (far[0], far[-1]))
     span = f"{near:,.4g}" if k == 1 else f"{near:,.4g} to {most:,.4g}"
     return (
-        f"the mean hangs on {k} of {len(values):,} examples, {span} {unit} from the median, which is "
+        f"the mean hangs on {k} of {len(values):,} examples{places(squared.argsort(descending=True)[:k])}, {span} {unit} "
+        f"from the median, which is "
         f"{scale(float(median)):.4g}; without them it is {scale(float(values[~few].mean())):.4g}"
     )
 
@@ -475,8 +506,7 @@ def likelihood(
                 tell(first + len(batch.x))
     value = torch.cat(values)
     levels = model.space.levels
-    # Bits/dim is linear in nats: one function turns values, errors and standard errors alike.
-    scale: Callable[[float], float] = (lambda v: float(bits_per_dim(v, model.space.dim))) if levels else (lambda v: -v)
+    scale = _unit_of(model.space)
     metric, unit = ("bits_per_dim", "bits/dim") if levels else ("nll", "nats")
     base = dataclasses.replace(
         base,
@@ -491,7 +521,10 @@ def likelihood(
         steps=None,
     )
     lost = int((~torch.isfinite(value)).sum())
-    reason = f"{lost} of {len(value)} examples have no finite likelihood" if lost else on_few(value, unit, scale)
+    places = partial(_places, data, split, found)
+    reason = (
+        f"{lost} of {len(value)} examples have no finite likelihood" if lost else on_few(value, unit, scale, places)
+    )
     error = _standard_error(value)
     rows = [
         dataclasses.replace(
@@ -532,12 +565,11 @@ def _divergence(nll: Row, value: Tensor, data: Data, found: Dataset) -> Row:
     if density.log_prob is None:
         return dataclasses.replace(nll, metric="kl", value=nll.value - density.entropy)
     difference = density.log_prob(data.x.double()) - value
+    reason = nll.reason
+    if bool(difference.isfinite().all()):
+        reason = on_few(difference, "nats", places=partial(_places, data, nll.split, found))
     return dataclasses.replace(
-        nll,
-        metric="kl",
-        value=float(difference.mean()),
-        error=_standard_error(difference),
-        reason=on_few(difference, "nats") or nll.reason * (not bool(torch.isfinite(difference).all())),
+        nll, metric="kl", value=float(difference.mean()), error=_standard_error(difference), reason=reason
     )
 
 
@@ -574,7 +606,7 @@ def evaluate(
     if not force and (kept := _kept(place, key)) is not None:
         return kept
     ref = reference(found.place, device=device)
-    card = type(model).card
+    card = model.card
     n = pool_size(found, tier)
     todo = plans(card, tier.max_calls, sweep)
     kinds, variants = affordable(card, model.space, tier.likelihood_calls), others(folder, info, tier)
@@ -608,7 +640,7 @@ def evaluate(
     if isinstance(codec, Codec):
         rows += _of_codec(_planned(base, card.default, card), codec, found, tier, device)
     if shown is not None:
-        _keep_samples(place, shown, model.space)
+        _keep_samples(place, shown, found)
     save_rows(place, rows, key)
     return rows
 
@@ -639,8 +671,7 @@ def _of_codec(base: Row, codec: Codec, found: Dataset, tier: Tier, device: str) 
             fake = space.features(ref.dataset.space.encode(torch.cat(parts)))
             same = Features(real.values[:n], None, space)
             made += _of_values(here, [metrics.reconstruction_distance(fake, same)])
-    value, levels = torch.cat(values), codec.space.levels
-    scale: Callable[[float], float] = (lambda v: float(bits_per_dim(v, codec.space.dim))) if levels else (lambda v: -v)
+    value, levels, scale = torch.cat(values), codec.space.levels, _unit_of(codec.space)
     error = _standard_error(value)
     unit = "bits/dim" if levels else "nats"
     lost = dataclasses.replace(base, metric="reconstruction", unit=unit, reason=on_few(value, unit, scale))
@@ -708,7 +739,7 @@ def in_spaces(
     """
     folder = Path(folder)
     model, info, found = _opened(folder, device, data, out)
-    ref, card = reference(found.place, tuple(specs), device), type(model).card
+    ref, card = reference(found.place, tuple(specs), device), model.card
     n = n or pool_size(found, tier)
     protocol = SCHEMA, tier.name, found.checksum, torch.__version__, code(catalogue.get(info.recipe))
     key = _digest("spaces", protocol, _weights_of(folder))
@@ -798,7 +829,7 @@ def sampled(
         model.check(plan)
     recipe, card, ref, n = (
         catalogue.get(info.recipe),
-        type(model).card,
+        model.card,
         reference(found.place, device=device),
         pool_size(found, tier),
     )
@@ -884,7 +915,7 @@ def _measured(info: runs.Info, model: Trainable, tier: Tier, device: str, weight
     here = runs.environment(runs.device_of(device), torch.get_num_threads(), catalogue.get(info.recipe))
     used = None
     if isinstance(model, Paradigm):
-        used = measure.params_sampling(model, type(model).card.default, device)
+        used = measure.params_sampling(model, model.card.default, device)
     return dataclasses.replace(
         runs.base_row(info),
         tier=tier.name,
@@ -1038,10 +1069,18 @@ def _kept(folder: Path, key: str) -> list[Row] | None:
 # --------------------------------------------------------------------------------------------------------- pictures
 
 
+def in_columns(x: Tensor, found: Dataset) -> Tensor:
+    """Vectors (N, D) in units of the training part's columns, as float64; images as they are."""
+    if found.space.is_image:
+        return x
+    o, u = column_units(found.train.x)
+    return (x.double() - o) / u
+
+
 def grid_png(x: Tensor, space: Space, columns: int = 8, size: int = 640) -> bytes:
     """Images (N, C, H, W), integers, as a PNG `columns` wide, enlarged by a whole factor to about `size` pixels.
 
-    Vectors (N, D): their first two coordinates as dots.
+    Vectors (N, D), in units of the data's columns: their first two coordinates as dots.
     """
     if not space.is_image:
         return _png(Image.fromarray(_scatter(x.double().numpy(), size)))
@@ -1063,7 +1102,8 @@ def to_bytes(x: Tensor, space: Space) -> Tensor:
 
 
 def _scatter(points: np.ndarray, size: int, reach: float = 2.5) -> np.ndarray:
-    """Dots in [-reach, reach]^2, darker where more of them fall."""
+    """Dots in [-reach, reach]^2, darker where more of them fall; (N, 1) in the middle of it."""
+    points = np.pad(points, ((0, 0), (0, max(0, 2 - points.shape[1]))))
     counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=size // 2, range=[[-reach, reach]] * 2)
     grey = 1 - np.minimum(1.0, counts[::-1] / max(1.0, np.quantile(counts[counts > 0], 0.9) if counts.any() else 1.0))
     shade = np.stack([grey, 0.35 + 0.65 * grey, 0.6 + 0.4 * grey], axis=-1)
@@ -1082,10 +1122,10 @@ def npz(**arrays: np.ndarray) -> bytes:
     return out.getvalue()
 
 
-def write_samples(pool: Pool, space: Space, to: Path) -> None:
+def write_samples(pool: Pool, space: Space, to: Path, units: Callable[[Tensor], Tensor] = lambda x: x) -> None:
     """A pool into a grid (.png), an archive (.npz: samples, labels) or, without a suffix, a folder of one PNG each."""
     if to.suffix.lower() == ".png":
-        write_atomic(to, grid_png(pool.x, space, columns=max(1, math.isqrt(len(pool.x) - 1) + 1)))
+        write_atomic(to, grid_png(units(pool.x), space, columns=max(1, math.isqrt(len(pool.x) - 1) + 1)))
     elif to.suffix.lower() == ".npz":
         write_atomic(to, npz(**_arrays(pool, len(pool.x))))
     else:
@@ -1099,10 +1139,10 @@ def _arrays(pool: Pool, n: int) -> dict[str, np.ndarray]:
     return {"samples": pool.x[:n].numpy()} | ({} if pool.y is None else {"labels": pool.y[:n].numpy()})
 
 
-def _keep_samples(folder: Path, pool: Pool, space: Space) -> None:
+def _keep_samples(folder: Path, pool: Pool, found: Dataset) -> None:
     """The first samples of the headline pool, not chosen, as a picture and as numbers for the report."""
-    kept = 64 if space.is_image else KEPT_VECTORS
-    write_atomic(folder / GRID, grid_png(pool.x[:kept], space))
+    kept = 64 if found.space.is_image else KEPT_VECTORS
+    write_atomic(folder / GRID, grid_png(in_columns(pool.x[:kept], found), found.space))
     write_atomic(folder / SAMPLES, npz(**_arrays(pool, kept)))
     write_manifest(folder, [GRID, SAMPLES])
 
@@ -1137,20 +1177,24 @@ def fit_density(x: Tensor, levels: int) -> Gaussian:
     """A Gaussian with a density everywhere, fitted to x (N, D): Ledoit and Wolf's shrinkage, which needs no tuning, and
     the variance that dequantisation adds (pixels that never change have none of their own).
 
-    Raises BadInput for vectors that have no density: all the same.
+    Without levels it shrinks in units of the columns, which the data's scale does not change. Raises BadInput where such
+    data have no density: a column that never changes, or one that the others determine.
     """
     from sklearn.covariance import ledoit_wolf
 
-    covariance, constant = torch.from_numpy(ledoit_wolf(x.numpy())[0]), (x == x[0]).all(0)
     if levels:
+        covariance = torch.from_numpy(ledoit_wolf(x.numpy())[0])
         covariance += torch.eye(x.shape[1], dtype=x.dtype) * (2 / levels) ** 2 / 12
-    factor, failed = torch.linalg.cholesky_ex(covariance)
-    if failed or (constant.all() and not levels):
-        raise BadInput(
-            f"{int(constant.sum())} of {x.shape[1]} coordinates of the training data are constant: a Gaussian fitted to "
-            "them has no density"
-        )
-    return Gaussian(x.mean(0), factor)
+        return Gaussian(x.mean(0), torch.linalg.cholesky(covariance))
+    still = (x.amin(0) == x.amax(0)).nonzero().flatten().tolist()
+    if still:
+        which = f"column {still[0]} (from 0) never changes" + (f", nor do {len(still) - 1} more" if still[1:] else "")
+        raise BadInput(f"{which}, so a Gaussian fitted to the data has no density; leave such columns out")
+    o, u = column_units(x)
+    z = (x - o) / u
+    if torch.linalg.eigvalsh(z.T @ z / len(z))[0] < FLAT:
+        raise BadInput("a column is a sum of others, so a Gaussian fitted to the data has no density; leave it out")
+    return Gaussian(o, u[:, None] * torch.linalg.cholesky(torch.from_numpy(ledoit_wolf(z.numpy())[0])))
 
 
 def baselines(name: Name, tier: Tier, folder: Path, progress: Progress, force: bool = False) -> list[Row]:
@@ -1206,7 +1250,7 @@ def baselines(name: Name, tier: Tier, folder: Path, progress: Progress, force: b
     rows += _likelihood_baselines(base, found, tier)
     save_rows(folder, rows, key)
     shown = subset(found.test, 64 if space.is_image else KEPT_VECTORS, found.key, "grid")
-    _keep_samples(folder, Pool(Plan("real"), shown.x, shown.y, None), space)
+    _keep_samples(folder, Pool(Plan("real"), shown.x, shown.y, None), found)
     progress.update("baselines", total, total)
     return rows
 
@@ -1279,7 +1323,7 @@ def _likelihood_baselines(base: Row, found: Dataset, tier: Tier) -> list[Row]:
                     n=len(value),
                     kind=how,
                     relation=relates,
-                    reason=on_few(value, base.unit, scale),
+                    reason=on_few(value, base.unit, scale, partial(_places, part, split, found)),
                 )
             )
             if not bits and split == "test" and found.density is not None and found.density.entropy is not None:
@@ -1385,7 +1429,7 @@ def score(
             or (row.samples == base.samples and row.features not in spaces)
         ]
         if not kept:
-            _keep_samples(to, Pool(Plan("external"), given.x, given.y, None), found.space)
+            _keep_samples(to, Pool(Plan("external"), given.x, given.y, None), found)
         save_rows(to, [*kept, *rows], digest)
     return rows + floor(name, n, specs=specs)
 

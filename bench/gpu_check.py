@@ -214,11 +214,11 @@ def recipes(check: Check) -> None:
 
 @torch.no_grad()
 def samples_and_likelihood(model: Paradigm, device: torch.device, noise: type[Noise] = Noise) -> dict[str, Tensor]:
-    plan = type(model).card.default
+    plan = model.card.default
     plan = dataclasses.replace(plan, steps=min(8, plan.steps))
     z = model.prior(8, noise("z", device=device))
     found = {f"sample by {plan}": model.sample(z, plan, noise("s", device=device))}
-    for kind in map(few, type(model).card.likelihoods_on(DIGITS)[:1]):
+    for kind in map(few, model.card.likelihoods_on(DIGITS)[:1]):
         x = noise_images(DIGITS, 64, device).batch(torch.arange(8, device=device)).x
         found[f"log p, {kind.name}"] = model.log_likelihood(x, kind, noise("l", device=device)).value
     return found

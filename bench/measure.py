@@ -396,7 +396,7 @@ def _time_runs(
                 device=here["device_name"],
                 threads=here["threads"],
                 code=code_of(info.code, here["code"]),
-                headline=setting.plan == type(model).card.default,
+                headline=setting.plan == model.card.default,
             )
             values = setting.times if unit == "s" else [setting.batch / t for t in setting.times]
             rows[index] += setting.row(base, metric, unit, values)

@@ -166,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model, info = runs.load(given.run)
     if not isinstance(model, Paradigm):
         raise BadInput(f"{given.run} holds a '{info.recipe}', which does not sample")
-    card = type(model).card
+    card = model.card
     for name in given.sampler:
         if card.sampler(name) is None:
             raise unknown("sampler", name, [s.name for s in card.samplers])

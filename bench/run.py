@@ -171,6 +171,7 @@ class Run:
             "budget": self.tier.budget(self.space).spending(),
             "conditional": self.conditional,
             "share": self.share,
+            **({} if self.space.is_image else {"columns": "standardised"}),  # older runs of vectors were not
             **self.arithmetic.identity(),
         }
 

@@ -45,6 +45,7 @@ def measure(folder: Path, n: int = 512, steps: int = 128) -> Straightness:
     if n < 2 or steps < 1:
         raise BadInput(f"straightness takes at least 2 paths and 1 step, not {n} and {steps}")
     model, info = runs.load(folder)
+    model = model.core  # vectors: paths are as straight in units of their columns, which no column outweighs
     if not isinstance(model, Paradigm) or not isinstance(model, Denoises):
         raise BadInput(f"{folder} holds a '{info.recipe}', which follows no ODE whose paths could be measured")
     found = []

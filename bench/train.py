@@ -178,7 +178,7 @@ class Loop:
             module: [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
             for module, optimizer in self.optimizers.items()
         }
-        names = {module: name for name, module in model.named_modules()}
+        names = {module: name for name, module in model.core.named_modules()}
         single = len(self.optimizers) == 1
         self.label = {
             module: "" if single else f".{names.get(module) or i}" for i, module in enumerate(self.optimizers)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bench import arithmetic
 from bench.data import Dataset
-from bench.evaluate import subset
+from bench.evaluate import in_columns, subset
 from bench.store import write_atomic
 from paradigms.contract import Denoises, Jumps, Noise, Paradigm, Plan, Space
 from paradigms.errors import BadInput
@@ -81,9 +81,9 @@ def draw(
         shown.append(Strip(f"{plan}: x_t", back.times, _pixels(back.states, found.space)))
         picture = strips(f"{name} on {found.name}", shown, kind)
     else:
-        shown = [Strip(title, times, states.numpy()) for title, times, states in parts]
-        shown.append(Strip(f"{plan}: x_t", back.times, back.states.numpy()))
-        lines = way.states[:, :100].numpy()
+        shown = [Strip(title, times, in_columns(states, found).numpy()) for title, times, states in parts]
+        shown.append(Strip(f"{plan}: x_t", back.times, in_columns(back.states, found).numpy()))
+        lines = in_columns(way.states[:, :100], found).numpy()
         picture = panels(f"{name} on {found.name}", shown, lines, kind)
     write_atomic(to, picture)
     return way
@@ -101,13 +101,17 @@ def _forward(
 ) -> list[tuple[str, tuple[float, ...], Tensor]]:
     """The data noised along the model's path, from noise to data, and what the model makes of each state."""
     data = subset(found.test, n, found.name, "trajectory")
-    x, y = data.all().x.to(device), data.y.to(device) if data.y is not None and model.space.classes else None
+    x, y = (
+        model.to_core(data.all().x.to(device)),
+        data.y.to(device) if data.y is not None and model.space.classes else None,
+    )
     path: GaussianPath
-    if isinstance(model, Jumps):
-        path, ends, guess = model.path, (1.0, 0.0), lambda x_t, t: model.jump_to_data(x_t, t, y)
+    core = model.core
+    if isinstance(core, Jumps):
+        path, ends, guess = core.path, (1.0, 0.0), lambda x_t, t: core.jump_to_data(x_t, t, y)
         title = "where its map takes each: f(x_t, t)"
-    elif isinstance(model, Denoises):
-        d = model.denoiser(y)
+    elif isinstance(core, Denoises):
+        d = core.denoiser(y)
         path, ends, guess = d.path, (d.t_max, d.t_min), lambda x_t, t: d.both(x_t, t)[0]
         title = "what it expects of each: x0"
     else:
@@ -118,8 +122,8 @@ def _forward(
     for t in times:
         row = x.new_full((len(x),), t)
         x_t = path.perturb(x, eps, row)
-        noised.append(_unit(path, x_t, row).cpu())
-        guessed.append(guess(x_t, row).cpu())
+        noised.append(model.from_core(_unit(path, x_t, row)).cpu())
+        guessed.append(model.from_core(guess(x_t, row)).cpu())
     return [("data, noised: x_t", tuple(times), torch.stack(noised)), (title, tuple(times), torch.stack(guessed))]
 
 

@@ -162,8 +162,8 @@ class Autoencoder(Trainable):
     def symptom(self, terms: Mapping[str, float]) -> str | None:
         channels = self.latent.shape[0]
         active = terms.get("active", float(channels))
-        # A vector's z may rightly have more numbers than the vector.
-        if active >= 0.5 * min(channels, self.space.dim):
+        # A vector's z may rightly have more numbers than the vector extends in directions.
+        if active >= 0.5 * min(channels, terms.get("directions", self.space.dim)):
             return None
         return (
             f"posterior collapse: {channels - active:.0f} of {channels} channels of the code carry less than {ACTIVE:g} "

@@ -317,6 +317,19 @@ class Trainable(nn.Module, ABC):
         """
         return data
 
+    @property
+    def core(self) -> Trainable:
+        """The model proper, in its own units: itself, but for models of vectors (`paradigms.standardise`)."""
+        return self
+
+    def to_core(self, x: Tensor) -> Tensor:
+        """Data (B, *shape) in the units of `core`."""
+        return x
+
+    def from_core(self, z: Tensor) -> Tensor:
+        """What `core` makes (B, *shape), in the units of the data."""
+        return z
+
     def symptom(self, terms: Mapping[str, float]) -> str | None:
         """What the terms of the log say is wrong with the model, in words for the user; None when nothing is.
 
@@ -549,7 +562,7 @@ class Card:
 class Paradigm(Trainable):
     """A way of learning to generate. Every subclass is final."""
 
-    card: ClassVar[Card]
+    card: Card
 
     @abstractmethod
     def prior(self, n: int, noise: Noise) -> Tensor:
@@ -655,8 +668,18 @@ class Recipe:
         return self.title or (card.title if card else self.paradigm.__name__)
 
     def build(self, space: Space, width: int, parents: Mapping[str, Frozen], config: Any = None) -> Trainable:
-        """The model. Raises TypeError when a parent can not do what the need asks of it."""
+        """The model; of vectors one on any scale. Raises TypeError when a parent can not do what the need asks of it."""
+        from paradigms.standardise import Standardised, standardised
+
         for role, need in self.needs.items():
             if not isinstance(parents[role].model, need.provides):
                 raise TypeError(f"{self.name}: its {role} '{need.recipe}' is not a {need.provides.__name__}")
-        return self.paradigm(self.config if config is None else config, space, width, parents)
+        around = [parent.model for parent in parents.values() if isinstance(parent.model, Standardised)]
+        inside = {
+            role: Frozen(parent.model.core, parent.images) if parent.model in around else parent
+            for role, parent in parents.items()
+        }
+        model = self.paradigm(self.config if config is None else config, space, width, inside)
+        # What stands on a model that has no such map lives in that one's units.
+        fixed = space.is_image or space.levels or len(around) < len(parents)
+        return model if fixed else standardised(model, around)

@@ -333,10 +333,12 @@ class HierarchicalVAE(Paradigm):
     def symptom(self, terms: Mapping[str, float]) -> str | None:
         kls = {name.removeprefix("kl_"): value for name, value in terms.items() if name.startswith("kl_")}
         dead = [l for l, value in kls.items() if value < DEAD]
-        if not dead:
+        if not dead or terms.get("plain"):
             return None
         if len(dead) == len(kls):
             return f"posterior collapse: every level's KL is below {DEAD} nats, so that z tells nothing of x"
+        if not self.space.is_image:
+            return None  # what one level tells of a vector may be all there is
         return f"posterior collapse of level {', '.join(dead)} of {len(kls)}: KL below {DEAD} nats"
 
     # ---------------------------------------------------------------------------------------------------- sampling

@@ -140,7 +140,8 @@ class Latent(Paradigm):
         reason = recipe.paradigm.refuses(config.inner, codes)
         if reason is not None:
             raise BadInput(f"{recipe.name} can not model codes of {codes}: {reason}")
-        self.inner = cast(Paradigm, recipe.build(codes, width, {}, config.inner))
+        # Not `build`: codes are scaled here, as that would scale vectors.
+        self.inner = cast(Paradigm, recipe.paradigm(config.inner, codes, width, {}))
         channels = (codes.shape[0], *(1 for _ in codes.shape[1:]))
         self.register_buffer("shift", torch.zeros(channels))
         self.register_buffer("scale", torch.ones(channels))

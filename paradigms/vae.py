@@ -216,12 +216,21 @@ class LatentGaussian(Paradigm):
 
     def symptom(self, terms: Mapping[str, float]) -> str | None:
         active, latent = terms.get("active", math.inf), self.config.latent
-        # Some dimensions are always idle (Burda et al. count them too), and those beyond the data's own rightly so.
-        if active >= 0.25 * min(latent, self.space.dim):
+        if self.space.is_image:
+            # Some dimensions are always idle (Burda et al. count them too).
+            if active >= 0.25 * latent:
+                return None
+            return (
+                f"posterior collapse: {latent - active:.0f} of {latent} latent dimensions carry less than {ACTIVE:g} "
+                "nats, so the decoder hardly looks at z; train longer, or lower latent"
+            )
+        # A vector's columns may hang on one number, however many they are; and where each is a normal of its own (or of
+        # its label's), on none.
+        if active >= 0.5 or terms.get("plain"):
             return None
         return (
-            f"posterior collapse: {latent - active:.0f} of {latent} latent dimensions carry less than {ACTIVE:g} nats, so "
-            "the decoder hardly looks at z; train longer, or lower latent"
+            f"posterior collapse: none of {latent} latent dimensions carries {ACTIVE:g} nats, so what is learned is one normal "
+            "for each column, which the data are not; a longer vector_warm_up may open z"
         )
 
     def prior(self, n: int, noise: Noise) -> Tensor:

@@ -343,7 +343,7 @@ class VQVAE(Paradigm):
 
     def symptom(self, terms: Mapping[str, float]) -> str | None:
         perplexity, size = terms.get("perplexity", math.inf), self.codec.size
-        if perplexity >= 0.1 * size:
+        if perplexity >= 0.1 * size or terms.get("plain"):
             return None
         return (
             f"codebook collapse: the codes in use are worth {perplexity:.1f} of {size} (their perplexity), so the decoder "

@@ -107,7 +107,7 @@ METRICS = (
     Card(
         "mmd2",
         "0",
-        "squared maximum mean discrepancy, five Gaussian widths, unbiased",
+        "squared maximum mean discrepancy, five Gaussian widths in units of the real columns, unbiased",
         "Gretton et al. 2012",
         "0.23",
     ),

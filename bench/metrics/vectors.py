@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bench.metrics.kernel import discrepancy
 from bench.metrics.values import Value, evenly, share
+from paradigms.standardise import column_units
 
 __all__ = [
     "distances",
@@ -51,8 +52,9 @@ def sliced_wasserstein(x: Tensor, y: Tensor) -> Value:
 
 
 def gaussian_discrepancy(x: Tensor, y: Tensor) -> Value:
-    """ "mmd2": the unbiased squared maximum mean discrepancy, with its error."""
-    return discrepancy("mmd2", x, y, _gaussians)
+    """ "mmd2": the unbiased squared maximum mean discrepancy, with its error, in units of y's columns."""
+    o, u = column_units(y)
+    return discrepancy("mmd2", (x - o) / u, (y - o) / u, _gaussians)
 
 
 def _gaussians(x: Tensor, y: Tensor) -> Tensor:
