@@ -671,14 +671,14 @@ class Recipe:
         """The model; of vectors one on any scale. Raises TypeError when a parent can not do what the need asks of it."""
         from paradigms.standardise import Standardised, standardised
 
-        for role, need in self.needs.items():
-            if not isinstance(parents[role].model, need.provides):
-                raise TypeError(f"{self.name}: its {role} '{need.recipe}' is not a {need.provides.__name__}")
         around = [parent.model for parent in parents.values() if isinstance(parent.model, Standardised)]
         inside = {
             role: Frozen(parent.model.core, parent.images) if parent.model in around else parent
             for role, parent in parents.items()
         }
+        for role, need in self.needs.items():
+            if not isinstance(inside[role].model, need.provides):
+                raise TypeError(f"{self.name}: its {role} '{need.recipe}' is not a {need.provides.__name__}")
         model = self.paradigm(self.config if config is None else config, space, width, inside)
         # What stands on a model that has no such map lives in that one's units.
         fixed = space.is_image or space.levels or len(around) < len(parents)

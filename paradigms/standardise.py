@@ -45,6 +45,7 @@ from paradigms.contract import (
 from paradigms.maths.likelihood import normal_log_prob
 from paradigms.maths.observation import Observation
 
+MANY = 2048  # columns, above which it is not asked what they have to say of each other
 THIN = 1e-2  # variance of a direction, a column having 1, below which nothing happens in it
 CORRELATED, CURVED = (
     0.15,
@@ -76,10 +77,15 @@ def within_labels(z: Tensor, y: Tensor) -> Tensor:
     return torch.cat([(part.double() - o) / u for part in parts for o, u in [column_units(part)]])
 
 
+def moments(z: Tensor) -> Tensor:
+    """The second moments of z (N, D), (D, D) float64 on the CPU; by numpy, as what is only looked at is no cost of training."""
+    array = z.double().cpu().numpy()
+    return torch.from_numpy(array.T @ array / len(array))
+
+
 def directions(z: Tensor) -> int:
     """In how many directions standardised data z (N, D) extend, in the plane of a repeated column once."""
-    z = z.double()
-    return int((torch.linalg.eigvalsh(z.T @ z / len(z)) > THIN).sum())
+    return int((torch.linalg.eigvalsh(moments(z)) > THIN).sum())
 
 
 def is_plain(z: Tensor) -> bool:
@@ -90,10 +96,10 @@ def is_plain(z: Tensor) -> bool:
     """
     z = z.double()
     z = z[:, z.square().mean(0) > THIN]
-    (n, d), chance = z.shape, 5 / math.sqrt(len(z))
+    d, chance = z.shape[1], 5 / math.sqrt(len(z))
     if not d:
         return True
-    off = (z.T @ z / n - torch.eye(d, dtype=z.dtype, device=z.device)).abs().max()
+    off = (moments(z) - torch.eye(d, dtype=z.dtype)).abs().max()
     each = (z.pow(4).mean(0) / 3 - 1).abs().max()
     whole = z.square().sum(1).square().mean() / (d * (d + 2)) - 1
     # The variances of these means under a normal: 1, 96 / 9 and 8 / (d (d + 2)), over n.
@@ -122,7 +128,7 @@ class Standardised(Trainable):
     def __init__(self, inner: Trainable, parents: Sequence[Standardised] = ()) -> None:
         super().__init__(inner.config, inner.space, 0, {})
         self.inner = inner
-        self.parents = tuple(parents)  # in a tuple, so that they are no part of this model: see `Frozen`
+        self.stands_on = tuple(parents)  # in a tuple, so that they are no part of this model: see `Frozen`
         self.register_buffer("origin", torch.zeros(inner.space.dim, dtype=torch.float64))
         self.register_buffer("unit", torch.ones(inner.space.dim, dtype=torch.float64))  # 0: the column never changes
         self.register_buffer("plain", torch.tensor(False))  # what `symptom` must know of the data
@@ -165,17 +171,18 @@ class Standardised(Trainable):
 
     @torch.no_grad()
     def prepare(self, data: Data, noise: Noise) -> Data:
-        if self.parents:
-            o, u = self.parents[0].origin, self.parents[0].unit
+        if self.stands_on:
+            o, u = self.stands_on[0].origin, self.stands_on[0].unit
         else:
             o, u = column_units(data.x)
             u = torch.where(data.x.amin(0) < data.x.amax(0), u, 0.0)
         self.origin.copy_(o)
         self.unit.copy_(u)
         z = self.to_core(data.x)
-        told = data.y if data.space.classes else None
-        self.plain.fill_(is_plain(z if told is None else within_labels(z, told)))
-        self.directions.fill_(directions(z))
+        if z.shape[1] <= MANY:
+            told = data.y if data.space.classes else None
+            self.plain.fill_(is_plain(z if told is None else within_labels(z, told)))
+            self.directions.fill_(directions(z))
         return self.inner.prepare(replace(data, x=self.filled(z, noise)[0]), noise)
 
     def optimizers(self) -> dict[nn.Module, Optimizer]:
@@ -199,7 +206,7 @@ class StandardisedParadigm(Standardised, Paradigm):
     @property
     def codec(self) -> Any:
         """The first stage of a model of codes, with its own map around it."""
-        return next((p for p in self.parents if isinstance(p, Codec)), None) or cast(Any, self.inner).codec
+        return next((p for p in self.stands_on if isinstance(p, Codec)), None) or cast(Any, self.inner).codec
 
     def prior(self, n: int, noise: Noise) -> Tensor:
         return cast(Paradigm, self.inner).prior(n, noise)

@@ -610,6 +610,7 @@ def headline(section: Section) -> Table:
         _notes(
             lines,
             *_symptom_notes(section),
+            *_remark_notes(section),
             *thin,
             *_scale_notes(section),
             *_budget_notes(section),
@@ -687,6 +688,19 @@ def _symptom_notes(section: Section) -> list[str]:
     """What the logs say is wrong with the models, run by run."""
     told = [f"{e.name} seed {seed}: {text}" for e in section.entries for seed, text in e.symptoms]
     return [f"The log of {text.rstrip('.')}." for text in told]
+
+
+def _remark_notes(section: Section) -> list[str]:
+    """What rows on held-out data say against their own value, once for each metric, of the first seed that says it."""
+    notes = []
+    for entry in (e for e in section.entries if not e.baseline):
+        rows = entry.main[entry.main["headline"] & entry.main["split"].eq("test")]
+        rows = rows[rows["value"].notna() & rows["reason"].ne("")].sort_values("seed")
+        notes += [
+            f"{entry.name} seed {r.seed}, {metric_title(section, str(r.metric))}: {words.plain(str(r.reason)).rstrip('.')}."
+            for r in rows.drop_duplicates("metric").itertuples(index=False)
+        ]
+    return notes
 
 
 def _budget_notes(section: Section) -> list[str]:

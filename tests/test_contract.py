@@ -145,7 +145,7 @@ def draw(model: Paradigm, plan: Plan, n: int = 3, first: int = 0, y: Tensor | No
 
 def exact(model: Paradigm) -> Paradigm:
     """In float64, with the parents that it holds."""
-    for held in vars(model).values():
+    for held in vars(model.core).values():
         if isinstance(held, Frozen):
             held.model.double()
     return model.double().eval()
@@ -194,11 +194,11 @@ def test_every_optimised_parameter_gets_a_finite_gradient(name, space):
                 assert p.grad.isfinite().all()
             if update.after is not None:
                 update.after()
-        held = names_of(model, optimised(optimizers))
-        idle = {n for n, p in model.named_parameters() if n in held and not p.grad.abs().max() > 0}
+        held = names_of(model.core, optimised(optimizers))
+        idle = {n for n, p in model.core.named_parameters() if n in held and not p.grad.abs().max() > 0}
         silent = idle if silent is None else silent & idle
     assert silent <= IDLE.get(name, set()), "never had a gradient"
-    trained = names_of(model, (p for p in model.parameters() if p.requires_grad))
+    trained = names_of(model.core, (p for p in model.parameters() if p.requires_grad))
     assert trained == held, "a parameter wants a gradient and no optimizer holds it"
 
 
@@ -472,7 +472,7 @@ def test_a_likelihood_on_levels_counts_dequantisation_draws(name, kind):
 @pytest.mark.parametrize("name", PARADIGMS)
 def test_a_likelihood_is_declared_if_and_only_if_there_is_one(name):
     model = build(name, VECTORS)
-    implemented = type(model).log_likelihood is not Paradigm.log_likelihood
+    implemented = type(model.core).log_likelihood is not Paradigm.log_likelihood
     assert implemented == bool(model.card.likelihoods) == (not model.card.no_likelihood)
     for space in (VECTORS, Space((1, 8, 8), 0, 17)):
         assert implemented == bool(model.card.likelihoods_on(space))

@@ -333,7 +333,10 @@ def test_mmd_on_vectors_is_that_of_scikit_learns_kernels() -> None:
         return np.mean([rbf_kernel(a.numpy(), b.numpy(), gamma=4**i / (2 * 3)) for i in range(5)], axis=0)
 
     n, m = len(x), len(y)
-    xx, yy, xy = kernel(x, x), kernel(y, y), kernel(x, y)
+    a, b = (
+        (v.double() - y.double().mean(0)) / y.double().std(0, correction=0) for v in (x, y)
+    )  # in units of y's columns
+    xx, yy, xy = kernel(a, a), kernel(b, b), kernel(a, b)
     expected = (xx.sum() - n) / (n * (n - 1)) + (yy.sum() - m) / (m * (m - 1)) - 2 * xy.mean()
     agree("mmd2", "3-D normal", "scikit-learn", gaussian_discrepancy(x, y).value, float(expected), 1e-9)
 
