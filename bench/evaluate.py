@@ -1291,7 +1291,7 @@ def _likelihood_baselines(base: Row, found: Dataset, tier: Tier) -> list[Row]:
     base = dataclasses.replace(
         base, metric="bits_per_dim" if bits else "nll", unit="bits/dim" if bits else "nats", split="test"
     )
-    scale: Callable[[float], float] = (lambda v: float(bits_per_dim(v, space.dim))) if bits else (lambda v: -v)
+    scale = _unit_of(space)
     kind, relation = ("exact, dequantised", "≤") if bits else ("exact", "=")
     gaussian: Gaussian | None = None
     with _section(rows, dataclasses.replace(base, recipe="gaussian", kind=kind, relation=relation), base.metric):

@@ -39,6 +39,7 @@ from paradigms.contract import (
     Noise,
     Paradigm,
     Plan,
+    Space,
     Trainable,
     Update,
 )
@@ -118,7 +119,7 @@ def standardised(core: Trainable, parents: Sequence[Standardised] = ()) -> Stand
 
 
 class Standardised(Trainable):
-    """See the module's text. `inner` is the model proper; what is not here is asked of it, and answered in its units."""
+    """See the module's text. `inner` is the model proper; what is not here is asked of it and set in it, in its units."""
 
     origin: Tensor
     unit: Tensor
@@ -142,6 +143,14 @@ class Standardised(Trainable):
             if inner is None:
                 raise
             return getattr(inner, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        inner = self.__dict__.get("_modules", {}).get("inner")
+        own = inner is None or name in self.__dict__ or name in self._buffers or hasattr(type(self), name)
+        if own or not hasattr(inner, name):
+            super().__setattr__(name, value)
+        else:
+            setattr(inner, name, value)
 
     @property
     def core(self) -> Trainable:
@@ -199,10 +208,6 @@ class Standardised(Trainable):
 class StandardisedParadigm(Standardised, Paradigm):
     """A paradigm of z as one of x."""
 
-    def __init__(self, inner: Paradigm, parents: Sequence[Standardised] = ()) -> None:
-        super().__init__(inner, parents)
-        self.card = inner.card
-
     @property
     def codec(self) -> Any:
         """The first stage of a model of codes, with its own map around it."""
@@ -238,10 +243,13 @@ class StandardisedParadigm(Standardised, Paradigm):
 class StandardisedCodec(Standardised):
     """A codec of z as one of x; codes are what they are."""
 
-    def __init__(self, inner: Trainable, parents: Sequence[Standardised] = ()) -> None:
-        super().__init__(inner, parents)
-        codec = cast(Codec, inner)
-        self.latent, self.law = codec.latent, Around(codec.law, self)
+    @property
+    def latent(self) -> Space:
+        return cast(Codec, self.inner).latent
+
+    @property
+    def law(self) -> Observation:
+        return Around(cast(Codec, self.inner).law, self)
 
     def encode(self, x: Tensor, cond: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """mu and log sd of q(code | x), each (B, *latent.shape)."""

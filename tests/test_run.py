@@ -435,7 +435,7 @@ def test_parents_come_first_and_are_charged_once(out):
     model, _ = runs.load(folder)
     teacher = model.parents["teacher"]
     assert isinstance(teacher, Frozen)
-    state = runs.load(out / info.parents["teacher"])[0].state_dict()
+    state = runs.load(out / info.parents["teacher"])[0].core.state_dict()
     assert all(torch.equal(t, state[n]) for n, t in teacher.model.state_dict().items())
     assert not any(p.requires_grad for p in teacher.model.parameters())
 
