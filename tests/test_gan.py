@@ -287,9 +287,9 @@ def test_a_penalised_critics_step_moves_the_critic_alone(name, space):
     model = build(name, space).train()
     optimizers = model.optimizers()
     update = next(model.updates(examples(space, 8), 0.2, Noise(0)))
-    before = {k: v.clone() for k, v in model.state_dict().items()}
+    before = {k: v.clone() for k, v in model.core.state_dict().items()}
     descend(optimizers, update)
-    moved = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+    moved = {k for k, v in model.core.state_dict().items() if not torch.equal(v, before[k])}
     assert moved
     assert all(k.startswith("critic.") for k in moved)
     assert not any(k.endswith((".u", ".v")) for k in moved)
