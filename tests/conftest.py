@@ -64,7 +64,8 @@ def build(recipe: Recipe | str, space: Space, width: int = 8, seed: int = 0, con
     parents = {role: Frozen(build(need.recipe, space, width, seed)) for role, need in recipe.needs.items()}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = recipe.build(space, width, parents, config)
+        # Of vectors the paradigm proper: the map around it has tests of its own (test_standardise.py).
+        model = recipe.build(space, width, parents, config).core
     return shake(model, seed=seed) if shaken else model
 
 
