@@ -1261,7 +1261,7 @@ def data(
         f"{found.name}: {len(found.train):,} training and {len(found.test):,} test examples of shape {space.shape}, "
         f"{kind}, {space.classes} classes; sha256 {found.checksum[:12]}\n{found.source}"
     )
-    print("\n".join(found.about()))
+    print("\n".join(_about(found)))
 
 
 # ------------------------------------------------------------------------------------------------------ what is given
@@ -1399,8 +1399,15 @@ def _told(place: Name, out: Path) -> Dataset:
     if any(info.get("dataset") == found.name and info.get("checksum") != found.checksum for info in infos):
         raise BadInput(f"other images have the name '{found.name}' in {out}; choose another with --name")
     train, test = len(found.train), len(found.test)
-    print(f"{found.name}: {train:,} training and {test:,} held-out images", *found.about(), sep="\n", file=sys.stderr)
+    print(f"{found.name}: {train:,} training and {test:,} held-out images", *_about(found), sep="\n", file=sys.stderr)
     return found
+
+
+def _about(found: Dataset) -> list[str]:
+    """What is to be known of a data set before it is trained on, a line each."""
+    from bench.features import too_few
+
+    return [line for line in (*found.about(), too_few(found)) if line]
 
 
 def _check_recipes(names: Sequence[str]) -> None:

@@ -46,6 +46,7 @@ from torch.nn import functional as F
 
 from bench.data.dataset import Dataset
 from bench.data.files import Origin, Part, Progress, cache_folder, obtain
+from bench.data.folder import HELD_OUT
 from bench.inception import DIM, SIDE, Inception
 from bench.store import write_atomic
 from paradigms.contract import Space
@@ -266,6 +267,24 @@ def spaces_for(dataset_name: str, space: Space) -> list[FeatureSpace]:
                 f"retrain it: python -m bench.train_features {dataset_name}"
             )
     return [*classifiers, random_conv(space.shape)]
+
+
+def too_few(found: Dataset) -> str:
+    """What it means that few images are held out, in a line to be read before training; "" where there are enough."""
+    from bench.metrics.values import PER_FEATURE  # which reads features
+
+    need = max((PER_FEATURE * space.dim for space in spaces_for(found.name, found.space)), default=0)
+    lack = need - len(found.test)
+    if lack <= 0:
+        return ""
+    own = found.folder is not None and found.folder.test is not None
+    more = (
+        f"{lack:,} more held-out images" if own else f"{lack * HELD_OUT:,} more images, of which a fifth is held out,"
+    )
+    return (
+        f"{len(found.test):,} held-out images are too few for a Frechet distance, which needs {need:,} here: the kernel "
+        f"distance leads, which is unbiased at any number and sees only large differences at this one; {more} would do"
+    )
 
 
 def hashes(folder: Path = WEIGHTS) -> dict[str, str]:

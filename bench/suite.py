@@ -26,7 +26,7 @@ from bench import evaluate, measure, store
 from bench import run as runs
 from bench.arithmetic import USUAL, Arithmetic, chosen
 from bench.data.names import Name
-from bench.progress import Display, Progress
+from bench.progress import Display, Progress, duration
 from bench.run import Run
 from bench.schedule import SCORE, TRAIN, Job, Outcome, Place, cores, gpu_places, perform
 from bench.tiers import Budget, Tier
@@ -407,6 +407,8 @@ def _announcement(planned: Sequence[Run], jobs: Sequence[Job], tier: Tier, skipp
         f"{planned[0].dataset}, tier {tier.name}: {len(recipes)} recipes × {len(planned) // len(recipes)} seeds; "
         f"{to_train} runs to train, {sum(job.work is _evaluate for job in jobs)} to evaluate"
     )
+    if seconds := sum(job.cost for job in jobs if job.work is _train):
+        text += f"; training takes at most {duration(seconds)}, run after run, and scoring comes on top"
     return text + "".join(f"\nleft out: {name}: {reason}" for name, reason in skipped.items())
 
 

@@ -175,13 +175,11 @@ def test_runs_older_than_the_hint_are_read(world: Path, monkeypatch: pytest.Monk
 
 def test_a_linked_run_finds_what_it_needs(world: Path) -> None:
     (run,) = found(world / "runs")
-    info = runs.read_info(run)
     (world / "linked" / "a" / "b").mkdir(parents=True)
     (world / "linked" / "a" / "b" / "0-x").symlink_to(run)
     there = world / "linked" / "a" / "b" / "0-x"
-    assert runs._root(there, info) == world / "linked"
-    needing = runs.replace(info, parents={"teacher": str(run.relative_to(world / "runs"))})
-    assert runs._root(there, needing) == world / "runs"
+    places = runs._places(there, str(run.relative_to(world / "runs")), None)
+    assert next(place for place in places if place.exists()) == run
     assert bench("sample", there, "-n", 2, "--to", world / "x.npz").exit_code == 0
 
 
@@ -217,3 +215,15 @@ def test_a_label_without_training_examples_is_said(world: Path, monkeypatch: pyt
     (run,) = found(world / "five-runs")
     done = bench("sample", run, "--label", "zebra", "-n", 2, "--to", world / "x.npz")
     assert "never shown label zebra" in done.stderr
+
+
+def test_too_few_images_for_a_frechet_distance_are_said_before_training(world: Path, tmp_path: Path) -> None:
+    """64 features want 640 held-out images; a fifth of 100 or so is held out."""
+    said = bench("data", f"folder:{world / 'imgs'}@8").output
+    held = len(runs.dataset(FolderName.parse(f"folder:{world / 'imgs'}@8")).test)
+    assert f"{held} held-out images are too few for a Frechet distance, which needs 640 here: the kernel" in said
+    assert f"{(640 - held) * 5:,} more images, of which a fifth is held out, would do" in said
+    images(tmp_path / "held", ("ant", "bee"), 20, 1)
+    said = bench("data", f"folder:{world / 'imgs'}@8", "--test", tmp_path / "held").output
+    assert "620 more held-out images would do" in said
+    assert "too few" not in bench("data", "digits").output
