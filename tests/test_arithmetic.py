@@ -82,7 +82,7 @@ def test_a_step_in_bfloat16_is_near_one_in_float32(name):
 
 def test_likelihoods_and_adaptive_solvers_stay_in_float32():
     model = build("flow-matching", DIGITS).eval()
-    x, kind = examples(DIGITS, 2).x, type(model).card.likelihoods[0]
+    x, kind = examples(DIGITS, 2).x, model.card.likelihoods[0]
     z = model.prior(2, Noise("z"))
     found = {}
     for model.precision in ("fp32", "bf16"):

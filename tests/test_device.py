@@ -124,7 +124,7 @@ def test_sampling_waits_for_the_device_at_most_three_times(name, gpu):
     model = prepared(name, DIGITS, gpu)
     with torch.no_grad(), pretend.counted() as counts:
         x = model.sample(
-            model.prior(4, Noise("z", device=gpu)), short(type(model).card.default), Noise("s", device=gpu)
+            model.prior(4, Noise("z", device=gpu)), short(model.card.default), Noise("s", device=gpu)
         )
     assert x.device == gpu
     assert tuple(x.shape) == (4, *DIGITS.shape)
@@ -137,7 +137,7 @@ def test_sampling_waits_for_the_device_at_most_three_times(name, gpu):
 def test_a_likelihood_waits_for_the_device_at_most_three_times(name, gpu):
     model = prepared(name, DIGITS, gpu)
     x = split(DIGITS, 3).to(gpu).all().x
-    kind = few(type(model).card.likelihoods_on(DIGITS)[0])
+    kind = few(model.card.likelihoods_on(DIGITS)[0])
     with torch.no_grad(), pretend.counted() as counts:
         found = model.log_likelihood(x, kind, Noise("l", device=gpu))
     assert sum(counts.waits.values()) <= 3, counts.waits
@@ -149,11 +149,11 @@ def test_a_likelihood_waits_for_the_device_at_most_three_times(name, gpu):
 def test_what_is_evaluated_is_drawn_on_the_device_and_scored_from_the_host(name, gpu):
     model = prepared(name, LABELLED, gpu)
     labels = evaluate.pool_labels(model, split(LABELLED), 5, 0)
-    pool = evaluate.draw(model, short(type(model).card.default), 5, 0, labels, gpu)
+    pool = evaluate.draw(model, short(model.card.default), 5, 0, labels, gpu)
     assert pool.x.device.type == "cpu"
     assert pool.x.dtype == torch.uint8
     assert len(pool.x) == 5
-    assert measure.params_sampling(model, short(type(model).card.default), gpu) > 0
+    assert measure.params_sampling(model, short(model.card.default), gpu) > 0
 
 
 @pytest.mark.matrix
@@ -162,7 +162,7 @@ def test_what_is_evaluated_is_drawn_on_the_device_and_scored_from_the_host(name,
 )
 def test_every_sampler_runs_on_the_device(name, sampler, gpu):
     model = prepared(name, LABELLED, gpu)
-    offered = type(model).card.sampler(sampler)
+    offered = model.card.sampler(sampler)
     guided = {"guidance": 2.0} if "guidance" in offered.options and getattr(model, "null", None) is not None else {}
     plan = Plan(sampler, min(4, offered.steps[-1]), tuple(guided.items()))
     cond = torch.arange(4, device=gpu) % LABELLED.classes
@@ -187,7 +187,7 @@ def test_other_spaces_run_on_the_device(name, space, gpu):
     model.eval()
     with torch.no_grad():
         x = model.sample(
-            model.prior(2, Noise("z", device=gpu)), short(type(model).card.default), Noise("s", device=gpu)
+            model.prior(2, Noise("z", device=gpu)), short(model.card.default), Noise("s", device=gpu)
         )
     assert x.device == gpu
 

@@ -319,7 +319,7 @@ def test_shipped_recipes_draw_the_same_without_their_teachers(name, out, tmp_pat
     folder = runs.ensure(runs.plan(name, "ring8", 0, replace(tier(), vectors=budget)), out, Progress(), device="cpu")
     lone = shutil.copytree(folder, tmp_path / "alone")
     (one, _), (two, _) = runs.load(folder), runs.load(lone)
-    plan = type(one).card.default
+    plan = one.card.default
     assert torch.equal(evaluate.draw(one, plan, 8, 0).x, evaluate.draw(two, plan, 8, 0).x)
 
 
