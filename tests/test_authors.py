@@ -272,7 +272,10 @@ def test_consistency_never_clips_and_says_so() -> None:
 # ----------------------------------------------------------------------------------------------- priors, time's ends
 
 
-@pytest.mark.parametrize("name", ["score-sde", "score-sde-subvp", "score-sde-ve", "edm", "ncsn", "flow-matching-vp"])
+PRIORS = ["score-sde", "score-sde-subvp", "score-sde-ve", "edm", "ncsn", "flow-matching-vp"]
+
+
+@pytest.mark.parametrize("name", [*PRIORS[:1], *(pytest.param(name, marks=pytest.mark.matrix) for name in PRIORS[1:])])
 def test_priors_and_the_density_of_x_are_as_declared(name: str) -> None:
     """Of an exact Gaussian: the ODE's density is that of x, from a prior of the path's own last variance."""
     model = build(name, DIGITS)

@@ -37,7 +37,7 @@ WAITING = {"ot-flow-matching", "progressive-distillation", "progressive-distilla
 
 
 def one_a_class(names: Iterable[str]) -> list:
-    """Recipes of one class sample alike: one of each by default, all with `-m matrix`."""
+    """Recipes of one class train and sample alike: one of each by default, all with `-m matrix`."""
     return thinned([(name,) for name in names], lambda case: catalogue.get(case[0]).paradigm)
 
 
@@ -102,7 +102,7 @@ def short(plan: Plan) -> Plan:
     return dataclasses.replace(plan, steps=min(8, plan.steps))
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", one_a_class(RECIPES))
 def test_a_step_waits_for_the_device_at_most_once_an_update(name, gpu):
     model, coords = built(name, DIGITS), ("digits", name, 0)
     data = model.prepare(split(DIGITS).to(gpu), Noise(*coords, "prepare", device=gpu))
@@ -123,9 +123,7 @@ def test_a_step_waits_for_the_device_at_most_once_an_update(name, gpu):
 def test_sampling_waits_for_the_device_at_most_three_times(name, gpu):
     model = prepared(name, DIGITS, gpu)
     with torch.no_grad(), pretend.counted() as counts:
-        x = model.sample(
-            model.prior(4, Noise("z", device=gpu)), short(model.card.default), Noise("s", device=gpu)
-        )
+        x = model.sample(model.prior(4, Noise("z", device=gpu)), short(model.card.default), Noise("s", device=gpu))
     assert x.device == gpu
     assert tuple(x.shape) == (4, *DIGITS.shape)
     assert sum(counts.waits.values()) <= 3, counts.waits
@@ -186,9 +184,7 @@ def test_other_spaces_run_on_the_device(name, space, gpu):
     loop.settle()
     model.eval()
     with torch.no_grad():
-        x = model.sample(
-            model.prior(2, Noise("z", device=gpu)), short(model.card.default), Noise("s", device=gpu)
-        )
+        x = model.sample(model.prior(2, Noise("z", device=gpu)), short(model.card.default), Noise("s", device=gpu))
     assert x.device == gpu
 
 
