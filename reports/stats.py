@@ -292,7 +292,7 @@ def compare(groups: Mapping[str, Sequence[float]], lower_is_better: bool = True,
     compared, or where no group varies at all.
     """
     kept = {name: _scaled(values, log) for name, values in groups.items() if len(values) >= 2}
-    if len(kept) < 2 or not any(x.var() > 0 for x in kept.values()):
+    if len(kept) < 2 or not any(np.ptp(x) > 0 for x in kept.values()):  # not var: rounding alone is no spread
         return Family(lower_is_better=lower_is_better, log=log)
     sign = 1 if lower_is_better else -1
     names = tuple(sorted(kept, key=lambda name: (sign * kept[name].mean(), name)))
@@ -349,7 +349,7 @@ class _Null:
     draws: np.ndarray
 
     def p(self, t: float) -> float:
-        """The chance of t or more under the least favourable arrangement, never 0 (Davison & Hinkley 1997, eq. 4.11)."""
+        """The chance of t or more under the least favourable arrangement, never 0 (Davison & Hinkley 1997, section 4.2)."""
         above = self.draws.shape[1] - min(int(np.searchsorted(row, t)) for row in self.draws)
         return (1 + above) / (1 + self.draws.shape[1])
 

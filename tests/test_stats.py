@@ -194,6 +194,7 @@ def test_two_share_a_letter_if_and_only_if_they_are_not_told_apart(seed: int) ->
 def test_what_never_varies_is_not_tested_alone_but_beside_what_does() -> None:
     """Counts of 8, 8, 8 have no spread of their own; that of the others stands in for it."""
     assert stats.compare({"x": [8.0, 8.0], "y": [7.0, 7.0]}) == stats.Family()
+    assert stats.compare({"x": [0.1] * 3, "y": [0.7] * 3}) == stats.Family(), "rounding of a mean is no spread"
     assert stats.compare({"x": [8.0, 7.0]}) == stats.Family()
     family = stats.compare({"x": [8.0, 8.0, 8.0], "y": [2.0, 2.0, 2.0], "z": [5.0, 5.1, 4.9]})
     assert family.apart("x", "y")
