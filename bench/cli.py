@@ -1638,7 +1638,7 @@ def _comparison(result: Any) -> None:
         texts = {c: part[c].astype(str).tolist() for c in columns}
         shown = _fitting(texts, _console().width)
         rows = [list(row) for row in zip(*(texts[c] for c in shown))]
-        _table(shown, rows, f"{dataset}, tier {tier}: mean ± 95 % t-interval over seeds", shown[2:])
+        _table(shown, rows, f"{dataset}, tier {tier}: mean ± 95 % t-interval over seeds, or (least – most)", shown[2:])
         if any(text.endswith("*") for c in shown for text in texts[c]):
             print("*: the best and those not told apart from it; Group: recipes that share a letter are not told apart")
         if hidden := [c for c in columns if c not in shown]:
@@ -1655,7 +1655,7 @@ def _comparison(result: Any) -> None:
 
 
 # What a narrow terminal can do without, the first to go first; the report has it all.
-_DISPENSABLE = ("Seeds", "Params", "Throughput", "Time", "FD-random", "plan", "Training", "Latency", "Calls", "Rank")
+_DISPENSABLE = ("Seeds", "Params", "Throughput", "Time", "FD-random", "plan", "Training", "Latency", "Calls", "Group")
 
 
 def _fitting(texts: Mapping[str, Sequence[str]], width: int) -> list[str]:

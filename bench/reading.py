@@ -148,9 +148,11 @@ def _likely(bulk: Range, space: Space) -> str:
     """The range, of those in use, that holds the bulk: an example for the message, no judgement."""
     for known in (Range(0, 1), Range(-0.5, 0.5), Range(-2, 2), Range(0, space.levels - 1), BYTES, Range(-128, 127)):
         slack = (known.high - known.low) / 4
-        if bulk.low >= known.low - slack and bulk.high <= known.high + slack:
+        below = slack if known.low < 0 or known.high == 1 else 0.0  # noise passes 0; levels do not
+        if bulk.low >= known.low - below and bulk.high <= known.high + slack:
             return str(known)
-    return f"{bulk.low:.3g}..{bulk.high:.3g}"
+    low, high = f"{bulk.low:.3g}", f"{bulk.high:.3g}"
+    return f"{low}..{high}" if float(low) < float(high) else "LOW..HIGH"
 
 
 def _words(what: str, x: Tensor, taken: Range, outside: float, narrow: str) -> str:

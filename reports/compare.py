@@ -21,13 +21,13 @@ from reports import coverage, provenance, stats, words
 from reports.sections import (
     LIKELIHOODS,
     RATIOS,
+    Compared,
     Entry,
     Section,
     at_plan,
     finite,
     kind_key,
     kind_text,
-    likelihood_rows,
     plan_text,
     plans_of,
     run_id,
@@ -36,7 +36,16 @@ from reports.sections import (
     space_of,
 )
 from reports.stats import Difference, Summary
-from reports.tables import METRICS, UNITS, difference, metric_title, multiple_text, sampling_spread_of, seconds_text
+from reports.tables import (
+    METRICS,
+    UNITS,
+    difference,
+    families_of_likelihoods,
+    metric_title,
+    multiple_text,
+    sampling_spread_of,
+    seconds_text,
+)
 
 SPEED = {"latency": ("Latency", "↓"), "throughput": ("Throughput", "↑"), "peak_memory": ("Peak memory", "↓")}
 _LEFT_OUT = ("term_", "latency_", "throughput_", "flops", "entropy")
@@ -106,6 +115,7 @@ class Line:
     spread: tuple[float | None, float | None] = (None, None)
     refused: str = ""
     unit: str = ""
+    left_out: tuple[str, ...] = ()  # why the report does not compare either side on this metric
 
     @property
     def significant(self) -> bool:
@@ -148,10 +158,16 @@ class Comparison:
         others = sum(not math.isnan(x.adjusted) for x in self.lines[1:])
         if others:
             out.append(
-                f"The first line is what was asked, a single test; of the {others} others that were tested p is corrected "
-                "for their number by Holm's method."
+                "The first line is what was asked, a single test; p of the other lines is corrected for their number "
+                f"({others}) by Holm's method."
             )
-        if line.found is not None:
+        if any(x.found is not None and x.found.log for x in self.lines):
+            out.append("A ratio (×) is one of geometric means.")
+        if any("–" in _said(x, s) for x in self.lines for s in (x.a, x.b)):
+            out.append(
+                "In brackets stand the least and the most of the seeds, where the interval is wider than half the mean."
+            )
+        if line.found is not None and not math.isnan(line.found.p):
             out.append(coverage.sentence(min(line.found.n), "interval" if line.found.paired else "pair"))
         if self.again and not line.significant:
             out.append(f"To know more: {self.again}")
@@ -215,7 +231,8 @@ def compare(
     tested = [x for x in rest if x.found is not None and not math.isnan(x.found.p)]
     corrected = dict(zip((x.key for x in tested), stats.holm([x.found.p for x in tested if x.found])))
     rest = [replace(x, adjusted=corrected.get(x.key, math.nan)) for x in rest]
-    lead = replace(lead, adjusted=lead.found.p if lead.found else math.nan)
+    if lead.found is not None:
+        lead = replace(lead, adjusted=lead.found.p, needed=stats.needed(lead.found, lead.recipes))
     return Comparison(
         one.name,
         other.name,
@@ -359,22 +376,20 @@ def _line(section: Section, a: Side, b: Side, group: _Group, x: pd.DataFrame, y:
             found=found,
             shuffled=stats.sign_flips(one, other, found.log) if not math.isnan(found.p) else None,
             floor=stats.permutation_floor(len(runs)),
-            needed=stats.needed(found),
         )
     one, other = seed_means(x), seed_means(y)
     if min(len(one), len(other)) < 2:
         return line
-    family = _family(section, a, b, metric, split, x)
-    recipes = len(family.names)
+    compared = _compared(section, a, b, metric, split, x)
+    family, recipes = compared.family, len(compared.family.names)
     pair = family.pair(a.entry.name, b.entry.name) if recipes else None
     alone = pair is None
     if alone:  # another plan, weights or budget than the report compares: these two on their own
         family = stats.compare({a.name: one, b.name: other}, log=metric in RATIOS and stats.positive(one, other))
         pair = family.pair(a.name, b.name)
     if pair is None:
-        difference = left.mean - right.mean
-        p = math.nan if difference else 1.0
-        return replace(line, found=Difference(difference, difference, difference, p, 0.0, (len(one), len(other))))
+        apart = left.mean - right.mean
+        return replace(line, found=Difference(apart, apart, apart, math.nan, 0.0, (len(one), len(other))))
     found = pair.found if pair.a in (a.name, a.entry.name) else pair.found.reversed()
     return replace(
         line,
@@ -383,21 +398,22 @@ def _line(section: Section, a: Side, b: Side, group: _Group, x: pd.DataFrame, y:
         recipes=2 if alone else recipes,
         shuffled=stats.permutation(one, other, found.log),
         floor=stats.permutation_floor(len(one), len(other)),
-        needed=stats.needed(found, 2 if alone else recipes),
+        left_out=tuple(
+            f"In the report {side.name} is {compared.uncompared[side.entry.name]}."
+            for side in (a, b)
+            if side.entry.name in compared.uncompared and not side.entry.over_budget and not side.entry.external
+        ),
     )
 
 
-def _family(section: Section, a: Side, b: Side, metric: str, split: str, rows: pd.DataFrame) -> stats.Family:
-    """All recipes that the report compares on this number; empty where the two are not among them as they are here."""
+def _compared(section: Section, a: Side, b: Side, metric: str, split: str, rows: pd.DataFrame) -> Compared:
+    """All recipes that the report compares on this number; none where the two are not among them as they are here."""
+    none = Compared(stats.Family(), {})
     if not (a.whole and b.whole):
-        return stats.Family()
+        return none
     if metric in LIKELIHOODS:
-        kind = kind_key(rows)
-        frames = {e.name: likelihood_rows(e, metric, split) for e in section.finished}
-        chosen = {n: f for n, some in frames.items() for f in some if kind_key(f) == kind}
-        found = section.compare_likelihoods(chosen).get(kind)
-        return found.family if found else stats.Family()
-    return section.compare(metric, split, str(rows["features"].iloc[0]), _direction(metric) != "↑").family
+        return families_of_likelihoods(section).get(kind_key(rows), none) if split == "test" else none
+    return section.compare(metric, split, str(rows["features"].iloc[0]), _direction(metric) != "↑")
 
 
 def _of_run(rows: pd.DataFrame, run: str) -> float:
@@ -503,7 +519,7 @@ def _number(line: Line, value: float) -> str:
 
 def _interval(line: Line, found: Difference) -> str:
     if found.log:
-        ratio, low, high = words.alike(*difference(found))
+        ratio, low, high = words.ratio(*difference(found))
         return f"{ratio}× [{low}, {high}]"
     if line.metric in SPEED:
         return f"{_number(line, found.mean)} [{_number(line, found.low)}, {_number(line, found.high)}]"
@@ -548,7 +564,9 @@ def _verdict(c: Comparison) -> str:
             "difference can be tested: nothing is claimed. Needed: at least 2 seeds each, better 5."
         )
     elif math.isnan(found.p):
-        out.append("Neither varies over seeds, so there is nothing to test the difference against: nothing is claimed.")
+        out.append(
+            "No score varies over seeds, so there is nothing to test the difference against: nothing is claimed."
+        )
     else:
         what, unit = ("Ratio", "") if found.log else ("Difference", unit)
         out.append(f"{what} {_interval(line, found)}{unit} (95 % interval), {words.p_value(found.p)} {_test(line)}.")
@@ -568,7 +586,7 @@ def _verdict(c: Comparison) -> str:
             f"Disjoint sample sets of one trained model differ by a standard deviation of {words.listing(parts)}; that is "
             "not the error of this comparison."
         )
-    out += c.remarks
+    out += [*line.left_out, *c.remarks]
     return " ".join(part for part in out if part)
 
 
@@ -658,7 +676,7 @@ def _json(line: Line, a: str, b: str) -> dict[str, Any]:
             "p_family": None if math.isnan(line.family) else line.family,
             "p_holm": None if math.isnan(line.adjusted) else line.adjusted,
             "p_permutation": line.shuffled,
-            "p_permutation_floor": line.floor,
+            "p_permutation_floor": None if math.isnan(line.floor) else line.floor,
             "verdict": line.winner(a, b) or None,
             "needed": line.needed,
         }

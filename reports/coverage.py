@@ -205,7 +205,7 @@ def measure(repetitions: int, tell: Callable[[str], None] = lambda text: None) -
         found["pair"][name] = {str(n): pair(law, n, repetitions, rng("pair", name, n)) for n in SHOWN}
     normal, few = LAWS["normal"], max(1, repetitions // 2)
     found["alarms"], found["power"], found["skewed"] = {}, {}, {}
-    for seeds in (2, 3, 5):
+    for seeds in (2, 3, 5, 10):
         for recipes in RECIPES:
             tell(f"false alarms and power, {recipes} recipes, {seeds} seeds")
             rates: dict[str, float] = {}

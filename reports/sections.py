@@ -426,7 +426,16 @@ class Section:
             here = mine[mine["features"] == features]
             alike = mine["features"].map(space_of) == space_of(features)
             rows[entry.name] = here if len(finite(here)) else mine[alike]
-        return self._compare(rows, lower_is_better, provenance.decisive(metric), metric in RATIOS)
+        key = metric, split, features, lower_is_better
+        if key not in self._known:
+            fields = provenance.decisive(metric)
+            self._known[key] = self._compare(rows, lower_is_better, fields, metric in RATIOS, features)
+        return self._known[key]
+
+    @cached_property
+    def _known(self) -> dict[tuple[str, str, str, bool], Compared]:
+        """What was compared: tables, words and figures ask for the same."""
+        return {}
 
     def compare_likelihoods(self, chosen: Mapping[str, pd.DataFrame]) -> dict[str, Compared]:
         """Compare likelihoods within each kind: {kind and relation: compared}. `chosen`: held-out rows by entry name.
@@ -446,7 +455,12 @@ class Section:
         return made
 
     def _compare(
-        self, rows: Mapping[str, pd.DataFrame], lower_is_better: bool, fields: Mapping[str, str], logarithms: bool
+        self,
+        rows: Mapping[str, pd.DataFrame],
+        lower_is_better: bool,
+        fields: Mapping[str, str],
+        logarithms: bool,
+        space: str = "",
     ) -> Compared:
         """Compare the largest group of entries whose numbers have the same provenance; why the others are not in it."""
         fields = {"": "the budget or the data", **fields}
@@ -474,8 +488,11 @@ class Section:
                 uncompared[name] = "not compared: one training seed"
         rivals = [key for name, key in keys.items() if name not in uncompared]
         rivals = rivals or [key for name, key in keys.items() if not by_name[name].external]
+        if space:  # of several versions of a feature network the one that was asked for
+            rivals = [key for key in rivals if space in key]
         if not rivals:
-            return Compared(stats.Family(), uncompared)
+            other = "not compared: scored by another version of the feature network"
+            return Compared(stats.Family(), {**dict.fromkeys(keys, other), **uncompared})
         common = max(sorted(set(rivals)), key=rivals.count)
         for name, key in keys.items():
             known = provenance.OF_SAMPLES if by_name[name].external else tuple(fields)
@@ -486,7 +503,9 @@ class Section:
                 uncompared[name] = f"not compared: differs from the others in {said}"
         kept = {n: v for n, v in values.items() if n not in uncompared}
         family = stats.compare(kept, lower_is_better, logarithms and stats.positive(*kept.values()))
-        if len(kept) > 1 and not family.names:
+        if len(kept) == 1:
+            uncompared |= dict.fromkeys(kept, "not compared: no other score to compare it with")
+        elif not family.names:
             uncompared |= dict.fromkeys(kept, "not compared: no score varies over seeds, so nothing can be tested")
         return Compared(family, uncompared)
 
@@ -618,9 +637,12 @@ def _section(
     section = Section(dataset, tier, tuple(entries), tuple(baselines), mine, match, budget, tuple(externals), together)
     metric, features = section.quality
 
+    scores = [v for e in (*entries, *externals, *baselines) if (v := e.per_seed(metric, "test", features))]
+    log = metric in RATIOS and stats.positive(*scores)
+
     def order(entry: Entry) -> tuple[bool, float, str]:
-        summary = stats.summarise(entry.per_seed(metric, "test", features))
-        return (entry.recipe != FLOOR, summary.mean if summary else math.inf, entry.name)
+        values = entry.per_seed(metric, "test", features)
+        return (entry.recipe != FLOOR, stats.location(values, log) if values else math.inf, entry.name)
 
     return replace(
         section,

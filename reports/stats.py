@@ -115,6 +115,11 @@ class Difference:
         return replace(self, mean=-self.mean, low=-self.high, high=-self.low, n=(self.n[1], self.n[0]))
 
 
+def location(values: Sequence[float], log: bool = False) -> float:
+    """What orders scores: their mean, or, of those that are compared by ratios, the mean of their logarithms."""
+    return float(_scaled(values, log).mean())
+
+
 def positive(*groups: Sequence[float]) -> bool:
     """Whether scores are compared by their logarithms: all of them are above 0."""
     return all(v > 0 for values in groups for v in values)
@@ -262,22 +267,32 @@ class Family:
 
     @property
     def visible(self) -> float:
-        """The difference (of logarithms: the ratio) of a pair of middling error that is seen in 80 % of repetitions."""
-        errors = [(p.simultaneous[1] - p.found.mean) + float(stats.norm.ppf(POWER)) * p.found.error for p in self.pairs]
-        middle = float(np.median(errors))
-        return math.exp(middle) if self.log else middle
+        """The difference (of logarithms: the ratio) that is seen in 80 % of repetitions, were all errors the middling one."""
+        found = [p.found for p in self.pairs]
+        seeds = sorted(n for p in found for n in p.n)
+        middle = float(np.median([p.error for p in found]))
+        alike = (seeds[len(seeds) // 2],) * len(self.names)
+        reach = middle * _reach(alike, _null(alike).critical)
+        return math.exp(min(reach, 700.0)) if self.log else reach
 
     @cached_property
     def letters(self) -> Mapping[str, str]:
         """A compact letter display: two share a letter if and only if they are not told apart (Piepho 2004)."""
-        columns = [frozenset(self.names)] if self.names else []
-        for pair in self._told:
-            split = [c - {one} for c in columns if pair <= c for one in pair]
-            kept = [c for c in columns if not pair <= c]
-            kept += [c for c in split if not any(c < other for other in (*kept, *split))]
-            columns = list(dict.fromkeys(kept))
-        columns.sort(key=lambda c: sorted(map(self.names.index, c)))
-        return {n: " ".join(_letter(i) for i, c in enumerate(columns) if n in c) for n in self.names}
+        near = {n: {m for m in self.names if m != n and not self.apart(n, m)} for n in self.names}
+        groups = sorted(sorted(map(self.names.index, c)) for c in _cliques(set(), set(self.names), set(), near))
+        return {n: " ".join(_letter(k) for k, c in enumerate(groups) if i in c) for i, n in enumerate(self.names)}
+
+
+def _cliques(clique: set[str], more: set[str], done: set[str], near: Mapping[str, set[str]]) -> Iterable[set[str]]:
+    """Every largest set of names that are all near each other and holds `clique` (Bron & Kerbosch 1973, with pivots)."""
+    if not more and not done:
+        if clique:
+            yield clique
+        return
+    pivot = max(more | done, key=lambda n: len(more & near[n]))
+    for name in more - near[pivot]:
+        yield from _cliques(clique | {name}, more & near[name], done & near[name], near)
+        more, done = more - {name}, done | {name}
 
 
 def _letter(i: int) -> str:
@@ -355,21 +370,31 @@ class _Null:
 
     @property
     def critical(self) -> float:
-        """The least t whose p is below 0.05."""
-        return float(self.draws[:, -int(ALPHA * (1 + self.draws.shape[1])) + 1].max())
+        """p is below 0.05 above it, and only there."""
+        return float(self.draws[:, -int(ALPHA * (1 + self.draws.shape[1]))].max())
 
 
 @lru_cache(maxsize=64)
 def _null(seeds: tuple[int, ...]) -> _Null:
     """Of the largest T of all pairs of recipes with so many seeds (sorted)."""
     count = len(seeds)
-    wide = range(count) if count <= 8 else sorted({1, 2, 3, 4, count // 5})  # of many recipes a few are the worst
+    # Of few seeds a few wide recipes are the worst, of many seeds none.
+    wide = range(count) if count <= 8 else sorted({0, 1, 2, 3, 4, count // 5, count // 2})
     arrangements = set()
     for h in wide:  # h recipes that scatter the most, among those with the fewest seeds or with the most
         arrangements |= {(SPREADS,) * h + (1.0,) * (count - h), (1.0,) * (count - h) + (SPREADS,) * h}
     if len(set(seeds)) == 1:
         arrangements = {a for a in arrangements if a == tuple(sorted(a))}
     return _Null(np.stack([_simulated(seeds, a, *np.triu_indices(count, 1)) for a in sorted(arrangements)]))
+
+
+@lru_cache(maxsize=256)
+def _reach(seeds: tuple[int, ...], critical: float) -> float:
+    """How many true standard errors a pair must differ by to be told apart in 80 % of repetitions, all spreads equal."""
+    rng, n = np.random.default_rng(0), np.asarray(seeds)
+    variance = rng.chisquare(n - 1, (SIMULATED, len(n))) / (n - 1)
+    ratio = errors(variance, seeds, np.array([0]), np.array([1]))[:, 0] / math.sqrt(1 / n[0] + 1 / n[1])
+    return float(np.quantile(critical * ratio - rng.standard_normal(SIMULATED), POWER))
 
 
 @lru_cache(maxsize=256)
@@ -421,21 +446,21 @@ def needed(found: Difference, recipes: int = 2, most: int = 10_000) -> int | Non
         return None
     variance = 2 * found.error**2 / sum(1 / n for n in found.n)  # of a difference at one seed a side, or one pair
 
-    def power(n: int) -> float:
+    def shown(n: int) -> bool:
         shift = abs(found.mean) / math.sqrt(variance / n)
-        if found.paired:
-            limit = _quantile(n - 1.0)
-            return float(stats.nct.sf(limit, n - 1.0, shift) + stats.nct.cdf(-limit, n - 1.0, shift))
-        return float(stats.norm.sf(_null_of_pair((n,) * recipes, n, n).critical - shift))
+        if not found.paired:
+            return shift >= _reach((n,) * recipes, _null_of_pair((n,) * recipes, n, n).critical)
+        limit = _quantile(n - 1.0)
+        return float(stats.nct.sf(limit, n - 1.0, shift) + stats.nct.cdf(-limit, n - 1.0, shift)) >= POWER
 
     low, high = 1, 2
-    while power(high) < POWER:
+    while not shown(high):
         low, high = high, 2 * high
         if low > most:
             return None
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if power(middle) < POWER else (low, middle)
+        low, high = (low, middle) if shown(middle) else (middle, high)
     return high if high <= most else None
 
 

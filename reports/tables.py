@@ -478,9 +478,20 @@ def chosen_likelihoods(section: Section) -> dict[str, pd.DataFrame]:
     return {name: frames[0] for name, frames in found.items() if frames}
 
 
+def families_of_likelihoods(section: Section) -> dict[str, Compared]:
+    """What was compared of each kind of likelihood, of all recipes that have it."""
+    found = {e.name: likelihood_rows(e, section.likelihood, "test") for e in section.finished}
+    made: dict[str, Compared] = {}
+    for kind in sorted({kind_key(rows) for frames in found.values() for rows in frames}):
+        made |= section.compare_likelihoods(
+            {name: rows for name, frames in found.items() for rows in frames if kind_key(rows) == kind}
+        )
+    return made
+
+
 def _likelihood_cell(section: Section) -> Callable[[Entry], Cell]:
     chosen = chosen_likelihoods(section)
-    families = section.compare_likelihoods(chosen)
+    families = families_of_likelihoods(section)
     metric = section.likelihood
 
     def make(entry: Entry) -> Cell:
@@ -901,11 +912,7 @@ def likelihood(section: Section) -> Table:
             ),
         )
     found = {e.name: likelihood_rows(e, metric, "test") for e in (*section.finished, *section.baselines)}
-    every: dict[str, Compared] = {}
-    kinds = sorted({kind_key(f) for e in section.finished for f in found[e.name]})
-    for kind in kinds:
-        chosen = {e.name: f for e in section.finished for f in found[e.name] if kind_key(f) == kind}
-        every |= section.compare_likelihoods(chosen)
+    every = families_of_likelihoods(section)
     lines: list[Line] = []
     last: list[Line] = []
     for entry in (*section.entries, *section.baselines):
@@ -994,7 +1001,7 @@ def parts(section: Section) -> Table:
                 lines.append(Line(entry.name, "recipe", entry.mark, cells))
     caption = (
         "The parts that a paradigm's own estimate names; those of a bound add up to it. Mean over training seeds"
-        + (", ± 95 % t-interval." if section.seeds > 1 else ".")
+        + (", with 95 % t-intervals or (the least – the most)." if section.seeds > 1 else ".")
     )
     return Table(f"{section.slug}-parts", "What the likelihoods are made of", caption, columns, tuple(lines))
 
@@ -1248,6 +1255,7 @@ def order(section: Section) -> Table | None:
     caption = (
         f"By {metric_title(section, metric, features)}, all recipes compared together ({TESTED}). A better mean that is not "
         "told apart is no order: not told apart from the same recipe, two may still be told apart from each other."
+        + (" Means are geometric, as ratios are compared." if family.log else "")
     )
     return Table(f"{section.slug}-order", "Who is better than whom", caption, columns, tuple(lines))
 
@@ -1269,7 +1277,7 @@ def pairs(section: Section) -> Table | None:
         floors[len(a), len(b)] = stats.permutation_floor(len(a), len(b))
         shuffled = stats.permutation(a, b, family.log)
         value, low, high = difference(pair.found, pair.simultaneous)
-        mean, least, most = words.alike(value, low, high)
+        mean, least, most = words.ratio(value, low, high) if family.log else words.alike(value, low, high)
         cells = (
             Cell(mean, f"[{least}, {most}]", value=value, source=f"{len(a)} and {len(b)} training seeds"),
             _p_cell(pair.adjusted),

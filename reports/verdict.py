@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reports import words
-from reports.sections import Compared, Entry, Section, kind_text, plan_text, run_id, seed_means
-from reports.stats import Summary, summarise
+from reports.sections import RATIOS, Compared, Entry, Section, kind_text, plan_text, run_id, seed_means
+from reports.stats import Summary, location, positive, summarise
 from reports.tables import (
     MATCHED,
     UNITS,
@@ -93,7 +93,11 @@ def _score(summary: Summary) -> str:
 def _quality(section: Section, name: str, scores: Mapping[str, Summary]) -> Text:
     metric, features = section.quality
     compared = section.compare(metric, "test", features)
-    scored = sorted((e for e in section.finished if e.name in scores), key=lambda e: (scores[e.name].mean, e.name))
+    scored = [e for e in section.finished if e.name in scores]
+    everyone = [e.per_seed(metric, "test", features) for e in scored]
+    log = metric in RATIOS and positive(*everyone)
+    place = {e.name: location(values, log) for e, values in zip(scored, everyone)}
+    scored.sort(key=lambda e: (place[e.name], e.name))
     within = [e for e in scored if not e.over_budget] or scored
     best = within[0]
     # Scores of recipes that had more than one budget: shown, named, but not what the sentence is about.
@@ -110,15 +114,16 @@ def _quality(section: Section, name: str, scores: Mapping[str, Summary]) -> Text
     out.append((best.name, True))
     plan = f" at its default plan {plan_text(best.plan)}" if best.plan else ""
     first = scores[best.name]
-    kind = ", 95 % t-interval" if first.half is not None else ""
+    said = _score(first)
+    kind = ", 95 % t-interval" if "±" in said else ", the least and the most of the seeds" if "–" in said else ""
     mean = "mean " if first.n > 1 else ""
-    out.append((f" has the lowest {mean}{name}{plan}: {_score(first)}{kind}{_scale(section)}. ", False))
+    out.append((f" has the best {mean}{name}{plan}: {said}{kind}{_scale(section)}. ", False))
     refused = next((r for e in within if metric == "kd" and (r := e.reason("fd"))), "")
     if refused:
         out.append(
             (f"There is no Frechet distance ({refused}); the kernel distance, unbiased at any number, leads. ", False)
         )
-    better = [e for e in more if scores[e.name].mean < first.mean]
+    better = [e for e in more if place[e.name] < place[best.name]]
     if better:
         out.append(("Lower, but with more than one budget: ", False))
         for i, entry in enumerate(better):
@@ -135,7 +140,7 @@ def _quality(section: Section, name: str, scores: Mapping[str, Summary]) -> Text
             out.append(("No difference can be tested. ", False))
             out += _left_out([e for e in within if not e.over_budget], compared)
     else:
-        out += _order(best, within, compared)
+        out += _order(within, compared)
         out += _left_out(within, compared)
     gaussian = section.scale(section.baseline("gaussian"))
     poor = [e for e in scored if gaussian is not None and scores[e.name].mean >= gaussian]
@@ -158,20 +163,20 @@ def _scale(section: Section) -> str:
     return f", against {words.listing(parts)}" if parts else ""
 
 
-def _order(best: Entry, within: Sequence[Entry], compared: Compared) -> Text:
+def _order(within: Sequence[Entry], compared: Compared) -> Text:
     """The leading group, where there is one; else what the best is not told apart from."""
     family = compared.family
     by_name = {e.name: e for e in within}
-    sees = f"a {words.number(family.visible, 2)}-fold difference" if family.log else ""
-    sees = sees or f"a difference of {words.number(family.visible, 2)}"
-    seen = f" (all pairs together, 5 % family-wise; {sees} is seen in four of five repetitions). "
+    sees = words.number(family.visible, 2)
+    sees = f"ratios from {sees}" if family.log else f"differences from {sees}"
+    seen = f" (all pairs together, 5 % family-wise; {sees} on are seen in four of five repetitions). "
     if not family.best:
         return [("No two recipes are told apart", False), (seen, False)]
     first = [by_name[n] for n in family.best]
     if not family.leads:
         return [
             (family.names[0], True),
-            (" is best, and not told apart from ", False),
+            (" is the best of those compared, and not told apart from ", False),
             *_names(first[1:]),
             (seen, False),
         ]

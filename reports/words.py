@@ -45,8 +45,9 @@ def with_interval(summary: Summary, digits: int = 3, scale: float = 1.0) -> tupl
         return number(mean, digits), ""
     half = summary.half / scale
     if summary.least > 0 and half > mean / 2:
-        middle, low, high = alike(mean, summary.least / scale, summary.most / scale)
-        return middle, f"({low} – {high})"
+        return number(
+            mean, digits
+        ), f"({number(summary.least / scale, digits)} – {number(summary.most / scale, digits)})"
     if abs(mean) >= 1e6 or 0 < abs(mean) < 1e-4 or half < 1e-6:
         return number(mean, digits), f"± {number(half, 2)}"
     size = math.floor(math.log10(half))
@@ -63,6 +64,11 @@ def alike(mean: float, low: float, high: float) -> tuple[str, str, str]:
     shown = (minus(f"{v:,.{decimals}f}") for v in (mean, low, high))
     first, second, third = (v.removeprefix("−") if not v.strip("−0.,") else v for v in shown)
     return first, second, third
+
+
+def ratio(*values: float) -> tuple[str, ...]:
+    """Ratios, each to three digits: of 0.05 [0.004, 0.9] no end is 0.00."""
+    return tuple(number(v) for v in values)
 
 
 _SI = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -172,6 +178,9 @@ _TEX = {
     "↓": r"$\downarrow$",
     "↑": r"$\uparrow$",
     "→": r"$\to$",
+    "●": r"\textbullet{}",
+    "τ": r"$\tau$",
+    "₂": r"$_2$",
     "·": r"$\cdot$",
     "∞": r"$\infty$",
     "²": r"$^2$",

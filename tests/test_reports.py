@@ -203,7 +203,7 @@ def test_one_seed_has_no_interval_no_group_and_nothing_bold(tmp_path: Path) -> N
 def test_ties_and_losers_are_told_apart(tmp_path: Path) -> None:
     section = one(*made(tmp_path))
     said = verdict.plain_text(verdict.verdict(section))
-    assert "alpha has the lowest mean FD-digits" in said
+    assert "alpha has the best mean FD-digits" in said
     assert "alpha and beta lead, not told apart: each of them is better than every other recipe" in said
     lines = {line.name: line.cells for line in tables.headline(section).lines if line.kind == "recipe"}
     assert {name: cells[0].text for name, cells in lines.items()} == {"alpha": "a", "beta": "a", "gamma": "b"}
@@ -248,7 +248,9 @@ def test_no_leading_group_where_one_of_the_best_does_not_beat_all_others(tmp_pat
             row["value"] = seeds[row["recipe"]][row["seed"]]
     section = one(rows, runs)
     assert section.compare("fd", "test", SPACE).family.letters == {"alpha": "a", "beta": "a b", "gamma": "b"}
-    assert "alpha is best, and not told apart from beta (" in verdict.plain_text(verdict.verdict(section))
+    assert "alpha is the best of those compared, and not told apart from beta (" in verdict.plain_text(
+        verdict.verdict(section)
+    )
 
 
 def test_where_images_are_too_few_for_frechet_the_kernel_distance_leads(tmp_path: Path) -> None:
@@ -260,10 +262,44 @@ def test_where_images_are_too_few_for_frechet_the_kernel_distance_leads(tmp_path
     assert section.quality == ("kd", SPACE)
     assert section.compare("kd", "test", SPACE).family.leads
     said = verdict.plain_text(verdict.verdict(section))
-    assert "lowest mean KD-digits" in said
+    assert "best mean KD-digits" in said
     assert f"There is no Frechet distance ({why}); the kernel distance, unbiased at any number, leads." in said
     table = tables.headline(section)
     assert [c.text for c in table.lines[0].cells][:1] == ["a"]
+
+
+def test_of_two_versions_of_a_feature_network_the_one_that_leads_is_compared(tmp_path: Path) -> None:
+    """The baselines are scored by the one, most recipes by the other: the table and the words are of the same one."""
+    scores = {"alpha": 2.0, "beta": 3.0, "gamma": 4.0, "delta": 5.0, "epsilon": 6.0}
+    rows, runs = made(tmp_path, scores)
+    for row in rows:
+        if row["recipe"] in ("gamma", "delta", "epsilon") and row.get("features") == SPACE:
+            row["features"] = "digits@000000000000"
+    section = one(rows, runs)
+    lead = section.quality[1]
+    said = verdict.plain_text(verdict.verdict(section))
+    compared = section.compare("fd", "test", lead)
+    scored = {e.name for e in section.finished if e.per_seed("fd", "test", lead)}
+    assert set(compared.family.names) <= scored
+    assert all(name in said for name in compared.family.best)
+    assert set(scores) - scored <= set(compared.uncompared)
+
+
+def test_a_lone_score_has_nothing_to_be_compared_with(tmp_path: Path) -> None:
+    section = one(*made(tmp_path, {"alpha": 2.0}))
+    assert section.compare("fd", "test", SPACE).uncompared == {
+        "alpha": "not compared: no other score to compare it with"
+    }
+    assert "the only recipe with a score" in verdict.plain_text(verdict.verdict(section))
+
+
+def test_what_brackets_hold_is_called_so(tmp_path: Path) -> None:
+    rows, runs = made(tmp_path, {"alpha": 2.0, "beta": 4.0})
+    for row in rows:
+        if row["recipe"] == "alpha" and row["metric"] == "fd":
+            row["value"] = (0.5, 1.0, 2.5)[row["seed"]]
+    said = verdict.plain_text(verdict.verdict(one(rows, runs)))
+    assert "1.33 (0.500 – 2.50), the least and the most of the seeds, against" in said
 
 
 def test_a_row_worse_than_a_baseline_says_so(tmp_path: Path) -> None:
@@ -672,7 +708,7 @@ def test_the_verdict_names_a_better_row_that_had_more_than_one_budget(tmp_path: 
     rows, runs = made(tmp_path)
     _costing(rows, "alpha", cost_total=2e12)
     said = _said(one(rows, runs))
-    assert "among the recipes within one budget, beta has the lowest mean FD-digits" in said
+    assert "among the recipes within one budget, beta has the best mean FD-digits" in said
     assert "Lower, but with more than one budget: alpha 2.4" in said
     assert "(2.0× the budget)" in said
     _costing(rows, "gamma", cost_total=3e12)
@@ -681,7 +717,7 @@ def test_the_verdict_names_a_better_row_that_had_more_than_one_budget(tmp_path: 
     rows, runs = made(tmp_path / "b")
     _costing(rows, "gamma", cost_total=2e12)
     said = _said(one(rows, runs))
-    assert "among the recipes within one budget, alpha has the lowest" in said
+    assert "among the recipes within one budget, alpha has the best" in said
     assert "Lower, but" not in said
 
 
