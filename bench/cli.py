@@ -605,6 +605,7 @@ def _labels(model: Any, info: Any, found: Dataset | None, label: str | None, n: 
     import torch
 
     from bench import evaluate
+    from bench.data.dataset import label_of
     from bench.data.names import readable
 
     if not model.space.classes or found is None:
@@ -615,15 +616,13 @@ def _labels(model: Any, info: Any, found: Dataset | None, label: str | None, n: 
         return None
     if label is None:
         return evaluate.pool_labels(model, found.train, n, seed)
-    names, label = [str(name).lower() for name in found.labels], readable(label)
-    if label.lower() in names:
-        index = names.index(label.lower())
-    elif label.isascii() and label.isdigit() and int(label) < model.space.classes:
-        index = int(label)
-    elif label.lstrip("+-").isdigit():
+    numbers, label = tuple(map(str, range(model.space.classes))), readable(label)
+    names = found.labels or numbers
+    index = label_of(label, names)
+    if index is None and label.lstrip("+-").isdigit() and (names == numbers or not any(map(str.isdigit, names))):
         raise BadInput(f"--label {label}: the labels of {info.dataset} are 0 to {model.space.classes - 1}")
-    else:
-        raise unknown("label", label, found.labels or [f"0 to {model.space.classes - 1}"])
+    if index is None:
+        raise unknown("label", label, names)
     if found.train.y is not None and not bool((found.train.y == index).any()):
         print(f"warning: the model was never shown label {label}: it has no training example", file=sys.stderr)
     return torch.full((n,), index)

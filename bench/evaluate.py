@@ -14,6 +14,7 @@ same rows for all. Finished rows are kept under a key of all that they depend on
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -38,6 +39,7 @@ from bench import arithmetic, measure, metrics, reading
 from bench import run as runs
 from bench.arithmetic import DTYPES
 from bench.data import Dataset
+from bench.data.dataset import label_of
 from bench.data.folder import centred_square, images_below, read_image
 from bench.data.names import Name, readable
 from bench.features import Features, FeatureSpace, cached, named, shipped, spaces_for
@@ -1765,11 +1767,11 @@ def _folder_labels(names: Sequence[str], space: Space, found: Dataset | None) ->
         return None, []
     if not space.classes:
         return None, ["sub-folders read without labels, as the data set has no classes"]
-    classes = {str(number): number for number in range(space.classes)}
-    classes |= {name.casefold(): number for number, name in enumerate(found.labels if found else ())}
+    classes = (found.labels if found else ()) or tuple(map(str, range(space.classes)))
 
+    @functools.cache
     def label(folder: str) -> int | None:
-        return classes.get(folder.casefold(), classes.get(folder.lstrip("0") or "0"))
+        return label_of(readable(folder), classes)
 
     for level in (0, 1):
         each = [label(parts[level]) if len(parts) > level else None for parts in folders]

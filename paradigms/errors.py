@@ -10,9 +10,13 @@ class BadInput(Exception):
     """What is wrong, where, and what to do next, in one line. The command line prints it and exits with 2."""
 
 
+LISTED = 100  # names in a message: someone's own images may have thousands of classes
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> BadInput:
     """A BadInput for a name that does not exist, with the nearest one that does."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+    more = f" … and {len(known) - LISTED:,} more" if len(known) > LISTED else ""
+    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known[:LISTED])}{more}"
     return BadInput(f"unknown {what} '{name}'; {hint}")

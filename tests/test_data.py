@@ -26,6 +26,7 @@ from bench.data import files as files_module
 from bench.data import sets as sets_module
 from bench.data import toys as toys_module
 from bench.data.cifar import CIFAR10, RECORD, load_cifar10, parse_batch
+from bench.data.dataset import label_of
 from bench.data.digits import split
 from bench.data.files import Origin, Part, cache_folder, obtain
 from bench.data.idx import FASHION_MNIST, MNIST, halved, load_idx, paired, parse_idx
@@ -1130,6 +1131,24 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     assert len(data.train) + len(data.test) == 30
     assert "4 files of other kinds left out: .heic 2, no suffix 1, .txt 1" in data.notes
     assert "1 hidden image left out" in data.notes
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (("A", "B", "a"), {"a": 2, "A": 0, "b": 1, "0": 0, "02": 2, "3": None, "c": None}),
+        (("1", "10", "2"), {"1": 0, "10": 1, "2": 2, "0": None, "01": 0, "002": 2, "3": None}),
+        (("01", "02", "11"), {"1": 0, "2": 1, "11": 2, "0": None}),
+        (("1", "01"), {"1": 0, "01": 1, "001": None}),
+        (("3", "cat"), {"CAT": 1, "3": 0, "1": None}),
+        (("Ab", "aB"), {"AB": None, "aB": 1}),
+        (("0", "1"), {"1": 1, "2": None, "9" * 5000: None, "²": None, "-1": None, "": None}),
+    ],
+)
+def test_a_class_is_found_by_its_own_name_before_any_other(
+    names: tuple[str, ...], found: dict[str, int | None]
+) -> None:
+    assert {text: label_of(text, names) for text in found} == found
 
 
 def test_classes_are_told_with_their_counts(tmp_path: Path) -> None:

@@ -963,6 +963,14 @@ def test_sub_folders_that_are_no_classes_are_said(name: str, why: str, tmp_path:
     assert f"sub-folders read without labels, as {why}" in given.reading
 
 
+def test_sub_folders_whose_names_differ_by_case_are_different_classes() -> None:
+    found = dataclasses.replace(evaluate.dataset("digits"), labels=("A", "a"))
+    space = dataclasses.replace(DIGITS, classes=2)
+    labels, _ = evaluate._folder_labels(["a/0.png", "A/1.png", "a/2.png"], space, found)
+    assert labels is not None
+    assert labels.tolist() == [1, 0, 1]
+
+
 def test_ones_own_images_are_cropped_as_the_data_is(tmp_path: Path) -> None:
     """Photographs scored against themselves: the same pixels, by the same cut and the same filter."""
     for i in range(12):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from bench.data.names import FolderName, Name
 from paradigms.contract import Data, Space
 
-__all__ = ["Dataset", "Density", "checksum"]
+__all__ = ["Dataset", "Density", "checksum", "label_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +98,34 @@ class Dataset:
 
 
 SHOWN = 10  # classes by name
+
+
+def label_of(text: str, names: Sequence[str]) -> int | None:
+    """The class, of those called `names`, that someone means by `text`; None where it is none, or not clear which.
+
+    It is the name itself, before the name in other letters (a is not A where there are both), before a number. A number
+    counts the classes from 0, unless classes are called by numbers: then it is a name, 1 that of the class 1 or 01.
+    """
+    if text in names:
+        return names.index(text)
+    ways = [[name.casefold() for name in names]]
+    if _is_number(text):
+        called = any(map(_is_number, names))
+        ways.append(
+            [_plain(name) if _is_number(name) else "" for name in names] if called else [*map(str, range(len(names)))]
+        )
+    for way, wanted in zip(ways, (text.casefold(), _plain(text))):
+        if way.count(wanted) == 1:
+            return way.index(wanted)
+    return None
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def _plain(number: str) -> str:
+    return number.lstrip("0") or "0"
 
 
 def checksum(train: Data, test: Data) -> str:
