@@ -1546,9 +1546,25 @@ def _writable_target(to: Path, suffixes: Sequence[str]) -> None:
         raise BadInput(f"--to {to}: the name must end in .png or .npz, or be a folder")
     if to.suffix and to.is_dir():
         raise BadInput(f"--to {to} is a folder; name a file in it")
-    if not to.suffix and to.is_dir() and any(file.suffix.lower() == ".png" for file in to.iterdir()):
-        raise BadInput(f"--to {to}: there are PNG files in it, which would be mixed with the new ones; name another")
+    if not to.suffix and to.is_dir() and (image := _image_in(to)):
+        raise BadInput(
+            f"--to {to}: there are PNG files or other images in it, as {image}, which would be mixed with the new ones; "
+            "name another"
+        )
     _writable_folder(to.parent if to.suffix else to)
+
+
+def _image_in(folder: Path) -> str:
+    """The first image below a folder, which the folder's images are read with; "" for none."""
+    from bench.data.folder import SUFFIXES
+    from bench.data.names import readable
+
+    for path, below, files in os.walk(folder):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        found = sorted(name for name in files if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES)
+        if found:
+            return readable(os.path.relpath(os.path.join(path, found[0]), folder))
+    return ""
 
 
 # ----------------------------------------------------------------------------------------------------- what is shown

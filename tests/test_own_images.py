@@ -205,6 +205,13 @@ def test_names_that_are_no_utf8_never_end_in_a_traceback(world: Path) -> None:
     assert runs.slug(odd) != runs.slug(os.fsdecode(b"b\xfe"))
 
 
+def test_samples_are_not_written_among_ones_own_images(world: Path) -> None:
+    (run,) = found(world / "runs")
+    before = sorted((world / "imgs").rglob("*"))
+    refused(bench("sample", run, "-n", 2, "--to", world / "imgs"), "images in it, as ant/000.png", "name another")
+    assert sorted((world / "imgs").rglob("*")) == before
+
+
 def test_a_label_without_training_examples_is_said(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = world / "five" / "train"
     images(folder, ("ant", "bee"), 30, 7)
