@@ -973,6 +973,27 @@ def test_odd_images(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="real numbers"):
         one(tmp_path / "f.tif", 4)
 
+    for wrong in (np.full((4, 4), 65536, np.int32), np.full((4, 4), -1, np.int32)):
+        Image.fromarray(wrong).save(tmp_path / "i.tif")
+        with pytest.raises(BadInput, match=r"holds integers .* beyond the 0 to 65535 of 16 bits"):
+            one(tmp_path / "i.tif", 4)
+
+
+def test_images_on_another_scale_and_grey_ones_in_colour_are_said(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    root.mkdir()
+    draw = np.random.default_rng(0)
+    for kind, most, said in (("uint8", 16, "than 15 of 255"), ("uint16", 4096, "than 16 of 255"), ("uint8", 256, "")):
+        for i in range(20):
+            Image.fromarray(draw.integers(0, most, (8, 8)).astype(kind)).save(root / f"{i}.png")
+        assert said in (note := " ".join(load(f"folder:{root}@8").notes))
+        assert ("nearly black" in note) == bool(said)
+    for i in range(20):
+        Image.open(root / f"{i}.png").convert("RGB").save(root / f"{i}.png")
+    assert "every image is grey and yet stored in colour" in load(f"folder:{root}@8").notes[0]
+    Image.new("RGB", (8, 8), "red").save(root / "0.png")
+    assert load(f"folder:{root}@8").notes == ()
+
 
 def test_grey_folders_have_one_channel_and_mixed_ones_three(tmp_path: Path) -> None:
     root = pictures(tmp_path / "in", 30, mode="L")

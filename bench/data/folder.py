@@ -57,6 +57,7 @@ SUFFIXES = frozenset(
 HELD_OUT = 5  # one in so many
 LARGEST = 2 << 30  # bytes of decoded images: they are held in memory
 VERSION = 1  # of the treatment above; part of the cache's key
+DARK = 31  # of 255: levels of 4 or 5 bits, and 12 bits in a file of 16, reach no more
 SETTLED = 2_000_000_000  # nanoseconds: two changes of a file within a tick of its file system look like one (FAT: 2 s)
 
 
@@ -92,6 +93,7 @@ def load_folder(folder: FolderName, progress: Progress | None = None) -> Dataset
         held_out = _held_out([image.name for image in images], digests)
         if not 0 < int(held_out.sum()) < len(images):
             raise BadInput(_inseparable(root, len(images), len(set(digests)), size))
+    notes += _odd(pixels)
     classes, labels = _labels(parts, notes)
     space = Space(tuple(pixels.shape[1:]), classes=len(classes), levels=256)
     mask = torch.from_numpy(held_out)
@@ -111,12 +113,24 @@ def load_folder(folder: FolderName, progress: Progress | None = None) -> Dataset
     )
 
 
+def _odd(pixels: torch.Tensor) -> list[str]:
+    """What is hardly meant where it is so of all images: numbers of another range than 0 to 255, grey kept as colour."""
+    notes, top = [], int(pixels.max())
+    if 0 < top <= DARK:
+        notes.append(
+            f"nearly black: no pixel is lighter than {top} of 255; if white is another number, scale the images"
+        )
+    if pixels.shape[1] == 3 and all(bool((pixels[:, :1] == pixels[:, i : i + 1]).all()) for i in (1, 2)):
+        notes.append("every image is grey and yet stored in colour: three equal channels; save them as grey for one")
+    return notes
+
+
 def _inseparable(root: Path, n: int, different: int, size: int) -> str:
     """Why no image could be held out, or none was left to train on."""
     if n > 1 and different == 1:
         return f"all {n:,} images in {root} are the same at {size} px, so none can be held out; add others"
     also = f", of which {different:,} differ at {size} px" if different < n else ""
-    return f"{root} holds {n:,} image(s){also}: too few for a training and a held-out part; add more"
+    return f"{root} holds {_count(n, 'image')}{also}: too few for a training and a held-out part; add more"
 
 
 def _count(n: int, what: str) -> str:
@@ -386,7 +400,11 @@ def _plain(image: Image.Image, path: Path) -> Image.Image:
     if image.mode == "F":
         raise BadInput(f"{path} holds real numbers, whose range is unknown; convert it to 8 bits")
     if image.mode.startswith("I"):  # Pillow's own conversion would clip 16 bits at 255
-        wide = np.asarray(image).astype(np.int64).clip(0, 65535)
+        wide = np.asarray(image).astype(np.int64)
+        if wide.min() < 0 or wide.max() > 65535:
+            raise BadInput(
+                f"{path} holds integers {wide.min()} to {wide.max()}, beyond the 0 to 65535 of 16 bits; convert it to 8 bits"
+            )
         return Image.fromarray(((wide + 128) // 257).astype(np.uint8))
     if image.has_transparency_data:
         grey = image.mode in ("1", "L", "LA")
