@@ -1350,12 +1350,15 @@ def _folders_called(name: str, runs: Iterable[Mapping[str, Any]]) -> dict[str, M
 
 def _shown_name(dataset: str, run_folders: Iterable[Path]) -> str:
     """The name in rows of what a user means by --dataset; the same where nothing is known of it."""
+    from bench import run as runs
     from bench.data.names import FOLDER, FolderName
 
     infos = [_json_of(folder / "run.json") for folder in run_folders] if dataset else []
     if dataset.startswith(FOLDER) and not any(info.get("dataset") == dataset for info in infos):
-        same = _same_data(FolderName.parse(dataset))
-        return next((str(info["dataset"]) for info in infos if same(info)), dataset)
+        place = FolderName.parse(dataset)
+        same = _same_data(place)
+        trained = next((str(info["dataset"]) for info in infos if same(info)), "")
+        return trained or (runs.dataset(place).name if os.path.isdir(place.path) else dataset)
     return next(iter(_folders_called(dataset, infos)), dataset)
 
 

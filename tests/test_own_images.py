@@ -113,6 +113,15 @@ def test_a_name_of_ones_own(world: Path) -> None:
     refused(train("folder:imgs@8", "--name", "digits", out="named"), "choose another")
 
 
+def test_samples_on_ones_own_images_are_compared_where_no_run_is(world: Path) -> None:
+    for name in ("one", "other"):
+        samples = images(world / name, ("ant", "bee"), 24, len(name))
+        done = bench("evaluate", samples, "--dataset", "folder:imgs@8", "--to", world / "only" / name)
+        assert done.exit_code == 0, done.output
+    done = bench("compare", "one", "other", "only", "--dataset", "folder:./imgs@8", "--metric", "kd")
+    assert done.exit_code == 0, done.output
+
+
 def test_a_test_folder_is_what_is_held_out(world: Path) -> None:
     images(world / "held", ("ant", "cat"), 20, 5)
     said = bench("data", "folder:imgs@8", "--test", "held", "--name", "both")
