@@ -31,7 +31,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.numpy import load as load_arrays
+from safetensors.torch import load as load_tensors
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -1530,13 +1530,13 @@ def read_samples(
     others: dict[str, np.ndarray] = {}
     try:
         if path.suffix.lower() == ".safetensors":
-            arrays = load_arrays(path.read_bytes())
-            array, others = _only_array(arrays, path)
+            tensors = load_tensors(path.read_bytes())
+            array, others = _only_array({name: _numbers(tensor) for name, tensor in tensors.items()}, path)
         else:
             loaded = np.load(path, allow_pickle=False)
             array = loaded
             if isinstance(loaded, np.lib.npyio.NpzFile):
-                array, others = _only_array(loaded, path)
+                array, others = _only_array({name: _unpacked(loaded, name) for name in loaded}, path)
     except BadInput:
         raise
     except OSError as error:
@@ -1545,8 +1545,10 @@ def read_samples(
         raise _not_an_archive(path) from None
     except Exception:  # numpy raises whatever it meets first, with advice that is not for us
         raise _not_an_archive(path) from None
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "uif":
-        raise BadInput(f"{path} must hold an array of integers or floats")
+    if array.dtype.kind not in "uif":
+        held = f"{array.dtype}" if array.dtype.kind != "O" else "Python objects"
+        bits = "; write them as uint8 and say --range 0..1" if array.dtype.kind == "b" else ""
+        raise BadInput(f"{path} must hold an array of integers or floats, not of {held}{bits}")
     x, resized, taken = _as_stored(_tensor(array), path, space, resize, span, crop, found)
     labels, unused = _labels_in(others, len(x), space, path)
     return Samples(x, labels, resized, "; ".join(part for part in (*taken, *unused) if part))
@@ -1593,6 +1595,22 @@ def _not_an_archive(path: Path) -> BadInput:
     )
 
 
+def _unpacked(file: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    """An array of an archive; of Python objects, which are never loaded, an empty one: it may be no more than a note."""
+    try:
+        return file[name]
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise
+        return np.array(None, dtype=object)
+
+
+def _numbers(tensor: Tensor) -> np.ndarray:
+    """A tensor as numpy has it, which knows no floats of fewer than 16 bits and not all of 16."""
+    short = tensor.is_floating_point() and tensor.dtype not in (torch.float16, torch.float32, torch.float64)
+    return (tensor.float() if short else tensor).numpy()
+
+
 def _tensor(array: np.ndarray) -> Tensor:
     """Any width and byte order of numbers in one that torch can work with."""
     if array.dtype.kind == "f":
@@ -1607,8 +1625,8 @@ def _tensor(array: np.ndarray) -> Tensor:
 
 def _only_array(file: Mapping[str, np.ndarray], path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The array with one of the usual names, else the only one that can be samples: labels are flat; and the others."""
-    every = {name: file[name] for name in file}
-    usual = next((n for n in ("samples", "x", "images") if n in every), None)
+    every = dict(file)
+    usual = next((n for n in ("samples", "x", "images") if n in every and every[n].ndim > 1), None)  # else a count
     if usual is not None:
         return every.pop(usual), every
     arrays = {name: array for name, array in every.items() if name not in LABELS}
@@ -1642,7 +1660,9 @@ def _as_stored(
             x = x.movedim(-1, 1)
     asked = ", ".join(map(str, space.shape))
     refused = f"{path} holds an array of shape {whole}, but samples of the data set have shape (N, {asked})"
-    if not x.ndim or not len(x):
+    if x.ndim and not len(x):
+        raise BadInput(f"{path} holds no sample: an array of shape {whole}")
+    if not x.ndim:
         raise BadInput(refused)
     said: list[str] = []
     if tuple(x.shape[1:]) != space.shape:

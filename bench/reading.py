@@ -146,12 +146,14 @@ def _narrow(bulk: Range, own: Range) -> str:
 
 def _likely(bulk: Range, space: Space) -> str:
     """The range, of those in use, that holds the bulk: an example for the message, no judgement."""
-    for known in (Range(0, 1), Range(-0.5, 0.5), Range(-2, 2), Range(0, space.levels - 1), BYTES, Range(-128, 127)):
-        slack = (known.high - known.low) / 4
-        below = slack if known.low < 0 or known.high == 1 else 0.0  # noise passes 0; levels do not
-        if bulk.low >= known.low - below and bulk.high <= known.high + slack:
+    several = (Range(0, 1), Range(-0.5, 0.5), MODELS, Range(-2, 2), Range(0, space.levels - 1), BYTES, Range(-128, 127))
+    for known in several:
+        slack = min(known.high - known.low, bulk.high - bulk.low) / 4
+        reaches = known.low == 0 or min(-bulk.low, bulk.high) > 0.75 * known.high  # about 0 are standardised ones, too
+        if bulk.low >= known.low - slack and bulk.high <= known.high + slack and reaches:
             return str(known)
-    low, high = f"{bulk.low:.3g}", f"{bulk.high:.3g}"
+    digits = ".3g" if max(-bulk.low, bulk.high) < 100 else ".0f"
+    low, high = f"{bulk.low:{digits}}", f"{bulk.high:{digits}}"
     return f"{low}..{high}" if float(low) < float(high) else "LOW..HIGH"
 
 

@@ -16,6 +16,7 @@ import scipy.stats
 import torch
 from PIL import Image
 from safetensors.numpy import save as save_arrays
+from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -788,7 +789,8 @@ def test_arrays_in_every_form(pool: evaluate.Pool, tmp_path: Path) -> None:
     ("array", "words"),
     [
         (np.zeros((5, 1, 9, 9), np.uint8), "shape"),
-        (np.zeros((0, 1, 8, 8), np.uint8), "shape"),
+        (np.zeros((0, 1, 8, 8), np.uint8), "no sample: an array of shape"),
+        (np.zeros((5, 1, 8, 8), bool), "not of bool; write them as uint8 and say --range 0..1"),
         (np.full((5, 1, 8, 8), 17, np.uint8), "levels 0 to 16"),
         (np.full((5, 1, 8, 8), -1), "levels 0 to 16"),
         (np.full((5, 1, 8, 8), 0.5), r"\[-1, 1\]"),
@@ -830,7 +832,9 @@ def one_pixel(x: np.ndarray, value: float) -> np.ndarray:
         (one_pixel(as_floats(0, 1), -0.003), "0..1"),
         (one_pixel(as_floats(0, 1), -1), "0..1"),
         (noisy(as_floats(0, 1), 0.05), "0..1"),
-        (noisy(as_floats(0, 1), 0.3), "-2..2"),
+        (noisy(as_floats(0, 1), 0.3), r"-0\.\d+\.\.1\.\d+"),
+        (as_floats(-0.81, 1.85), r"-0\.81\.\.1\.85"),
+        (np.rint(as_floats(0, 65520)).astype(np.uint16), r"0\.\.65520"),
         (as_floats(-2, 2), "-2..2"),
         (as_floats(-0.5, 0.5), "-0.5..0.5"),
         (as_floats(0, 255), "0..255"),
@@ -838,7 +842,7 @@ def one_pixel(x: np.ndarray, value: float) -> np.ndarray:
         ((as_floats(0, 1) > 0.5).astype(np.float32), "0..1"),
         ((as_floats(0, 1) > 0.5).astype(np.uint8), "0..1"),
         (one_pixel((as_floats(0, 1) > 0.5).astype(np.uint8), 16), "0..1"),
-        (np.where(as_floats(0, 1) > 0.5, 1, -1), "-2..2"),
+        (np.where(as_floats(0, 1) > 0.5, 1, -1), "-1..1"),
         (np.rint(as_floats(0, 255)).astype(np.uint8), "0..255"),
     ],
 )
@@ -1016,6 +1020,21 @@ def test_a_second_array_is_labels_if_it_can_be(pool: evaluate.Pool, tmp_path: Pa
     assert (said.y, said.reading) == (None, "not used: arr_1, as the data set has no classes")
 
 
+def test_what_else_an_archive_holds_does_not_hide_its_samples(pool: evaluate.Pool, tmp_path: Path) -> None:
+    told, k = dataclasses.replace(DIGITS, classes=10), pool.x.numpy()
+    np.savez(tmp_path / "x.npz", images=k, samples=np.int64(12), settings=np.array({"steps": 9}))
+    given = evaluate.read_samples(tmp_path / "x.npz", told)
+    assert torch.equal(given.x, pool.x)
+    assert given.reading == "not used: samples, settings"
+    for refused, words in (
+        ({"samples": k, "labels": np.array(["a"] * 12, dtype=object)}, "labels must be 12 integers"),
+        ({"samples": k.astype(object)}, "not of Python objects"),
+    ):
+        np.savez(tmp_path / "x.npz", **refused)
+        with pytest.raises(BadInput, match=words):
+            evaluate.read_samples(tmp_path / "x.npz", told)
+
+
 @pytest.mark.heavy
 def test_a_score_depends_on_what_a_file_holds_and_not_on_names(tmp_path: Path) -> None:
     """1,500 samples, of which a tier scores 700: the choice is of their content."""
@@ -1190,6 +1209,8 @@ def test_safetensors_with_and_without_labels(pool: evaluate.Pool, tmp_path: Path
     assert torch.equal(given.x, pool.x)
     assert given.y is not None
     assert np.array_equal(given.y.numpy(), y)
+    path.write_bytes(save_tensors({"samples": DIGITS.encode(pool.x).bfloat16(), "labels": torch.from_numpy(y)}))
+    assert torch.equal(evaluate.read_samples(path, told).x, pool.x)
     path.write_bytes(save_arrays({"pictures": pool.x.numpy()}))
     assert evaluate.read_samples(path, told).y is None
     for content in (b"", b"{}", (2**60).to_bytes(8, "little"), save_arrays({})):
