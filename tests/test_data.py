@@ -105,6 +105,12 @@ def test_bad_names(name: str, words: str) -> None:
         fetch(name)
 
 
+def test_a_folder_of_ones_own_is_not_taken_for_a_data_set_of_a_like_name(tmp_path: Path) -> None:
+    (tmp_path / "digits").mkdir()
+    with pytest.raises(BadInput, match=rf"write folder:{tmp_path}/digits@SIZE"):
+        info(f"{tmp_path}/digits")
+
+
 def test_folder_names() -> None:
     assert FolderName.parse("folder:/a/b") == FolderName(Path("/a/b"), 32)
     assert FolderName.parse("folder:/a/b@64") == FolderName(Path("/a/b"), 64)
@@ -1060,6 +1066,7 @@ def filled(root: Path, **folders: int) -> Path:
         ({"train": 9, "validation": 3}, "train", "validation", (), "validation/ is held out, as there is no test/"),
         ({"train": 9, "valid": 4, "test": 3}, "train", "test", (), "4 images in valid/ left out"),
         ({"train": 9, "test": 3, "extra": 5}, "train", "test", (), "5 images outside the splits left out"),
+        ({"train_set__train__a": 9, "train_set__train__b": 9, "test__test__b": 3}, "train_set", "test", ("a", "b"), "b 9 + 3"),
         ({"images__train": 9, "images__val": 3}, "images/train", "images/val", (), "val/ is held out"),
         ({"images__train__a": 9, "images__train__b": 9, "images__test__b": 3}, "images/train", "images/test", ("a", "b"), "b"),
     ],
@@ -1101,11 +1108,22 @@ def test_train_alone_is_split_as_it_would_be_itself(tmp_path: Path) -> None:
         ({"val": 9, "Testing": 9}, "holds Testing/ and val/ but no train/"),
         ({"bus": 9, "train": 9}, "holds train/ beside 9 images elsewhere, as bus/: .* a split, never a class"),
         ({"cat": 9, "dog": 9, "test": 3}, "holds test/ beside 18 images elsewhere"),
+        ({"train__train": 9, "train__test": 3}, "/train/ holds test/: a folder of that name is a split, never a class"),
+        ({"train__cat": 9, "train__val": 3, "test": 3}, "/train/ holds val/: a folder of that name is a split"),
     ],
 )
 def test_splits_that_are_refused(tmp_path: Path, folders: dict[str, int], words: str) -> None:
     with pytest.raises(BadInput, match=words):
         load(f"folder:{filled(tmp_path / 'in', **folders)}@8")
+
+
+def test_empty_folders_and_splits_that_lie_too_deep_are_said(tmp_path: Path) -> None:
+    root = filled(tmp_path / "in", a=9, b=9, c=0, d=0)
+    assert load(f"folder:{root}@8").notes == ("c/, d/ hold no images",)
+    root = filled(tmp_path / "deep", in__images__train=30, in__images__val=9)
+    (note,) = load(f"folder:{root}@8").notes
+    assert note.startswith("folders called like splits in in/images/ are not taken for them")
+    assert note.endswith(f"name {root}/in/images")
 
 
 def test_a_held_out_part_of_ones_own(tmp_path: Path) -> None:
@@ -1178,6 +1196,8 @@ def test_classes_are_told_with_their_counts(tmp_path: Path) -> None:
     assert told[0] == "classes, training + held-out examples: a 4 + 2, b 3 + 0, z 0 + 1"
     assert "class without a training example: z, which no model is shown" in told
     assert "class without a held-out example: b" in told
+    filled(tmp_path / "lines", **{"a\nb": 9, "c": 9})
+    assert "a?b " in load(f"folder:{tmp_path / 'lines'}@8").about()[0]
     filled(tmp_path / "loose", a=9, b=9)
     (tmp_path / "loose" / "x.png").write_bytes((root / "train" / "a" / "000.png").read_bytes())
     told = load(f"folder:{tmp_path / 'loose'}@8").about()

@@ -71,7 +71,10 @@ class Dataset:
 
     def about(self) -> list[str]:
         """Its classes with their counts, what was decided about its files, and classes without examples; a line each."""
-        return [*self._classes(), *self.notes, *self._untold()]
+        lines = [*self._classes(), *self.notes, *self._untold()]
+        return [
+            "".join(c if c.isprintable() else "?" for c in line) for line in lines
+        ]  # a folder's name may hold a newline
 
     def _counts(self) -> list[tuple[str, int, int]]:
         """(class, training examples, held-out examples) of each class."""

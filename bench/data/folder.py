@@ -12,8 +12,9 @@ level, or right below every folder of it, are splits and never classes. `train` 
 `val`; where there are both, `val` is left out. With `train` alone, or no such folder, an image is held out (about one in
 five) by a hash of its path within the folder or within `train`, so the split survives moving the folder and adding
 images; images with equal pixels then share the side of the first of them by name, so that no copy of a training image is
-held out. `test` or `val` without `train`, and one such folder beside others, are refused. `--test FOLDER` names a
-held-out part that lies elsewhere.
+held out. `test` or `val` without `train`, and one such folder beside others, are refused; so is a split in a split, but
+for one of its own name around all of it (train/train/cat), which is passed over. `--test FOLDER` names a held-out part
+that lies elsewhere.
 
 Labels: where every image lies in a subfolder, and they are at least two, the first-level subfolders (of the folder, or of
 its splits) are the classes, in the order of their names; otherwise there are none.
@@ -268,7 +269,16 @@ def _split(found: Listing) -> Parts:
     """The splits that the folders' names tell of. Raises BadInput where they tell of none to train on, or of too much."""
     pieces, notes = [name.split("/") for name in found.names], list(found.notes)
     depth = _depth(found.root, pieces)
+    if empty := sorted(set(found.folders) - {piece[0] for piece in pieces}):
+        some = ", ".join(f"{readable(name)}/" for name in empty[:5])
+        more = f" … and {len(empty) - 5:,} more" if len(empty) > 5 else ""
+        notes.append(f"{some}{more} hold{'s' * (len(empty) == 1)} no images")
     if depth is None:
+        if (deeper := _deeper(pieces)) is not None:
+            notes.append(
+                f"folders called like splits in {readable(deeper)}/ are not taken for them, as they lie too deep: for that "
+                f"name {readable(str(found.root / deeper))}"
+            )
         return Parts([Picture(found.root / name, name) for name in found.names], None, notes)
     wrapped = len({piece[0] for piece in pieces}) == 1  # of no account for classes, where the splits lie below
     parts: dict[str, list[Picture]] = {}
@@ -292,9 +302,7 @@ def _split(found: Listing) -> Parts:
             f"{found.root} holds {held} but no train/; name the folder to be trained on (one in five of its images is "
             "then held out), or give it a train/ folder"
         )
-    for below in found.folders:
-        if _role(below) and not any(p[0] == below for p in pieces):
-            notes.append(f"{readable(below)}/ holds no images")
+    parts = {role: _inner(some, role, found.root, called[role]) for role, some in parts.items()}
     held = next((role for role in ("test", "val") if role in parts), "")
     if not held:
         notes.append(f"{called['train']} is alone: one in five of its images is held out, chosen by name")
@@ -324,6 +332,31 @@ def _depth(root: Path, pieces: list[list[str]]) -> int | None:
     if mixed is not None:
         raise BadInput(f"{root}/{mixed} is divided into splits, but other images are not; divide all of them, or none")
     return None
+
+
+def _inner(pictures: list[Picture], role: str, root: Path, called: str) -> list[Picture]:
+    """A split's pictures, without a folder of its own name around them all: training/training/cat, as archives unpack.
+
+    Raises BadInput where a split is divided into splits itself.
+    """
+    first = {picture.name.partition("/")[0] if "/" in picture.name else "" for picture in pictures}
+    if strange := sorted(name for name in first if _role(name)):
+        if len(first) > 1 or _role(strange[0]) != role:
+            raise BadInput(
+                f"{root}/{called} holds {readable(strange[0])}/: a folder of that name is a split, never a class; name "
+                f"{root}/{called} itself, or rename it"
+            )
+        return [replace(picture, name=picture.name.partition("/")[2]) for picture in pictures]
+    return pictures
+
+
+def _deeper(pieces: list[list[str]]) -> str | None:
+    """The first folder where splits are found that lie too deep to be taken for them."""
+    below: dict[str, set[str]] = {}
+    for folders in sorted({tuple(piece[:-1]) for piece in pieces}):
+        for level in range(1, len(folders)):
+            below.setdefault("/".join(folders[:level]), set()).add(_role(folders[level]))
+    return next((name for name, roles in below.items() if "train" in roles and len(roles - {""}) > 1), None)
 
 
 def _labels(parts: Parts, notes: list[str]) -> tuple[tuple[str, ...], list[int]]:

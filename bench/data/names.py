@@ -113,6 +113,10 @@ def info(name: str) -> Info:
     for known in DATASETS:
         if known.name == name:
             return known
+    if os.path.isdir(os.path.expanduser(name)):
+        raise BadInput(
+            f"unknown data set '{name}'; for the images in the folder of that name write {FOLDER}{name}@SIZE"
+        )
     raise unknown("data set", name, (*NAMES, _FOLDER_INFO.name))
 
 
