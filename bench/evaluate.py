@@ -40,7 +40,7 @@ from bench import run as runs
 from bench.arithmetic import DTYPES
 from bench.data import Dataset
 from bench.data.dataset import label_of
-from bench.data.folder import centred_square, images_below, read_image
+from bench.data.folder import SUFFIXES, centred_square, images_below, read_image
 from bench.data.names import Name, readable
 from bench.features import Features, FeatureSpace, cached, named, shipped, spaces_for
 from bench.progress import Progress
@@ -1527,6 +1527,10 @@ def read_samples(
         return _read_folder(path, space, resize, span, crop, found)
     if not path.exists():
         raise BadInput(f"{path} does not exist; give an .npz, .npy or .safetensors file, a folder of images or a run")
+    if path.suffix.lower() in SUFFIXES:
+        raise BadInput(f"{path} is one picture; give a folder of them, or an .npz, .npy or .safetensors file")
+    if not path.is_file():  # a pipe would be waited for, and can not be read twice
+        raise BadInput(f"{path} is no regular file; give an .npz, .npy or .safetensors file, or a folder of images")
     others: dict[str, np.ndarray] = {}
     try:
         if path.suffix.lower() == ".safetensors":

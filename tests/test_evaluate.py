@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -1106,6 +1107,16 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(BadInput, match=words):
             evaluate.read_samples(path, DIGITS)
+    with pytest.raises(BadInput, match="is one picture; give a folder of them"):
+        evaluate.read_samples(tmp_path / "x.png", DIGITS)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BadInput, match="no regular file"):
+        evaluate.read_samples(tmp_path / "pipe", DIGITS)
+    (tmp_path / "x.png").unlink()
+    (tmp_path / "pipe").rename(tmp_path / "x.png")
+    with pytest.raises(BadInput, match=r"x\.png is no regular file"):
+        evaluate.read_samples(tmp_path, DIGITS)
+    (tmp_path / "x.png").unlink()
     (tmp_path / "x.png").write_bytes(b"no picture")
     with pytest.raises(BadInput, match="not a readable image"):
         evaluate.read_samples(tmp_path, DIGITS)

@@ -49,7 +49,7 @@ from bench.walk import walk
 from paradigms.contract import Data, Space
 from paradigms.errors import BadInput
 
-__all__ = ["Listing", "centred_square", "images_below", "load_folder", "read_image"]
+__all__ = ["SUFFIXES", "Listing", "centred_square", "images_below", "load_folder", "read_image"]
 
 JPEG, PORTABLE = ("jpg", "jpeg", "jpe", "jfif", "pjpeg", "pjp"), ("ppm", "pgm", "pbm", "pnm")
 SUFFIXES = frozenset(
@@ -402,6 +402,8 @@ def _decode(paths: list[Path], size: int, progress: Progress | None) -> torch.Te
 
 def read_image(path: Path) -> Image.Image:
     """An image file in mode L or RGB, treated as said above but neither cut nor resized. Raises BadInput."""
+    if not path.is_file():  # a pipe would be waited for
+        raise BadInput(f"{path} is no regular file; remove it")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata; an image too large to be safe is an error below
