@@ -424,8 +424,8 @@ def test_a_narrow_terminal_gets_fewer_columns_not_broken_ones() -> None:
     assert cli._fitting(texts, 200) == list(texts)
     assert cli._fitting(texts, 40) == ["recipe", "FD-digits ↓", "Params"]
     assert cli._fitting(texts, 10) == ["recipe", "FD-digits ↓"], "what the command is about stays"
-    ranked = {"recipe": ["gan"], "FD-digits ↓": ["1.09 ± 0.02"], "Group": ["a"], "Calls": ["1"]}
-    assert cli._fitting(ranked, 30) == ["recipe", "FD-digits ↓", "Group"]
+    grouped = {"recipe": ["gan"], "FD-digits ↓": ["1.09 ± 0.02"], "Group": ["a"], "Calls": ["1"]}
+    assert cli._fitting(grouped, 31) == ["recipe", "FD-digits ↓", "Group"]
 
 
 def test_a_table_too_wide_for_its_words_becomes_blocks(
