@@ -14,7 +14,6 @@ same rows for all. Finished rows are kept under a key of all that they depend on
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import io
 import json
@@ -24,7 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -1793,7 +1792,7 @@ def _folder_labels(names: Sequence[str], space: Space, found: Dataset | None) ->
         return None, ["sub-folders read without labels, as the data set has no classes"]
     classes = (found.labels if found else ()) or tuple(map(str, range(space.classes)))
 
-    @functools.cache
+    @cache
     def label(folder: str) -> int | None:
         return label_of(readable(folder), classes)
 

@@ -1373,11 +1373,9 @@ def _parents_of(folders: Mapping[str, Path], held: Mapping[str, Frozen]) -> byte
         if PARENTS in store.manifest(folder):
             above, buffers = _read_parents(store.read_verified(folder, PARENTS))
         else:
-            root = folder.resolve().parents[2]
+            root, device = folder.resolve().parents[2], torch.device("cpu")
             some = {r: root / where for r, where in info.parents.items()}
-            device = torch.device("cpu")
-            parts = _parents_of(some, {r: _frozen(f, device) for r, f in some.items()})
-            above, buffers = _read_parents(parts)
+            above, buffers = _read_parents(_parents_of(some, {r: _frozen(f, device) for r, f in some.items()}))
         trained = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         buffers |= {name: t for name, t in model.state_dict().items() if name not in trained}
         tensors |= {f"{role}/{name}": t.cpu().contiguous().clone() for name, t in buffers.items()}

@@ -48,10 +48,8 @@ from paradigms.maths.observation import Observation
 
 MANY = 2048  # columns, above which it is not asked what they have to say of each other
 THIN = 1e-2  # variance of a direction, a column having 1, below which nothing happens in it
-CORRELATED, CURVED = (
-    0.15,
-    0.1,
-)  # up to here two columns share 0.01 nats, and fourth moments are a normal's, within a tenth
+CORRELATED = 0.15  # up to here two columns share 0.01 nats
+CURVED = 0.1  # and fourth moments are a normal's, within a tenth
 
 __all__ = ["Standardised", "column_units", "standardised"]
 

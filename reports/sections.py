@@ -388,6 +388,18 @@ class Section:
         summary = stats.summarise(entry.per_seed(metric, "test", features)) if entry else None
         return summary.mean if summary else None
 
+    def place_of(self, entry: Entry) -> tuple[float, str]:
+        """What orders the recipes by the leading metric: the better first, those without a score last."""
+        metric, features = self.quality
+        values = entry.per_seed(metric, "test", features)
+        return stats.location(values, self._by_ratio) if values else math.inf, entry.name
+
+    @cached_property
+    def _by_ratio(self) -> bool:
+        """Whether the recipes' scores of the leading metric are compared by their ratios."""
+        metric, features = self.quality
+        return metric in RATIOS and stats.positive(*(e.per_seed(metric, "test", features) for e in self.finished))
+
     @cached_property
     def budgets(self) -> dict[str, list[Entry]]:
         """The finished recipes by what their runs were matched by and allowed; more than one key: budgets differ."""
@@ -637,16 +649,13 @@ def _section(
     section = Section(dataset, tier, tuple(entries), tuple(baselines), mine, match, budget, tuple(externals), together)
     metric, features = section.quality
 
-    scores = [v for e in (*entries, *externals, *baselines) if (v := e.per_seed(metric, "test", features))]
-    log = metric in RATIOS and stats.positive(*scores)
-
     def order(entry: Entry) -> tuple[bool, float, str]:
-        values = entry.per_seed(metric, "test", features)
-        return (entry.recipe != FLOOR, stats.location(values, log) if values else math.inf, entry.name)
+        summary = stats.summarise(entry.per_seed(metric, "test", features))
+        return (entry.recipe != FLOOR, summary.mean if summary else math.inf, entry.name)
 
     return replace(
         section,
-        entries=tuple(_by_family(sorted(entries, key=order))),
+        entries=tuple(_by_family(sorted(entries, key=section.place_of))),
         externals=tuple(sorted(externals, key=order)),
         baselines=tuple(sorted(baselines, key=order)),
     )

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean as mean
 
 import pandas as pd
 
@@ -433,18 +434,21 @@ DISTANCES = ("fd", "fd_inf", "kd", "w2", "sw2", "mmd2", "energy")
 
 def beaten_by(section: Section, entry: Entry, metric: str, split: str, features: str, values: Sequence[float]) -> str:
     """What a recipe's row says of itself beside the baselines: "worse than uniform noise"; "" where it beats them."""
-    mine = summarise(values)
-    if mine is None or entry.baseline or metric not in DISTANCES:
+    if not values or entry.baseline or metric not in DISTANCES:
         return ""
-    for name in ("uniform", "gaussian"):
-        other = section.baseline(name)
-        known = summarise(other.per_seed(metric, split, features)) if other else None
-        if known and mine.mean >= known.mean:
-            return f"worse than {'the ' if name == 'gaussian' else ''}{BASELINES[name]}"
-    floor = section.baseline(FLOOR)
-    known = summarise(floor.per_seed(metric, split, features)) if floor else None
-    if known and mine.mean < known.mean and metric in ("fd", "w2") and mine.most < known.mean:
+    known = {b.recipe: b.per_seed(metric, split, features) for b in section.baselines}
+    floor = summarise(known.get(FLOOR, []))
+    if floor and metric in ("fd", "w2") and max(values) < floor.mean:
         return "below the floor: closer than real data are"
+    return _worse_than(values, known)
+
+
+def _worse_than(values: Sequence[float], known: Mapping[str, Sequence[float]]) -> str:
+    """The baseline that is easiest to beat of those that the mean does not beat, by their scores (lower is better)."""
+    for name in ("uniform", "pixel-histograms", "gaussian"):
+        other = summarise(known.get(name, []))
+        if other and mean(values) >= other.mean:
+            return f"worse than {'the ' if name == 'gaussian' else ''}{BASELINES[name]}"
     return ""
 
 
@@ -518,14 +522,8 @@ def likelihood_beaten_by(section: Section, metric: str, values: Sequence[float])
 
     A bound above a baseline's exact NLL says that no more than that was shown of the model.
     """
-    mine = summarise(values)
-    for name in ("uniform", "pixel-histograms", "gaussian"):
-        other = section.baseline(name)
-        frames = likelihood_rows(other, metric, "test") if other else []
-        known = summarise(seed_means(frames[0])) if frames else None
-        if mine and known and mine.mean >= known.mean:
-            return f"worse than {'the ' if name == 'gaussian' else ''}{BASELINES[name]}"
-    return ""
+    found = {b.recipe: likelihood_rows(b, metric, "test") for b in section.baselines}
+    return _worse_than(values, {name: seed_means(frames[0]) for name, frames in found.items() if frames})
 
 
 GROUP = "recipes that share a letter are not told apart on the first score; groups may overlap"

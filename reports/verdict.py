@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reports import words
-from reports.sections import RATIOS, Compared, Entry, Section, kind_text, plan_text, run_id, seed_means
-from reports.stats import Summary, location, positive, summarise
+from reports.sections import Compared, Entry, Section, kind_text, plan_text, run_id, seed_means
+from reports.stats import Summary, summarise
 from reports.tables import (
     MATCHED,
     UNITS,
@@ -93,11 +93,7 @@ def _score(summary: Summary) -> str:
 def _quality(section: Section, name: str, scores: Mapping[str, Summary]) -> Text:
     metric, features = section.quality
     compared = section.compare(metric, "test", features)
-    scored = [e for e in section.finished if e.name in scores]
-    everyone = [e.per_seed(metric, "test", features) for e in scored]
-    log = metric in RATIOS and positive(*everyone)
-    place = {e.name: location(values, log) for e, values in zip(scored, everyone)}
-    scored.sort(key=lambda e: (place[e.name], e.name))
+    scored = sorted((e for e in section.finished if e.name in scores), key=section.place_of)
     within = [e for e in scored if not e.over_budget] or scored
     best = within[0]
     # Scores of recipes that had more than one budget: shown, named, but not what the sentence is about.
@@ -123,7 +119,7 @@ def _quality(section: Section, name: str, scores: Mapping[str, Summary]) -> Text
         out.append(
             (f"There is no Frechet distance ({refused}); the kernel distance, unbiased at any number, leads. ", False)
         )
-    better = [e for e in more if place[e.name] < place[best.name]]
+    better = [e for e in more if section.place_of(e) < section.place_of(best)]
     if better:
         out.append(("Lower, but with more than one budget: ", False))
         for i, entry in enumerate(better):
