@@ -29,6 +29,7 @@ def plain_text(text: Text) -> str:
     return "".join(part for part, _ in text)
 
 
+SHORT = 1.2  # times as much training as another had: said beside what is compared
 NAMED = 6  # of more recipes a sentence names the first and counts the others
 
 
@@ -137,6 +138,7 @@ def _quality(section: Section, name: str, scores: Mapping[str, Summary]) -> Text
             out += _left_out([e for e in within if not e.over_budget], compared)
     else:
         out += _order(within, compared)
+        out += _unequal(within, compared)
         out += _left_out(within, compared)
     gaussian = section.scale(section.baseline("gaussian"))
     poor = [e for e in scored if gaussian is not None and scores[e.name].mean >= gaussian]
@@ -180,6 +182,20 @@ def _order(within: Sequence[Entry], compared: Compared) -> Text:
         return [(family.names[0], True), (" is better than every other recipe that is compared", False), (seen, False)]
     lead = " lead, not told apart: each of them is better than every other recipe that is compared"
     return [*_names(first), (lead, False), (seen, False)]
+
+
+def _unequal(within: Sequence[Entry], compared: Compared) -> Text:
+    """That those compared did not train alike, where a limit ended some of them: a difference may be one of training."""
+    spent = {e.name: e.multiple for e in within if e.name in compared.family.names and e.multiple is not None}
+    if not spent or max(spent.values()) <= SHORT * min(spent.values()):
+        return []
+    low, high = (f"{words.number(part, 2)}×" for part in (min(spent.values()), max(spent.values())))
+    shortest = min(spent, key=lambda name: (spent[name], name))
+    return [
+        (f"They trained for {low} to {high} of the budget, as the limit on seconds ended some early (", False),
+        (shortest, True),
+        (" first), so part of a difference may be one of training. ", False),
+    ]
 
 
 def _left_out(within: Sequence[Entry], compared: Compared) -> Text:

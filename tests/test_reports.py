@@ -285,6 +285,18 @@ def test_of_two_versions_of_a_feature_network_the_one_that_leads_is_compared(tmp
     assert set(scores) - scored <= set(compared.uncompared)
 
 
+def test_recipes_that_a_limit_ended_early_are_compared_and_that_is_said(tmp_path: Path) -> None:
+    rows, runs = made(tmp_path)
+    assert "limit on seconds" not in _said(one(rows, runs))
+    _costing(rows, "gamma", flops=0.25e12, cost_total=0.25e12)
+    section = one(rows, runs)
+    assert "gamma" in section.compare("fd", "test", SPACE).family.names
+    assert (
+        "They trained for 0.25× to 1.0× of the budget, as the limit on seconds ended some early (gamma first), so part of "
+        "a difference may be one of training." in _said(section)
+    )
+
+
 def test_a_lone_score_has_nothing_to_be_compared_with(tmp_path: Path) -> None:
     section = one(*made(tmp_path, {"alpha": 2.0}))
     assert section.compare("fd", "test", SPACE).uncompared == {
