@@ -46,6 +46,37 @@ def thinned(cases: list[tuple], key: Callable[[tuple], object]) -> list:
     return [pytest.param(*case, marks=() if case in chosen else pytest.mark.matrix) for case in cases]
 
 
+# ----------------------------------------------------------------------------------------------------------- suites
+
+
+def jobs_here(patch: pytest.MonkeyPatch) -> list[str]:
+    """While `patch` holds, a suite does its jobs one after the other in this process; the names of those it did.
+
+    Of the seconds of a small suite most are spent where each worker loads the libraries; `heavy` tests do without this.
+    """
+    from bench import suite
+    from bench.progress import Progress
+    from bench.schedule import Outcome
+
+    names: list[str] = []
+
+    def perform(jobs, display, workers=None, threads=None, done=None, places=None):
+        outcomes, waiting = dict[str, Outcome](), list(jobs)
+        while waiting:
+            job = next(j for j in waiting if all(n in outcomes for n in j.needs))
+            waiting.remove(job)
+            names.append(job.name)
+            display.started(job.name)
+            outcomes[job.name] = Outcome(job.work(*job.args, Progress(job.name, display.event)))
+            display.finished(job.name, 0.0)
+            if done is not None:
+                done(job, outcomes[job.name])
+        return outcomes
+
+    patch.setattr(suite, "perform", perform)
+    return names
+
+
 # --------------------------------------------------------------------------------------------------------- models
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import jobs_here
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -477,13 +478,17 @@ SUITE = ("all", "--dataset", "digits", "--tier", "mine.toml:tiny", "--recipes", 
 
 
 @pytest.fixture(scope="module")
-def first(world: Path) -> subprocess.CompletedProcess[str]:
-    done = run(world, *SUITE)
-    assert done.returncode == 0, done.stderr
+def first(world: Path) -> Result:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(world)
+        patch.syspath_prepend(world / "site")
+        jobs_here(patch)
+        done = bench(*SUITE)
+    assert done.exit_code == 0, done.output
     return done
 
 
-def test_all_trains_scores_times_and_reports(first: subprocess.CompletedProcess[str], world: Path) -> None:
+def test_all_trains_scores_times_and_reports(first: Result, world: Path) -> None:
     assert "4 runs to train, 4 to evaluate" in first.stderr
     assert "\x1b" not in first.stdout + first.stderr
     assert "4 runs trained and 4 evaluated" in first.stdout
@@ -496,7 +501,7 @@ def test_all_trains_scores_times_and_reports(first: subprocess.CompletedProcess[
     assert page.stat().st_size > 10_000
 
 
-def test_an_eighth_paradigm_from_outside(first: subprocess.CompletedProcess[str], world: Path) -> None:
+def test_an_eighth_paradigm_from_outside(first: Result, world: Path) -> None:
     """Trained, evaluated, timed and in the report, with no file of this repository touched."""
     folders = sorted((world / "runs" / "digits" / "eighth").glob("*-*/run.json"))
     assert [json.loads(f.read_text())["status"] for f in folders] == ["ok", "ok"]
@@ -517,7 +522,7 @@ def test_an_eighth_paradigm_from_outside(first: subprocess.CompletedProcess[str]
 
 
 @pytest.mark.heavy
-def test_a_second_time_nothing_is_trained(first: subprocess.CompletedProcess[str], world: Path) -> None:
+def test_a_second_time_nothing_is_trained(first: Result, world: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (world / "runs").rglob("*") if path.is_file()}
     again = run(world, *SUITE, "--json")
     assert again.returncode == 0, again.stderr
@@ -531,25 +536,23 @@ def test_a_second_time_nothing_is_trained(first: subprocess.CompletedProcess[str
 
 
 @pytest.mark.heavy
-def test_results_do_not_depend_on_the_number_of_jobs(first: subprocess.CompletedProcess[str], world: Path) -> None:
-    """One worker and one run against two and three: the same rows but for what a clock measured."""
-    alone = run(world, *SUITE, "--seeds", 1, "--jobs", 1, "--out", "alone", "--no-timing")
-    assert alone.returncode == 0, alone.stderr
-    paths = sorted(path.relative_to(world / "alone") for path in (world / "alone").glob("digits/*/*/results.jsonl"))
+def test_results_do_not_depend_on_the_number_of_jobs(first: Result, world: Path) -> None:
+    """Two workers against none: the same rows but for what a clock measured."""
+    two = run(world, *SUITE, "--seeds", 1, "--jobs", 2, "--out", "two", "--no-timing")
+    assert two.returncode == 0, two.stderr
+    paths = sorted(path.relative_to(world / "two") for path in (world / "two").glob("digits/*/*/results.jsonl"))
     assert len(paths) == 2 + 1  # and the baselines
     clocked = ("seconds", "seconds_total", "contended")
     for path in paths:
         one, two = (
             [{k: v for k, v in json.loads(line).items() if k not in clocked} for line in (world / out / path).open()]
-            for out in ("alone", "runs")
+            for out in ("two", "runs")
         )
         assert one == two
 
 
 @pytest.mark.heavy
-def test_a_corrupt_run_is_refused(
-    first: subprocess.CompletedProcess[str], world: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_corrupt_run_is_refused(first: Result, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(world / "runs", world / "corrupt")
     weights = next((world / "corrupt" / "digits" / "vae").glob("0-*")) / "weights.safetensors"
     data = bytearray(weights.read_bytes())
@@ -567,7 +570,7 @@ def test_a_corrupt_run_is_refused(
 
 
 def test_samples_are_written_as_arrays_and_pictures(
-    first: subprocess.CompletedProcess[str], world: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    first: Result, world: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(world)
     grid = bench("sample", "vae", "-n", 9, "--to", tmp_path / "g.png")
@@ -589,7 +592,7 @@ def test_samples_are_written_as_arrays_and_pictures(
 
 @pytest.mark.heavy
 def test_sample_evaluate_time_report(
-    first: subprocess.CompletedProcess[str], world: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    first: Result, world: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(world)
     assert bench("train", "flow-matching", "--tier", "mine.toml:tiny", "--threads", 1).exit_code == 0
@@ -647,9 +650,7 @@ def a_run_of_ones_own(world: Path, name: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.heavy
-def test_a_likelihood_with_options_of_ones_own(
-    first: subprocess.CompletedProcess[str], world: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_likelihood_with_options_of_ones_own(first: Result, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Computed once, kept beside the tier's rows, in the report; what the card does not have is one line."""
     run, before = a_run_of_ones_own(world, "asked", monkeypatch)
     arguments = ("evaluate", run, "--tier", "mine.toml:tiny", "--likelihood")
@@ -684,9 +685,7 @@ def test_a_likelihood_with_options_of_ones_own(
     refused(bench("sample", "eighth", "--option", "temperature=inf"), "finite number")
 
 
-def test_a_sampler_of_ones_own(
-    first: subprocess.CompletedProcess[str], world: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sampler_of_ones_own(first: Result, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawn once, kept beside the tier's rows, in the report; what the tier draws itself is not drawn again."""
     run, before = a_run_of_ones_own(world, "chosen", monkeypatch)
     arguments = ("evaluate", run, "--tier", "mine.toml:tiny", "--sampler")
@@ -860,7 +859,7 @@ def test_samples_that_can_not_be_scored_are_one_line(
 
 
 def test_a_run_in_a_space_of_ones_own(
-    first: subprocess.CompletedProcess[str], world: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    first: Result, world: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(world)
     tier = ("--tier", "mine.toml:tiny")
@@ -897,6 +896,7 @@ def test_a_likelihood_for_levels_is_refused_on_vectors() -> None:
         cli._kind(card, "maf", Space((2,)), "dequantised-iwae:K=5")
 
 
+@pytest.mark.heavy
 def test_guidance_from_training_to_rows(world: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Of a model trained with labels and without; what was trained in another way says so in a line."""
     monkeypatch.chdir(world)

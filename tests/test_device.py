@@ -260,7 +260,10 @@ def test_metrics_on_the_device_say_what_they_say_on_the_cpu(gpu):
     assert [v.value for v in on_it] == pytest.approx([v.value for v in here], rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ["flow-matching", "gan", "wgan-gp", "hvae", "consistency", "vq-vae"])
+BEYOND = [pytest.param(name, marks=pytest.mark.matrix) for name in ("wgan-gp", "hvae", "vq-vae")]
+
+
+@pytest.mark.parametrize("name", ["flow-matching", "gan", "consistency", *BEYOND])
 def test_a_training_on_the_device_has_the_weights_of_one_on_the_cpu(name, gpu, monkeypatch):
     """The same updates, though clipping, skipping and the guard are done by other means."""
     monkeypatch.setitem(BLOCKS, "cuda", BLOCKS["cpu"])

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import jobs_here
 from typer.testing import CliRunner, Result
 
 from bench import cli, evaluate, store, suite, tiers
@@ -266,6 +267,7 @@ def test_a_copy_of_the_folder_alone_does_all_that_a_run_does(out, home, tmp_path
     assert not any(runs._places(Path("/x"), "d/r/0-1", None)[0].exists() for _ in "1"), "near the root"
 
 
+@pytest.mark.heavy
 def test_lists_reports_and_comparisons_ask_for_no_teacher(out, home):
     for seed in (0, 1):
         folder = trained("pupil", out, home, seed)
@@ -427,20 +429,8 @@ def test_an_unfinished_run_names_the_command_that_goes_on(out, home):
 @pytest.fixture
 def jobs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The jobs of a suite, done one after the other in this process."""
-    names: list[str] = []
-
-    def perform(jobs, display, *_, places=None):
-        outcomes, waiting = {}, list(jobs)
-        while waiting:
-            job = next(j for j in waiting if all(n in outcomes for n in j.needs))
-            waiting.remove(job)
-            names.append(job.name)
-            outcomes[job.name] = Outcome(job.work(*job.args, Progress()))
-        return outcomes
-
-    monkeypatch.setattr(suite, "perform", perform)
     monkeypatch.setattr(suite, "report", lambda *_, **__: [])
-    return names
+    return jobs_here(monkeypatch)
 
 
 def everything(recipe: str, out: Path, timing: bool = False) -> suite.Result:
@@ -499,6 +489,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+@pytest.mark.heavy
 def test_another_protocol_leaves_the_rows_of_a_runs_own(out, home, jobs, monkeypatch):
     monkeypatch.setattr(suite, "report", REPORT)
     folders = [trained("master", out, home, seed) for seed in (0, 1)] + [trained("lodger", out, home)]
