@@ -38,7 +38,7 @@ TIER = """
 [tiny]
 base = "smoke"
 match = "images"
-seeds = 2
+seeds = 1
 samples = 640
 likelihood_n = 16
 likelihood_calls = 10
@@ -489,9 +489,9 @@ def first(world: Path) -> Result:
 
 
 def test_all_trains_scores_times_and_reports(first: Result, world: Path) -> None:
-    assert "4 runs to train, 4 to evaluate" in first.stderr
+    assert "2 runs to train, 2 to evaluate" in first.stderr
     assert "\x1b" not in first.stdout + first.stderr
-    assert "4 runs trained and 4 evaluated" in first.stdout
+    assert "2 runs trained and 2 evaluated" in first.stdout
     for name in ("vae", "eighth", "floor", "uniform noise", "bits/dim"):
         assert name in first.stdout
     assert first.stdout.count("warning: eighth seed 0: blind to neighbours") == 1
@@ -504,7 +504,7 @@ def test_all_trains_scores_times_and_reports(first: Result, world: Path) -> None
 def test_an_eighth_paradigm_from_outside(first: Result, world: Path) -> None:
     """Trained, evaluated, timed and in the report, with no file of this repository touched."""
     folders = sorted((world / "runs" / "digits" / "eighth").glob("*-*/run.json"))
-    assert [json.loads(f.read_text())["status"] for f in folders] == ["ok", "ok"]
+    assert [json.loads(f.read_text())["status"] for f in folders] == ["ok"]
     rows = [json.loads(line) for line in (folders[0].parent / "results.jsonl").read_text().splitlines()]
     assert {"fd", "bits_per_dim", "coverage"} <= {row["metric"] for row in rows}
     fd = next(row for row in rows if row["metric"] == "fd")
@@ -513,7 +513,7 @@ def test_an_eighth_paradigm_from_outside(first: Result, world: Path) -> None:
     timed = [json.loads(line) for line in (folders[0].parent / "timing" / "results.jsonl").read_text().splitlines()]
     assert {"latency", "throughput"} <= {row["metric"] for row in timed}
     page = (world / "runs" / "report" / "digits-tiny" / "report.html").read_text()
-    assert "The log of eighth seed 1: blind to neighbours: every pixel is drawn alone." in page
+    assert "The log of eighth seed 0: blind to neighbours: every pixel is drawn alone." in page
     assert "The training log of <b>eighth</b> names a symptom" in page
     told = {row["run"]: row["note"] for row in json.loads(run(world, "list", "runs", "--json").stdout)}
     assert {"eighth" in run for run, note in told.items() if note} == {True}

@@ -249,7 +249,7 @@ TINY = replace(
 )
 
 
-@pytest.mark.parametrize("s", [2.0**10, 1e-3])
+@pytest.mark.parametrize("s", [1e-3, pytest.param(2.0**10, marks=pytest.mark.matrix)])
 def test_the_rows_of_a_scaled_toy_are_those_of_the_toy(s, rescaled, tmp_path):
     """Through data set, run, evaluation and baselines."""
 
