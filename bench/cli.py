@@ -17,7 +17,6 @@ import math
 import os
 import shlex
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -299,7 +298,7 @@ def all_(
     if not names:
         raise BadInput("--recipes is empty; give recipes separated by commas, rows or all")
     _check_recipes([name.removesuffix("+") for name in names if name not in SETS])
-    _writable_folder(out)
+    _new_folder(out)
 
     from bench import suite
 
@@ -369,7 +368,7 @@ def train(
     chosen = _tier(tier, match)
     _check_recipes([recipe])
     place = _place(dataset, out, test, called)
-    _writable_folder(out)
+    _new_folder(out)
 
     from bench import arithmetic
     from bench import run as runs
@@ -914,21 +913,22 @@ def report(
     tier = _tier_name(tier)
     below = _walked(runs)
     run_folders = below.holding("run.json")
-    folders = _measured_by(below.holding("results.jsonl"), tier, runs)
+    folders = _measured_by(_with_rows(below), tier, runs)
     if not folders:
         raise BadInput(f"no results in {runs}; run `bench all` or `bench evaluate` first")
     from bench.run import slug
 
     target = to or runs / (f"report-{slug(tier)}" if tier else "report")
-    _writable_folder(target)
+    _new_folder(target)
 
     from bench import suite
 
     written = suite.report(folders, run_folders, target, wanted, real=_real_grids(folders), tier=tier)
     for path in written:
         print(path)
-    if below.lost or suite.damaged([*folders, *run_folders]):
-        raise typer.Exit(1)  # named in a warning above, and left out
+    bad = suite.damaged([*folders, *run_folders])
+    if below.lost or bad or suite.incomplete(f for f in (*folders, *run_folders) if f not in bad):
+        raise typer.Exit(1)  # named in a warning above
 
 
 @app.command()
@@ -959,18 +959,18 @@ def compare(
         bench compare gan gan-hinge results/ --dataset digits --json
         bench compare runs/digits/vae/0-3f2a91c04d runs/digits/vae/1-3f2a91c04d
     """
-    from bench import store, suite
+    from bench import suite
 
     tier = _tier_name(tier)
     below = _walked(runs)
-    folders, run_folders = below.holding("results.jsonl"), below.holding("run.json")
+    folders, run_folders = _with_rows(below), below.holding("run.json")
     dataset = _shown_name(dataset, run_folders)
     sides = []
     for text in (a, b):
         base, *details = text.split(":")
         if (folder := Path(base)) and (folder / "run.json").exists():
             known = {f.resolve() for f in folders}
-            folders += [f for f in walk(folder).holding("results.jsonl") if f.resolve() not in known]
+            folders += [f for f in _with_rows(walk(folder)) if f.resolve() not in known]
             run_folders += [folder] if folder.resolve() not in {f.resolve() for f in run_folders} else []
         sides.append((base, details))
     folders = _measured_by(folders, tier, runs)
@@ -982,13 +982,14 @@ def compare(
     for reason in bad.values():
         print(f"warning: left out: {reason}", file=sys.stderr)
     folders, run_folders = ([f for f in some if f not in bad] for some in (folders, run_folders))
+    for reason in suite.incomplete([*folders, *run_folders]).values():
+        print(f"warning: {reason}", file=sys.stderr)
 
-    from bench.evaluate import shown
     from reports import compare as comparing
 
     one, other = (_selector(base, details) for base, details in sides)
     try:
-        rows, told = store.frame(folders, shown), suite.records(run_folders, tier)
+        rows, told = suite.frame(folders, {}), suite.records(run_folders, tier)
         found = comparing.compare(rows, told, one, other, metric, dataset, tier)
     except comparing.UnknownName as error:
         if error.what == "recipe" and _is_recipe(error.name):
@@ -1165,7 +1166,7 @@ def _list_runs(out: Path) -> list[dict[str, Any]]:
                 "steps": f"{info['steps'] or '?'}/{info['planned_steps']}",
                 "seconds": round(info["seconds"], 1),
                 "evaluated": (folder / "results.jsonl").exists(),
-                "note": "; ".join(filter(None, (info.get("reason"), info.get("symptom")))),
+                "note": "; ".join(filter(None, (info.get("reason"), info.get("symptom"), _lacking(folder)))),
             }
         except (KeyError, TypeError):
             row |= {
@@ -1175,10 +1176,21 @@ def _list_runs(out: Path) -> list[dict[str, Any]]:
                 "steps": "?",
                 "seconds": None,
                 "evaluated": False,
-                "note": "",
+                "note": info.get("note", ""),
             }
         found.append(row)
     return found
+
+
+def _lacking(folder: Path) -> str:
+    """Which files of a run are gone, in words; "" for none."""
+    from bench import store
+
+    try:
+        names = store.missing(folder)
+    except BadInput as error:
+        return str(error)
+    return f"lacks {', '.join(names)}" if names else ""
 
 
 def _list_samplers() -> list[dict[str, Any]]:
@@ -1472,12 +1484,16 @@ def _newest_first(out: Path) -> list[tuple[Path, dict[str, Any]]]:
     A run that has not ended stands by its start. Older versions kept whole seconds only: of equal times the run whose
     run.json was written last is the newer one.
     """
+    from bench import store
+
     found = []
     for folder in reversed(walk(out).holding("run.json")):
         written = 0
         with contextlib.suppress(OSError):
             written = (folder / "run.json").stat().st_mtime_ns
         info = _json_of(folder / "run.json")
+        if reason := store.misplaced(folder, info.get("id")) if info else "":
+            info = {"note": reason}  # the name of a recipe stands for none that lies in another's place
         found.append(((_ended(info), written), folder, info))
     return [(folder, info) for _, folder, info in sorted(found, key=lambda run: run[0], reverse=True)]
 
@@ -1496,6 +1512,13 @@ def _walked(runs: Path) -> Walk:
     for reason in below.lost.values():
         print(f"warning: left out: {reason}", file=sys.stderr)
     return below
+
+
+def _with_rows(below: Walk) -> list[Path]:
+    """The folders that hold rows, or should."""
+    from bench import store
+
+    return [folder for folder, _ in sorted(below.folders) if store.has_rows(folder)]
 
 
 def _ended(info: Mapping[str, Any]) -> float:
@@ -1530,17 +1553,15 @@ def _card(paradigm: Any, recipe: str) -> Card:
 
 def _writable_folder(path: Path) -> None:
     """Proves that files can be written into the folder, before any work; leaves none behind. Raises BadInput."""
-    missing = [parent for parent in (path, *path.parents) if not parent.exists()]
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path, prefix=".writable-"):
-            pass
-    except OSError as error:
-        raise BadInput(f"can not write to {path}: {error.strerror or error}; choose another folder") from None
-    finally:
-        for parent in missing:  # whoever writes makes them again
-            with contextlib.suppress(OSError):
-                parent.rmdir()
+    from bench import store
+
+    store.writable(path)
+
+
+def _new_folder(path: Path) -> None:
+    """The same of a folder that is not there yet. In one that is, all may be done already, and nothing to be written."""
+    if not path.is_dir():
+        _writable_folder(path)
 
 
 def _writable_target(to: Path, suffixes: Sequence[str]) -> None:
@@ -1577,7 +1598,8 @@ def _new_results(to: Path, grid: str) -> None:
     """Refuses a folder for results that holds something else: a run's own rows would be lost."""
     if to.exists() and not to.is_dir():
         raise BadInput(f"--to {to} is a file; name a folder")
-    if (to / "run.json").exists() or (to.is_dir() and any(to.iterdir()) and not (to / grid).exists()):
+    others = [path for path in to.iterdir() if not path.name.startswith(".")] if to.is_dir() else []
+    if (to / "run.json").exists() or (others and not (to / grid).exists()):
         raise BadInput(f"--to {to} holds other files; name a new folder")
     _writable_folder(to)
 

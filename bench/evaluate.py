@@ -49,7 +49,10 @@ from bench.store import (
     SCHEMA,
     Row,
     load_rows,
+    locked,
     manifest,
+    put,
+    read_verified,
     results_key,
     save_rows,
     write_atomic,
@@ -640,9 +643,10 @@ def evaluate(
     codec = getattr(model, "codec", None)
     if isinstance(codec, Codec):
         rows += _of_codec(_planned(base, card.default, card), codec, found, tier, device)
-    if shown is not None:
-        _keep_samples(place, shown, found)
-    save_rows(place, rows, key)
+    with locked(place):
+        if shown is not None:
+            _keep_samples(place, shown, found)
+        save_rows(place, rows, key)
     return rows
 
 
@@ -859,9 +863,12 @@ class _Asked:
 
     def __init__(self, folder: Path, key: str, name: Callable[[Row], tuple[object, ...]]) -> None:
         self.folder, self.key, self.name = folder, key, name
-        self.rows = _rows_of(folder)
-        kept = (results_key(folder) if self.rows else None) or "{}"
-        names = {json.dumps(name(row)) for row in self.rows}
+        self._read()
+
+    def _read(self) -> None:
+        self.rows = _rows_of(self.folder)
+        kept = (results_key(self.folder) if self.rows else None) or "{}"
+        names = {json.dumps(self.name(row)) for row in self.rows}
         # Older versions had one key for all.
         self.keys: dict[str, str] = json.loads(kept) if kept.startswith("{") else dict.fromkeys(names, kept)
 
@@ -872,6 +879,13 @@ class _Asked:
 
     def with_new(self, rows: list[Row], wanted: Collection[tuple[object, ...]]) -> list[Row]:
         """Keeps the new rows in place of the old of the same name, failures apart; returns those that were wanted."""
+        if not rows:
+            return self._with_new(rows, wanted)
+        with locked(self.folder):
+            self._read()  # what others have answered meanwhile stays
+            return self._with_new(rows, wanted)
+
+    def _with_new(self, rows: list[Row], wanted: Collection[tuple[object, ...]]) -> list[Row]:
         failed = {self.name(row) for row in rows if row.status == "failed"}
         new = {self.name(row) for row in rows}
         whole = [row for row in rows if self.name(row) not in failed]
@@ -1056,15 +1070,25 @@ def _rows_of(folder: Path) -> list[Row]:
         return []
 
 
+def _has_samples(folder: Path) -> bool:
+    """Whether the picture and the samples that go with a folder's rows are whole."""
+    try:
+        for name in (GRID, SAMPLES):
+            read_verified(folder, name)
+    except BadInput:
+        return False
+    return True
+
+
 def _kept(folder: Path, key: str) -> list[Row] | None:
-    """The rows saved under this key; None where there are none, they are damaged, or a part of them failed."""
+    """The rows saved under this key; None where there are none, a part of them failed, or a file of them is not whole."""
     try:
         if results_key(folder) != key:
             return None
         rows = load_rows(folder)
     except BadInput:
         return None  # damaged results are made anew; the model they come from is checked when it is loaded
-    return None if any(row.status == "failed" for row in rows) else rows
+    return None if any(row.status == "failed" for row in rows) or not _has_samples(folder) else rows
 
 
 # --------------------------------------------------------------------------------------------------------- pictures
@@ -1143,9 +1167,8 @@ def _arrays(pool: Pool, n: int) -> dict[str, np.ndarray]:
 def _keep_samples(folder: Path, pool: Pool, found: Dataset) -> None:
     """The first samples of the headline pool, not chosen, as a picture and as numbers for the report."""
     kept = 64 if found.space.is_image else KEPT_VECTORS
-    write_atomic(folder / GRID, grid_png(in_columns(pool.x[:kept], found), found.space))
-    write_atomic(folder / SAMPLES, npz(**_arrays(pool, kept)))
-    write_manifest(folder, [GRID, SAMPLES])
+    grid = put(folder / GRID, grid_png(in_columns(pool.x[:kept], found), found.space))
+    write_manifest(folder, {GRID: grid, SAMPLES: put(folder / SAMPLES, npz(**_arrays(pool, kept)))})
 
 
 # -------------------------------------------------------------------------------------------------------- baselines
@@ -1249,9 +1272,10 @@ def baselines(name: Name, tier: Tier, folder: Path, progress: Progress, force: b
         rows += quality(dataclasses.replace(base, recipe="uniform"), noise, None, ref)
     tell("likelihood")
     rows += _likelihood_baselines(base, found, tier)
-    save_rows(folder, rows, key)
     shown = subset(found.test, 64 if space.is_image else KEPT_VECTORS, found.key, "grid")
-    _keep_samples(folder, Pool(Plan("real"), shown.x, shown.y, None), found)
+    with locked(folder):
+        _keep_samples(folder, Pool(Plan("real"), shown.x, shown.y, None), found)
+        save_rows(folder, rows, key)
     progress.update("baselines", total, total)
     return rows
 
@@ -1410,9 +1434,7 @@ def score(
         resize=given.resized,
         reading=given.reading,
     )
-    kept = _rows_of(to) if to is not None else []
-    if other := next((row.recipe for row in kept if row.recipe != base.recipe), None):
-        raise BadInput(f"{to} holds the rows of {other}; name a new folder for those of {base.recipe}")
+    _join(to, base, [])
     rows = quality(base, given.x, given.y, reference(name))
     if specs:
         rows += quality(base, given.x, given.y, reference(name, tuple(specs)), copies=False)
@@ -1421,18 +1443,29 @@ def score(
         raise BadInput(f"{path}: nothing can be measured with {n} sample{'s' * (n != 1)}: {reason}")
     progress.update("features", n, n, images=n)
     if to is not None:
-        # What they scored on other data, by another tier or in another space stays.
-        spaces = {row.features for row in rows}
-        kept = [
-            row
-            for row in kept
-            if (row.dataset, row.tier) != (base.dataset, base.tier)
-            or (row.samples == base.samples and row.features not in spaces)
-        ]
-        if not kept:
-            _keep_samples(to, Pool(Plan("external"), given.x, given.y, None), found)
-        save_rows(to, [*kept, *rows], digest)
+        with locked(to):
+            kept = _join(to, base, rows)
+            if not kept or not _has_samples(to):
+                _keep_samples(to, Pool(Plan("external"), given.x, given.y, None), found)
+            save_rows(to, [*kept, *rows], digest)
     return rows + floor(name, n, specs=specs)
+
+
+def _join(to: Path | None, base: Row, rows: Sequence[Row]) -> list[Row]:
+    """The rows in `to` that stay beside new ones: what the samples scored on other data, by another tier, in another space.
+
+    Raises BadInput where they are those of others.
+    """
+    kept = _rows_of(to) if to is not None else []
+    if other := next((row.recipe for row in kept if row.recipe != base.recipe), None):
+        raise BadInput(f"{to} holds the rows of {other}; name a new folder for those of {base.recipe}")
+    spaces = {row.features for row in rows}
+    return [
+        row
+        for row in kept
+        if (row.dataset, row.tier) != (base.dataset, base.tier)
+        or (row.samples == base.samples and row.features not in spaces)
+    ]
 
 
 def _by_content(given: Samples, most: int) -> Samples:

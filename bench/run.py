@@ -4,11 +4,12 @@
 model back. A run's folder is <out>/<data set>/<recipe>/<seed>-<hash>, the hash being over all that defines the run:
 
     run.json             what was run, what it cost, on which machine, how it ended (`Info`)
-    log.jsonl            the course of the training (see bench.train)
+    log.jsonl            the course of the training (see bench.train); whole when it has ended
     weights.safetensors  final weights and buffers, averaged ("ema.") and as they were ("raw.")
     parents.safetensors  what its parents are rebuilt from where they are gone and only their kind is asked: settings, buffers
     at-STEP.safetensors  averaged weights after a quarter and after half of the steps
     manifest.json        sha256 of each file, checked when it is read
+    .lock                held by whoever writes into the folder
     state.pt             the checkpoint, while training and after a failure
     error.txt            the traceback of a run that failed
 
@@ -19,7 +20,6 @@ that meets the budget, found once and shared by all seeds.
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 import logging
@@ -92,10 +92,11 @@ __all__ = [
     "refusal",
     "slug",
     "snapshots",
+    "tidy",
     "wanting",
 ]
 
-INFO = "run.json"
+INFO = store.INFO
 SCHEMA = 3  # of run.json; 2: with `symptom`; 3: with `source`
 IDENTITY = 1  # of what makes two runs the same experiment; a new column of the results does not
 WEIGHTS = "weights.safetensors"
@@ -530,7 +531,10 @@ class Info:
 
 
 def read_info(folder: Path) -> Info:
-    """run.json of a run's folder. Raises BadInput when there is none, or it is damaged or of a newer schema."""
+    """run.json of a run's folder.
+
+    Raises BadInput when there is none, it is damaged or of a newer schema, or the folder bears the name of another run.
+    """
     path = Path(folder) / INFO
     if not path.exists():
         raise BadInput(f"{folder} is not a run: it has no {INFO}; `bench list runs` shows those there are")
@@ -538,6 +542,8 @@ def read_info(folder: Path) -> Info:
     if isinstance(values.get("schema"), int) and values["schema"] > SCHEMA:
         raise BadInput(f"{path} was written by a newer version (schema {values['schema']}); upgrade this one")
     values = store.read_sealed(path)
+    if reason := store.misplaced(folder, values.get("id")):
+        raise BadInput(reason)
     try:
         return Info(**{name: _tuples(value) for name, value in values.items()})
     except TypeError as error:
@@ -717,16 +723,22 @@ def _schedule(
     # Not by the code: seeds that are averaged must have the same steps, also where the code has changed between them.
     key = _hash({**shared, "device": _device_name(device), "threads": threads})
     path = run.folder(out).parent / f"plan-{key}.json"
-    with _locked(path.with_name(f".{path.name}.lock"), progress, f"plan {run.recipe}"):
+
+    def waiting() -> None:
+        progress.update(f"plan {run.recipe}", 0, 1)
+
+    with store.locked(path.parent, waiting, path.name):
         if path.exists():
+            values = store.read_sealed(path)
+            store.belongs(path, values.pop(store.OF, key), key)  # plans of earlier versions do not say
             try:
-                return Schedule(**store.read_sealed(path))
+                return Schedule(**values)
             except TypeError:
                 raise BadInput(f"{path} is damaged; delete it and run the same command again") from None
-        progress.update(f"plan {run.recipe}", 0, 1)
+        waiting()
         with alone_on(device, lambda: progress.update(f"wait for the GPU to plan {run.recipe}", 0, 1)):
             found = _calibrate(run, recipe, data, parents, threads)
-        store.write_sealed(path, dataclasses.asdict(found))
+        store.write_sealed(path, {**dataclasses.asdict(found), store.OF: key})
         return found
 
 
@@ -877,6 +889,7 @@ def _ensure(run: Run, out: Path, progress: Progress, where: torch.device, thread
             raise BadInput(f"{run.recipe} {run.id} needs its {role} {parent.recipe} {parent.id}: {error}") from None
 
     if is_finished(folder):
+        tidy(folder)
         for role, parent in wanting(run, out).items():
             with suppress(BadInput):  # damaged: said below
                 if not is_finished(parent.folder(out)):
@@ -889,7 +902,7 @@ def _ensure(run: Run, out: Path, progress: Progress, where: torch.device, thread
         # Trained a moment ago with this very code, it would only diverge once more.
         if not _hopeless(parents[role], parent):
             parent_of(role, parent)
-    with _locked(folder / ".lock", progress, f"wait for {run.recipe}"):
+    with store.locked(folder, lambda: progress.update(f"wait for {run.recipe}", 0, 1)):
         if not is_finished(folder):  # another process may have trained it while this one waited
             _train(run, out, folder, parents, where, threads, progress)
     return folder
@@ -928,9 +941,17 @@ def is_finished(folder: Path) -> bool:
                 f"verified; put it back, or delete the folder {folder} to train the run again"
             )
         return False
-    for name in (INFO, LOG, WEIGHTS):
+    kept = [name for name in store.manifest(folder) if name == PARENTS or _step_of(name)]
+    for name in (INFO, LOG, WEIGHTS, *kept):
         store.read_verified(folder, name)
     return True
+
+
+def tidy(folder: Path) -> None:
+    """Takes away the checkpoint of a finished run that was stopped before it could. What can not be, stays."""
+    for name in (STATE, PREPARED):
+        with suppress(OSError):
+            (folder / name).unlink(missing_ok=True)
 
 
 def other_code(planned: Sequence[Run], out: Path) -> str | None:
@@ -976,7 +997,7 @@ def _train(
     before = read_info(folder) if (folder / INFO).exists() and (folder / STATE).exists() else None
     if before is not None and before.status != "diverged" and before.planned_steps > 0:
         threads = before.threads
-        _clear(folder, keep=(INFO, LOG, STATE, PREPARED, *(path.name for path in _snapshots(folder).values())))
+        _clear(folder, keep=(INFO, LOG, STATE, PREPARED))
     else:
         before = None
         _clear(folder)
@@ -1007,9 +1028,10 @@ def _train(
                     steps=info.planned_steps,
                     coords=(run.key, run.recipe, run.seed),
                     folder=folder,
+                    of=run.id,
                     progress=progress,
                     stage=f"train {run.recipe}",
-                    keep=_keepers(folder, info.planned_steps, run.where),
+                    keep={round(part * info.planned_steps) for part in SNAPSHOTS},
                     compiled=run.arithmetic.compiled,
                 )
         except (BadInput, KeyboardInterrupt):
@@ -1020,23 +1042,27 @@ def _train(
                 f"out of memory: {device} has no room for {run.recipe} at batches of {getattr(run.config, 'batch', '?')}; "
                 "take smaller ones (--set batch=N), fewer --jobs, or a tier with fewer parameters"
             )
-            _conclude(folder, replace(info or before or started, status="failed", reason=reason, finished=_now()))
+            _failed(folder, info or before or started, reason)
             return
         except Exception as error:  # a paradigm's own fault: recorded, and the suite goes on
             text = (str(error).strip() or type(error).__name__).splitlines()[0]
             reason = text if isinstance(error, RuntimeError) and text.startswith("it needs ") else _located(error, text)
             store.write_atomic(folder / ERROR, traceback.format_exc().encode())
-            _conclude(folder, replace(info or before or started, status="failed", reason=reason, finished=_now()))
+            _failed(folder, info or before or started, reason)
             return
         finally:
             if run.arithmetic.compiled:
                 torch.compiler.reset()  # the compiler keeps few versions of one network, and the next run has its own width
     info = _costed(info, trained, parents)
+    files = {LOG: store.put(folder / LOG, trained.log)}
     if trained.status == "ok":
         if held:
-            store.write_atomic(folder / PARENTS, _parents_of(parents, held))
-        store.write_atomic(folder / WEIGHTS, _weights(run.where, ema=trained.ema, raw=trained.raw))
-    _conclude(folder, info)
+            files[PARENTS] = store.put(folder / PARENTS, _parents_of(parents, held))
+        for step, ema in trained.kept.items():
+            name = f"at-{step}.safetensors"
+            files[name] = store.put(folder / name, _weights(run.where, ema=ema))
+        files[WEIGHTS] = store.put(folder / WEIGHTS, _weights(run.where, ema=trained.ema, raw=trained.raw))
+    _conclude(folder, info, files)
 
 
 def _start(run: Run, recipe: Recipe, parents: Mapping[str, Path], device: torch.device, threads: int) -> Info:
@@ -1109,23 +1135,15 @@ def _weights(where: str, **parts: Mapping[str, torch.Tensor]) -> bytes:
     return save_tensors(tensors, {"run": where})
 
 
-def _keepers(folder: Path, steps: int, where: str) -> dict[int, Callable[[dict[str, torch.Tensor]], None]]:
-    """For each step after which the averaged weights are kept, what keeps them."""
-
-    def keeper(step: int) -> Callable[[dict[str, torch.Tensor]], None]:
-        return lambda ema: store.write_atomic(folder / f"at-{step}.safetensors", _weights(where, ema=ema))
-
-    return {step: keeper(step) for step in {round(part * steps) for part in SNAPSHOTS} if 0 < step < steps}
-
-
-def _snapshots(folder: Path) -> dict[int, Path]:
-    found = {path: re.fullmatch(r"at-([1-9]\d*)\.safetensors", path.name) for path in folder.iterdir()}
-    return dict(sorted((int(match[1]), path) for path, match in found.items() if match))
+def _step_of(name: str) -> int:
+    """The step after which a file keeps the averaged weights; 0 where it is another."""
+    found = re.fullmatch(r"at-([1-9]\d*)\.safetensors", name)
+    return int(found[1]) if found else 0
 
 
 def snapshots(folder: Path) -> list[int]:
     """The steps after which a finished run kept its averaged weights, in order; none in runs older than that."""
-    return [step for step, path in _snapshots(folder).items() if path.name in store.manifest(folder)]
+    return sorted(step for name in store.manifest(folder) if (step := _step_of(name)))
 
 
 def at_step(info: Info, step: int) -> Info:
@@ -1144,16 +1162,21 @@ def at_step(info: Info, step: int) -> Info:
     )
 
 
-def _conclude(folder: Path, info: Info) -> None:
-    """Records how a run ended. The manifest comes last: only with it is the folder finished."""
-    store.write_sealed(folder / INFO, dataclasses.asdict(info))
+def _conclude(folder: Path, info: Info, files: Mapping[str, Mapping[str, Any]]) -> None:
+    """Records how a run ended. The manifest comes last: only with it is the folder finished. files: as `write_manifest`."""
+    told = store.write_sealed(folder / INFO, dataclasses.asdict(info))
     if info.status != "ok":
         store.save_rows(folder, [base_row(info)], key=info.status)
-    kept = [path.name for path in _snapshots(folder).values()] if info.status == "ok" else []
-    store.write_manifest(folder, [name for name in (INFO, LOG, PARENTS, WEIGHTS, *kept) if (folder / name).exists()])
+    store.write_manifest(folder, {INFO: told, **files})
     if info.status != "failed":  # want of memory, say: the next attempt goes on from the checkpoint
-        for name in (STATE, PREPARED):
-            (folder / name).unlink(missing_ok=True)
+        tidy(folder)
+
+
+def _failed(folder: Path, info: Info, reason: str) -> None:
+    """Records that a run failed, with the log so far."""
+    path = folder / LOG
+    files = {LOG: store.put(path, path.read_bytes())} if path.exists() else {}
+    _conclude(folder, replace(info, status="failed", reason=reason, finished=_now()), files)
 
 
 def _clear(folder: Path, keep: tuple[str, ...] = ()) -> None:
@@ -1188,25 +1211,6 @@ def _threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@contextmanager
-def _locked(path: Path, progress: Progress, stage: str) -> Iterator[None]:
-    """Holds a lock between processes. The system drops it when its holder dies, so none is ever stale."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a")  # noqa: SIM115 (closed below; closing drops the lock)
-    except OSError as error:
-        raise BadInput(f"can not write {path.parent}: {error.strerror}; choose another --out") from None
-    with file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                progress.update(stage, 0, 1)
-                time.sleep(0.1)
-        yield
-
-
 # ------------------------------------------------------------------------------------------------------------ load
 
 
@@ -1233,12 +1237,14 @@ def load(
         command = again(info, out_of(folder, info, out))
         raise BadInput(f"{folder} has no weights, it {how}; run the same training command again: `{command}`")
     store.read_verified(folder, INFO)
-    data = store.read_verified(folder, WEIGHTS if step is None else f"at-{step}.safetensors")
+    name = WEIGHTS if step is None else f"at-{step}.safetensors"
+    data = store.read_verified(folder, name)
     recipe = catalogue.get(info.recipe)
     config = _restored(recipe.config, info.config, folder / INFO)
     where = device_of(device) if isinstance(device, str) else device
     parents = {role: _parent(folder, info, role, where, out) for role in info.parents}
     model = _build(recipe, _space(info.space), info.width, parents, config, 0, where, info.precision)
+    _check_weights(folder / name, data, info)
     state = {n.removeprefix(f"{weights}."): t for n, t in load_tensors(data).items() if n.startswith(f"{weights}.")}
     try:
         model.load_state_dict(state)
@@ -1249,6 +1255,21 @@ def load(
             f"`{again(info, out_of(folder, info, out))}`"
         ) from None
     return model.eval(), info if step is None else at_step(info, step)
+
+
+def _check_weights(path: Path, data: bytes, info: Info) -> None:
+    """Compares the run that weights are of with the one that they are read as. Raises BadInput."""
+    said = str(_metadata(data).get("run", ""))
+    store.belongs(path, said.rpartition("/")[2], info.id)
+
+
+def _metadata(data: bytes) -> dict[str, Any]:
+    """What safetensors tell of themselves, after a length of eight bytes as JSON; {} of what is none."""
+    with suppress(ValueError, RecursionError):
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        found = header.get("__metadata__") if isinstance(header, dict) else None
+        return dict(found) if isinstance(found, dict) else {}
+    return {}
 
 
 def _space(values: Mapping[str, Any]) -> Space:
@@ -1283,7 +1304,9 @@ def _parent(folder: Path, info: Info, role: str, device: torch.device, out: Path
     except BadInput:
         if need is None or need.at_sampling or PARENTS not in store.manifest(folder):
             raise
-    return _rebuilt(*_part(*_read_parents(store.read_verified(folder, PARENTS)), role), device)
+    facts, tensors = _part(*_read_parents(store.read_verified(folder, PARENTS)), role)
+    store.belongs(folder / PARENTS, facts["where"].rpartition("/")[2], name)
+    return _rebuilt(facts, tensors, device)
 
 
 def _places(folder: Path, where: str, out: Path | None) -> list[Path]:
@@ -1386,8 +1409,7 @@ def _parents_of(folders: Mapping[str, Path], held: Mapping[str, Frozen]) -> byte
 
 def _read_parents(data: bytes) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """(settings by role, buffers) of the content of `PARENTS`."""
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])  # as the format has it: a length, then JSON
-    return json.loads(header["__metadata__"]["parents"]), load_tensors(data)
+    return json.loads(_metadata(data)["parents"]), load_tensors(data)
 
 
 def _part(

@@ -2,20 +2,32 @@
 
 A folder's `manifest.json` lists each file with its sha256 and size; it is written after them, so a folder whose
 manifest verifies is whole. Neither torch.load nor safetensors notices a flipped bit: this does.
+
+A hash says that a file is whole, not that it lies where it belongs. What is hashed therefore says inside what it is the
+file of (a run's id, a plan's key), and whoever reads it compares that with where it was found (`belongs`, `misplaced`).
+
+Whoever writes into a folder holds its lock (`locked`); who reads needs none. What stands in a manifest are the hashes of
+the bytes that were written (`put`), not of what lies there later.
 `Row` documents every column of the results, in one place; the README's table is made from it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import hashlib
 import json
 import logging
 import math
 import os
+import re
+import tempfile
+import threading
+import time
 import types
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,21 +41,33 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ADDED",
+    "INFO",
     "MANIFEST",
+    "OF",
     "RESULTS",
     "SCHEMA",
     "SEAL",
     "Row",
+    "Unwritable",
+    "belongs",
     "columns",
     "frame",
+    "has_rows",
     "load_rows",
+    "locked",
     "manifest",
+    "misplaced",
+    "missing",
+    "owner",
+    "put",
     "read_json",
     "read_sealed",
     "read_verified",
     "results_key",
     "save_rows",
+    "told",
     "verify",
+    "writable",
     "write_atomic",
     "write_json",
     "write_manifest",
@@ -54,8 +78,12 @@ SCHEMA = 3
 # What each version added. Rows of an older one are read with these columns empty: nobody wrote down what they held.
 ADDED = {2: ("data", "samples", "resize", "torch"), 3: ("low", "high", "reading")}
 MANIFEST = "manifest.json"
+INFO = "run.json"
 RESULTS = "results.jsonl"
+LOCK = ".lock"
+NO_RUN = ("baseline", "external")  # the status of rows of no run
 SEAL = "sha256"  # the key of a sealed JSON object
+OF = "of"  # the key of what a file is the file of
 _log = logging.getLogger(__name__)
 
 
@@ -127,10 +155,14 @@ def columns() -> list[tuple[str, str, str]]:
 # ---------------------------------------------------------------------------------------------------------- files
 
 
+class Unwritable(BadInput):
+    """A place can not be written to, or is full."""
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Writes `data` so that `path` holds either what it held before or all of it, whatever happens in between.
 
-    Raises BadInput when the place can not be written to or is full; then nothing half-written stays.
+    Raises Unwritable when the place can not be written to or is full; then nothing half-written stays.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -152,20 +184,47 @@ def write_atomic(path: Path, data: bytes) -> None:
         finally:
             os.close(folder)
     except OSError as error:
-        raise BadInput(
+        raise Unwritable(
             f"can not write {path}: {error.strerror or error}; free the place or choose another --out"
         ) from None
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes a value as JSON. A path that is no UTF-8 comes back as it was: its odd bytes are written as \\udcXX."""
+def writable(folder: Path) -> None:
+    """Proves that files can be written into a folder, before any work; leaves none behind. Raises Unwritable."""
+    folder = Path(folder)
+    absent = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-"):
+            pass
+    except OSError as error:
+        raise Unwritable(f"can not write to {folder}: {error.strerror or error}; choose another folder") from None
+    finally:
+        for parent in absent:  # whoever writes makes them again
+            with suppress(OSError):
+                parent.rmdir()
+
+
+def told(data: bytes) -> dict[str, Any]:
+    """What a manifest says of a file that holds these bytes."""
+    return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+
+
+def put(path: Path, data: bytes) -> dict[str, Any]:
+    """Writes a file atomically and returns what a manifest says of it (see `write_manifest`)."""
+    write_atomic(path, data)
+    return told(data)
+
+
+def write_json(path: Path, value: Any) -> dict[str, Any]:
+    """`put` of a value as JSON. A path that is no UTF-8 comes back as it was: its odd bytes are written as \\udcXX."""
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomic(path, text.encode("utf-8", "backslashreplace"))
+    return put(path, text.encode("utf-8", "backslashreplace"))
 
 
-def write_sealed(path: Path, value: dict[str, Any]) -> None:
-    """Writes a JSON object with the sha256 of its content in it: for what is read before a manifest lists it."""
-    write_json(path, {**value, SEAL: _seal(value)})
+def write_sealed(path: Path, value: dict[str, Any]) -> dict[str, Any]:
+    """`put` of a JSON object with the sha256 of its content in it: for what is read before a manifest lists it."""
+    return write_json(path, {**value, SEAL: _seal(value)})
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
@@ -174,6 +233,106 @@ def read_sealed(path: Path) -> dict[str, Any]:
     if value.pop(SEAL, None) != _seal(value):
         raise _damaged(path, "is damaged or was edited (its sha256 does not match)")
     return value
+
+
+# ---------------------------------------------------------------------------------------------------------- places
+
+
+def belongs(path: Path, said: object, of: str) -> None:
+    """Compares what a file says it is the file of with what it is read as. Raises BadInput as for a damaged one."""
+    if said != of:
+        says = f"is of '{said}'" if said else "does not say what it is of"
+        raise _damaged(path, f"{says}, and lies in the place of '{of}'")
+
+
+def misplaced(folder: Path, own: object) -> str:
+    """Why a folder can not be that of the run `own`: it bears the name of another run. "" where it may be.
+
+    A run's folder may be moved, copied and called anything, but by the id of another run.
+    """
+    name = os.path.basename(os.path.abspath(folder))
+    if name == own or not re.fullmatch(r"\d+-[0-9a-f]{10}", name):
+        return ""
+    return f"{folder} holds the run {own}, not {name}, as it is called; rename it, or delete it and {name} is made anew"
+
+
+def owner(folder: Path) -> Path | None:
+    """The run's folder that a folder of its rows is, or lies in; None for rows of no run."""
+    folder = Path(os.path.abspath(folder))
+    near = (folder, *folder.parents[:3])  # at the deepest RUN/protocols/TIER/timing
+    return next((up for up in near if (up / INFO).exists()), None)
+
+
+# ----------------------------------------------------------------------------------------------------------- locks
+
+_mine = threading.local()  # the locks that a thread holds
+
+
+@contextmanager
+def locked(folder: Path, waiting: Callable[[], object] = lambda: None, name: str = "") -> Iterator[None]:
+    """Holds the lock that every writer into a folder holds: between processes, and between threads of this one.
+
+    The system drops it when its holder dies, so none is ever stale. Who holds it may take it again. What dead writers
+    left half-written is removed. waiting: called ten times a second while another holds it; what it raises ends that.
+    name: locks one file in the folder, where several may be written at once. Raises Unwritable.
+    """
+    folder = Path(folder)
+    path = folder / (f".{name}.lock" if name else LOCK)
+    key, held = os.path.realpath(path), _mine.__dict__.setdefault("held", set())
+    if key in held:
+        yield
+        return
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = open(path, "a")  # noqa: SIM115 (closed below; closing drops the lock)
+        except OSError as error:
+            raise Unwritable(f"can not write {folder}: {error.strerror}; choose another --out") from None
+        with file:
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    waiting()
+                    time.sleep(0.1)
+            if not _is_at(path, file.fileno()):  # the folder was deleted meanwhile, and the lock with it
+                continue
+            held.add(key)
+            try:
+                _sweep(folder, name)
+                yield
+            finally:
+                held.discard(key)
+        return
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except OSError:
+        return False
+
+
+def _sweep(folder: Path, name: str) -> None:
+    """Removes what writers that died left half-written in a folder whose lock is held, or of one file there."""
+    with suppress(OSError):
+        for entry in list(os.scandir(folder)):
+            half = re.fullmatch(r"\.(.+)\.(\d+)\.tmp", entry.name)
+            if half and name in ("", half[1]) and not _is_alive(int(half[2])):
+                with suppress(OSError):
+                    os.unlink(entry)
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether another process has this number. This one writes nothing at the moment: it has just taken the lock."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return pid != os.getpid()
 
 
 def _seal(value: Any) -> str:
@@ -193,6 +352,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> bytes:
     try:
+        if path.exists() and not path.is_file():
+            raise _damaged(path, "is no file")
         return path.read_bytes()
     except FileNotFoundError:
         raise BadInput(f"{path} is missing; is {path.parent} the folder of a finished run?") from None
@@ -205,6 +366,8 @@ def _damaged(path: Path, how: str) -> BadInput:
         return BadInput(f"{path} {how}; delete this file, and `bench all` or `bench evaluate` makes it anew")
     if path.name.startswith("plan-"):
         return BadInput(f"{path} {how}; delete this file and run the same command again")
+    if path.suffix == ".pt":  # a checkpoint
+        return BadInput(f"{path} {how}; delete the folder {path.parent} to train anew")
     return BadInput(f"{path} {how}; delete the folder {path.parent}, and `bench all` or `bench train` makes it anew")
 
 
@@ -212,24 +375,31 @@ def _damaged(path: Path, how: str) -> BadInput:
 
 
 def manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    """What manifest.json says of each file: {"name": {"sha256", "bytes", ...}}; {} when there is no manifest."""
+    """What manifest.json says of each file: {"name": {"sha256", "bytes", ...}}; {} when there is no manifest.
+
+    Raises BadInput when it is none, or lists a name that leads out of the folder.
+    """
     path = Path(folder) / MANIFEST
     if not path.exists():
         return {}
     files = read_json(path).get("files")
     if not isinstance(files, dict) or not all(isinstance(f, dict) and "sha256" in f for f in files.values()):
         raise _damaged(path, "is not a manifest")
+    for name in files:
+        if not name or name.startswith("/") or "\0" in name or not {"", ".", ".."}.isdisjoint(name.split("/")):
+            raise _damaged(path, f"lists {name!r}, which is no file in its folder")
     return files
 
 
-def write_manifest(folder: Path, names: Iterable[str], **facts: Any) -> None:
-    """Records the files `names` as they are on disk now, with further `facts` about them; others stay recorded."""
+def write_manifest(folder: Path, files: Mapping[str, Mapping[str, Any]], **facts: Any) -> None:
+    """Records files, by their names, with what `put` gave for each and further `facts`; others stay recorded.
+
+    One that is recorded and is gone stays recorded too, so that it is missed.
+    """
     folder = Path(folder)
-    files = {name: entry for name, entry in manifest(folder).items() if (folder / name).exists()}
-    for name in names:
-        data = _read(folder / name)
-        files[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), **facts}
-    write_json(folder / MANIFEST, {"schema": SCHEMA, "files": dict(sorted(files.items()))})
+    with locked(folder):
+        listed = manifest(folder) | {name: {**said, **facts} for name, said in files.items()}
+        write_json(folder / MANIFEST, {"schema": SCHEMA, "files": dict(sorted(listed.items()))})
 
 
 def read_verified(folder: Path, name: str) -> bytes:
@@ -240,7 +410,8 @@ def read_verified(folder: Path, name: str) -> bytes:
         raise _damaged(folder / name, f"is not listed in {MANIFEST}")
     if not (folder / name).exists():
         raise _damaged(folder / name, f"is missing, but {MANIFEST} lists it")
-    data = _read(folder / name)
+    sizes = {said.get("bytes") for said in (entry, entry.get("next") or entry)}
+    data = _read(folder / name) if not sizes.isdisjoint({None, (folder / name).stat().st_size}) else b""
     if hashlib.sha256(data).hexdigest() != _entry_of(entry, data)["sha256"]:
         raise _damaged(folder / name, f"is damaged (its sha256 is not the one in {MANIFEST})")
     return data
@@ -252,6 +423,11 @@ def verify(folder: Path) -> None:
         read_verified(folder, name)
 
 
+def missing(folder: Path) -> list[str]:
+    """The names of the files that the manifest lists and that are gone. Raises BadInput when it is none."""
+    return [name for name in manifest(folder) if not (Path(folder) / name).exists()]
+
+
 # ----------------------------------------------------------------------------------------------------------- rows
 
 
@@ -260,14 +436,13 @@ def save_rows(folder: Path, rows: Sequence[Row], key: str) -> None:
 
     Whenever it is stopped, the folder holds the rows of before or these: the manifest names both while the file changes.
     """
+    folder = Path(folder)
     lines = [json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) for row in rows]
     data = "".join(f"{line}\n" for line in lines).encode()
-    files = manifest(folder)
-    if RESULTS in files:
-        files[RESULTS]["next"] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "key": key}
-        write_json(Path(folder) / MANIFEST, {"schema": SCHEMA, "files": files})
-    write_atomic(Path(folder) / RESULTS, data)
-    write_manifest(folder, [RESULTS], key=key)
+    with locked(folder):
+        if (before := manifest(folder).get(RESULTS)) is not None:
+            write_manifest(folder, {RESULTS: {**before, "next": {**told(data), "key": key}}})
+        write_manifest(folder, {RESULTS: put(folder / RESULTS, data)}, key=key)
 
 
 def results_key(folder: Path) -> str | None:
@@ -287,10 +462,10 @@ def _entry_of(entry: dict[str, Any], data: bytes) -> dict[str, Any]:
 def load_rows(folder: Path) -> list[Row]:
     """The rows of a folder, verified, in the schema of today: what an older one lacks is empty (see `ADDED`).
 
-    Raises BadInput when they are missing, damaged or of a newer schema.
+    Raises BadInput when they are missing, damaged, of a newer schema, or of another run than the one that they lie in.
     """
     path = Path(folder) / RESULTS
-    rows = []
+    rows = list[Row]()
     for number, line in enumerate(read_verified(folder, RESULTS).decode().splitlines(), 1):
         try:
             values = json.loads(line)
@@ -304,7 +479,37 @@ def load_rows(folder: Path) -> list[Row]:
             rows.append(Row(**values))
         except (ValueError, TypeError, AttributeError) as error:
             raise _damaged(path, f"has a bad row in line {number} ({error})") from None
+    runs = {row.run for row in rows if row.run and row.status not in NO_RUN}
+    own = _run_at(folder) if runs else ""
+    for run in sorted(runs) if own else ():
+        belongs(path, run, own)
     return rows
+
+
+def has_rows(folder: Path) -> bool:
+    """Whether a folder holds rows, or its manifest says that it should."""
+    folder = Path(folder)
+    try:
+        return (folder / RESULTS).exists() or RESULTS in manifest(folder)
+    except BadInput:  # of a run it is missed; elsewhere the file may be anybody's
+        return (folder / INFO).exists()
+
+
+def _run_at(folder: Path) -> str:
+    """The id of the run that a folder of rows is of; "" of none, or of one whose run.json is damaged, as others say.
+
+    Raises BadInput where the run's folder bears the name of another.
+    """
+    home = owner(folder)
+    if home is None:
+        return ""
+    try:
+        own = str(read_json(home / INFO).get("id") or "")
+    except BadInput:
+        return ""
+    if own and (reason := misplaced(home, own)):
+        raise BadInput(reason)
+    return own
 
 
 def frame(where: Path | Sequence[Path], read: Callable[[Path], Iterable[Row]] = load_rows) -> DataFrame:
@@ -316,7 +521,7 @@ def frame(where: Path | Sequence[Path], read: Callable[[Path], Iterable[Row]] = 
 
     if isinstance(where, (str, Path)):
         below = walk(Path(where))
-        folders = below.holding(RESULTS)
+        folders = [folder for folder, _ in sorted(below.folders) if has_rows(folder)]
         for reason in below.lost.values():
             _log.warning("warning: left out: %s", reason)
     else:

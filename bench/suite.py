@@ -12,6 +12,7 @@ import gc
 import hashlib
 import logging
 import math
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -58,6 +59,7 @@ class Result:
 
     folders:  of the runs of the comparison, its timings and baselines. failures: (job, reason).
     symptoms: (job, folder, what its log says is wrong) of runs that finished or diverged.
+    lost:     the rows that stand for folders that can not be trusted.
     trained, evaluated: how many jobs were done now; the others were found finished.
     """
 
@@ -71,9 +73,10 @@ class Result:
     skipped: Mapping[str, str] = field(default_factory=dict)
     tier: str = ""
     symptoms: tuple[tuple[str, str, str], ...] = ()
+    lost: Mapping[Path, list[store.Row]] = field(default_factory=dict)
 
     def frame(self) -> DataFrame:
-        return store.frame(self.folders, evaluate.shown)
+        return frame(self.folders, self.lost)
 
     def comparison(self) -> DataFrame:
         """The headline table of the report."""
@@ -287,6 +290,7 @@ def everything(
     for place, run in everyone.items():
         try:
             if runs.is_finished(run.folder(out)):
+                runs.tidy(run.folder(out))
                 trained.add(place)
         except BadInput as error:
             lost[place] = str(error)
@@ -309,6 +313,7 @@ def everything(
         if broken is not None:
             lost[place] = f"it needs {broken}, which is damaged"
     failures = [(titles[place], lost[place]) for place in everyone if place in lost and place in needed]
+    gone = {run.folder(out): [_failure_row(run, lost[run.where])] for run in planned if run.where in lost}
     for name, reason in failures:
         _log.warning("warning: left out: %s: %s", name, reason)
     planned = [run for run in planned if run.where not in lost]
@@ -349,6 +354,8 @@ def everything(
         if outcome.failure and job.name in by_job:
             _record_failure(by_job[job.name], out, outcome)
 
+    if jobs or to_time:
+        store.writable(out)
     costs = {job.name: job.cost for job in jobs}
     outcomes: dict[str, Outcome] = {}
     if jobs:
@@ -370,14 +377,19 @@ def everything(
     parts = ("", measure.TIMING, evaluate.ASKED, evaluate.PLANS)
     folders = [_measured(run, tier) / part for run in run_folders for part in parts]
     folders.append(baseline_folder)
-    folders = [folder for folder in folders if (folder / store.RESULTS).exists()]
+    folders = [folder for folder in folders if store.has_rows(folder)]
     bad = damaged([*folders, *run_folders])
     failures.extend((str(folder), reason) for folder, reason in bad.items())
+    gone |= {folder: _lost_rows(folder, reason) for folder, reason in bad.items()}
     folders = [folder for folder in folders if folder not in bad]
     run_folders = tuple(folder for folder in run_folders if folder not in bad)
     to = Path(out) / "report" / f"{root.name}-{baseline_folder.name}"
     grids = {planned[0].dataset: baseline_folder / evaluate.GRID}
-    written = report(folders, run_folders, to, real=grids, tier=tier.name, equal=True)
+    written = list[Path]()
+    try:
+        written = report(folders, run_folders, to, real=grids, tier=tier.name, equal=True, lost=gone)
+    except store.Unwritable as error:  # what the suite came to can be told all the same
+        failures.append(("report", str(error)))
     ended = [name for name, outcome in outcomes.items() if outcome.ok]
     return Result(
         folders=tuple(folders),
@@ -390,6 +402,7 @@ def everything(
         skipped=skipped,
         tier=tier.name,
         symptoms=tuple(_symptoms(everyone, titles, out)),
+        lost=gone,
     )
 
 
@@ -434,29 +447,46 @@ def _measured(folder: Path, tier: Tier) -> Path:
     return runs.measured(folder, tier.name) if (folder / runs.INFO).exists() else folder
 
 
-def _record_failure(run: Run, out: Path, outcome: Outcome) -> None:
-    """A failure that left no row of its own (its process died, or what it needs failed) gets one, beside those of before."""
-    folder, before = _measured(run.folder(out), run.tier), list[store.Row]()
-    with suppress(BadInput):
-        before = store.load_rows(folder)
-    if any(row.status in ("failed", "diverged") for row in before):
-        return
+def _failure_row(run: Run, reason: str, metric: str = "") -> store.Row:
+    """Says of a planned run why it, or the metric, is not there."""
     recipe = catalogue.get(run.recipe)
-    row = store.Row(
+    return store.Row(
         run=run.id,
         status="failed",
-        reason=outcome.failure,
+        reason=reason,
         recipe=run.recipe,
         paradigm=recipe.heading,
         tier=run.tier.name,
         dataset=run.dataset,
         seed=run.seed,
         conditional=run.conditional,
-        metric="evaluation" if before else "",
+        metric=metric,
     )
-    store.save_rows(folder, [*before, row], key="failed")
-    if outcome.trace:
-        store.write_atomic(run.folder(out) / runs.ERROR, outcome.trace.encode())
+
+
+def _record_failure(run: Run, out: Path, outcome: Outcome) -> None:
+    """A failure that left no row of its own (its process died, or what it needs failed) gets one, beside those of before.
+
+    None where another process writes there: it is then about to say more.
+    """
+    with suppress(_Busy), store.locked(run.folder(out), _busy):
+        folder, before = _measured(run.folder(out), run.tier), list[store.Row]()
+        with suppress(BadInput):
+            before = store.load_rows(folder)
+        if any(row.status in ("failed", "diverged") for row in before):
+            return
+        row = _failure_row(run, outcome.failure, "evaluation" if before else "")
+        store.save_rows(folder, [*before, row], key="failed")
+        if outcome.trace:
+            store.write_atomic(run.folder(out) / runs.ERROR, outcome.trace.encode())
+
+
+class _Busy(Exception):
+    pass
+
+
+def _busy() -> None:
+    raise _Busy
 
 
 # ---------------------------------------------------------------------------------------------------------- report
@@ -476,8 +506,8 @@ def records(folders: Sequence[Path], tier: str = "", equal: bool = False) -> lis
     found = []
     for folder in map(Path, folders):
         if (folder / runs.INFO).exists():
-            runs.read_info(folder)
-            for name in {runs.INFO, LOG} & set(store.manifest(folder)):
+            ended = runs.read_info(folder).status == "ok"  # then a manifest tells of it
+            for name in {runs.INFO, LOG} & ({runs.INFO, LOG} if ended else set(store.manifest(folder))):
                 store.read_verified(folder, name)
             record = {**store.read_sealed(folder / runs.INFO), "folder": str(folder)}
             if tier and record["tier"] != tier and runs.measured(folder, tier).exists():
@@ -492,11 +522,58 @@ def damaged(folders: Sequence[Path]) -> dict[Path, str]:
     for folder in dict.fromkeys(map(Path, folders)):
         try:
             records([folder])
-            if (folder / store.RESULTS).exists():
+            if store.has_rows(folder):
                 store.load_rows(folder)
         except BadInput as error:
             found[folder] = str(error)
     return found
+
+
+def incomplete(folders: Iterable[Path]) -> dict[Path, str]:
+    """Those of the folders, of which none is damaged, that lack a file which their manifest lists, with what it is."""
+    found: dict[Path, str] = {}
+    for folder in dict.fromkeys(map(Path, folders)):
+        if names := store.missing(folder):
+            made = not set(names) - {evaluate.GRID, evaluate.SAMPLES}
+            how = "`bench all` or `bench evaluate` makes it anew" if made else "it stands by its rows alone"
+            found[folder] = f"{folder} lacks {', '.join(names)}, which {store.MANIFEST} lists; {how}"
+    return found
+
+
+def frame(folders: Sequence[Path], lost: Mapping[Path, list[store.Row]]) -> DataFrame:
+    """The rows that are shown of the folders, and those that stand for `lost` ones (see `_lost_rows`)."""
+    read = lambda folder: lost[folder] if folder in lost else evaluate.shown(folder)  # noqa: E731
+    return store.frame(list(dict.fromkeys((*folders, *lost))), read)
+
+
+def _lost_rows(folder: Path, reason: str) -> list[store.Row]:
+    """What stands in a table for a run, or a part of its rows, that can not be trusted: a failure that says so.
+
+    None where not even its name is known.
+    """
+    folder = Path(folder)
+    home = store.owner(folder)
+    if home is None:
+        return []
+    whole = folder.resolve() == home.resolve()
+    protocol = next((up.name for up in (folder, folder.parent) if up.parent.name == runs.PROTOCOLS), "")
+    try:
+        row = runs.base_row(runs.read_info(home))
+    except BadInput:
+        told: dict[str, Any] = {}
+        with suppress(BadInput):
+            told = store.read_json(home / runs.INFO)
+        known = {name: told.get(name) for name in ("recipe", "paradigm", "tier", "dataset")}
+        if not all(isinstance(value, str) for value in known.values()) or type(told.get("seed")) is not int:
+            return []
+        row = store.Row(
+            run=str(told.get("id")), seed=told["seed"], conditional=told.get("conditional") is True, **known
+        )
+        if store.misplaced(home, row.run):
+            name = Path(os.path.abspath(home)).name
+            row = replace(row, run=name, seed=int(name.partition("-")[0]))
+    part = "" if whole or folder.name == protocol else folder.name
+    return [replace(row, status="failed", reason=reason, metric=part, tier=protocol or row.tier)]
 
 
 def report(
@@ -507,11 +584,14 @@ def report(
     real: Mapping[str, Path] | None = None,
     tier: str = "",
     equal: bool = False,
+    lost: Mapping[Path, list[store.Row]] | None = None,
 ) -> list[Path]:
     """Writes the report of the rows in `folders`; returns its files, the page first. Raises BadInput.
 
     tier: shows what this one measured alone, of runs that were trained under others too (see `records`).
-    Damaged folders are named in a warning and left out (`damaged` tells which).
+    lost: rows that stand for further runs, which are not there.
+    Damaged folders are named in a warning and left out (`damaged` tells which); a failure stands there for each. What
+    lacks a file is named too (`incomplete`).
     """
     import reports
 
@@ -520,35 +600,46 @@ def report(
         _log.warning("warning: left out: %s", reason)
     folders = [folder for folder in folders if Path(folder) not in bad]
     run_folders = [folder for folder in run_folders if Path(folder) not in bad]
+    for reason in incomplete([*folders, *run_folders]).values():
+        _log.warning("warning: %s", reason)
+    lost = {**(lost or {}), **{folder: _lost_rows(folder, reason) for folder, reason in bad.items()}}
     if not folders:
         raise BadInput(f"no results that are whole; {next(iter(bad.values()), 'run `bench all` first')}")
     grids = {name: path for name, path in (real or {}).items() if path.exists()}
     wanted = tuple(reports.FORMATS if formats is None else formats)
-    key = _report_key([*folders, *run_folders], wanted, tier)
+    key = _report_key([*folders, *run_folders], wanted, tier, lost)
     if (kept := _kept_report(to, key)) is not None:
         return kept
     try:
-        rows = store.frame(folders, evaluate.shown)
+        rows = frame(folders, lost)
         told = records(run_folders, tier, equal)
         if tier:
             rows = rows[rows["tier"].isin(("", tier))]
             told = [record for record in told if record["tier"] == tier]
             if not len(rows):
                 raise BadInput(f"no results of tier {tier}; make them: `bench evaluate RUN --tier {tier}`")
-        written = reports.render(rows, told, grids or None, to, wanted, families())
+        with store.locked(to):
+            (to / store.MANIFEST).unlink(missing_ok=True)  # what an earlier report had is no part of this one
+            written = reports.render(rows, told, grids or None, to, wanted, families())
+            files = {str(path.relative_to(to)): store.told(path.read_bytes()) for path in written}
+            store.write_manifest(to, files, report=key)
     except OSError as error:
-        raise BadInput(f"can not write the report to {to}: {error.strerror or error}; choose another --to") from None
+        raise store.Unwritable(
+            f"can not write the report to {to}: {error.strerror or error}; choose another --to"
+        ) from None
     except ValueError as error:
         raise BadInput(str(error)) from None
-    store.write_manifest(to, [str(path.relative_to(to)) for path in written], report=key)
     return written
 
 
-def _report_key(folders: Sequence[Path], formats: Sequence[str], tier: str) -> str:
+def _report_key(
+    folders: Sequence[Path], formats: Sequence[str], tier: str, lost: Mapping[Path, list[store.Row]]
+) -> str:
     """All that a report depends on: what the folders hold, and the sources that draw it."""
     import reports
 
-    digest = hashlib.sha256(repr((formats, tier, sorted(families().items()))).encode())
+    gone = [row for rows in lost.values() for row in rows]
+    digest = hashlib.sha256(repr((formats, tier, sorted(families().items()), gone)).encode("utf-8", "surrogateescape"))
     for folder in folders:
         held = sorted((n, f["sha256"]) for n, f in store.manifest(folder).items())
         digest.update(f"{folder}\0{held}\0{store.results_key(folder)}\0".encode("utf-8", "surrogateescape"))

@@ -19,7 +19,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from bench.arithmetic import compile_networks, computing
 from bench.flops import FlopCount, keep_generators
 from bench.progress import Progress
-from bench.store import write_atomic
+from bench.store import OF, belongs, write_atomic
 from paradigms.contract import Data, Noise, Space, Trainable, seed_of
 from paradigms.errors import BadInput
 
@@ -321,6 +321,7 @@ class Trained:
     prepare_flops: what `prepare` cost.
     skipped:       updates skipped because of their gradient norm.
     resumed:       the step that each later sitting began at.
+    log, kept:     the content of log.jsonl; by step the averaged weights that were to be kept, on the CPU.
     symptom:       what the model says is wrong, from the last tenth of the log; "" for nothing.
     """
 
@@ -336,6 +337,8 @@ class Trained:
     skipped: int
     resumed: tuple[int, ...]
     symptom: str
+    log: bytes
+    kept: dict[int, dict[str, Tensor]]
 
 
 def train(
@@ -347,29 +350,31 @@ def train(
     coords: tuple[object, ...],
     folder: Path,
     progress: Progress,
+    of: str = "",
     stage: str = "train",
     checkpoint_seconds: float | None = None,
-    keep: Mapping[int, Callable[[dict[str, Tensor]], None]] | None = None,
+    keep: Collection[int] = (),
     compiled: bool = False,
 ) -> Trained:
     """Trains `model` in place for `steps` steps of `batch` examples, going on from the checkpoint in `folder` if any.
 
     Keeps log.jsonl and state.pt in `folder`: a checkpoint every `checkpoint_seconds`, by default every few seconds but
-    for at most 1 % of the time. `keep[k]` is given the averaged weights after step k, by a resumed training again the
-    same bits. compiled: networks are compiled, once the data is prepared. Raises KeyboardInterrupt (from `progress`) once a
-    checkpoint is written, BadInput when the checkpoint that is there is damaged or does not fit. Torch's global generators
-    are left as they were.
+    for at most 1 % of the time. The checkpoint holds all that there is so far, the lines of the log and the averaged
+    weights after the steps in `keep` among it, so that nothing else there is believed or missed. of: the run's id.
+    compiled: networks are compiled, once the data is prepared. Raises KeyboardInterrupt (from `progress`) once a
+    checkpoint is written, BadInput when the checkpoint that is there is damaged, does not fit or is another run's. Torch's
+    global generators are left as they were.
     """
-    log = Log(folder / LOG)
-    with keep_generators(data.x.device):
-        saved = _load(folder / STATE, data.x.device)
+    with keep_generators(data.x.device), Log(folder / LOG) as log:
+        saved = _load(folder / STATE, data.x.device, of)
         _seed(seed_of(*coords, "prepare"), data.x.device)
         wall, cpu = time.perf_counter(), time.process_time()
-        data, prepare_flops = _prepare(model, data, coords, folder, saved)
+        data, prepare_flops = _prepare(model, data, coords, folder, saved, of)
         if compiled:  # only now: what a counter of FLOPs has seen called is never compiled afterwards
             compile_networks(model)
         done, seconds, cpu_seconds, resumed = 0, time.perf_counter() - wall, time.process_time() - cpu, []
         loop = Loop(model, data, batch, steps, coords)
+        kept: dict[int, dict[str, Tensor]] = {}
         if saved is None:
             log.start([])
         else:
@@ -380,12 +385,13 @@ def train(
                 raise BadInput(f"{folder / STATE} does not fit this model ({text}); delete it to train anew") from None
             done, seconds, cpu_seconds = saved["done"], saved["seconds"], saved["cpu_seconds"]
             resumed = [*saved["resumed"], done]
-            log.start([line for line in log.read() if line["step"] <= done])
+            kept = {step: {name: t.cpu() for name, t in ema.items()} for step, ema in saved["kept"].items()}
+            log.start(saved["log"])
 
         def checkpoint() -> None:
             state = {"loop": loop.state(), "done": done, "seconds": seconds, "cpu_seconds": cpu_seconds}
-            state |= {"resumed": resumed, "prepare_flops": prepare_flops}
-            _save(folder / STATE, state)
+            state |= {"resumed": resumed, "prepare_flops": prepare_flops, "log": log.lines, "kept": kept}
+            _save(folder / STATE, state, of)
 
         status, reason = "ok", ""
         written, pause = time.monotonic(), CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
@@ -399,8 +405,8 @@ def train(
                 status, reason, done = "diverged", str(error), error.step
             else:
                 done += 1
-                if keep and done in keep:
-                    keep[done](loop.average.state_dict())
+                if done in keep and done < steps:
+                    kept[done] = {name: t.cpu().clone() for name, t in loop.average.state_dict().items()}
             now_wall, now_cpu = time.perf_counter(), time.process_time()
             seconds, wall = seconds + now_wall - wall, now_wall
             cpu_seconds, cpu = cpu_seconds + now_cpu - cpu, now_cpu
@@ -434,6 +440,8 @@ def train(
         skipped=loop.skipped,
         resumed=tuple(resumed),
         symptom=_symptom(model, log, done),
+        log=log.content(),
+        kept=kept,
     )
 
 
@@ -443,7 +451,7 @@ def _is_logged(done: int, steps: int) -> bool:
 
 
 def _symptom(model: Trainable, log: Log, done: int) -> str:
-    """What the model makes of the last tenth of its log, read back from the file: the same after any resume."""
+    """What the model makes of the last tenth of its log, read back from the text: the same after any resume."""
     lines = [line for line in log.read() if line["step"] > (1 - LAST) * done]
     found: dict[str, list[float]] = {}
     for name, value in (pair for line in lines for pair in line.items()):
@@ -453,7 +461,7 @@ def _symptom(model: Trainable, log: Log, done: int) -> str:
 
 
 def _prepare(
-    model: Trainable, data: Data, coords: tuple[object, ...], folder: Path, saved: dict[str, Any] | None
+    model: Trainable, data: Data, coords: tuple[object, ...], folder: Path, saved: dict[str, Any] | None, of: str
 ) -> tuple[Data, float]:
     """The data to train on and what it cost: computed once, and read back on resume."""
     device, path = data.x.device, folder / PREPARED
@@ -463,25 +471,25 @@ def _prepare(
         if prepared is not data:
             space = prepared.space
             told = (space.shape, space.classes, space.levels)
-            _save(path, {"x": prepared.x, "y": prepared.y, "z": prepared.z, "space": told})
+            _save(path, {"x": prepared.x, "y": prepared.y, "z": prepared.z, "space": told}, of)
         return prepared, float(count.total)
-    kept = _load(path, device) or {}
+    kept = _load(path, device, of) or {}
     return Data(kept["x"], kept["y"], Space(*kept["space"]), kept["z"]), saved["prepare_flops"]
 
 
 # ----------------------------------------------------------------------------------------------------- checkpoints
 
 
-def _save(path: Path, state: dict[str, Any]) -> None:
-    """Writes tensors and plain values, with the sha256 of what follows in front: one file, so one atomic write."""
+def _save(path: Path, state: dict[str, Any], of: str) -> None:
+    """Writes tensors and plain values, and whose they are, with the sha256 of what follows in front: one atomic write."""
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save({OF: of, **state}, buffer)
     data = buffer.getbuffer()
     write_atomic(path, b"".join((hashlib.sha256(data).digest(), data)))
 
 
-def _load(path: Path, device: torch.device) -> dict[str, Any] | None:
-    """What `_save` wrote, or None when there is no such file. Raises BadInput when it is damaged."""
+def _load(path: Path, device: torch.device, of: str) -> dict[str, Any] | None:
+    """What `_save` wrote, or None when there is no such file. Raises BadInput when it is damaged or another run's."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -490,30 +498,38 @@ def _load(path: Path, device: torch.device) -> dict[str, Any] | None:
         raise BadInput(f"can not read {path}: {error.strerror or error}") from None
     if hashlib.sha256(memoryview(data)[32:]).digest() != data[:32]:
         raise BadInput(f"{path} is damaged (its sha256 does not match); delete the folder {path.parent} to train anew")
-    return torch.load(io.BytesIO(data[32:]), map_location=device, weights_only=True)
+    state: dict[str, Any] = torch.load(io.BytesIO(data[32:]), map_location=device, weights_only=True)
+    belongs(path, state.get(OF), of)
+    return state
 
 
 class Log:
-    """log.jsonl: appended to while training, so that it can be watched; a line that a crash cut short is dropped."""
+    """log.jsonl: appended to while training, so that it can be watched. What counts are the lines held here.
+
+    However the training ends, the file is then made to hold them all.
+    """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.lines = path, list[str]()
 
-    def read(self) -> list[dict[str, Any]]:
-        """The lines that are whole; a damaged log must not cost the training that it tells of."""
-        lines = []
-        for text in self.path.read_bytes().splitlines() if self.path.exists() else ():
-            try:
-                line = json.loads(text)
-            except ValueError:
-                continue
-            if isinstance(line, dict) and type(line.get("step")) is int:
-                lines.append(line)
-        return lines
+    def __enter__(self) -> Log:
+        return self
 
-    def start(self, lines: list[dict[str, Any]]) -> None:
-        write_atomic(self.path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+    def __exit__(self, *_: object) -> None:
+        if self.lines and (not self.path.exists() or self.path.read_bytes() != self.content()):
+            write_atomic(self.path, self.content())
+
+    def start(self, lines: list[str]) -> None:
+        self.lines = list(lines)
+        write_atomic(self.path, self.content())
 
     def add(self, line: dict[str, Any]) -> None:
+        self.lines.append(json.dumps(line))
         with open(self.path, "a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(self.lines[-1] + "\n")
+
+    def read(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.lines]
+
+    def content(self) -> bytes:
+        return "".join(f"{line}\n" for line in self.lines).encode()

@@ -170,8 +170,8 @@ def test_runs_older_than_the_hint_are_read(world: Path, monkeypatch: pytest.Monk
     old = world / "older" / "folder-imgs-8-1" / "vae" / run.name
     shutil.copytree(run, old)
     values = {k: v for k, v in store.read_sealed(old / "run.json").items() if k != "source"}
-    store.write_sealed(old / "run.json", values | {"schema": 2, "dataset": "folder:imgs@8"})
-    store.write_manifest(old, ["run.json"])
+    told = store.write_sealed(old / "run.json", values | {"schema": 2, "dataset": "folder:imgs@8"})
+    store.write_manifest(old, {"run.json": told})
     info = runs.read_info(old)
     assert info.source == {}
     assert runs.data_of(old, info).checksum == info.checksum

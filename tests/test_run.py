@@ -704,7 +704,10 @@ def test_a_report_leaves_out_a_damaged_folder_and_names_it(name, out, tmp_path, 
     page = tmp_path / "report" / "report.html"
 
     def render(frame, records, *_):
-        assert list(frame["seed"]) == [record["seed"] for record in records] == [1]
+        assert [record["seed"] for record in records] == [1]
+        lost = frame[frame["status"] == "failed"]
+        assert sorted(frame["seed"]) == ([1] if name == "run.json" else [0, 1]), "never an absence where it is known"
+        assert [name in reason for reason in lost["reason"]] == [True] * (len(frame) - 1)
         store.write_atomic(page, b"page")
         return [page]
 
@@ -815,8 +818,8 @@ def test_a_run_from_before_symptoms_is_still_a_run(out):
     assert runs.read_info(folder).schema == runs.SCHEMA
     values = store.read_sealed(folder / runs.INFO)
     del values["symptom"]
-    store.write_sealed(folder / runs.INFO, {**values, "schema": 1})
-    store.write_manifest(folder, [runs.INFO])
+    told = store.write_sealed(folder / runs.INFO, {**values, "schema": 1})
+    store.write_manifest(folder, {runs.INFO: told})
     assert runs.is_finished(folder)
     assert runs.read_info(folder).symptom == ""
     assert runs.load(folder)[1].schema == 1

@@ -92,8 +92,7 @@ def test_what_can_not_be_written_is_one_clear_line(tmp_path):
 
 def test_every_flipped_bit_is_noticed(tmp_path):
     data = bytes(range(64))
-    (tmp_path / "w.bin").write_bytes(data)
-    store.write_manifest(tmp_path, ["w.bin"])
+    store.write_manifest(tmp_path, {"w.bin": store.put(tmp_path / "w.bin", data)})
     store.verify(tmp_path)
     for bit in range(0, 512, 7):
         bad = bytearray(data)
@@ -107,7 +106,7 @@ def test_missing_unlisted_and_unreadable_files_are_named(tmp_path):
     (tmp_path / "w.bin").write_bytes(b"1")
     with pytest.raises(BadInput, match=r"w\.bin is not listed"):
         store.read_verified(tmp_path, "w.bin")
-    store.write_manifest(tmp_path, ["w.bin"])
+    store.write_manifest(tmp_path, {"w.bin": store.put(tmp_path / "w.bin", b"1")})
     (tmp_path / "w.bin").unlink()
     with pytest.raises(BadInput, match=r"w\.bin is missing"):
         store.read_verified(tmp_path, "w.bin")
@@ -118,8 +117,7 @@ def test_missing_unlisted_and_unreadable_files_are_named(tmp_path):
 
 def test_the_manifest_keeps_what_was_listed_before(tmp_path):
     for name in ("a", "b"):
-        (tmp_path / name).write_text(name)
-        store.write_manifest(tmp_path, [name], key=name)
+        store.write_manifest(tmp_path, {name: store.put(tmp_path / name, b"1")}, key=name)
     assert {n: e["key"] for n, e in store.manifest(tmp_path).items()} == {"a": "a", "b": "b"}
 
 
@@ -155,8 +153,8 @@ def test_a_value_that_is_not_finite_says_what_it_was(tmp_path):
     ],
 )
 def test_rows_of_another_kind_are_refused(line, match, tmp_path):
-    (tmp_path / store.RESULTS).write_text(line + "\n")
-    store.write_manifest(tmp_path, [store.RESULTS])
+    data = f"{line}\n".encode()
+    store.write_manifest(tmp_path, {store.RESULTS: store.put(tmp_path / store.RESULTS, data)})
     with pytest.raises(BadInput, match=match):
         store.load_rows(tmp_path)
 
@@ -165,8 +163,8 @@ def test_rows_of_the_first_schema_are_read_with_what_they_lack_left_empty(tmp_pa
     row = dataclasses.asdict(Row(metric="fd", value=1.5, features="digits@9f3c"))
     later = {name for added in store.ADDED.values() for name in added}
     old = {k: v for k, v in row.items() if k not in later} | {"schema": 1}
-    (tmp_path / store.RESULTS).write_text(json.dumps(old) + "\n")
-    store.write_manifest(tmp_path, [store.RESULTS])
+    data = f"{json.dumps(old)}\n".encode()
+    store.write_manifest(tmp_path, {store.RESULTS: store.put(tmp_path / store.RESULTS, data)})
     (read,) = store.load_rows(tmp_path)
     assert read == Row(metric="fd", value=1.5, features="digits@9f3c")
     assert (read.schema, read.data, read.torch) == (store.SCHEMA, "", "")
