@@ -155,6 +155,9 @@ def columns() -> list[tuple[str, str, str]]:
 # ---------------------------------------------------------------------------------------------------------- files
 
 
+_in_work = set[str]()  # what this process is writing, so that it does not take it for the rest of a dead one's work
+
+
 class Unwritable(BadInput):
     """A place can not be written to, or is full."""
 
@@ -168,6 +171,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _in_work.add(os.path.realpath(temporary))
         try:
             with open(temporary, "wb") as file:
                 file.write(data)
@@ -177,6 +181,8 @@ def write_atomic(path: Path, data: bytes) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+        finally:
+            _in_work.discard(os.path.realpath(temporary))
         # The rename itself is durable only once the folder is.
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -273,7 +279,7 @@ def locked(folder: Path, waiting: Callable[[], object] = lambda: None, name: str
     """Holds the lock that every writer into a folder holds: between processes, and between threads of this one.
 
     The system drops it when its holder dies, so none is ever stale. Who holds it may take it again. What dead writers
-    left half-written is removed. waiting: called ten times a second while another holds it; what it raises ends that.
+    left half-written is removed. waiting: called again and again while another holds it; what it raises ends that.
     name: locks one file in the folder, where several may be written at once. Raises Unwritable.
     """
     folder = Path(folder)
@@ -289,13 +295,15 @@ def locked(folder: Path, waiting: Callable[[], object] = lambda: None, name: str
         except OSError as error:
             raise Unwritable(f"can not write {folder}: {error.strerror}; choose another --out") from None
         with file:
+            pause = 0.002
             while True:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
                     waiting()
-                    time.sleep(0.1)
+                    time.sleep(pause)
+                    pause = min(2 * pause, 0.1)
             if not _is_at(path, file.fileno()):  # the folder was deleted meanwhile, and the lock with it
                 continue
             held.add(key)
@@ -319,20 +327,22 @@ def _sweep(folder: Path, name: str) -> None:
     with suppress(OSError):
         for entry in list(os.scandir(folder)):
             half = re.fullmatch(r"\.(.+)\.(\d+)\.tmp", entry.name)
-            if half and name in ("", half[1]) and not _is_alive(int(half[2])):
+            if half and name in ("", half[1]) and not _is_written(entry.path, int(half[2])):
                 with suppress(OSError):
                     os.unlink(entry)
 
 
-def _is_alive(pid: int) -> bool:
-    """Whether another process has this number. This one writes nothing at the moment: it has just taken the lock."""
+def _is_written(path: str, pid: int) -> bool:
+    """Whether the process with this number is there to finish a file; a dead one may have had that of this one."""
+    if pid == os.getpid():
+        return os.path.realpath(path) in _in_work
     try:
         os.kill(pid, 0)
     except PermissionError:
         return True
     except (OSError, OverflowError):
         return False
-    return pid != os.getpid()
+    return True
 
 
 def _seal(value: Any) -> str:

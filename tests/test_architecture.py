@@ -216,7 +216,7 @@ CLOCKS = {
     "bench/run.py:_clock.synchronised": "the same on a GPU",
     "bench/run.py:_costed": "run.json says that the machine was busy while it trained",
     "bench/run.py:_now": "run.json says when it began and ended",
-    "bench/run.py:_locked": POLLED,
+    "bench/store.py:locked": POLLED,
     "bench/schedule.py:perform": POLLED,
     "bench/schedule.py:Worker._start": MEASURED,
     "bench/schedule.py:Worker.give": MEASURED,

@@ -1,0 +1,765 @@
+"""Nothing is believed in another's place, nothing that was promised is missed in silence, no writer loses another's work.
+
+Faults are injected into the store, and into the folders of two small recipes that come from a file outside the package.
+"""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from bench import cli, evaluate, measure, store, suite, tiers
+from bench import run as runs
+from bench.progress import Progress, Silent
+from bench.schedule import Outcome
+from bench.store import Row
+from bench.train import LOG, PREPARED, STATE
+from paradigms import catalogue
+from paradigms.errors import BadInput
+
+PLUGIN = """
+from dataclasses import dataclass, replace
+
+import torch
+
+from paradigms.backbones import Backbone
+from paradigms.contract import Card, Need, Paradigm, Plan, Recipe, Sampler, Update
+
+
+@dataclass(frozen=True)
+class Config:
+    batch: int = 16
+    lr: float = 1e-2
+
+
+class Affine(Backbone):
+    def __init__(self, dim, width):
+        super().__init__()
+        self.layer, self.idle = torch.nn.Linear(dim, dim), torch.nn.Parameter(torch.zeros(width))
+
+    def forward(self, z):
+        return self.layer(z)
+
+
+class First(Paradigm):
+    card = Card(
+        title="Affine", paper="none", year=1800, url="", default=Plan("push"), no_likelihood="it has none",
+        samplers=(Sampler("push", (1,), calls=(1, 0), options={"times": 1.0}, ranges={"times": (0.0, 9.0)}),),
+    )
+
+    def __init__(self, config, space, width, parents):
+        super().__init__(config, space, width, parents)
+        self.net = Affine(space.dim, width)
+
+    def prepare(self, data, noise):
+        return replace(data, x=data.x + 0.1 * noise.normal(*data.x.shape))
+
+    def optimizers(self):
+        return {self.net: torch.optim.Adam(self.net.parameters(), self.config.lr)}
+
+    def updates(self, batch, progress, noise):
+        yield Update(self.net, (self.net(batch.x) - batch.x).square().mean() + 0 * self.net.idle.sum())
+
+    def prior(self, n, noise):
+        return noise.normal(n, *self.space.shape)
+
+    def sample(self, z, plan, noise, cond=None, watch=None):
+        return self.net(z) * plan.option("times", 1.0)
+
+
+class Second(First):
+    pass
+
+
+RECIPES = (
+    Recipe("first", First, Config(), ""),
+    Recipe("second", Second, Config(lr=2e-2), ""),
+    Recipe("pupil", First, Config(lr=3e-2), "", {"teacher": Need("first", First)}),
+)
+"""
+TINY = """
+[tiny]
+base = "smoke"
+samples = 60
+likelihood_n = 8
+likelihood_calls = 1
+snapshot_seeds = 1
+timing_repeats = 2
+timing_seconds = 0.01
+vectors = { flops = 2e4, seconds = 1e9, images = 2000, params = 60 }
+[other]
+base = "smoke"
+samples = 40
+likelihood_n = 8
+likelihood_calls = 1
+vectors = { flops = 3e4, seconds = 1e9, images = 2000, params = 60 }
+"""
+
+
+# ------------------------------------------------------------------------------------------------------------ store
+
+
+def test_no_writer_of_a_folder_loses_what_another_writes(tmp_path):
+    """Threads in pairs, let loose together: each file that was written is listed, and rows stay under their own key."""
+    rows = {key: [Row(recipe=key, metric="fd", value=1.0)] for key in ("a", "b")}
+
+    def pair(folder: Path) -> None:
+        start, failed = threading.Barrier(2), list[BaseException]()
+
+        def write(key: str) -> None:
+            try:
+                start.wait()
+                store.write_manifest(folder, {key: store.put(folder / key, key.encode())})
+                store.save_rows(folder, rows[key], key)
+            except BaseException as error:
+                failed.append(error)
+
+        writers = [threading.Thread(target=write, args=(key,)) for key in rows]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+        assert not failed
+
+    for k in range(30):
+        folder = tmp_path / str(k)
+        pair(folder)
+        assert {"a", "b"} <= set(store.manifest(folder)), k
+        assert store.load_rows(folder) == rows[str(store.results_key(folder))], k
+        store.verify(folder)
+
+
+def test_no_process_loses_what_another_writes(tmp_path):
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom bench import store\n"
+        "folder, name = Path(sys.argv[1]), sys.argv[2]\nprint(flush=True)\nsys.stdin.readline()\n"
+        "for k in range(40):\n"
+        "    store.write_manifest(folder, {f'{name}{k}': store.put(folder / f'{name}{k}', name.encode())})\n"
+        "    store.save_rows(folder, [store.Row(recipe=name, n=k)], f'{name} {k}')\n"
+    )
+    folder = tmp_path / "one"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "cwd": Path(__file__).parents[1]}
+    both = [subprocess.Popen([sys.executable, "-c", script, str(folder), name], **pipes) for name in "ab"]
+    for process in both:
+        process.stdout.readline()
+    for process in both:
+        process.stdin.write(b"\n")
+        process.stdin.close()
+    assert [process.wait() for process in both] == [0, 0]
+    for process in both:
+        process.stdout.close()
+    assert {f"{name}{k}" for name in "ab" for k in range(40)} | {store.RESULTS} == set(store.manifest(folder))
+    (row,) = store.load_rows(folder)
+    assert store.results_key(folder) == f"{row.recipe} {row.n}"
+
+
+def test_a_lock_is_held_by_one_thread_which_may_take_it_again(tmp_path):
+    waited, inside = threading.Event(), list[str]()
+
+    def other() -> None:
+        with store.locked(tmp_path, waited.set):
+            inside.append("other")
+
+    with store.locked(tmp_path):
+        with store.locked(tmp_path / "." / ""):
+            store.save_rows(tmp_path, [Row()], "k")
+        thread = threading.Thread(target=other)
+        thread.start()
+        waited.wait()
+        inside.append("this")
+    thread.join()
+    assert inside == ["this", "other"]
+
+
+def test_who_waits_for_the_lock_may_give_up(tmp_path):
+    def enough() -> None:
+        raise KeyboardInterrupt
+
+    ended = list[bool]()
+
+    def other() -> None:
+        with pytest.raises(KeyboardInterrupt), store.locked(tmp_path, enough):
+            pytest.fail("held twice")
+        ended.append(True)
+
+    with store.locked(tmp_path):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert ended == [True]
+
+
+def test_a_lock_whose_folder_was_deleted_meanwhile_is_taken_in_the_new_one(tmp_path):
+    folder, waiting, got = tmp_path / "f", threading.Event(), list[bool]()
+
+    def other() -> None:
+        with store.locked(folder, waiting.set):
+            got.append((folder / store.LOCK).exists())
+
+    with store.locked(folder):
+        thread = threading.Thread(target=other)
+        thread.start()
+        waiting.wait()
+        shutil.rmtree(folder)
+    thread.join()
+    assert got == [True]
+
+
+def test_the_next_writer_removes_what_dead_ones_left(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
+        pass
+    dead, alive = process.pid, os.getppid()
+    for name in (
+        f".a.{dead}.tmp",
+        f".b.c.{os.getpid()}.tmp",
+        f".a.{10**12}.tmp",
+        f".a.{alive}.tmp",
+        ".x.tmp",
+        "y.1.tmp",
+    ):
+        (tmp_path / name).write_text("half")
+    store.save_rows(tmp_path, [Row()], "k")
+    assert {p.name for p in tmp_path.iterdir()} == {
+        *(f".a.{alive}.tmp", ".x.tmp", "y.1.tmp"),  # of one who writes, and of none
+        *(store.LOCK, store.MANIFEST, store.RESULTS),
+    }
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "../x", "a/../../x", "a/..", ".", "", "a//b", "x\0"])
+def test_a_manifest_lists_nothing_outside_its_folder(name, tmp_path):
+    store.write_json(tmp_path / store.MANIFEST, {"files": {name: {"sha256": "0" * 64}}})
+    for reads in (store.verify, store.manifest, store.load_rows, store.results_key):
+        with pytest.raises(BadInput, match="which is no file in its folder"):
+            reads(tmp_path)
+
+
+def test_what_is_listed_and_is_no_file_is_never_read(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    (tmp_path / "below").mkdir()
+    for name in ("fifo", "link", "below"):
+        store.write_json(tmp_path / store.MANIFEST, {"files": {name: {"sha256": "0" * 64}}})
+        with pytest.raises(BadInput, match=f"{name} is no file"):
+            store.verify(tmp_path)
+
+
+def test_a_file_of_another_size_is_not_even_read(tmp_path, monkeypatch):
+    store.write_manifest(tmp_path, {"a": store.put(tmp_path / "a", b"right")})
+    with open(tmp_path / "a", "wb") as file:
+        file.truncate(1 << 40)  # of holes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: path.open("rb").read(1 << 20))
+    with pytest.raises(BadInput, match="a is damaged"):
+        store.verify(tmp_path)
+
+
+def test_a_manifest_holds_what_was_written_not_what_lies_there(tmp_path):
+    said = store.put(tmp_path / "a", b"right")
+    (tmp_path / "a").write_bytes(b"wrong")
+    store.write_manifest(tmp_path, {"a": said})
+    with pytest.raises(BadInput, match="a is damaged"):
+        store.verify(tmp_path)
+
+
+def test_what_is_listed_and_gone_stays_listed(tmp_path):
+    for name in "ab":
+        store.write_manifest(tmp_path, {name: store.put(tmp_path / name, b"x")})
+    (tmp_path / "a").unlink()
+    store.save_rows(tmp_path, [Row()], "k")
+    assert store.missing(tmp_path) == ["a"]
+    with pytest.raises(BadInput, match=r"a is missing, but manifest\.json lists it"):
+        store.verify(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------------------- runs
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("home")
+    (root / "placed_models.py").write_text(PLUGIN)
+    (root / "t.toml").write_text(TINY)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def installed(home: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(home)
+    points = [EntryPoint("placed", "placed_models", catalogue.GROUP)]
+    monkeypatch.setattr(catalogue, "entry_points", lambda group: points)
+    catalogue._plugins.cache_clear()
+    shown = tiers.tiers()
+    mine = {name: tiers.get(f"{home}/t.toml:{name}") for name in ("tiny", "other")}
+    for module in (tiers, runs):
+        monkeypatch.setattr(module, "tiers", lambda: {**shown, **mine})
+    yield
+    catalogue._plugins.cache_clear()
+    sys.modules.pop("placed_models", None)
+
+
+@pytest.fixture(autouse=True)
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The jobs of a suite, done one after the other in this process."""
+    names: list[str] = []
+
+    def perform(jobs, display, *_, places=None):
+        outcomes = {}
+        for job in sorted(jobs, key=lambda job: len(job.needs)):
+            names.append(job.name)
+            outcomes[job.name] = Outcome(job.work(*job.args, Progress()))
+        return outcomes
+
+    monkeypatch.setattr(suite, "perform", perform)
+    return names
+
+
+def tier(name: str = "tiny") -> tiers.Tier:
+    return tiers.tiers()[name]
+
+
+def planned(recipe: str, seed: int = 0, settings: tuple[str, ...] = ()) -> runs.Run:
+    return runs.plan(recipe, "ring8", seed, tier(), settings)
+
+
+def everything(out: Path) -> suite.Result:
+    return suite.everything("ring8", ["first", "second"], tier(), out, lambda _: Silent(), seeds=2, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def made(home: Path) -> Path:
+    """Filled by `out`: a finished suite, once."""
+    return home / "made"
+
+
+@pytest.fixture
+def out(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: list[str]) -> Path:
+    """A finished suite of two recipes with two seeds, in `runs` of the folder that one is in."""
+    if not made.exists():
+        monkeypatch.chdir(made.parent)
+        assert everything(Path("made")).failures == ()
+    shutil.copytree(made, tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    jobs.clear()
+    return Path("runs")
+
+
+def bench(*arguments: object) -> Result:
+    return CliRunner().invoke(cli.app, [str(a) for a in arguments])
+
+
+def refused(result: Result, *words: str) -> str:
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.splitlines()
+    assert all(word in line for word in words), line
+    return line
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / runs.WEIGHTS).read_bytes()
+
+
+class StopAt(Progress):
+    """Stops a training after so many steps; before, does something at a step."""
+
+    def __init__(self, at: int, then: Callable[[], object] | None = None, when: int = -1) -> None:
+        super().__init__()
+        self.at, self.then, self.when = at, then, when
+
+    def update(self, stage, done, total, **facts):
+        if stage.startswith("train ") and done == self.when and self.then is not None:
+            self.then()
+        if stage.startswith("train ") and done == self.at:
+            raise KeyboardInterrupt
+
+
+def begun(recipe: str, seed: int, out: Path, settings: tuple[str, ...] = ()) -> Path:
+    """A run that was stopped half way."""
+    run = planned(recipe, seed, settings)
+    with pytest.raises(KeyboardInterrupt):
+        runs.ensure(run, out, StopAt(40), device="cpu")
+    return run.folder(out)
+
+
+# ------------------------------------------------------------------------------------- whole files in other places
+
+
+@pytest.mark.parametrize("name", [STATE, PREPARED])
+@pytest.mark.parametrize("other", [("first", 1), ("second", 0), ("first", 0, ("lr=0.5",))])
+def test_a_checkpoint_of_another_run_is_not_gone_on_from(name, other, tmp_path):
+    """Of another seed, recipe or setting: all of one shape."""
+    mine, its = begun("first", 0, tmp_path), begun(*other[:2], tmp_path, *other[2:])
+    shutil.copy(its / name, mine / name)
+    with pytest.raises(BadInput, match=rf"{name} is of '{its.name}', and lies in the place of '{mine.name}'; delete"):
+        runs.ensure(planned("first", 0), tmp_path, Progress(), device="cpu")
+    assert runs.read_info(mine).status == "training"
+
+
+def test_a_plan_of_another_run_is_not_followed(tmp_path):
+    for recipe in ("first", "second"):
+        runs.ensure(planned(recipe), tmp_path, Progress(), device="cpu")
+    (its,), (mine,) = ((tmp_path / "ring8" / recipe).glob("plan-*.json") for recipe in ("first", "second"))
+    shutil.copy(its, mine)
+    with pytest.raises(BadInput, match=r"plan-\w+\.json is of '\w+', and lies in the place of .* delete this file"):
+        runs.ensure(planned("second", 1), tmp_path, Progress(), device="cpu")
+
+
+def test_a_run_under_the_name_of_another_seed_is_not_that_seed(out, jobs):
+    mine, other = (planned("first", seed).folder(out) for seed in (0, 1))
+    shutil.rmtree(other)
+    shutil.copytree(mine, other)
+    result = everything(out)
+    (failure,) = result.failures
+    assert failure[0] == "first seed 1"
+    assert f"{other} holds the run {mine.name}, not {other.name}" in failure[1]
+    assert jobs == []
+    frame = result.frame()
+    (row,) = frame[frame["run"] == other.name].itertuples()
+    assert (row.status, row.seed, row.recipe, row.reason) == ("failed", 1, "first", failure[1])
+    assert set(frame[(frame["recipe"] == "first") & (frame["status"] == "ok")]["seed"]) == {0}
+    for verb in (("sample",), ("evaluate",), ("time",), ("compare", mine)):
+        refused(bench(*verb, other), f"holds the run {mine.name}, not {other.name}")
+    refused(bench("train", "first", "--dataset", "ring8", "--tier", "tiny", "--seed", 1), "not " + other.name)
+    done = bench("report", "--formats", "md,csv")
+    assert done.exit_code == 1, done.output
+    assert f"not {other.name}" in done.stderr
+    assert f"seed 1 failed: {other} holds the run" in (out / "report" / "report.md").read_text().replace("\\", "")
+    listed = {row["run"]: row for row in json.loads(bench("list", "runs", "--json").stdout)}
+    assert listed[str(other)]["status"] == "damaged"
+    assert f"not {other.name}" in listed[str(other)]["note"]
+    assert listed[str(mine)]["status"] == "ok"
+    assert bench("sample", "first", "--dataset", "ring8").exit_code == 0, "the one that lies where it belongs"
+
+
+def test_runs_that_changed_places_are_both_noticed(out):
+    a, b = (planned("first", seed).folder(out) for seed in (0, 1))
+    shutil.move(a, out / "x")
+    shutil.move(b, a)
+    shutil.move(out / "x", b)
+    assert sorted(name for name, _ in everything(out).failures) == ["first seed 0", "first seed 1"]
+
+
+def test_a_run_may_be_moved_copied_linked_and_called_otherwise(out, tmp_path):
+    run = planned("first").folder(out)
+    for place in ("elsewhere/run", "elsewhere/0-x", f"elsewhere/{run.name}", "a/b/c/best"):
+        shutil.copytree(run, tmp_path / place)
+    (tmp_path / "linked").symlink_to(run.absolute())
+    shutil.copytree(out, tmp_path / "other-runs")
+    places = ["elsewhere/run", "elsewhere/0-x", f"elsewhere/{run.name}", "a/b/c/best", "linked", run]
+    for place in [*places, planned("first").folder(tmp_path / "other-runs")]:
+        done = bench("sample", place, "-n", 2, "--to", "x.npz")
+        assert done.exit_code == 0, done.output
+        assert bench("evaluate", place).exit_code == 0
+    assert bench("compare", "elsewhere/run", planned("second").folder(out)).exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "at"])
+def test_weights_of_another_run_are_not_drawn_from_whatever_the_manifest_says(name, out):
+    mine, its = (planned(recipe).folder(out) for recipe in ("first", "second"))
+    step = runs.snapshots(mine)[0] if name == "at" else None
+    name = name if step is None else f"at-{step}.safetensors"
+    data = (its / name).read_bytes()
+    store.write_manifest(mine, {name: store.put(mine / name, data)})
+    with pytest.raises(BadInput, match=rf"{name} is of '{its.name}', and lies in the place of '{mine.name}'; delete"):
+        runs.load(mine, step=step)
+    (mine / name).write_bytes(b"no tensors")
+    store.write_manifest(mine, {name: store.told(b"no tensors")})
+    with pytest.raises(BadInput, match=rf"{name} does not say what it is of"):
+        runs.load(mine, step=step)
+
+
+def test_what_a_parent_is_rebuilt_from_is_compared_with_the_parent(tmp_path):
+    folders = [runs.ensure(planned("pupil", seed), tmp_path, Progress(), device="cpu") for seed in (0, 1)]
+    data = (folders[1] / runs.PARENTS).read_bytes()
+    store.write_manifest(folders[0], {runs.PARENTS: store.put(folders[0] / runs.PARENTS, data)})
+    shutil.rmtree(tmp_path / "ring8" / "first")
+    with pytest.raises(BadInput, match=r"parents\.safetensors is of '1-"):
+        runs.load(folders[0])
+    runs.load(folders[1])
+
+
+@pytest.mark.parametrize("part", [measure.TIMING, f"{runs.PROTOCOLS}/other", evaluate.PLANS])
+def test_rows_of_another_run_are_not_shown_as_this_ones(part, out):
+    mine, its = (planned(recipe).folder(out) for recipe in ("first", "second"))
+    for folder in (mine, its):
+        evaluate.evaluate(folder, tier("other"), Progress())
+        evaluate.sampled(folder, [evaluate.Plan("push", None, (("times", 2.0),))], tier(), Progress())
+    shutil.rmtree(mine / part)
+    shutil.copytree(its / part, mine / part)
+    with pytest.raises(BadInput, match=f"is of '{its.name}', and lies in the place of '{mine.name}'"):
+        store.load_rows(mine / part)
+    done = bench("report", "--formats", "csv", "--tier", "other" if "other" in part else "tiny")
+    assert done.exit_code == 1
+    assert f"is of '{its.name}'" in done.stderr
+
+
+def test_every_file_of_a_run_in_the_place_of_every_like_one_is_noticed(out):
+    """Whatever single file is another run's, the run that it came to does not stand as it is."""
+    folders = [planned(recipe, seed).folder(out) for recipe in ("first", "second") for seed in (0, 1)]
+    tried = 0
+    for mine in folders:
+        for its in folders:
+            for path in sorted(path for path in its.rglob("*") if path.is_file() and not path.name.startswith(".")):
+                here = mine / path.relative_to(its)
+                if mine == its or not here.exists():
+                    continue
+                before = here.read_bytes()
+                if path.read_bytes() != before:
+                    shutil.copy(path, here)
+                    assert not stands(mine), here
+                    tried += 1
+                    here.write_bytes(before)
+    assert tried > 80
+    assert all(map(stands, folders))
+
+
+def stands(folder: Path) -> bool:
+    """Whether a suite would take a run, its rows and its times as they are."""
+    try:
+        return (
+            runs.is_finished(folder)
+            and evaluate.is_evaluated(folder, tier())
+            and suite.damaged([folder, folder / measure.TIMING]) == {}
+            and suite.incomplete([folder, folder / measure.TIMING]) == {}
+        )
+    except BadInput:
+        return False
+
+
+# -------------------------------------------------------------------------------------------------- what is missed
+
+
+def test_every_file_that_is_deleted_is_missed(out):
+    folder = planned("first").folder(out)
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
+        before = path.read_bytes()
+        path.unlink()
+        assert not stands(folder), path
+        if path.name != runs.INFO:  # without which it is no run
+            done = bench("report", "--formats", "csv", "--to", "r")
+            assert done.exit_code == 1, path
+            assert path.name in done.stderr, path
+            note = {row["run"]: row["note"] for row in json.loads(bench("list", "runs", "--json").stdout)}[str(folder)]
+            assert path.name in note or path.parent != folder, path
+        path.write_bytes(before)
+    assert stands(folder)
+    assert bench("report", "--formats", "csv", "--to", "r").exit_code == 0
+
+
+def test_a_run_whose_rows_are_gone_is_a_row_that_says_so(out, jobs):
+    for folder in (planned("first").folder(out), planned("second", 1).folder(out)):
+        (folder / store.RESULTS).unlink()
+    done = bench("report", "--formats", "md,csv")
+    assert done.exit_code == 1
+    assert done.stderr.count("results.jsonl is missing, but manifest.json lists it") == 2
+    text = (out / "report" / "report.md").read_text()
+    assert "seed 0 failed" in text
+    assert "seed 1 failed" in text
+    done = bench("compare", "first", "second")
+    assert done.stderr.count("results.jsonl is missing") == 2
+    assert everything(out).failures == ()
+    assert sorted(jobs) == ["evaluate first seed 0", "evaluate second seed 1"]
+    assert bench("report", "--formats", "md").exit_code == 0
+
+
+def test_rows_of_the_floor_that_are_gone_are_said(out, jobs):
+    floor = out / "ring8" / "baselines" / "tiny"
+    (floor / store.RESULTS).unlink()
+    done = bench("report", "--formats", "md")
+    assert done.exit_code == 1
+    assert f"{floor}/results.jsonl is missing" in done.stderr
+    assert everything(out).failures == ()
+    assert jobs == ["baselines"]
+
+
+@pytest.mark.parametrize("name", [evaluate.GRID, evaluate.SAMPLES])
+@pytest.mark.parametrize("harm", ["gone", "another's"])
+def test_pictures_and_samples_that_are_gone_or_anothers_are_made_again(name, harm, out, jobs):
+    floor, run, its = out / "ring8" / "baselines" / "tiny", planned("first").folder(out), planned("second").folder(out)
+    for folder in (floor, run):
+        (folder / name).unlink()
+        if harm != "gone":
+            shutil.copy(its / name, folder / name)
+    assert everything(out).failures == ()
+    assert sorted(jobs) == ["baselines", "evaluate first seed 0"]
+    for folder in (floor, run):
+        store.verify(folder)
+    jobs.clear()
+    everything(out)
+    assert jobs == []
+
+
+def test_baselines_that_are_stopped_before_their_last_file_are_made_again(out, monkeypatch):
+    floor = out / "ring8" / "baselines" / "tiny"
+    names = {path.name for path in floor.iterdir()}
+    for last in ("grid_png", "npz", "save_rows", "write_manifest"):
+        shutil.rmtree(floor)
+        with monkeypatch.context() as patch:
+            patch.setattr(evaluate, last, lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                evaluate.baselines("ring8", tier(), floor, Progress())
+        assert not evaluate.has_baselines("ring8", tier(), floor), last
+        evaluate.baselines("ring8", tier(), floor, Progress())
+        assert {path.name for path in floor.iterdir()} == names
+
+
+def test_a_picture_of_someones_samples_that_is_gone_is_made_again(out):
+    npz = planned("first").folder(out) / evaluate.SAMPLES
+    for _ in range(2):
+        assert bench("evaluate", npz, "--dataset", "ring8", "--to", "ext", "--name", "mine").exit_code == 0
+        store.verify(Path("ext"))
+        assert set(store.manifest(Path("ext"))) == {store.RESULTS, evaluate.GRID, evaluate.SAMPLES}
+        (Path("ext") / evaluate.SAMPLES).unlink()
+
+
+def test_an_answer_given_meanwhile_is_kept(out, monkeypatch):
+    """Two ask different things of one run: whoever writes last keeps the other's answer."""
+    folder = planned("first").folder(out)
+    two, three = (evaluate.Plan("push", None, (("times", t),)) for t in (2.0, 3.0))
+    draw, asked = evaluate.draw, list[object]()
+
+    def meanwhile(model, plan, *rest):
+        if not asked:
+            asked.append(plan)
+            evaluate.sampled(folder, [three], tier(), Progress())
+        return draw(model, plan, *rest)
+
+    monkeypatch.setattr(evaluate, "draw", meanwhile)
+    evaluate.sampled(folder, [two], tier(), Progress())
+    assert {row.options for row in store.load_rows(folder / evaluate.PLANS)} == {"times=2", "times=3"}
+
+
+def test_a_leftover_checkpoint_of_a_finished_run_is_removed(out):
+    finished = [planned("first", seed).folder(out) for seed in (0, 1)]
+    for folder in finished:
+        for name in (STATE, PREPARED):
+            (folder / name).write_bytes(b"left by a kill")
+    everything(out)
+    for folder in finished:
+        assert not (folder / STATE).exists()
+        assert not (folder / PREPARED).exists()
+    (finished[0] / STATE).write_bytes(b"left by a kill")
+    runs.ensure(planned("first"), out, Progress(), device="cpu")
+    assert not (finished[0] / STATE).exists()
+
+
+# ------------------------------------------------------------------------------------- what vanishes in training
+
+
+def lines(folder: Path) -> list[dict]:
+    return [
+        {k: v for k, v in json.loads(line).items() if k != "seconds"}
+        for line in (folder / LOG).read_text().splitlines()
+    ]
+
+
+@pytest.mark.parametrize("name", [LOG, STATE, PREPARED, runs.INFO])
+def test_what_vanishes_while_a_run_trains_is_there_when_it_ends(name, out, tmp_path):
+    expected, there = planned("first").folder(out), tmp_path / "again"
+    folder = planned("first").folder(there)
+    runs.ensure(planned("first"), there, StopAt(-1, (folder / name).unlink, 60 if name != STATE else 50), device="cpu")
+    assert {p.name for p in folder.iterdir()} == {p.name for p in expected.iterdir()} - {
+        *(evaluate.GRID, evaluate.SAMPLES, store.RESULTS, measure.TIMING)
+    }
+    assert lines(folder) == lines(expected)
+    assert weights(folder) == weights(expected)
+    assert runs.is_finished(folder)
+
+
+@pytest.mark.parametrize("harm", ["gone", "a digit", "cut", "another's"])
+def test_the_log_of_a_resumed_training_is_not_believed_line_by_line(harm, out, tmp_path):
+    expected, there = planned("first").folder(out), tmp_path / "again"
+    folder = begun("first", 0, there)
+    data = (folder / LOG).read_bytes()
+    (folder / LOG).unlink()
+    if harm == "a digit":
+        (folder / LOG).write_bytes(data.replace(b'"loss": 0.', b'"loss": 9.', 3))
+        assert (folder / LOG).read_bytes() != data
+    elif harm == "cut":
+        (folder / LOG).write_bytes(data[: len(data) // 2])
+    elif harm == "another's":
+        shutil.copy(planned("second").folder(out) / LOG, folder / LOG)
+    runs.ensure(planned("first"), there, Progress(), device="cpu")
+    assert lines(folder) == lines(expected)
+
+
+def test_weights_kept_on_the_way_can_not_vanish(out, tmp_path):
+    """They wait in the checkpoint, which is hashed, until the run ends."""
+    expected, there = planned("first").folder(out), tmp_path / "again"
+    folder = begun("first", 0, there)
+    for path in folder.glob("at-*"):
+        path.unlink()
+    runs.ensure(planned("first"), there, Progress(), device="cpu")
+    assert runs.snapshots(folder) == runs.snapshots(expected) != []
+    for step in runs.snapshots(folder):
+        name = f"at-{step}.safetensors"
+        assert (folder / name).read_bytes() == (expected / name).read_bytes()
+
+
+# ------------------------------------------------------------------------------------------------ read-only places
+
+
+@pytest.fixture
+def sealed(out: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The finished suite in a place that nothing can be written to; for root, too."""
+    root, open_file, open_low = str(out.absolute()), builtins.open, os.open
+
+    def inside(path) -> bool:
+        return isinstance(path, (str, os.PathLike)) and os.path.abspath(path).startswith(root)
+
+    def refuse(path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    def file(path, mode="r", *rest, **options):
+        return refuse(path) if inside(path) and set(mode) & set("wax+") else open_file(path, mode, *rest, **options)
+
+    def low(path, flags, *rest, **options):
+        changes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        return refuse(path) if inside(path) and changes else open_low(path, flags, *rest, **options)
+
+    monkeypatch.setattr(builtins, "open", file)
+    monkeypatch.setattr(os, "open", low)
+    for name in ("unlink", "rename", "replace", "rmdir", "mkdir"):
+        real = getattr(os, name)
+        monkeypatch.setattr(
+            os, name, lambda path, *rest, real=real, **o: refuse(path) if inside(path) else real(path, *rest, **o)
+        )
+    return out
+
+
+def test_a_finished_suite_on_a_read_only_place_is_shown_again(sealed, jobs):
+    arguments = ("--dataset", "ring8", "--tier", "tiny", "--recipes", "first,second", "--seeds", 2, "--device", "cpu")
+    done = bench("all", *arguments)
+    assert done.exit_code == 0, done.output
+    assert jobs == []
+    assert "first" in done.stdout
+    assert "report: runs/report/ring8-tiny/report.html" in done.stdout
+    run = planned("first").folder(sealed)
+    for words in (
+        ("list", "runs"),
+        ("compare", "first", "second"),
+        ("evaluate", run),
+        ("sample", run, "--to", "x.npz"),
+    ):
+        done = bench(*words)
+        assert done.exit_code == 0, done.output
+    done = bench("train", "first", "--dataset", "ring8", "--tier", "tiny", "--device", "cpu")
+    assert done.exit_code == 0, done.output
+    refused(bench("report", "--formats", "csv"), "can not write", "Read-only file system", "choose another")
+    assert bench("report", "--formats", "csv", "--to", "r").exit_code == 0
+
+
+def test_what_is_wanting_on_a_read_only_place_is_one_line(sealed, jobs):
+    arguments = ("all", "--dataset", "ring8", "--tier", "tiny", "--recipes", "first", "--device", "cpu")
+    refused(bench(*arguments, "--seeds", 3), "can not write to runs", "Read-only file system")
+    assert jobs == []
