@@ -650,7 +650,8 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--features",
-            help="Also in this feature space: inception-2015, net.pt, net.onnx, package.module:factory. Repeatable.",
+            help="Also in this feature space: inception-2015, net.onnx, my.safetensors, which run no code, or "
+            "package.module:factory, which is code and runs. Repeatable.",
         ),
     ] = None,
     number: Annotated[
@@ -708,7 +709,7 @@ def evaluate(
         bench evaluate my-photographs/ --dataset folder:my-photographs@32 --crop
         bench evaluate my-samples.npz --tier quick --to runs/digits/external/mine
         bench evaluate my-50k.npz --dataset cifar10 --features inception-2015
-        bench evaluate vae --features my-net.pt:size=224,channels=3,range=imagenet
+        bench evaluate vae --features my-net.onnx:size=224,channels=3,range=imagenet
     """
     target = Path(what)
     if target.suffix.lower() in ARRAYS and not target.exists():

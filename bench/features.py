@@ -9,9 +9,14 @@ name and a hash, and both go into every row. Two kinds exist, with different bli
   and sees texture and layout alike.
 
 `named` adds those that a user asks for: `inception-2015`, the only one whose distance may be called FID, and any
-network of theirs (TorchScript, ONNX, a factory in an installed module, a classifier that `bench.train_features` made
-of their folder of images). These take images of a size and range of their own, and what is done to an image on the way
-is part of the space's name: name/policy@hash.
+network of theirs (ONNX, a factory in an installed module, a classifier that `bench.train_features` made of their folder
+of images). These take images of a size and range of their own, and what is done to an image on the way is part of the
+space's name: name/policy@hash.
+
+A file that is read here is data and never runs code: an ONNX graph, tensors in safetensors, tensors unpickled with
+`weights_only` and checked by hash. What torch itself saves is a program and is refused: `torch.export.load` unpickles
+and evaluates text of the file, and TorchScript can write files (`torch.save` is one of its operators). A factory is
+code, and is imported and called.
 
 Features are float32 and computed on the CPU wherever the samples were drawn, so one space gives one set of numbers.
 
@@ -29,8 +34,8 @@ import inspect
 import io
 import json
 import math
+import os
 import re
-import warnings
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
@@ -45,7 +50,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.data.dataset import Dataset
-from bench.data.files import Origin, Part, Progress, cache_folder, obtain
+from bench.data.files import HEADS, Origin, Part, Progress, cache_folder, obtain, read_whole
 from bench.data.folder import HELD_OUT
 from bench.inception import DIM, SIDE, Inception
 from bench.store import write_atomic
@@ -72,6 +77,8 @@ CPU = torch.device("cpu")
 WEIGHTS = Path(__file__).parent / "weights"
 PIXELS = 2**20  # of a chunk at most: 32 channels of them are 128 MiB
 RANDOM = "random-conv"
+MOST = 1 << 16  # units, channels, pixels of a side: a bound against what no file can mean
+LARGEST = 2 << 30  # bytes of a network's file: an ONNX model can not be larger
 SUMS = "SHA256SUMS"  # the committed hash of every shipped file, in the format of sha256sum
 
 
@@ -101,7 +108,23 @@ class Architecture:
     def parse(cls, values: dict[str, Any]) -> Self:
         """From JSON, which knows no tuples."""
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**fields)
+        found = cls(**fields)
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        """Raises ValueError where no network can be built from it."""
+        counts = [self.shape, self.channels, self.pools, (self.features, self.classes)]
+        if not all(type(some) is tuple and all(type(n) is int and 1 <= n <= MOST for n in some) for some in counts):
+            raise ValueError(f"shape, channels, pools, features and classes must be whole numbers from 1 to {MOST:,}")
+        if (
+            len(self.shape) != 3
+            or not len(self.channels) == len(self.pools)
+            or math.prod(self.pools) > min(self.shape[1:])
+        ):
+            raise ValueError("an image has three sizes, and each convolution a pool that leaves a pixel of it")
+        if type(self.dropout) not in (int, float) or not 0 <= self.dropout <= 1:
+            raise ValueError("dropout is a number from 0 to 1")
 
 
 class Classifier(nn.Module):
@@ -288,15 +311,31 @@ def too_few(found: Dataset) -> str:
 
 
 def hashes(folder: Path = WEIGHTS) -> dict[str, str]:
-    """The committed sha256 of each shipped classifier, by data set name. Raises BadInput when the list is not there."""
+    """The committed sha256 of each shipped classifier, by data set name.
+
+    Raises BadInput when the list is not there, is cut or leaves out a file: never as if nothing were shipped, as images
+    would lose a space unseen.
+    """
+    found = listed(folder)
+    if left_out := sorted({path.stem for path in folder.glob("*.safetensors")} - found.keys()):
+        raise BadInput(f"the list of feature weights {folder / SUMS} leaves out {left_out[0]}; reinstall the package")
+    return found
+
+
+def listed(folder: Path) -> dict[str, str]:
+    """The sha256 of each classifier that the list in `folder` names. Raises BadInput when it can not be read."""
     path = folder / SUMS
     try:
-        lines = [line.split() for line in path.read_text("utf-8").splitlines()]
-        return {file.removesuffix(".safetensors"): digest for digest, file in lines}
-    except (OSError, ValueError) as error:  # never as if nothing were shipped: images would lose a space unseen
-        raise BadInput(
-            f"the list of feature weights {path} can not be read ({error}); reinstall the package"
-        ) from error
+        text = read_whole(path, 1 << 20).decode()
+        lines = [LISTED.fullmatch(line) for line in text.splitlines()]
+        if not text.endswith("\n") or not all(lines):
+            raise ValueError("a line of it is cut or is no hash with a name")
+        return {line["name"]: line["hash"] for line in lines if line}
+    except (BadInput, ValueError) as error:
+        raise BadInput(f"the list of feature weights {path} can not be read ({error}); reinstall the package") from None
+
+
+LISTED = re.compile(r"(?P<hash>[0-9a-f]{64})  (?P<name>\S+)\.safetensors")
 
 
 def shipped(name: str, folder: Path = WEIGHTS) -> FeatureSpace:
@@ -310,7 +349,7 @@ def shipped(name: str, folder: Path = WEIGHTS) -> FeatureSpace:
         raise BadInput(f"no classifier is shipped for data set '{name}'; known: {', '.join(sorted(hashes(folder)))}")
     if not path.exists():
         raise BadInput(f"feature weights {path} are missing; reinstall the package")
-    data = path.read_bytes()
+    data = read_whole(path, LARGEST)
     digest = hashlib.sha256(data).hexdigest()
     if digest != expected:
         raise BadInput(
@@ -325,12 +364,19 @@ def _classifier(name: str, data: bytes, path: Path) -> FeatureSpace:
     card, digest = read_card(data, path), hashlib.sha256(data).hexdigest()
     try:
         architecture = Architecture.parse(card["architecture"])
+        accuracy = float(card["accuracy"])
+        if not 0 <= accuracy <= 1:
+            raise ValueError("its accuracy is not between 0 and 1")
+        tensors = load_tensors(data)
+        if strange := [name for name, tensor in tensors.items() if tensor.dtype != torch.float32]:
+            raise ValueError(f"'{strange[0]}' is not of 32-bit floats")
         with torch.device("meta"):  # no initial values: they would be drawn from the global generator
             classifier = Classifier(architecture)
-        classifier.load_state_dict(load_tensors(data), assign=True)
-    except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise BadInput(f"{path} is not a weights file of this package ({reason})") from error
+        classifier.load_state_dict(tensors, assign=True)
+    except KeyError as error:
+        raise _foreign_weights(path, f"its card has no {error}") from None
+    except Exception as error:  # a stranger's file can be wrong in any way
+        raise _foreign_weights(path, error) from None
     return FeatureSpace(
         name,
         digest[:12],
@@ -338,8 +384,13 @@ def _classifier(name: str, data: bytes, path: Path) -> FeatureSpace:
         Extractor(classifier.body, architecture.features),
         Extractor(classifier.head, architecture.classes),
         architecture.classes,
-        card["accuracy"],
+        accuracy,
     )
+
+
+def _foreign_weights(path: Path, why: object) -> BadInput:
+    reason = " ".join(str(why).split())[:160]
+    return BadInput(f"{path} is not a weights file of this package ({reason}); get another, or reinstall the package")
 
 
 def serialise(classifier: Classifier, architecture: Architecture, **card: float | str) -> bytes:
@@ -350,12 +401,15 @@ def serialise(classifier: Classifier, architecture: Architecture, **card: float 
 
 
 def read_card(data: bytes, path: Path) -> dict[str, Any]:
-    """What `serialise` wrote beside the tensors."""
+    """What `serialise` wrote beside the tensors. Raises BadInput."""
     try:
         size = int.from_bytes(data[:8], "little")
-        return json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["card"])
-    except (ValueError, KeyError, SafetensorError) as error:
-        raise BadInput(f"{path} is not a weights file of this package ({error}); reinstall the package") from error
+        card = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["card"])
+        if not isinstance(card, dict):
+            raise ValueError("its card is no JSON object")
+        return card
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _foreign_weights(path, error) from None
 
 
 # ---------------------------------------------------------------------------------------------------- random-conv
@@ -424,6 +478,7 @@ def random_conv(shape: tuple[int, ...]) -> FeatureSpace:
 
 Range = Literal["symmetric", "unit", "bytes", "imagenet"]
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+PROGRAMS = (".pt", ".pth", ".pt2", ".ts", ".ptl", ".pkl", ".pickle")  # files of torch that run code, and pickles
 
 
 @dataclass(frozen=True)
@@ -495,10 +550,10 @@ class _Adapted(nn.Module):
 def named(spec: str, space: Space, progress: Progress | None = None) -> FeatureSpace:
     """The feature space that `--features SPEC` names, for images of `space`.
 
-    SPEC: `inception-2015[:from=PATH]`; `random-conv`; a file: TorchScript (.pt, .pth, .ts), what torch.export.save
-    writes (.pt2, with a dynamic batch), ONNX (.onnx) or a classifier made by `bench.train_features` (.safetensors); or
-    `package.module:factory`, a function without arguments that returns a module. A network may be followed by a policy:
-    `net.pt:size=224,channels=3,range=imagenet`. It is given (B, C, H, W) float32 and must return features (B, d).
+    SPEC: `inception-2015[:from=PATH]`; `random-conv`; a file: ONNX (.onnx) or a classifier made by
+    `bench.train_features` (.safetensors), neither of which runs code; or `package.module:factory`, a function without
+    arguments that returns a module, which is imported and called. A network may be followed by a policy:
+    `net.onnx:size=224,channels=3,range=imagenet`. It is given (B, C, H, W) float32 and must return features (B, d).
     Raises BadInput.
     """
     if not space.is_image:
@@ -513,11 +568,16 @@ def named(spec: str, space: Space, progress: Progress | None = None) -> FeatureS
     if what == RANDOM:
         return random_conv(space.shape)
     path, suffix = Path(what), Path(what).suffix.lower()
-    if suffix in (".pt", ".pth", ".ts", ".pt2", ".onnx", ".safetensors"):
+    if suffix in PROGRAMS:
+        raise BadInput(
+            f"--features {spec}: a {suffix} file is a program, which could do anything as it is read; write the network as "
+            "ONNX (torch.onnx.export), or load it in a function of your own: --features your_module:function"
+        )
+    if suffix in (".onnx", ".safetensors"):
         try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise BadInput(f"--features {spec}: can not read {path}: {error.strerror or error}") from None
+            data = read_whole(path, LARGEST)
+        except BadInput as error:
+            raise BadInput(f"--features {spec}: {error}") from None
         name, digest = re.sub(r"[^\w.@+-]+", "-", path.stem, flags=re.ASCII), hashlib.sha256(data).hexdigest()
         if suffix == ".safetensors":
             if settings:
@@ -528,12 +588,11 @@ def named(spec: str, space: Space, progress: Progress | None = None) -> FeatureS
                     f"--features {spec}: {found.id} is of images {found.shape}, the data set's {space.shape}"
                 )
             return found
-        network = {".onnx": _onnx, ".pt2": _exported}.get(suffix, _torchscript)(data, path)
-        return _foreign(name, digest, network, Policy.parse(settings, spec), space, spec)
+        return _foreign(name, digest, _onnx(data, path), Policy.parse(settings, spec), space, spec)
     if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", what, re.ASCII):
         network, digest = _made(what)
         return _foreign(what.replace(":", "."), digest, network, Policy.parse(settings, spec), space, spec)
-    raise unknown("feature space", what, (INCEPTION, RANDOM, "net.pt", "net.onnx", "package.module:factory"))
+    raise unknown("feature space", what, (INCEPTION, RANDOM, "net.onnx", "package.module:factory"))
 
 
 def _foreign(name: str, digest: str, network: nn.Module, policy: Policy, space: Space, spec: str) -> FeatureSpace:
@@ -563,41 +622,6 @@ def _foreign(name: str, digest: str, network: nn.Module, policy: Policy, space: 
     return FeatureSpace(f"{name}/{policy}", digest[:12], space.shape, body, pixels=policy.size**2)
 
 
-def _torchscript(data: bytes, path: Path) -> nn.Module:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # that it will go is news for who writes such files
-            return torch.jit.load(io.BytesIO(data), map_location="cpu").float()
-    except Exception:  # what is not TorchScript fails in many ways
-        raise BadInput(
-            f"{path} is no TorchScript file; write one with torch.jit.trace(net.eval(), images).save(path)"
-        ) from None
-
-
-class _Exported(nn.Module):
-    """An exported program as a module. Its mode was fixed when it was exported, so it is kept out of train and eval."""
-
-    def __init__(self, program: Any) -> None:
-        super().__init__()
-        self.program = (program,)
-
-    def forward(self, x: Tensor) -> Tensor:
-        # An exported batch has two images or more.
-        found = self.program[0](x if len(x) > 1 else x.expand(2, -1, -1, -1))
-        found = found[0] if isinstance(found, (tuple, list)) else found
-        return found[: len(x)]
-
-
-def _exported(data: bytes, path: Path) -> nn.Module:
-    try:
-        return _Exported(torch.export.load(io.BytesIO(data)).module())
-    except Exception:  # what is no program fails in many ways
-        raise BadInput(
-            f"{path} is no exported program; write one with torch.export.save(torch.export.export(net.eval(), (images,), "
-            "dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)), path)"
-        ) from None
-
-
 class _Onnx(nn.Module):
     """An ONNX session as a module; its first input takes the images, its first output gives the features."""
 
@@ -618,9 +642,16 @@ def _onnx(data: bytes, path: Path) -> nn.Module:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4  # what is wrong is said by us
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    # Weights in other files would not be in the hash, and a path could lead anywhere: they are looked for where none is.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     try:
         return _Onnx(onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"]))
-    except Exception:  # its exceptions share no class
+    except Exception as error:  # its exceptions share no class
+        if "external data" in str(error).lower():
+            raise BadInput(
+                f"{path} keeps weights in another file; write it as one: torch.onnx.export(..., external_data=False)"
+            ) from None
         raise BadInput(f"{path} is no ONNX model that onnxruntime {onnxruntime.__version__} can read") from None
 
 
@@ -638,6 +669,7 @@ def _made(spec: str) -> tuple[nn.Module, str]:
     for kind in dict.fromkeys((module, inspect.getmodule(type(network)))):
         if (source := getattr(kind, "__file__", None)) and Path(source).suffix == ".py":
             digest.update(Path(source).read_bytes())
+    digest.update(str(getattr(network, "inlined_graph", "")).encode())  # of TorchScript, whose class says nothing
     for key, tensor in network.state_dict().items():
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)};".encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
@@ -692,25 +724,31 @@ def cached(space: FeatureSpace, dataset: Dataset, split: str, x: Tensor) -> Feat
     """The features of real images x (N, C, H, W), integers of a split, kept on disk for the next process.
 
     The key holds all that decides them: the images themselves, the data set's checksum, split, space (name, policy and
-    hash), the code of this file, the version of torch and its threads. What is damaged is computed anew, and a cache
-    that can not be written costs time only.
+    hash), the code of this file, the version of torch and its threads. It is part of what the file's hash is of, so that
+    another key's file in its place is not believed. What is damaged is computed anew, and a cache that can not be written
+    costs time only.
     """
     parts = [dataset.checksum, split, _digest(x), space.id, _code(), torch.__version__, torch.get_num_threads()]
     if space.device.type != "cpu":
         parts.append(torch.cuda.get_device_name(space.device))
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
     path = cache_folder() / "features" / f"{key}.safetensors"
-    with contextlib.suppress(OSError, SafetensorError, ValueError, KeyError):
-        data = path.read_bytes()
-        if hashlib.sha256(data[64:]).hexdigest().encode() == data[:64]:
+    with contextlib.suppress(BadInput, SafetensorError, ValueError, KeyError):
+        data = read_whole(path, HEADS + 4 * len(x) * (space.dim + space.classes))
+        if _bound(key, data[64:]) == data[:64]:
             found = load_tensors(data[64:])
             return Features(found["values"].to(space.device), found.get("logits"), space)
     features = space.features(dataset.space.encode(x))
     tensors = {"values": features.values.cpu()} | ({} if features.logits is None else {"logits": features.logits})
     body = save_tensors({name: tensor.contiguous() for name, tensor in tensors.items()})
     with contextlib.suppress(BadInput):
-        write_atomic(path, hashlib.sha256(body).hexdigest().encode() + body)
+        write_atomic(path, _bound(key, body) + body)
     return features
+
+
+def _bound(key: str, body: bytes) -> bytes:
+    """A hash, 64 hex digits, that says what the body of a cached file is and what it is the file of."""
+    return hashlib.sha256(key.encode() + body).hexdigest().encode()
 
 
 def _digest(x: Tensor) -> str:

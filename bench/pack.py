@@ -48,7 +48,7 @@ def unpack(packed: bytes, where: str) -> bytes:
     try:
         if not n or len(labels) != n:
             raise ValueError
-        mosaic = np.asarray(Image.open(io.BytesIO(packed[4 + n :])).convert("RGB"))
+        mosaic = np.asarray(Image.open(io.BytesIO(packed[4 + n :]), formats=("WEBP",)).convert("RGB"))
         across = _across(n)
         tiles = mosaic.reshape(n // across, SIDE, across, SIDE, 3).transpose(0, 2, 4, 1, 3)
     except (ValueError, OSError, UnidentifiedImageError):

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from bench.data import load
 from bench.data.names import FOLDER
-from bench.features import SUMS, WEIGHTS, Architecture, Classifier, hashes, serialise
+from bench.features import SUMS, WEIGHTS, Architecture, Classifier, listed, serialise
 from bench.run import slug
 from bench.store import write_atomic
 from paradigms.contract import Data, Space, seed_of
@@ -168,7 +168,7 @@ def main(arguments: list[str] | None = None) -> None:
     digest = hashlib.sha256(data).hexdigest()
     name = slug(dataset.name)
     write_atomic(options.to / f"{name}.safetensors", data)
-    others = hashes(options.to) if (options.to / SUMS).exists() else {}
+    others = listed(options.to) if (options.to / SUMS).exists() else {}
     table = {**others, name: digest}
     write_atomic(options.to / SUMS, "".join(f"{v}  {k}.safetensors\n" for k, v in sorted(table.items())).encode())
     print(f"{name}@{digest[:12]}  accuracy {held_out:.4f}  {len(data):,} bytes")

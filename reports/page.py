@@ -33,6 +33,7 @@ GridSource = Path | str | bytes | Mapping[str, Path | str | bytes] | None
 
 HERE = Path(__file__).parent
 IMAGE_BYTES = 2_400_000  # of all sample grids together; with base64 and figures the page stays below 5 MB
+FORMATS_SHOWN = ("PNG", "WEBP", "JPEG", "GIF")  # what a browser shows; other readers of Pillow start programs
 MORE_GRIDS = 40  # grids of further seeds on one page
 
 
@@ -65,7 +66,7 @@ def _picture(source: Path | str | bytes | None) -> bytes:
         return b""
     try:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS_SHOWN) as image:
             image.verify()
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError):
         return b""
@@ -115,7 +116,7 @@ def _embed(tiles: Sequence[Tile]) -> None:
         quality = 80
         encoded = [_smaller(t.image, scale, quality) for t in with_image]
     for tile, data in zip(with_image, encoded):
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS_SHOWN) as image:
             tile.width, tile.height = image.size
             kind = (image.format or "PNG").lower()
         tile.data = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
@@ -124,7 +125,7 @@ def _embed(tiles: Sequence[Tile]) -> None:
 
 
 def _smaller(data: bytes, scale: float, quality: int) -> bytes:
-    with Image.open(io.BytesIO(data)) as opened:
+    with Image.open(io.BytesIO(data), formats=FORMATS_SHOWN) as opened:
         image = opened.convert("RGB")
     if scale < 1:
         image = image.resize((max(1, int(image.width * scale)), max(1, int(image.height * scale))))

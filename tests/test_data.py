@@ -568,7 +568,7 @@ def test_cifar_archives_that_are_refused(small_cifar: tuple[Origin, dict[str, by
     archive = tmp_path / "cifar-10-binary.tar.gz"
     whole = tar(content)
     for data, words in [
-        (whole[: len(whole) // 2], "cut short, damaged or no tar archive"),
+        (whole[: len(whole) // 2], "cut short or damaged"),
         (b"hello", "no tar archive"),
         (tar({k: v for k, v in content.items() if k != "test_batch.bin"}), "does not hold test_batch.bin"),
         (tar({**content, "test_batch.bin": bytes(2 * RECORD)}), "wrong checksum"),

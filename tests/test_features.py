@@ -10,7 +10,6 @@ import pickle
 import shutil
 import threading
 import warnings
-from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -424,17 +423,6 @@ def trained_norm() -> nn.Sequential:
     return net
 
 
-def as_torchscript(net: nn.Module, path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        torch.jit.script(net).save(str(path))
-
-
-def as_exported(net: nn.Module, path: Path) -> None:
-    dynamic = ({0: torch.export.Dim.DYNAMIC},)
-    torch.export.save(torch.export.export(net, (torch.zeros(4, 3, 8, 8),), dynamic_shapes=dynamic), path)
-
-
 def as_onnx(net: nn.Sequential, path: Path) -> None:
     """Written out operator by operator: an independent reading of the same network."""
     conv, norm = net[0], net[1]
@@ -452,19 +440,10 @@ def as_onnx(net: nn.Sequential, path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
 
 
-@pytest.mark.parametrize("mode", ["eval", "train"])
-@pytest.mark.parametrize(("suffix", "write"), [("pt", as_torchscript), ("pt2", as_exported), ("onnx", as_onnx)])
-def test_a_network_from_a_file_is_the_network_in_eval_mode(
-    suffix: str, write: Callable[[nn.Module, Path], None], mode: str, tmp_path: Path
-) -> None:
-    net, path = trained_norm().train(mode == "train"), tmp_path / f"my net.{suffix}"
-    write(net, path)
-    spec = f"{path}:channels=3,range=unit"
-    if (suffix, mode) == ("pt2", "train"):  # its mode can not be changed any more
-        with pytest.raises(BadInput, match="depend on the batch it is in; export the network in eval mode"):
-            named(spec, BYTES)
-        return
-    space = named(spec, BYTES)
+def test_a_network_from_a_file_is_the_network_in_eval_mode(tmp_path: Path) -> None:
+    net, path = trained_norm(), tmp_path / "my net.onnx"
+    as_onnx(net, path)
+    space = named(f"{path}:channels=3,range=unit", BYTES)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert space.id == f"my-net/own-size,rgb,unit@{digest[:12]}"
     k = integers(BYTES, 9)
@@ -474,6 +453,28 @@ def test_a_network_from_a_file_is_the_network_in_eval_mode(
     torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-5)
     assert (values.dtype, logits, space.dim) == (torch.float32, None, 54)
     torch.testing.assert_close(space(BYTES.encode(k), chunk=4)[0], values, rtol=1e-4, atol=1e-5)  # 4 + 4 + 1
+
+
+def test_torchscript_comes_in_by_a_factory_and_is_known_by_its_graph_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The class of a script says nothing, its tensors little: a network that only calculates otherwise is another one."""
+    file = tmp_path / "net.pt"
+    source = "import torch\n\ndef net():\n    return torch.jit.load(r'{}')\n"
+    name = "scripted_" + hashlib.sha256(str(tmp_path).encode()).hexdigest()[:8]
+    (tmp_path / f"{name}.py").write_text(source.format(file))
+    monkeypatch.syspath_prepend(tmp_path)
+    found = []
+    for last in (nn.ReLU(), nn.Tanh()):
+        net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3), last).eval()
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            net[1].weight.fill_(0.01)
+            net[1].bias.zero_()
+            torch.jit.trace(net, torch.zeros(2, 1, 8, 8)).save(str(file))
+            found.append(named(f"{name}:net", BYTES))
+    assert found[0].dim == 3
+    assert found[0].hash != found[1].hash
 
 
 def test_a_factory_s_network_is_known_by_its_source_and_its_tensors(module: str, tmp_path: Path) -> None:
@@ -501,13 +502,13 @@ def test_a_factory_s_network_is_known_by_its_source_and_its_tensors(module: str,
         ("{m}:Pixels:range=byte", "one of symmetric, unit, bytes, imagenet"),
         ("inception-2015:size=32", "takes from=PATH only"),
         ("inceptoin-2015", "did you mean 'inception-2015'"),
-        ("{t}/none.pt", "No such file"),
+        ("{t}/none.onnx", "does not exist"),
         ("{t}", "unknown feature space"),
-        ("{t}/junk.pt", "no TorchScript file"),
-        ("{t}/junk.pt2", "no exported program"),
+        ("{t}/junk.pt", "a .pt file is a program.*torch.onnx.export"),
+        ("{t}/junk.PT2:channels=3", "a .pt2 file is a program"),
         ("{t}/junk.onnx", "no ONNX model"),
         ("{t}/junk.safetensors", "not a weights file"),
-        ("{t}/evil.pt", "no TorchScript file"),
+        ("{t}/evil.pt", "is a program"),
         ("{w}/digits.safetensors:size=3", "no settings"),
         ("{w}/mnist.safetensors", r"of images \(1, 28, 28\)"),
     ],

@@ -8,7 +8,6 @@ the version of any library.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import importlib.util
 from pathlib import Path
@@ -17,12 +16,14 @@ import numpy as np
 import torch
 
 from bench.data.dataset import Dataset, checksum
+from bench.data.files import read_whole, unpacked
 from paradigms.contract import Data, Space
 from paradigms.errors import BadInput
 
 __all__ = ["load_digits"]
 
 SHA256 = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
+MOST = 1 << 20  # bytes of the file, packed or unpacked: four times what it holds
 SOURCE = (
     "UCI Optical Recognition of Handwritten Digits (Alpaydin and Kaynak, 1998), test part, as shipped with "
     "scikit-learn; CC BY 4.0"
@@ -67,17 +68,26 @@ def _order(index: int) -> bytes:
 
 
 def _read() -> tuple[np.ndarray, np.ndarray]:
-    """Pixels (1797, 64) and labels (1797,), uint8.
+    """Pixels (1797, 64) and labels (1797,), uint8. Raises BadInput when the file is damaged or is not there.
 
     The file is read where scikit-learn keeps it: importing scikit-learn takes a second, and every job loads the set.
     """
     spec = importlib.util.find_spec("sklearn")
     for place in (spec.submodule_search_locations or []) if spec else []:
         path = Path(place, "datasets", "data", "digits.csv.gz")
-        if path.is_file():
-            table = np.array([line.split(b",") for line in gzip.decompress(path.read_bytes()).split()]).astype(float)
-            return table[:, :-1].astype(np.uint8), table[:, -1].astype(np.uint8)
-    from sklearn.datasets import load_digits as read
+        if path.exists():
+            try:
+                text = unpacked(read_whole(path, MOST), MOST, str(path))
+                table = np.array([line.split(b",") for line in text.split()], dtype="S32").astype(np.float64)
+                return table[:, :-1].astype(np.uint8), table[:, -1].astype(np.uint8)
+            except (BadInput, ValueError, IndexError) as error:
+                raise BadInput(
+                    f"the digits of scikit-learn are damaged: {path} ({error}); reinstall scikit-learn"
+                ) from None
+    try:
+        from sklearn.datasets import load_digits as read
 
-    bunch = read()
+        bunch = read()
+    except (ImportError, OSError) as error:
+        raise BadInput(f"the digits of scikit-learn are not there ({error}); reinstall scikit-learn") from None
     return bunch.data.astype(np.uint8), bunch.target.astype(np.uint8)

@@ -12,6 +12,7 @@ import hashlib
 import http.client
 import io
 import os
+import stat
 import sys
 import tarfile
 import urllib.error
@@ -25,13 +26,14 @@ from typing import NamedTuple
 
 from paradigms.errors import BadInput
 
-__all__ = ["Found", "Origin", "Part", "Progress", "cache_folder", "obtain", "store"]
+__all__ = ["Found", "Origin", "Part", "Progress", "cache_folder", "obtain", "read_whole", "store", "unpacked"]
 
 # (what is being done, bytes or files done, their total); `Progress.update` of bench.progress fits.
 Progress = Callable[[str, int, int], object]
 
 TIMEOUT = 20.0  # seconds without a byte before a download is given up
 CHUNK = 1 << 18
+HEADS = 1 << 20  # of an archive: what its members' heads and its small files take
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,33 @@ def cache_folder() -> Path:
     else:
         base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser() / "paradigm-bench"
+
+
+def read_whole(path: Path, limit: int | None = None) -> bytes:
+    """The bytes of a regular file, of at most `limit`. Raises BadInput.
+
+    Nothing else is read: a pipe would be waited for, and a device such as /dev/zero has no end.
+    """
+    try:
+        with open(path, "rb", opener=_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            if stat.S_ISDIR(status.st_mode):
+                raise BadInput(f"{path} is a folder; name a file")
+            if not stat.S_ISREG(status.st_mode):
+                raise BadInput(f"{path} is no regular file but a pipe or a device; put a file in its place")
+            data = b"" if limit is not None and status.st_size > limit else file.read()
+    except FileNotFoundError:
+        raise BadInput(f"{path} does not exist") from None
+    except OSError as error:
+        raise BadInput(f"can not read {path}: {error.strerror or error}") from None
+    if limit is not None and max(len(data), status.st_size) > limit:
+        raise BadInput(f"{path} holds {max(len(data), status.st_size):,} bytes, and at most {limit:,} are read")
+    return data
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Opens a pipe, too, without a wait for who writes into it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def obtain(origin: Origin, source: Path | None = None, progress: Progress | None = None) -> dict[str, Found]:
@@ -159,7 +188,7 @@ def _look(origin: Origin, place: Path) -> dict[str, Found] | None:
 
 
 def _look_into(origin: Origin, archive: Path) -> dict[str, Found]:
-    content = _unpack(origin, _opened(archive), str(archive))
+    content = _unpack(origin, read_whole(archive, _most(origin)), str(archive))
     return {name: Found(data, archive) for name, data in content.items()}
 
 
@@ -172,7 +201,8 @@ def _look_for(part: Part, folder: Path) -> Found | None:
     for name in (part.name, *part.also):
         for path in (*_named(folder, name), *_named(folder, name + ".gz")):
             try:
-                return Found(_verified(part, _uncompressed(_opened(path), part.size, str(path)), str(path)), path)
+                data = read_whole(path, part.size + HEADS)
+                return Found(_verified(part, unpacked(data, part.size, str(path)), str(path)), path)
             except BadInput as error:
                 first = first or error
     if first is not None:
@@ -186,15 +216,8 @@ def _named(folder: Path, name: str) -> Iterator[Path]:
         yield from sorted(path for path in folder.glob(depth + name) if path.is_file())
 
 
-def _opened(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BadInput(f"cannot read {path} ({error.strerror})") from error
-
-
-def _uncompressed(data: bytes, limit: int, where: str) -> bytes:
-    """Gzip content up to one byte past `limit`; anything else as it is."""
+def unpacked(data: bytes, limit: int, where: str) -> bytes:
+    """Gzip content up to one byte past `limit`; anything else as it is. Raises BadInput where it is damaged."""
     if data[:2] != b"\x1f\x8b":
         return data
     try:
@@ -216,18 +239,26 @@ def _verified(part: Part, data: bytes, where: str) -> bytes:
     return data
 
 
+def _most(origin: Origin) -> int:
+    """Bytes that its archive has at most, packed or unpacked."""
+    return max(origin.archive_size, sum(part.size for part in origin.parts)) + HEADS
+
+
 def _unpack(origin: Origin, data: bytes, where: str) -> dict[str, bytes]:
-    """Every part out of a tar archive. Members are read, never extracted, so their paths do not matter."""
+    """Every part out of a tar archive, packed by gzip or not. Members are read, never extracted: their paths do not matter."""
     parts = {part.name: part for part in origin.parts}
     content: dict[str, bytes] = {}
+    data, most = unpacked(data, _most(origin), where), _most(origin)
+    if len(data) > most:
+        raise BadInput(f"{where} unpacks to more than {most:,} bytes; it is another archive than {origin.archive}")
     try:
-        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
             for member in archive:
                 part = parts.get(member.name.rpartition("/")[2])
                 file = archive.extractfile(member) if part and member.isfile() else None
                 if part and file:
                     content[part.name] = _verified(part, file.read(part.size + 1), f"{where}:{member.name}")
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, RecursionError) as error:
         raise BadInput(f"{where} is cut short, damaged or no tar archive ({error}); get the file again") from error
     if missing := [name for name in parts if name not in content]:
         raise BadInput(f"{where} does not hold {', '.join(missing)}; it is another archive than {origin.archive}")
@@ -262,7 +293,7 @@ def _download(origin: Origin, progress: Progress) -> dict[str, bytes]:
             for part in origin.parts:
                 url = f"{base}{part.name}{'.gz' if origin.packed else ''}"
                 data = _get(url, part.size + CHUNK, f"{origin.name}: {part.name}", progress)
-                content[part.name] = _verified(part, _uncompressed(data, part.size, url), url)
+                content[part.name] = _verified(part, unpacked(data, part.size, url), url)
             return content
         except BadInput as error:
             trouble.append(str(error))

@@ -22,7 +22,7 @@ its splits) are the classes, in the order of their names; otherwise there are no
 The data set is its content: its name is the folder's last part, SIZE and the first digits of the checksum, and no seed
 or identity depends on where it lies or how that was written.
 
-The tensors are cached, keyed by the names, sizes and times of all files.
+The tensors are cached, keyed by the names, sizes, times and inodes of all files.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ JPEG, PORTABLE = ("jpg", "jpeg", "jpe", "jfif", "pjpeg", "pjp"), ("ppm", "pgm", 
 SUFFIXES = frozenset(
     f".{kind}" for kind in ("png", "apng", "webp", "bmp", "dib", "gif", "tif", "tiff", *JPEG, *PORTABLE)
 )
+# What a file is read as, whatever it is called: other readers of Pillow start programs (PostScript).
+FORMATS = ("PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "JPEG", "PPM")
 HELD_OUT = 5  # one in so many
 LARGEST = 2 << 30  # bytes of decoded images: they are held in memory
 VERSION = 1  # of the treatment above; part of the cache's key
@@ -75,11 +77,11 @@ def load_folder(folder: FolderName, progress: Progress | None = None) -> Dataset
     names = [path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix() for path in paths]
     key, changed = _key(paths, names, size)
     cached = cache_folder() / "folder" / f"{key}.safetensors"
-    pixels = _recall(cached, changed)
+    pixels = _recall(cached, key, changed)
     if pixels is None:
         pixels = _decode(paths, size, progress)
         if _key(paths, names, size)[0] == key:  # no file was changed meanwhile
-            _keep(cached, pixels)
+            _keep(cached, key, pixels)
 
     digests = [hashlib.sha256(image.tobytes()).digest() for image in pixels.numpy()]
     notes = list(parts.notes)
@@ -407,7 +409,7 @@ def read_image(path: Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata; an image too large to be safe is an error below
-            with Image.open(path) as opened:
+            with Image.open(path, formats=FORMATS) as opened:
                 return _plain(ImageOps.exif_transpose(opened), path)
     except BadInput:
         raise
@@ -456,36 +458,41 @@ def _plain(image: Image.Image, path: Path) -> Image.Image:
 def _key(paths: list[Path], names: list[str], size: int) -> tuple[str, int]:
     """A key that changes with any file, and when the last of them changed, in ns.
 
-    The time of a file's last change of any kind, since a copy or an archive may restore that of its content.
+    The time of a file's last change of any kind, since a copy or an archive may restore that of its content, and its
+    inode, since another file may have been moved to its place.
     """
     digest, changed = hashlib.sha256(f"{VERSION} {size}".encode()), 0
     for path, name in zip(paths, names, strict=True):
         stat = path.stat()
-        times = f"{stat.st_mtime_ns}\0{stat.st_ctime_ns}"
+        times = f"{stat.st_mtime_ns}\0{stat.st_ctime_ns}\0{stat.st_ino}"
         digest.update(f"\0{name}\0{stat.st_size}\0{times}".encode("utf-8", "surrogateescape"))
         changed = max(changed, stat.st_ctime_ns)
     return digest.hexdigest()[:24], changed
 
 
-def _keep(path: Path, pixels: torch.Tensor) -> None:
+def _keep(path: Path, key: str, pixels: torch.Tensor) -> None:
     """Store the decoded images; a cache that can not be written costs time, nothing else."""
     from bench.store import write_atomic
 
     with contextlib.suppress(BadInput):
-        write_atomic(path, save({"pixels": pixels}, {"sha256": _digest(pixels)}))
+        write_atomic(path, save({"pixels": pixels}, {"sha256": _digest(key, pixels)}))
 
 
-def _recall(path: Path, changed: int) -> torch.Tensor | None:
-    """The stored images; None where there are none, they are damaged, or a file may have changed as they were stored."""
+def _recall(path: Path, key: str, changed: int) -> torch.Tensor | None:
+    """The stored images; None where there are none, they are damaged or of another key, or a file may have changed as
+    they were stored."""
     try:
-        if 0 <= path.stat().st_mtime_ns - changed < SETTLED:  # below 0 the clocks of two file systems differ
+        if not path.is_file() or 0 <= path.stat().st_mtime_ns - changed < SETTLED:  # below 0 the clocks differ
             return None
         with safetensors.safe_open(path, "pt") as file:
             pixels = file.get_tensor("pixels")
-            return pixels if file.metadata()["sha256"] == _digest(pixels) else None
+            return pixels if file.metadata()["sha256"] == _digest(key, pixels) else None
     except (OSError, safetensors.SafetensorError, KeyError, TypeError):
         return None
 
 
-def _digest(pixels: torch.Tensor) -> str:
-    return hashlib.sha256(pixels.reshape(-1).numpy().data).hexdigest()
+def _digest(key: str, pixels: torch.Tensor) -> str:
+    """sha256 over the images and what they are the images of: another key's file in its place is not believed."""
+    digest = hashlib.sha256(f"{key} {pixels.dtype} {tuple(pixels.shape)};".encode())
+    digest.update(pixels.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
