@@ -1501,8 +1501,10 @@ def _newest_first(out: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 def _json_of(path: Path) -> dict[str, Any]:
     """What a JSON file holds; {} where it is damaged."""
-    with contextlib.suppress(OSError, ValueError):
-        read = json.loads(path.read_text())
+    from bench.data.files import read_whole
+
+    with contextlib.suppress(BadInput, ValueError):
+        read = json.loads(read_whole(path))
         return read if isinstance(read, dict) else {}
     return {}
 

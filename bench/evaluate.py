@@ -19,18 +19,19 @@ import io
 import json
 import math
 import os
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import IO, Any, Literal, NamedTuple, get_args
 
 import numpy as np
+import safetensors
 import torch
 from PIL import Image
-from safetensors.torch import load as load_tensors
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -1563,44 +1564,133 @@ def read_samples(
         raise BadInput(f"{path} is one picture; give a folder of them, or an .npz, .npy or .safetensors file")
     if not path.is_file():  # a pipe would be waited for, and can not be read twice
         raise BadInput(f"{path} is no regular file; give an .npz, .npy or .safetensors file, or a folder of images")
-    others: dict[str, np.ndarray] = {}
     try:
-        if path.suffix.lower() == ".safetensors":
-            tensors = load_tensors(path.read_bytes())
-            array, others = _only_array({name: _numbers(tensor) for name, tensor in tensors.items()}, path)
-        else:
-            loaded = np.load(path, allow_pickle=False)
-            array = loaded
-            if isinstance(loaded, np.lib.npyio.NpzFile):
-                array, others = _only_array({name: _unpacked(loaded, name) for name in loaded}, path)
+        with _heads(path) as heads:
+            array, others = _only_array(heads, path)
+            if array.dtype.kind not in "uif":
+                held = f"{array.dtype}" if array.dtype.kind != "O" else "Python objects"
+                bits = "; write them as uint8 and say --range 0..1" if array.dtype.kind == "b" else ""
+                raise BadInput(f"{path} must hold an array of integers or floats, not of {held}{bits}")
+            _refuse_size(array, path)
+            _arranged(torch.empty(array.shape, device="meta"), path, space, resize, crop)
+            labels, unused = _labels_in(others, array.shape[0], space, path)
+            x = _tensor(_unpacked(array, path))
     except BadInput:
         raise
+    except MemoryError:
+        raise BadInput(f"{path} holds more than there is memory for; give fewer samples, as 8-bit integers") from None
     except OSError as error:
         if error.strerror:
             raise BadInput(f"can not read {path}: {error.strerror}") from None
         raise _not_an_archive(path) from None
     except Exception:  # numpy raises whatever it meets first, with advice that is not for us
         raise _not_an_archive(path) from None
-    if array.dtype.kind not in "uif":
-        held = f"{array.dtype}" if array.dtype.kind != "O" else "Python objects"
-        bits = "; write them as uint8 and say --range 0..1" if array.dtype.kind == "b" else ""
-        raise BadInput(f"{path} must hold an array of integers or floats, not of {held}{bits}")
-    x, resized, taken = _as_stored(_tensor(array), path, space, resize, span, crop, found)
-    labels, unused = _labels_in(others, len(x), space, path)
+    x, resized, taken = _as_stored(x, path, space, resize, span, crop, found)
     return Samples(x, labels, resized, "; ".join(part for part in (*taken, *unused) if part))
+
+
+LARGEST = 4 << 30  # bytes of an array: it is held in memory, and a small file can unpack to any size
+MEMBERS = 1000  # arrays of an archive
+
+
+class _Array(NamedTuple):
+    """An array of a file as its head tells it, and how to read it: nothing is unpacked before it was judged."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+
+@contextmanager
+def _heads(path: Path) -> Iterator[dict[str, _Array]]:
+    """The arrays of a file by name ("" in an .npy), to be read while it is open.
+
+    What is no array of numbers stands as one of Python objects, which are never loaded: it may be no more than a note.
+    """
+    if path.suffix.lower() == ".safetensors":
+        with safetensors.safe_open(path, "pt") as tensors:
+            yield {name: _head_of_tensor(tensors, name) for name in tensors.keys()}  # noqa: SIM118 (it is no dict)
+        return
+    with open(path, "rb") as file:
+        if file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX:
+            yield {"": _head_of_npy(lambda: path.open("rb"))}
+            return
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            if not {info.compress_type for info in members} <= {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+                raise _not_an_archive(path)  # what numpy does not write
+            if len(members) > MEMBERS:
+                raise BadInput(f"{path} holds {len(members):,} arrays, and at most {MEMBERS:,} are looked at")
+            yield {
+                info.filename.removesuffix(".npy"): _head_of_npy(partial(archive.open, info.filename))
+                for info in members
+            }
+
+
+def _head_of_npy(opened: Callable[[], IO[bytes]]) -> _Array:
+    try:
+        with opened() as file:
+            version = np.lib.format.read_magic(file)
+            head = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = head(file)
+    except ValueError:
+        dtype = np.dtype(object)
+    if dtype.hasobject:
+        return _Array(np.dtype(object), (), lambda: np.array(None, dtype=object))
+
+    def read() -> np.ndarray:
+        with opened() as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+
+    return _Array(dtype, shape, read)
+
+
+def _head_of_tensor(file: Any, name: str) -> _Array:
+    head = file.get_slice(name)
+    kind = head.get_dtype()
+    # numpy knows no floats of fewer than 16 bits and not all of 16: `_numbers` makes them wider
+    dtype = TYPES.get(kind, np.dtype(np.float32 if kind.startswith(("F", "BF")) else object))
+    return _Array(
+        dtype, tuple(head.get_shape()), lambda: _numbers(file.get_tensor(name).clone())
+    )  # no view of the file
+
+
+TYPES = {
+    f"{kind.upper()}{8 * size}": np.dtype(f"{kind}{size}") for kind in "iuf" for size in (1, 2, 4, 8)[kind == "f" :]
+}
+TYPES["BOOL"] = np.dtype(bool)
+
+
+def _unpacked(array: _Array, path: Path) -> np.ndarray:
+    """An array read, where it is not too large."""
+    _refuse_size(array, path)
+    return array.read()
+
+
+def _refuse_size(array: _Array, path: Path) -> None:
+    size = math.prod(array.shape) * array.dtype.itemsize
+    if size > LARGEST:
+        raise BadInput(
+            f"{path} holds an array of shape {array.shape}, which unpacks to {size / 2**30:,.1f} GiB, and at most "
+            f"{LARGEST / 2**30:g} GiB are read; give fewer samples, as 8-bit integers"
+        )
 
 
 LABELS = ("labels", "y")
 
 
-def _labels_in(others: Mapping[str, np.ndarray], n: int, space: Space, path: Path) -> tuple[Tensor | None, list[str]]:
+def _labels_in(others: Mapping[str, _Array], n: int, space: Space, path: Path) -> tuple[Tensor | None, list[str]]:
     """Labels (n,) among the arrays of a file that are not its samples, and what is said of those arrays.
 
     They are called so, or are the only n integers that can be labels. A data set without classes has no use for them.
     """
     name = next((name for name in LABELS if name in others), None)
     if name is None:
-        able = [key for key, array in others.items() if _may_be_labels(array, n, space)]
+        able = [key for key, array in others.items() if _may_be_labels(array, n, space, path)]
         name = able[0] if len(able) == 1 else None
     said = [] if name is None or name in LABELS or not space.classes else [f"{name} taken as labels"]
     if unused := [key for key in others if key != name or not space.classes]:
@@ -1608,15 +1698,19 @@ def _labels_in(others: Mapping[str, np.ndarray], n: int, space: Space, path: Pat
     return None if name is None or not space.classes else _checked_labels(others[name], n, space, path), said
 
 
-def _may_be_labels(array: np.ndarray, n: int, space: Space) -> bool:
-    whole = array.dtype.kind in "ui" and array.shape == (n,)
-    return whole and 0 <= int(array.min()) <= int(array.max()) < space.classes
+def _may_be_labels(array: _Array, n: int, space: Space, path: Path) -> bool:
+    if array.dtype.kind not in "ui" or array.shape != (n,) or not n:
+        return False
+    values = _unpacked(array, path)
+    return 0 <= int(values.min()) <= int(values.max()) < space.classes
 
 
-def _checked_labels(labels: np.ndarray, n: int, space: Space, path: Path) -> Tensor:
+def _checked_labels(array: _Array, n: int, space: Space, path: Path) -> Tensor:
     """Labels (n,) of the data set's classes."""
-    if labels.dtype.kind not in "ui" or labels.shape != (n,):
-        raise BadInput(f"{path}: labels must be {n:,} integers, one for each sample, not {labels.dtype} {labels.shape}")
+    if array.dtype.kind not in "ui" or array.shape != (n,):
+        held = f"{array.dtype} {array.shape}" if array.dtype.kind != "O" else "something that is no array of numbers"
+        raise BadInput(f"{path}: labels must be {n:,} integers, one for each sample, not {held}")
+    labels = _unpacked(array, path)
     if n and not 0 <= int(labels.min()) <= int(labels.max()) < space.classes:
         raise BadInput(
             f"{path}: labels {int(labels.min())} to {int(labels.max())}, but the data set has 0 to {space.classes - 1}"
@@ -1629,16 +1723,6 @@ def _not_an_archive(path: Path) -> BadInput:
         f"can not read samples from {path}: it is no whole .npz, .npy or .safetensors file of plain numbers; "
         "write one with numpy.savez(path, samples=x)"
     )
-
-
-def _unpacked(file: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    """An array of an archive; of Python objects, which are never loaded, an empty one: it may be no more than a note."""
-    try:
-        return file[name]
-    except ValueError as error:
-        if "allow_pickle" not in str(error):
-            raise
-        return np.array(None, dtype=object)
 
 
 def _numbers(tensor: Tensor) -> np.ndarray:
@@ -1656,10 +1740,10 @@ def _tensor(array: np.ndarray) -> Tensor:
     else:
         kind = np.uint8 if array.dtype == np.uint8 else np.int64
     with np.errstate(over="ignore"):  # what becomes infinite is refused as such
-        return torch.from_numpy(np.array(array, dtype=kind, order="C"))
+        return torch.from_numpy(np.require(array, kind, ["C", "W"]))
 
 
-def _only_array(file: Mapping[str, np.ndarray], path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def _only_array(file: Mapping[str, _Array], path: Path) -> tuple[_Array, dict[str, _Array]]:
     """The array with one of the usual names, else the only one that can be samples: labels are flat; and the others."""
     every = dict(file)
     usual = next((n for n in ("samples", "x", "images") if n in every and every[n].ndim > 1), None)  # else a count
@@ -1687,6 +1771,21 @@ def _as_stored(
     found: Dataset | None,
 ) -> tuple[Tensor, str, list[str]]:
     """An array as the data is stored, what was done to its size, and how it was read, in words."""
+    x, resize, said = _arranged(x, path, space, resize, crop)
+    x, taken = _as_integers(x, path, space, span, None if found is None else found.train.x)
+    if tuple(x.shape[1:]) == space.shape:
+        return x, "", [taken, *said]
+    assert resize is not None
+    return *resized(x, path, space, resize), [taken, *said]
+
+
+def _arranged(
+    x: Tensor, path: Path, space: Space, resize: Resize | None, crop: bool
+) -> tuple[Tensor, Resize | None, list[str]]:
+    """An array with its axes in order and cut, how it is to be resized, and what was done, in words.
+
+    Raises BadInput where its shape does not fit. It looks at no value: x may lie on torch's device "meta".
+    """
     whole = tuple(x.shape)
     if space.is_image:
         channels = space.shape[0]
@@ -1711,11 +1810,7 @@ def _as_stored(
             resize = resize or "bicubic"
         if resize is None:
             raise BadInput(f"{refused}; resize them yourself, or say how with --resize {'|'.join(get_args(Resize))}")
-    x, taken = _as_integers(x, path, space, span, None if found is None else found.train.x)
-    if tuple(x.shape[1:]) == space.shape:
-        return x, "", [taken, *said]
-    assert resize is not None
-    return *resized(x, path, space, resize), [taken, *said]
+    return x, resize, said
 
 
 def _square(x: Tensor) -> Tensor:

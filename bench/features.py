@@ -119,10 +119,12 @@ class Architecture:
             raise ValueError(f"shape, channels, pools, features and classes must be whole numbers from 1 to {MOST:,}")
         if (
             len(self.shape) != 3
-            or not len(self.channels) == len(self.pools)
+            or not len(self.channels) == len(self.pools) <= 64
             or math.prod(self.pools) > min(self.shape[1:])
         ):
-            raise ValueError("an image has three sizes, and each convolution a pool that leaves a pixel of it")
+            raise ValueError(
+                "an image has three sizes, and each of at most 64 convolutions a pool that leaves a pixel of it"
+            )
         if type(self.dropout) not in (int, float) or not 0 <= self.dropout <= 1:
             raise ValueError("dropout is a number from 0 to 1")
 

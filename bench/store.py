@@ -32,6 +32,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.data.files import read_whole
 from bench.data.names import readable
 from bench.walk import walk
 from paradigms.errors import BadInput
@@ -361,14 +362,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        if path.exists() and not path.is_file():
-            raise _damaged(path, "is no file")
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise BadInput(f"{path} is missing; is {path.parent} the folder of a finished run?") from None
-    except OSError as error:
-        raise BadInput(f"can not read {path}: {error.strerror or error}") from None
+    if not os.path.exists(path):
+        raise BadInput(f"{path} is missing; is {path.parent} the folder of a finished run?")
+    return read_whole(path)
 
 
 def _damaged(path: Path, how: str) -> BadInput:

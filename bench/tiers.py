@@ -99,12 +99,16 @@ def get(which: str) -> Tier:
     return _tier(name, found[name], Path(path))
 
 
+LARGEST = 1 << 20  # bytes of a file of tiers
+
+
 def _tables(path: Path) -> dict[str, dict[str, Any]]:
+    from bench.data.files import read_whole
+
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise BadInput(f"can not read tiers from {path}: {why}; give FILE.toml:NAME") from None
+        found = tomllib.loads(read_whole(path, LARGEST).decode())
+    except (BadInput, ValueError, RecursionError) as error:
+        raise BadInput(f"can not read tiers from {path}: {error}; give FILE.toml:NAME") from None
     if not found or not all(isinstance(table, dict) for table in found.values()):
         raise BadInput(f"{path} must hold one table for each tier, as in [quick]")
     return found

@@ -741,7 +741,9 @@ def read_log(path: Path) -> pd.DataFrame:
     """A run's log.jsonl as numbers; lines that are cut short are left out, a missing log is empty."""
     lines = []
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = (
+            path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        )  # a pipe would be waited for
     except OSError:
         return pd.DataFrame()
     for line in text.splitlines():

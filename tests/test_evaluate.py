@@ -803,7 +803,7 @@ def test_arrays_in_every_form(pool: evaluate.Pool, tmp_path: Path) -> None:
         (np.zeros(5), r"shape \(5,\), but .* \(N, 1, 8, 8\)"),
         (np.float32(1), r"shape \(\)"),
         (np.array(["a", "b"]), "integers or floats"),
-        (np.array([{}, {}], dtype=object), "can not read"),
+        (np.array([{}, {}], dtype=object), "integers or floats, not of Python objects"),
     ],
 )
 def test_arrays_that_are_refused(array: np.ndarray, words: str, tmp_path: Path) -> None:

@@ -3,26 +3,47 @@ taken before it is asked how much, and what is read is what it is read as."""
 
 from __future__ import annotations
 
+import gzip
+import importlib.util
 import io
 import json
+import os
 import pickle
+import re
+import signal
+import sys
+import tarfile
+import tracemalloc
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import typer
 from onnx import TensorProto, helper
 from PIL import EpsImagePlugin, Image
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
 from torch import nn
+from typer.testing import CliRunner
 
+from bench import evaluate as evaluate_module
 from bench.cli import app
+from bench.data import digits as digits_module
 from bench.data import folder as folder_module
-from bench.features import named
+from bench.data import load
+from bench.data.files import Origin, Part, cache_folder, obtain, read_whole
+from bench.evaluate import read_samples
+from bench.features import SUMS, WEIGHTS, FeatureSpace, cached, hashes, named, random_conv, spaces_for
+from bench.store import read_json
+from bench.tiers import get as named_tier
 from paradigms.contract import Space
 from paradigms.errors import BadInput
 from reports.page import _picture
@@ -226,3 +247,370 @@ def test_a_picture_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyP
         folder_module.read_image(path)
     assert not _picture(path)
     assert len(started) == 1
+
+
+# ------------------------------------------------------------------------------------------------ what would not end
+
+
+def fed(path: Path) -> Path:
+    """A pipe that nobody writes to: who opens it waits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(path)
+    return path
+
+
+@pytest.fixture
+def alarm() -> Iterator[None]:
+    """What waits for ever fails, and does not hold up the tests."""
+
+    def end(*_: object) -> None:
+        raise TimeoutError("it waits")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("alarm")
+def test_pipes_and_devices_are_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe, zero = fed(tmp_path / "pipe"), tmp_path / "zero"
+    zero.symlink_to("/dev/zero")
+    for path in (pipe, zero):
+        with refused("is no regular file"):
+            read_whole(path)
+        with refused("is no regular file"):
+            read_samples(path, BYTES)
+        (tmp_path / "own.toml").unlink(missing_ok=True)
+        (tmp_path / "own.toml").symlink_to(path)
+        with refused("is no regular file"):
+            named_tier(str(tmp_path / "own.toml"))
+    with refused("Is a directory"):
+        read_whole(tmp_path)
+    for suffix in ("npz", "npy", "safetensors"):
+        with refused("is no regular file"):
+            read_samples(fed(tmp_path / f"x.{suffix}"), BYTES)
+    for suffix in ("onnx", "safetensors"):
+        with refused("is no regular file"):
+            named(str(fed(tmp_path / f"net.{suffix}")), BYTES)
+    fed(tmp_path / "pictures" / "a.png")
+    (tmp_path / "devices").mkdir()
+    (tmp_path / "devices" / "b.png").symlink_to("/dev/zero")
+    for folder in ("pictures", "devices"):
+        with refused("is no regular file"):
+            read_samples(tmp_path / folder, BYTES)
+        with refused("is no regular file"):
+            load(f"folder:{tmp_path / folder}@8")
+    for name in ("mnist", "cifar10"):
+        for source in (pipe, zero):
+            with refused("does not hold"):
+                load(name, source)
+    fed(tmp_path / "weights" / SUMS)
+    with refused("can not be read"):
+        hashes(tmp_path / "weights")
+    monkeypatch.setenv("BENCH_DATA", str(tmp_path / "cache"))
+    space, digits = random_conv((1, 8, 8)), load("digits")
+    wanted = cached(space, digits, "test", digits.test.x[:9]).values
+    (file,) = (tmp_path / "cache" / "features").iterdir()
+    file.unlink()
+    fed(file)
+    assert torch.equal(cached(space, digits, "test", digits.test.x[:9]).values, wanted)
+
+
+@pytest.mark.usefixtures("alarm")
+def test_a_pipe_in_a_folder_of_runs_is_not_waited_for(tmp_path: Path) -> None:
+    for name in ("run.json", "manifest.json", "results.jsonl"):
+        folder = tmp_path / "digits" / name / "0-aaaaaaaaaa"
+        fed(folder / name)
+        with refused("is no regular file"):
+            read_json(folder / name)
+    told = CliRunner().invoke(app, ["list", "runs", "--out", str(tmp_path)])
+    assert told.exit_code == 0, told.output
+
+
+# ------------------------------------------------------------------------------------ what would take all the memory
+
+
+def head(shape: tuple[int, ...], kind: str = "|u1") -> bytes:
+    """Of an .npy file."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+def npz(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return path
+
+
+@contextmanager
+def memory(most: int) -> Iterator[None]:
+    """No more than `most` bytes are taken at a time by what numpy and Python allocate."""
+    tracemalloc.start()
+    yield
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < most, f"{peak:,} bytes"
+
+
+def test_samples_are_judged_by_their_heads(tmp_path: Path) -> None:
+    """The shape before the size, the size before a byte is unpacked, labels as samples."""
+    path = npz(tmp_path / "x.npz", {"samples.npy": head((1, 1, 8192, 8192)) + bytes(64 << 20)})
+    with memory(16 << 20):
+        with refused(r"shape \(1, 1, 8192, 8192\), but samples of the data set have shape \(N, 1, 8, 8\)"):
+            read_samples(path, BYTES)
+        for shape in ((1 << 27, 1, 8, 8), (1 << 62, 1, 8, 8)):
+            size = f"{shape[0] * 64 / 2**30:,.1f} GiB, and at most 4 GiB"
+            with refused(re.escape(size)):
+                read_samples(npz(path, {"samples.npy": head(shape)}), BYTES)
+            (tmp_path / "x.npy").write_bytes(head(shape))
+            with refused(re.escape(size)):
+                read_samples(tmp_path / "x.npy", BYTES)
+        good = head((2, 1, 8, 8)) + bytes(128)
+        with refused(r"labels must be 2 integers, one for each sample, not int64 \(137438953472,\)"):
+            read_samples(npz(path, {"samples.npy": good, "labels.npy": head((1 << 37,), "<i8")}), DIGITS)
+        read = read_samples(npz(path, {"samples.npy": good, "notes.npy": head((1 << 37,), "<i8")}), BYTES)
+        assert read.x.shape == (2, 1, 8, 8)
+        assert "not used: notes" in read.reading
+        for shape in ((-1, 1, 8, 8), (-4, -1, 8, 8), (2, 1, 8, 8)):  # a head that promises what does not follow
+            with refused("no whole .npz"):
+                read_samples(npz(path, {"samples.npy": head(shape) + bytes(127)}), BYTES)
+        with refused("holds 1,001 arrays, and at most 1,000"):
+            read_samples(npz(path, {f"{i}.npy": good for i in range(1001)}), BYTES)
+        sparse = tmp_path / "x.safetensors"
+        text = json.dumps({"samples": {"dtype": "U8", "shape": [1 << 27, 1, 8, 8], "data_offsets": [0, 1 << 33]}})
+        sparse.write_bytes(len(text).to_bytes(8, "little") + text.encode())
+        os.truncate(sparse, 8 + len(text) + (1 << 33))
+        with refused("8.0 GiB, and at most 4 GiB"):
+            read_samples(sparse, BYTES)
+        sparse.write_bytes((1 << 62).to_bytes(8, "little"))
+        with refused("no whole .npz"):
+            read_samples(sparse, BYTES)
+
+
+@pytest.mark.parametrize(
+    "kind", ["uint8", "int16", "float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "bool"]
+)
+def test_heads_of_tensors_are_those_of_their_arrays(kind: str, tmp_path: Path) -> None:
+    tensor = torch.tensor([0.0, 1.0, -1.0, 0.5]).repeat(2, 16).view(2, 1, 8, 8)
+    tensor = tensor.abs().round() if kind in ("uint8", "int16", "bool") else tensor
+    (tmp_path / "x.safetensors").write_bytes(save_tensors({"a": tensor.to(getattr(torch, kind))}))
+    with evaluate_module._heads(tmp_path / "x.safetensors") as heads:
+        array = heads["a"].read()
+        assert (array.dtype, array.shape) == (heads["a"].dtype, heads["a"].shape)
+
+
+def test_labels_that_are_no_array(tmp_path: Path) -> None:
+    good = head((2, 1, 8, 8)) + bytes(128)
+    for name, data in (("labels", b"no array"), ("labels.npy", b""), ("y.npy", b"\x93NUMPY"), ("y", pickle.dumps([1]))):
+        with refused("labels must be 2 integers, one for each sample, not something that is no array of numbers"):
+            read_samples(npz(tmp_path / "x.npz", {"samples.npy": good, name: data}), DIGITS)
+    with refused("labels must be 2 integers.* not float64"):
+        read_samples(npz(tmp_path / "x.npz", {"samples.npy": good, "y.npy": head((2,), "<f8") + bytes(16)}), DIGITS)
+
+
+def test_large_files_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("net.onnx", "net.safetensors"):
+        path = tmp_path / name
+        path.touch()
+        os.truncate(path, 1 << 40)
+        with refused("holds 1,099,511,627,776 bytes, and at most 2,147,483,648 are read"):
+            named(str(path), BYTES)
+    for name in ("train-images-idx3-ubyte", "cifar-10-binary.tar.gz"):
+        path = tmp_path / name
+        path.touch()
+        os.truncate(path, 1 << 40)
+        with refused("holds 1,099,511,627,776 bytes, and at most"):
+            load("mnist" if name.startswith("train") else "cifar10", tmp_path)
+
+
+def test_archives_unpack_to_no_more_than_they_should(tmp_path: Path) -> None:
+    part = Part("inner.bin", 100, "0" * 64)
+    origin = Origin("bombs", (part,), (), archive="bombs.tar.gz", archive_size=1000)
+    bomb = io.BytesIO()
+    with tarfile.open(fileobj=bomb, mode="w:gz", compresslevel=1) as archive:
+        for name in ("zeros", "inner.bin"):
+            info = tarfile.TarInfo(name)
+            info.size = 64 << 20
+            archive.addfile(info, io.BytesIO(bytes(info.size)))
+    (tmp_path / origin.archive).write_bytes(bomb.getvalue())
+    with memory(16 << 20), refused("unpacks to more than 1,049,576 bytes"):
+        obtain(origin, tmp_path)
+    (tmp_path / origin.archive).unlink()
+    (tmp_path / "inner.bin.gz").write_bytes(gzip.compress(bytes(64 << 20)))
+    with memory(16 << 20), refused("holds more than 100 bytes, expected 100"):
+        obtain(origin, tmp_path)
+
+
+def test_a_picture_of_any_size_is_refused_by_its_head(tmp_path: Path) -> None:
+    """A PNG of 30,000 by 30,000 pixels that is all head."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    size = (30_000).to_bytes(4, "big")
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size + size + bytes([8, 2, 0, 0, 0]))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "x.png").write_bytes(data + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b""))
+    with memory(16 << 20):
+        for read in (lambda: read_samples(tmp_path / "in", BYTES), lambda: load(f"folder:{tmp_path / 'in'}@8")):
+            with refused(r"900000000 pixels\) exceeds limit of 178956970 pixels"):
+                read()
+
+
+# -------------------------------------------------------------------------------------- damage, and the wrong place
+
+
+def test_damaged_digits_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """scikit-learn's file, cut, flipped anywhere, of other numbers, of none, a bomb, or not there."""
+    good = digits_file().read_bytes()
+    path = tmp_path / "datasets" / "data" / "digits.csv.gz"
+    path.parent.mkdir(parents=True)
+    spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(digits_module.importlib.util, "find_spec", lambda name: spec)
+    flips = [good[:i] + bytes([good[i] ^ 255]) + good[i + 1 :] for i in (0, 3, 100, len(good) // 2, len(good) - 3)]
+    cuts = [good[:n] for n in (0, 1, 2, 10, 1000, len(good) - 1)]
+    texts = [b"", b"\n", b"a,b\n", b"1,2\n3\n", b"1,2\n3,4\n", b"nan,inf\n1e999,-1\n", bytes(1 << 26)]
+    for bad in (*flips, *cuts, *map(gzip.compress, texts), b"<html>404</html>"):
+        path.write_bytes(bad)
+        with refused("digits.*reinstall scikit-learn"), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            load("digits")
+    path.write_bytes(good)
+    assert load("digits").checksum
+    path.unlink()
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with refused("are not there .*reinstall scikit-learn"):
+        load("digits")
+
+
+def digits_file() -> Path:
+    (place,) = importlib.util.find_spec("sklearn").submodule_search_locations  # type: ignore[union-attr]
+    return Path(place, "datasets", "data", "digits.csv.gz")
+
+
+def test_a_cut_list_of_weights_takes_no_space_away(tmp_path: Path) -> None:
+    """A list without a name that is there, cut anywhere, or of other lines."""
+    whole = (WEIGHTS / SUMS).read_bytes()
+    for path in WEIGHTS.glob("*.safetensors"):
+        (tmp_path / path.name).touch()
+    (tmp_path / SUMS).write_bytes(whole)
+    assert hashes(tmp_path) == hashes()
+    for n in range(len(whole)):
+        (tmp_path / SUMS).write_bytes(whole[:n])
+        with refused("leaves out|can not be read.*reinstall"):
+            hashes(tmp_path)
+    lines = whole.splitlines(keepends=True)
+    for i in range(len(lines)):
+        (tmp_path / SUMS).write_bytes(b"".join(lines[:i] + lines[i + 1 :]))
+        with refused("leaves out .*reinstall the package"):
+            hashes(tmp_path)
+    for text in (b"\xff\n", whole.replace(b".safetensors", b".pt"), whole.replace(b"  ", b" x "), whole.upper()):
+        (tmp_path / SUMS).write_bytes(text)
+        with refused("can not be read.*reinstall"):
+            hashes(tmp_path)
+
+
+GOOD_CARD = {"architecture": {"shape": [1, 8, 8]}, "accuracy": 0.5}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"accuracy": value} for value in (None, "much", [], float("nan"), float("inf"), -1, 2)),
+        *({"architecture": value} for value in (None, 3, [], "x", {"shap": [1, 8, 8]}, {})),
+        *(
+            {"architecture": {**GOOD_CARD["architecture"], **value}}  # type: ignore[dict-item]
+            for value in (
+                {"shape": [8, 8]}, {"shape": 8}, {"shape": [1, 8, 0]}, {"shape": [1, 8, -8]}, {"shape": [1, 8, 8.0]},
+                {"shape": [1, 1 << 40, 1 << 40]}, {"shape": [True, 8, 8]}, {"shape": [1, 2, 8]}, {"shape": ["1", 8, 8]},
+                {"pools": [0, 2]}, {"pools": [1]}, {"pools": []}, {"pools": [16, 2]}, {"pools": None}, {"channels": [[], 2]},
+                {"channels": [32, -1]}, {"channels": [32, 1 << 62]}, {"channels": [3] * 65, "pools": [1] * 65},
+                {"features": 0}, {"features": "64"}, {"features": 63}, {"classes": None}, {"classes": 11}, {"classes": True},
+                {"dropout": 2}, {"dropout": "x"}, {"dropout": None}, {"more": 1},
+            )
+        ),
+    ],
+)  # fmt: skip
+def test_cards_that_make_no_network(change: dict[str, Any], tmp_path: Path) -> None:
+    tensors = load_tensors((WEIGHTS / "digits.safetensors").read_bytes())
+    path = tmp_path / "mine.safetensors"
+    path.write_bytes(save_tensors(tensors, {"card": json.dumps(GOOD_CARD)}))
+    assert named(str(path), DIGITS).accuracy == 0.5
+    path.write_bytes(save_tensors(tensors, {"card": json.dumps({**GOOD_CARD, **change})}))
+    with refused("is not a weights file of this package"):
+        named(str(path), DIGITS)
+
+
+def test_weights_files_that_make_no_network(tmp_path: Path) -> None:
+    tensors = load_tensors((WEIGHTS / "digits.safetensors").read_bytes())
+    path, card = tmp_path / "mine.safetensors", {"card": json.dumps(GOOD_CARD)}
+    first = next(name for name, tensor in tensors.items() if tensor.ndim)
+    for held, told in (
+        ({}, card),
+        (tensors, {}),
+        (tensors, {"other": ""}),
+        *(
+            (tensors, {"card": text})
+            for text in ("", "3", "[]", "{}", "null", '{"accuracy": 1}', "[" * 100_000, "\x00")
+        ),
+        ({name: tensor.half() for name, tensor in tensors.items()}, card),
+        ({**tensors, first: tensors[first].double()}, card),
+        ({**tensors, first: tensors[first][:1]}, card),
+        ({**tensors, "more": torch.zeros(1)}, card),
+        ({name: tensor for name, tensor in tensors.items() if name != first}, card),
+    ):
+        path.write_bytes(save_tensors({k: v.contiguous() for k, v in held.items()}, told))
+        with refused("is not a weights file of this package"):
+            named(str(path), DIGITS)
+
+
+def test_another_keys_cached_features_are_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies of cached files in each other's places change nothing: every space, split and number of images its own."""
+    monkeypatch.setenv("BENCH_DATA", str(tmp_path))
+    digits = load("digits")
+    asked = [
+        (space, split, n) for space in spaces_for("digits", DIGITS) for split in ("train", "test") for n in (20, 30)
+    ]
+
+    def answers() -> list[torch.Tensor]:
+        return [cached(space, digits, split, getattr(digits, split).x[:n]).values for space, split, n in asked]
+
+    wanted = answers()
+    files = sorted((tmp_path / "features").iterdir())
+    assert len(files) == len(asked)
+    kept = {file: file.read_bytes() for file in files}
+    for shift in range(1, len(files)):
+        for i, file in enumerate(files):
+            file.write_bytes(kept[files[(i + shift) % len(files)]])
+        assert all(torch.equal(a, b) for a, b in zip(answers(), wanted, strict=True))
+        assert {file: file.read_bytes() for file in files} == kept, "and are made anew"
+    monkeypatch.setattr(FeatureSpace, "features", None)
+    assert all(torch.equal(a, b) for a, b in zip(answers(), wanted, strict=True)), "what lies in its place is believed"
+
+
+def test_another_folders_cached_pixels_are_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCH_DATA", str(tmp_path / "cache"))
+    monkeypatch.setattr(folder_module, "SETTLED", 0)
+    names = []
+    for number, (count, size) in enumerate(((40, 8), (40, 8), (41, 8), (40, 9))):
+        root = tmp_path / str(number)
+        root.mkdir()
+        for i in range(count):
+            pixels = np.random.default_rng([number, i]).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / f"{i:03}.png")
+        names.append(f"folder:{root}@{size}")
+    wanted = [load(name).checksum for name in names]
+    files = sorted((cache_folder() / "folder").iterdir())
+    kept = {file: file.read_bytes() for file in files}
+    assert len(set(wanted)) == len(files) == 4
+    for shift in (1, 2, 3):
+        for i, file in enumerate(files):
+            file.write_bytes(kept[files[(i + shift) % 4]])
+        assert [load(name).checksum for name in names] == wanted
+        assert {file: file.read_bytes() for file in files} == kept, "and are made anew"
+    monkeypatch.setattr(folder_module, "_decode_one", None)
+    assert [load(name).checksum for name in names] == wanted, "what lies in its place is believed"

@@ -79,7 +79,8 @@ def _read() -> tuple[np.ndarray, np.ndarray]:
             try:
                 text = unpacked(read_whole(path, MOST), MOST, str(path))
                 table = np.array([line.split(b",") for line in text.split()], dtype="S32").astype(np.float64)
-                return table[:, :-1].astype(np.uint8), table[:, -1].astype(np.uint8)
+                with np.errstate(invalid="ignore"):  # what is no byte becomes another number, and that is noticed
+                    return table[:, :-1].astype(np.uint8), table[:, -1].astype(np.uint8)
             except (BadInput, ValueError, IndexError) as error:
                 raise BadInput(
                     f"the digits of scikit-learn are damaged: {path} ({error}); reinstall scikit-learn"

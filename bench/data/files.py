@@ -106,8 +106,6 @@ def read_whole(path: Path, limit: int | None = None) -> bytes:
     try:
         with open(path, "rb", opener=_without_waiting) as file:
             status = os.fstat(file.fileno())
-            if stat.S_ISDIR(status.st_mode):
-                raise BadInput(f"{path} is a folder; name a file")
             if not stat.S_ISREG(status.st_mode):
                 raise BadInput(f"{path} is no regular file but a pipe or a device; put a file in its place")
             data = b"" if limit is not None and status.st_size > limit else file.read()
