@@ -924,11 +924,14 @@ def report(
 
     from bench import suite
 
-    written = suite.report(folders, run_folders, target, wanted, real=_real_grids(folders), tier=tier)
+    real = _real_grids(folders)
+    written = suite.report(folders, run_folders, target, wanted, real=real, tier=tier)
     for path in written:
         print(path)
     bad = suite.damaged([*folders, *run_folders])
-    if below.lost or bad or suite.incomplete(f for f in (*folders, *run_folders) if f not in bad):
+    lacking = suite.incomplete(f for f in (*folders, *run_folders) if f not in bad)
+    unseen = suite.pictures([*run_folders, *(path.parent for path in real.values())])[1]
+    if below.lost or bad or lacking or unseen:
         raise typer.Exit(1)  # named in a warning above
 
 
@@ -1045,7 +1048,7 @@ def _real_grids(folders: Iterable[Path]) -> dict[str, Path]:
 
     grids: dict[str, Path] = {}
     for folder in folders:
-        if folder.parent.name == "baselines" and (folder / "grid.png").exists():
+        if folder.parent.name == "baselines":
             with contextlib.suppress(BadInput):  # the report names a damaged folder
                 rows = store.load_rows(folder)
                 grids.update({rows[0].dataset: folder / "grid.png"} if rows else {})

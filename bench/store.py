@@ -370,6 +370,10 @@ def _read(path: Path) -> bytes:
 def _damaged(path: Path, how: str) -> BadInput:
     if path.name == RESULTS:  # made from the weights, which are worth more than it
         return BadInput(f"{path} {how}; delete this file, and `bench all` or `bench evaluate` makes it anew")
+    if path.suffix == ".png":  # drawn with the rows
+        return BadInput(
+            f"{path} {how}; delete {path.parent / RESULTS}, and `bench all` or `bench evaluate` makes both anew"
+        )
     if path.name.startswith("plan-"):
         return BadInput(f"{path} {how}; delete this file and run the same command again")
     if path.suffix == ".pt":  # a checkpoint

@@ -576,6 +576,18 @@ def _lost_rows(folder: Path, reason: str) -> list[store.Row]:
     return [replace(row, status="failed", reason=reason, metric=part, tier=protocol or row.tier)]
 
 
+def pictures(folders: Sequence[Path]) -> tuple[dict[Path, bytes], list[str]]:
+    """The grids of the folders that have one and are as their manifests list them; and why others are not shown."""
+    shown, lost = dict[Path, bytes](), list[str]()
+    for folder in dict.fromkeys(map(Path, folders)):
+        try:
+            if (folder / evaluate.GRID).exists():  # one that is gone is named by `incomplete`
+                shown[folder] = store.read_verified(folder, evaluate.GRID)
+        except BadInput as error:
+            lost.append(str(error))
+    return shown, lost
+
+
 def report(
     folders: Sequence[Path],
     run_folders: Sequence[Path],
@@ -589,9 +601,10 @@ def report(
     """Writes the report of the rows in `folders`; returns its files, the page first. Raises BadInput.
 
     tier: shows what this one measured alone, of runs that were trained under others too (see `records`).
+    real: for each data set the picture of its images, beside the manifest that lists it.
     lost: rows that stand for further runs, which are not there.
     Damaged folders are named in a warning and left out (`damaged` tells which); a failure stands there for each. What
-    lacks a file is named too (`incomplete`).
+    lacks a file is named too (`incomplete`), and pictures that are not as they were are left out (`pictures`).
     """
     import reports
 
@@ -605,14 +618,17 @@ def report(
     lost = {**(lost or {}), **{folder: _lost_rows(folder, reason) for folder, reason in bad.items()}}
     if not folders:
         raise BadInput(f"no results that are whole; {next(iter(bad.values()), 'run `bench all` first')}")
-    grids = {name: path for name, path in (real or {}).items() if path.exists()}
+    shown, unseen = pictures([*run_folders, *(path.parent for path in (real or {}).values())])
+    for reason in unseen:
+        _log.warning("warning: picture left out: %s", reason)
+    grids = {name: shown[path.parent] for name, path in (real or {}).items() if path.parent in shown}
     wanted = tuple(reports.FORMATS if formats is None else formats)
-    key = _report_key([*folders, *run_folders], wanted, tier, lost)
+    key = _report_key([*folders, *run_folders], wanted, tier, lost, unseen)
     if (kept := _kept_report(to, key)) is not None:
         return kept
     try:
         rows = frame(folders, lost)
-        told = records(run_folders, tier, equal)
+        told = [{**record, "grid": shown.get(Path(record["folder"]))} for record in records(run_folders, tier, equal)]
         if tier:
             rows = rows[rows["tier"].isin(("", tier))]
             told = [record for record in told if record["tier"] == tier]
@@ -633,13 +649,18 @@ def report(
 
 
 def _report_key(
-    folders: Sequence[Path], formats: Sequence[str], tier: str, lost: Mapping[Path, list[store.Row]]
+    folders: Sequence[Path],
+    formats: Sequence[str],
+    tier: str,
+    lost: Mapping[Path, list[store.Row]],
+    unseen: Sequence[str],
 ) -> str:
     """All that a report depends on: what the folders hold, and the sources that draw it."""
     import reports
 
     gone = [row for rows in lost.values() for row in rows]
-    digest = hashlib.sha256(repr((formats, tier, sorted(families().items()), gone)).encode("utf-8", "surrogateescape"))
+    parts = (formats, tier, sorted(families().items()), gone, sorted(unseen))
+    digest = hashlib.sha256(repr(parts).encode("utf-8", "surrogateescape"))
     for folder in folders:
         held = sorted((n, f["sha256"]) for n, f in store.manifest(folder).items())
         digest.update(f"{folder}\0{held}\0{store.results_key(folder)}\0".encode("utf-8", "surrogateescape"))

@@ -48,7 +48,8 @@ def render(
     """Write the report into the folder `to` and return the files written, the page first.
 
     frame:     one row per metric value, with the columns of the row schema; missing columns count as empty.
-    runs:      what each run.json holds plus "folder", the run's folder with log.jsonl and grid.png.
+    runs:      what each run.json holds plus "folder", the run's folder with log.jsonl and grid.png; and where that
+               picture was verified "grid", its bytes, or None where it must not be shown.
     real_grid: a PNG of real held-out examples, as a path or as bytes; or one for each data set by name; or None.
     families:  for each recipe the one that it varies, or itself; rows of a family stand together.
     formats:   any of "html", "md", "tex", "csv". Figures are written as SVG and PDF with html, md and tex.

@@ -88,7 +88,8 @@ def _tiles(section: Section, real: GridSource) -> tuple[list[Tile], list[Tile]]:
         shown = False
         for record in entry.records:
             folder, run = record.get("folder"), run_id(record)
-            image = _picture(Path(folder) / "grid.png") if folder and run not in failed else b""
+            source = record.get("grid", Path(folder) / "grid.png" if folder else None)
+            image = _picture(source) if run not in failed else b""
             if not image:
                 continue
             plan, seed = plan_text(entry.plan) or "default plan", words.plain(record.get("seed", "?"))

@@ -665,6 +665,10 @@ def test_grids_are_embedded_captioned_and_kept_small(tmp_path: Path, monkeypatch
     assert [t.name for t in first] == ["real data", "alpha", "beta"]
     assert first[1].caption == "heun-10, seed 0, uncurated"
     assert [t.name for t in more] == ["alpha"]
+    verified = [{**run, "grid": None if run["recipe"] == "alpha" else png(seed=7)} for run in runs]
+    shown, _ = page._tiles(one(rows, verified), png())
+    assert [t.name for t in shown if t.image] == ["real data", "beta"], "what is in the folder is not shown unverified"
+    assert shown[-1].image == png(seed=7)
     page._embed(first)
     assert all(t.data.startswith("data:image/png;base64,") for t in first)
     monkeypatch.setattr(page, "IMAGE_BYTES", 6_000)

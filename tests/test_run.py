@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -19,10 +20,13 @@ from typing import Literal
 
 import pytest
 import torch
+from PIL import Image
+from typer.testing import CliRunner
 
 import bench.data
 from bench import run as runs
 from bench import store, suite, tiers
+from bench.cli import app
 from bench.progress import Progress, Silent
 from bench.train import LOG, STATE
 from paradigms import catalogue
@@ -719,6 +723,65 @@ def test_a_report_leaves_out_a_damaged_folder_and_names_it(name, out, tmp_path, 
         assert "delete this file" in record.getMessage()
     with pytest.raises(BadInput, match="no results that are whole"):
         suite.report(folders[:1], folders[:1], page.parent)
+
+
+def test_a_report_shows_no_picture_but_a_run_s_own(out, tmp_path, monkeypatch, caplog):
+    """Of another run, damaged, cut, deleted, a pipe, or in no list: it is named, and the words stand in its place."""
+    folders, real = [runs.ensure(plan(seed=seed), out) for seed in (0, 1)], out / "baselines"
+    for folder, colour in zip((*folders, real), ("red", "green", "blue"), strict=True):
+        folder.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), colour).save(folder / "grid.png")
+        store.save_rows(folder, [store.Row(dataset="ring8", recipe="real-train", metric="fd")], key="k")
+        store.write_manifest(folder, ["grid.png"])
+    good = {folder: (folder / "grid.png").read_bytes() for folder in (*folders, real)}
+    told = []
+
+    def render(frame, records, grids, to, *_):
+        told.append((grids, {Path(record["folder"]): record["grid"] for record in records}))
+        store.write_atomic(to / "report.html", b"page")
+        return [to / "report.html"]
+
+    def report() -> list[str]:
+        caplog.clear()
+        suite.report(folders, folders, tmp_path, real={"ring8": real / "grid.png"})
+        return [record.getMessage() for record in caplog.records]
+
+    monkeypatch.setattr("reports.render", render)
+    assert not report()
+    assert told.pop() == ({"ring8": good[real]}, {folder: good[folder] for folder in folders})
+    assert not report()
+    assert not told, "the report of before is kept"
+
+    def pipe(path: Path) -> None:
+        path.unlink()
+        os.mkfifo(path)
+
+    wrongs = [
+        lambda path: path.write_bytes(good[folders[0]] if path.parent != folders[0] else good[real]),
+        lambda path: path.write_bytes(good[path.parent][:-1]),
+        lambda path: path.write_bytes(good[path.parent][:60] + b"x" + good[path.parent][61:]),
+        lambda path: path.unlink(),
+        pipe,
+    ]
+    for wrong in wrongs:
+        for folder in (*folders, real):
+            path = folder / "grid.png"
+            wrong(path)
+            (line,) = report()
+            assert line.startswith(f"warning: picture left out: {path}")
+            assert "\n" not in line
+            grids, shown = told.pop()
+            assert (grids or {}).get("ring8") == (None if folder == real else good[real])
+            assert shown == {other: None if other == folder else good[other] for other in folders}
+            path.unlink(missing_ok=True)
+            path.write_bytes(good[folder])
+            assert not report(), "a picture that is whole again is shown again"
+            told.clear()
+    answer = CliRunner().invoke(app, ["report", str(out), "--to", str(tmp_path / "cli")])
+    assert answer.exit_code == 0, answer.output
+    wrongs[0](folders[1] / "grid.png")
+    answer = CliRunner().invoke(app, ["report", str(out), "--to", str(tmp_path / "cli")])
+    assert answer.exit_code == 1, answer.output
 
 
 @pytest.mark.parametrize("name", ["run.json", "weights.safetensors", "log.jsonl"])
