@@ -25,8 +25,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 import typer
 from typer.core import TyperGroup
 
+from bench import terminal
 from bench.walk import Walk, walk
 from paradigms.errors import BadInput, unknown
+from reports.words import shortened, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,12 +55,7 @@ def _plainly(error: UnicodeError) -> tuple[str | bytes, int]:
     """An error handler of codecs: writes what can not be encoded in ASCII."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    letters = error.object[error.start : error.end]
-    if any("\ud800" <= letter <= "\udfff" for letter in letters):  # of a file's name that is no UTF-8
-        from bench.data.names import readable
-
-        return "".join(letter if letter.isascii() else "?" for letter in readable(letters)), error.end
-    return "".join(_PLAIN.get(letter, "?") for letter in letters), error.end
+    return "".join(_PLAIN.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
 
 
 codecs.register_error("bench.plainly", _plainly)
@@ -72,6 +69,14 @@ class Verbs(TyperGroup):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="bench.plainly")  # a terminal without ± must not end an hour's work
         self.given = list(sys.argv[1:] if args is None else args)
+        with terminal.shown():
+            code = self._ended(extra)
+        if standalone_mode:
+            sys.exit(code)
+        return code
+
+    def _ended(self, extra: Mapping[str, Any]) -> int:
+        """The exit code."""
         try:
             code = super().main(self.given, standalone_mode=False, **extra)
             sys.stdout.flush()
@@ -87,16 +92,20 @@ class Verbs(TyperGroup):
                 raise
             code = 1 if error.errno == errno.EPIPE else _fail(f"can not print: {error.strerror}")
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that leaving does not fail again
-        code = code if isinstance(code, int) else 0
-        if standalone_mode:
-            sys.exit(code)
-        return code
+        return code if isinstance(code, int) else 0
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except BadInput as error:
             raise typer.Exit(_fail(str(error))) from None
+        except OSError as error:
+            # Of a file: its name is too long, it went away meanwhile, or a folder may not be entered.
+            if error.filename is None:
+                raise
+            why = error.strerror or type(error).__name__
+            where = shortened(os.fsdecode(error.filename), 120)
+            raise typer.Exit(_fail(f"can not use {where}: {why}; give another path, or run the same again")) from None
         except KeyboardInterrupt:
             again = shlex.join(["bench", *self.given])
             print(f"\nstopped. What was done is kept; to go on:\n  {again}", file=sys.stderr)
@@ -174,7 +183,7 @@ def _complete_run(incomplete: str) -> list[str]:
 
 
 def _completions(names: Iterable[str], incomplete: str) -> list[str]:
-    return [name for name in names if name.startswith(incomplete)]
+    return [name for name in names if name.startswith(incomplete) and name == visible(name)]
 
 
 SETS = ("rows", "all")  # words for sets of recipes; so is NAME+
@@ -790,7 +799,7 @@ def evaluate(
             n = next((row.n for row in rows if row.headline and row.sampler and row.n), None)
             if n is not None:
                 progress.update("the floor", 0, 1)
-                kept = None if features else Path(os.path.abspath(folder)).parents[1] / "baselines" / protocol.name
+                kept = None if features else Path(os.path.abspath(folder)).parent.parent / "baselines" / protocol.name
                 rows = rows + scores.floor(runs.data_of(folder, info, data).place, n, protocol, kept, features or ())
     missing = [row for row in rows if row.value is None or not math.isfinite(row.value)]
     refused = {row.reason: None for row in missing if likelihood and row.status == "ok" and row.reason and row.kind}
@@ -998,7 +1007,10 @@ def compare(
     except comparing.UnknownName as error:
         if error.what == "recipe" and _is_recipe(error.name):
             trained = [info for _, info in _newest_first(runs) if info.get("recipe") == error.name]
-            there, data = f" on {dataset}" if dataset else "", dataset or next((i["dataset"] for i in trained), "")
+            there, data = (
+                f" on {dataset}" if dataset else "",
+                dataset or next((str(i.get("dataset", "")) for i in trained), ""),
+            )
             again = f"bench evaluate {error.name}" if trained else f"bench all --recipes {error.name}"
             again += f" --dataset {shlex.quote(data)}" if data else ""
             again += f" --tier {shlex.quote(tier)}" if tier else ""
@@ -1157,22 +1169,31 @@ def _budget(budget: Any) -> str:
     return f"{budget.flops:.2g} FLOP, ≤ {budget.seconds:g} s, {budget.params / 1e6:g}M parameters"
 
 
+# What a list of runs tells of each, by its type; the texts may be wanting, as in runs of older versions.
+LISTED: Mapping[str, type] = {
+    **dict.fromkeys(("recipe", "dataset", "tier", "status", "finished", "reason", "symptom"), str),
+    **{"seed": int, "steps": int, "planned_steps": int, "seconds": float},
+}
+
+
 def _list_runs(out: Path) -> list[dict[str, Any]]:
     """Every run, the newest first: of a recipe's finished runs the first is the one that its name stands for."""
+    from bench.store import fits
+
     found = []
     _walked(out)  # names what can not be entered
     for folder, info in _newest_first(out):
         row: dict[str, Any] = {"run": str(folder)}
-        try:
+        if all(fits(kind)(info.get(key, "")) for key, kind in LISTED.items()):
             row |= {
-                **{key: info[key] for key in ("recipe", "dataset", "tier", "seed", "status")},
+                **{key: info.get(key, "") for key in ("recipe", "dataset", "tier", "seed", "status")},
                 "finished": f"{info['finished'][:19].replace('T', ' ')} UTC" if info.get("finished") else "",
                 "steps": f"{info['steps'] or '?'}/{info['planned_steps']}",
                 "seconds": round(info["seconds"], 1),
-                "evaluated": (folder / "results.jsonl").exists(),
+                "evaluated": os.path.exists(folder / "results.jsonl"),
                 "note": "; ".join(filter(None, (info.get("reason"), info.get("symptom"), _lacking(folder)))),
             }
-        except (KeyError, TypeError):
+        else:
             row |= {
                 **dict.fromkeys(("recipe", "dataset", "tier", "seed"), "?"),
                 "status": "damaged",
@@ -1356,10 +1377,12 @@ def _place(name: str, out: Path, test: Path | None = None, called: str | None = 
 
 def _folders_called(name: str, runs: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     """The folders of images that runs know by a name, or by one that begins so: by their whole names, newest first."""
+    from bench.data.names import FolderName
+
     known: dict[str, Mapping[str, Any]] = {}
     for run in runs:
-        if isinstance(run.get("source"), dict) and run["source"]:
-            known.setdefault(str(run.get("dataset")), run["source"])
+        if FolderName.is_stored(source := run.get("source")):
+            known.setdefault(str(run.get("dataset")), source)
     whole = {own: source for own, source in known.items() if own == name}
     return whole or {own: source for own, source in known.items() if own.rpartition("-")[0] == name}
 
@@ -1373,7 +1396,7 @@ def _shown_name(dataset: str, run_folders: Iterable[Path]) -> str:
     if dataset.startswith(FOLDER) and not any(info.get("dataset") == dataset for info in infos):
         place = FolderName.parse(dataset)
         same = _same_data(place)
-        trained = next((str(info["dataset"]) for info in infos if same(info)), "")
+        trained = next((str(info.get("dataset", "")) for info in infos if same(info)), "")
         return trained or (runs.dataset(place).name if os.path.isdir(place.path) else dataset)
     return next(iter(_folders_called(dataset, infos)), dataset)
 
@@ -1410,7 +1433,7 @@ def _told(place: Name, out: Path) -> Dataset:
     if found.folder is None or not isinstance(place, FolderName):
         return found
     infos = [info for _, info in _newest_first(out) if info.get("source")]
-    own = [str(info["dataset"]) for info in infos if info.get("checksum") == found.checksum]
+    own = [str(info.get("dataset", "")) for info in infos if info.get("checksum") == found.checksum]
     if own and not place.name and found.name not in own:
         print(f"{found.name} holds the images of '{own[0]}', and goes on under that name", file=sys.stderr)
         found = runs.dataset(dataclasses.replace(place, name=own[0]))
@@ -1504,11 +1527,10 @@ def _newest_first(out: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 def _json_of(path: Path) -> dict[str, Any]:
     """What a JSON file holds; {} where it is damaged."""
-    from bench.data.files import read_whole
+    from bench.store import read_json
 
-    with contextlib.suppress(BadInput, ValueError):
-        read = json.loads(read_whole(path))
-        return read if isinstance(read, dict) else {}
+    with contextlib.suppress(BadInput):
+        return read_json(path)
     return {}
 
 
@@ -1531,7 +1553,7 @@ def _ended(info: Mapping[str, Any]) -> float:
     """When a run ended, or else started, in seconds since 1970; 0 where run.json does not say."""
     try:
         return datetime.fromisoformat(info.get("finished") or info["started"]).timestamp()
-    except (KeyError, TypeError, ValueError, OverflowError):
+    except (KeyError, TypeError, ValueError, OverflowError, OSError):
         return 0.0
 
 
@@ -1642,10 +1664,8 @@ def _cell(value: Any) -> str:
 
 
 def _console() -> Console:
-    from rich.console import Console
-
     # Away from a terminal nothing may be cut to a width that nobody has.
-    return Console(width=None if sys.stdout.isatty() else 1_000, highlight=False)
+    return terminal.console(width=None if sys.stdout.isatty() else 1_000, highlight=False)
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "", numeric: Sequence[str] = ()) -> None:
@@ -1654,12 +1674,12 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "
     from rich.markup import escape
     from rich.table import Table
 
-    rows = [list(row) for row in rows]
-    console = _console()
+    columns, rows = [visible(name) for name in columns], [[visible(text) for text in row] for row in rows]
+    screen = _console()
     # Where there is room no word is broken; where even pieces of five letters do not fit, a row becomes a block.
     words = [max((len(w) for text in column for w in text.split()), default=0) for column in zip(columns, *rows)]
-    whole = sum(words) + 3 * len(words) <= console.width
-    if sum(min(word, 5) for word in words) + 3 * len(words) > console.width:
+    whole = sum(words) + 3 * len(words) <= screen.width
+    if sum(min(word, 5) for word in words) + 3 * len(words) > screen.width:
         if title:
             print(title)
         for row in rows:
@@ -1671,7 +1691,7 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "
         table.add_column(escape(name), justify=justify, overflow="fold", min_width=longest if whole else None)
     for row in rows:
         table.add_row(*(escape(text) for text in row))
-    console.print(table, soft_wrap=False)
+    screen.print(table, soft_wrap=False)
 
 
 def _comparison(result: Any) -> None:

@@ -22,7 +22,7 @@ import os
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from pathlib import Path
@@ -49,9 +49,11 @@ from bench.store import (
     RESULTS,
     SCHEMA,
     Row,
+    fits,
     load_rows,
     locked,
     manifest,
+    parse,
     put,
     read_verified,
     results_key,
@@ -871,7 +873,7 @@ class _Asked:
         kept = (results_key(self.folder) if self.rows else None) or "{}"
         names = {json.dumps(self.name(row)) for row in self.rows}
         # Older versions had one key for all.
-        self.keys: dict[str, str] = json.loads(kept) if kept.startswith("{") else dict.fromkeys(names, kept)
+        self.keys = _keys_of(kept) if kept.startswith("{") else dict.fromkeys(names, kept)
 
     @property
     def known(self) -> set[tuple[object, ...]]:
@@ -895,6 +897,14 @@ class _Asked:
             self.keys |= {json.dumps(name): self.key for name in new - failed}
             save_rows(self.folder, kept, json.dumps(self.keys, sort_keys=True))
         return [row for row in [r for r in self.rows if self.name(r) not in new] + rows if self.name(row) in wanted]
+
+
+def _keys_of(text: str) -> dict[str, str]:
+    """The key of each question; none where that is damaged, and all are answered anew."""
+    with suppress(ValueError):
+        if fits(Mapping[str, str])(keys := parse(text.encode())):
+            return keys
+    return {}
 
 
 def _kind_of(row: Row) -> tuple[object, ...]:

@@ -275,9 +275,10 @@ class Bars:
     """A bar per running job and one for the whole, redrawn in place. Needs a terminal."""
 
     def __init__(self, costs: Mapping[str, float], stream: TextIO) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as RichProgress
+
+        from bench.terminal import console
 
         self.meter = Meter(costs)
         self._single = len(costs) == 1
@@ -286,7 +287,7 @@ class Bars:
             BarColumn(bar_width=None),
             TextColumn("{task.percentage:>3.0f} %", markup=False),
             TextColumn("{task.fields[note]}", markup=False),
-            console=Console(file=stream),
+            console=console(file=getattr(stream, "rich_proxied_file", stream)),
             transient=True,
             refresh_per_second=8,
             expand=True,

@@ -43,6 +43,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
@@ -58,6 +59,7 @@ from bench.train import LOG, PREPARED, STATE, Diverged, Loop, Trained, seeded, t
 from paradigms import catalogue
 from paradigms.contract import BLOCKS, Data, Frozen, Noise, Recipe, Space, Trainable, seed_of
 from paradigms.errors import BadInput, unknown
+from reports.words import shortened, visible
 
 if TYPE_CHECKING:
     from bench.data import Dataset
@@ -108,6 +110,9 @@ _log = logging.getLogger(__name__)
 
 TOLERANCE = 0.1  # of the parameter target
 LARGE = 50_000_000  # parameters
+WIDEST = 1 << 16  # widths that are tried
+MOST_NUMBERS = 1 << 26  # of one example
+STATUSES = ("training", "ok", "diverged", "failed")
 SMALL, MANY = 500_000, 8  # parameters and CPU cores: see `device_for`
 
 
@@ -418,20 +423,26 @@ def _words(hint: Any) -> str:
     return known.get(hint, "set in code")
 
 
-def _restored(config: Any, values: Mapping[str, Any], where: Path) -> Any:
-    """A config of the same type with the values of a run.json."""
-    names = {f.name for f in fields(config)}
-    for name in values:
-        if name not in names:
-            raise BadInput(f"{where} has the setting '{name}', which the recipe no longer has; train the run anew")
+def _restored(config: Any, values: Any, where: Path) -> Any:
+    """A config of the same type with the values of a run.json. Raises BadInput."""
+    hints = typing.get_type_hints(type(config))
+    if not isinstance(values, Mapping):
+        raise BadInput(f"{where} has settings of another kind than the recipe; train the run anew")
     changes: dict[str, Any] = {}
     for name, value in values.items():
+        if name not in {f.name for f in fields(config)}:
+            raise BadInput(f"{where} has the setting '{name}', which the recipe no longer has; train the run anew")
         current = getattr(config, name)
         if is_dataclass(current):
             changes[name] = _restored(current, value, where)
-        else:
+        elif store.fits(hints[name])(value):
             changes[name] = _tuples(value)
-    return replace(config, **changes)
+        else:
+            raise BadInput(f"{where}: the setting '{name}' must be {_words(hints[name])}; train the run anew")
+    try:
+        return replace(config, **changes)
+    except ValueError as error:  # a config may check itself
+        raise BadInput(f"{where}: {error}; train the run anew") from None
 
 
 def _tuples(value: Any) -> Any:
@@ -539,18 +550,49 @@ def read_info(folder: Path) -> Info:
     if not path.exists():
         raise BadInput(f"{folder} is not a run: it has no {INFO}; `bench list runs` shows those there are")
     values = store.read_json(path)
-    if isinstance(values.get("schema"), int) and values["schema"] > SCHEMA:
+    if type(values.get("schema")) is int and values["schema"] > SCHEMA:
         raise BadInput(f"{path} was written by a newer version (schema {values['schema']}); upgrade this one")
     values = store.read_sealed(path)
     if reason := store.misplaced(folder, values.get("id")):
         raise BadInput(reason)
     try:
-        return Info(**{name: _tuples(value) for name, value in values.items()})
-    except TypeError as error:
-        text = str(error).removeprefix("Info.__init__() ")
+        return _sound(Info(**{name: _tuples(value) for name, value in store.fitting(Info, values).items()}))
+    except ValueError as error:
         raise BadInput(
-            f"{path} is damaged ({text}); delete the folder {folder}, and `bench all` or `bench train` makes it anew"
+            f"{path} is damaged ({error}); delete the folder {folder}, and `bench all` or `bench train` makes it anew"
         ) from None
+
+
+def _sound(info: Info) -> Info:
+    """An info whose every value has its type, once it makes sense too. Raises ValueError."""
+    shape, levels = info.space.get("shape"), info.space.get("levels")
+    classes, whole = info.space.get("classes"), store.fits(int)
+    places = (info.where, *info.parents.values())
+    for good, text in (
+        (info.status in STATUSES, f"its status is '{info.status}'"),
+        (info.width <= WIDEST, f"its width is {info.width:,}"),
+        (info.precision in DTYPES, f"its precision is '{info.precision}'"),
+        (
+            store.fits(tuple[int, ...])(shape)
+            and shape
+            and min(shape) > 0
+            and math.prod(shape) <= MOST_NUMBERS
+            and whole(levels)
+            and levels >= 0
+            and levels != 1
+            and whole(classes)
+            and classes >= 0,
+            "its space is not one of data",
+        ),
+        (
+            all(re.fullmatch(r"[^/]+/[^/]+/[^/]+", place) and ".." not in place.split("/") for place in places),
+            "its place or a parent's is not DATA/RECIPE/RUN",
+        ),
+        (not info.source or FolderName.is_stored(info.source), "its source is no folder of images"),
+    ):
+        if not good:
+            raise ValueError(text)
+    return info
 
 
 def measured(folder: Path, tier: str) -> Path:
@@ -686,7 +728,7 @@ def fit_width(recipe: Recipe, space: Space, target: int, parents: Mapping[str, F
             return _trained(recipe.build(space, width, parents, config))
 
     low, high = 1, 2
-    while count(high) < target and high < 1 << 16:
+    while count(high) < target and high < WIDEST:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
@@ -732,9 +774,12 @@ def _schedule(
             values = store.read_sealed(path)
             store.belongs(path, values.pop(store.OF, key), key)  # plans of earlier versions do not say
             try:
-                return Schedule(**values)
-            except TypeError:
-                raise BadInput(f"{path} is damaged; delete it and run the same command again") from None
+                known = Schedule(**store.fitting(Schedule, values))
+                if not (0 < known.width <= WIDEST and known.planned_steps > 0 and known.batch > 0):
+                    raise ValueError("it plans no training")
+                return known
+            except ValueError as error:
+                raise BadInput(f"{path} is damaged ({error}); delete it and run the same command again") from None
         waiting()
         with alone_on(device, lambda: progress.update(f"wait for the GPU to plan {run.recipe}", 0, 1)):
             found = _calibrate(run, recipe, data, parents, threads)
@@ -962,11 +1007,12 @@ def other_code(planned: Sequence[Run], out: Path) -> str | None:
         run = pending.pop()
         folders[run.where] = run.folder(out)
         pending += [parent for _, parent in run.parents]
-    infos = []
+    infos, here = [], dict[str, str]()
     for folder in folders.values():
-        with suppress(BadInput):  # none, or damaged: said where it is used
-            infos.append(read_info(folder))
-    here = {info.recipe: code_version(catalogue.get(info.recipe)) for info in infos}
+        with suppress(BadInput):  # none, or damaged, or of a recipe that is not known: said where it is used
+            info = read_info(folder)
+            here[info.recipe] = code_version(catalogue.get(info.recipe))
+            infos.append(info)
     old = [info for info in infos if info.status == "ok" and info.code != here[info.recipe]]
     if not old:
         return None
@@ -1047,7 +1093,7 @@ def _train(
         except Exception as error:  # a paradigm's own fault: recorded, and the suite goes on
             text = (str(error).strip() or type(error).__name__).splitlines()[0]
             reason = text if isinstance(error, RuntimeError) and text.startswith("it needs ") else _located(error, text)
-            store.write_atomic(folder / ERROR, traceback.format_exc().encode())
+            store.write_atomic(folder / ERROR, visible(traceback.format_exc(), lines=True).encode())
             _failed(folder, info or before or started, reason)
             return
         finally:
@@ -1239,17 +1285,21 @@ def load(
     store.read_verified(folder, INFO)
     name = WEIGHTS if step is None else f"at-{step}.safetensors"
     data = store.read_verified(folder, name)
+    _check_weights(folder / name, data, info)
     recipe = catalogue.get(info.recipe)
     config = _restored(recipe.config, info.config, folder / INFO)
     where = device_of(device) if isinstance(device, str) else device
     parents = {role: _parent(folder, info, role, where, out) for role in info.parents}
-    model = _build(recipe, _space(info.space), info.width, parents, config, 0, where, info.precision)
-    _check_weights(folder / name, data, info)
-    state = {n.removeprefix(f"{weights}."): t for n, t in load_tensors(data).items() if n.startswith(f"{weights}.")}
     try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        text = " ".join(str(error).split())[:200]
+        tensors = load_tensors(data)
+        model = _build(recipe, _space(info.space), info.width, parents, config, 0, where, info.precision)
+        model.load_state_dict(
+            {n.removeprefix(f"{weights}."): t for n, t in tensors.items() if n.startswith(f"{weights}.")}
+        )
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # what run.json and the weights say of the model is not what the recipe now makes of it
+        text = shortened(" ".join(str(error).split()) or type(error).__name__, 200)
         raise BadInput(
             f"{folder} does not fit the recipe '{info.recipe}' as it is now ({text}); delete this folder and train it anew: "
             f"`{again(info, out_of(folder, info, out))}`"
@@ -1304,9 +1354,13 @@ def _parent(folder: Path, info: Info, role: str, device: torch.device, out: Path
     except BadInput:
         if need is None or need.at_sampling or PARENTS not in store.manifest(folder):
             raise
-    facts, tensors = _part(*_read_parents(store.read_verified(folder, PARENTS)), role)
-    store.belongs(folder / PARENTS, facts["where"].rpartition("/")[2], name)
-    return _rebuilt(facts, tensors, device)
+    try:
+        facts, tensors = _part(*_read_parents(store.read_verified(folder, PARENTS)), role)
+        store.belongs(folder / PARENTS, facts["where"].rpartition("/")[2], name)
+        return _rebuilt(facts, tensors, device)
+    except (ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
+        text = " ".join(str(error).split())[:200]
+        raise BadInput(f"{folder / PARENTS} does not fit its run ({text}); delete {folder} and train it anew") from None
 
 
 def _places(folder: Path, where: str, out: Path | None) -> list[Path]:
@@ -1396,7 +1450,7 @@ def _parents_of(folders: Mapping[str, Path], held: Mapping[str, Frozen]) -> byte
         if PARENTS in store.manifest(folder):
             above, buffers = _read_parents(store.read_verified(folder, PARENTS))
         else:
-            root, device = folder.resolve().parents[2], torch.device("cpu")
+            root, device = out_of(folder.resolve(), info), torch.device("cpu")
             some = {r: root / where for r, where in info.parents.items()}
             above, buffers = _read_parents(_parents_of(some, {r: _frozen(f, device) for r, f in some.items()}))
         trained = {name for name, _ in model.named_parameters(remove_duplicate=False)}

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.progress import Display, Event, Progress, Stopping, graceful_stop
+from bench.terminal import shown
 from paradigms.errors import BadInput
 
 __all__ = ["Job", "Outcome", "Place", "cores", "critical_paths", "gpu_places", "perform"]
@@ -333,6 +334,7 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+@shown()
 def _work(pipe: Connection, threads: int | None) -> None:
     """A worker's life: take a job, do it, say how it ended; leave when the parent closes the pipe or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides and sends SIGTERM

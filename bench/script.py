@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
 
+from bench.terminal import shown
 from paradigms.errors import BadInput
 
 __all__ = ["answered"]
@@ -16,11 +17,12 @@ def answered(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]
 
     @wraps(main)
     def program(arguments: Sequence[str] | None = None) -> int:
-        try:
-            main(arguments)
-        except BadInput as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+        with shown():
+            try:
+                main(arguments)
+            except BadInput as error:
+                print(f"error: {error}", file=sys.stderr)
+                return 2
         return 0
 
     return program

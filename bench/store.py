@@ -28,9 +28,10 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bench.data.files import read_whole
 from bench.data.names import readable
@@ -52,6 +53,8 @@ __all__ = [
     "Unwritable",
     "belongs",
     "columns",
+    "fits",
+    "fitting",
     "frame",
     "has_rows",
     "load_rows",
@@ -60,6 +63,7 @@ __all__ = [
     "misplaced",
     "missing",
     "owner",
+    "parse",
     "put",
     "read_json",
     "read_sealed",
@@ -85,6 +89,10 @@ LOCK = ".lock"
 NO_RUN = ("baseline", "external")  # the status of rows of no run
 SEAL = "sha256"  # the key of a sealed JSON object
 OF = "of"  # the key of what a file is the file of
+DEEPEST = 16  # objects and lists in each other that a JSON file of the suite has at most
+LARGEST = 1e100  # a number beyond is none to compute with: squares and sums of them are infinite
+STATUSES = ("ok", "baseline", "external", "diverged", "failed")
+SIGNED = ("value", "low", "high")  # the columns whose numbers may be negative
 _log = logging.getLogger(__name__)
 
 
@@ -353,12 +361,125 @@ def _seal(value: Any) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises BadInput when the file is missing or not an object."""
     try:
-        value = json.loads(_read(path))
+        value = parse(_read(path))
     except ValueError:
         value = None
     if not isinstance(value, dict):
         raise _damaged(path, "is not a JSON object")
     return value
+
+
+def parse(text: bytes) -> Any:
+    """The value of JSON in UTF-8 whose numbers are finite and whose keys are there once. Raises ValueError for other text."""
+    try:
+        value = json.loads(text.decode(), parse_constant=_finite, parse_float=_finite, object_pairs_hook=_once)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    level = [value]
+    for _ in range(DEEPEST):
+        if not (level := [inner for one in level for inner in _inside(one)]):
+            return value
+    raise ValueError("it is nested too deeply")
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text} is no finite number")
+    return number
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key is there twice")
+    return found
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+# ---------------------------------------------------------------------------------------------------------- types
+
+
+@cache
+def fits(hint: Any) -> Callable[[Any], bool]:
+    """Whether a value out of JSON is one of a type as dataclasses have them: scalars, None, literals, tuples, mappings.
+
+    An int does for a float, a bool for neither; ints have 63 bits, floats are at most `LARGEST`, and texts can be written
+    and name a file. What is of another type, as Any, fits.
+    """
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        several = [fits(one) for one in args]
+        return lambda value: any(fit(value) for fit in several)
+    if origin is Literal:
+        return lambda value: any(type(value) is type(one) and value == one for one in args)
+    if origin is tuple and args[1:] == (...,):
+        inner = fits(args[0])
+        return lambda value: isinstance(value, (list, tuple)) and all(map(inner, value))
+    if origin is tuple:
+        each = [fits(one) for one in args]
+        return lambda value: (
+            isinstance(value, (list, tuple))
+            and len(value) == len(each)
+            and all(fit(part) for fit, part in zip(each, value))
+        )
+    if origin in (dict, Mapping):
+        inner = fits(args[1])
+        return lambda value: isinstance(value, dict) and all(map(_is_text, value)) and all(map(inner, value.values()))
+    if hint is float:
+        return lambda value: type(value) in (int, float) and -LARGEST <= value <= LARGEST
+    if hint is int:
+        return lambda value: type(value) is int and -(2**63) <= value < 2**63
+    if hint is str:
+        return _is_text
+    if hint in (bool, types.NoneType):
+        return lambda value: type(value) is hint
+    return lambda value: True
+
+
+def _is_text(value: Any) -> bool:
+    if type(value) is not str:
+        return False
+    try:  # other halves of a pair than those of file names can not be written
+        return value.isprintable() or ("\0" not in value and value.encode("utf-8", "surrogateescape") is not None)
+    except UnicodeEncodeError:
+        return False
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def fitting(kind: type, values: Mapping[str, Any], signed: Sequence[str] = ()) -> dict[str, Any]:
+    """The values for the fields of a dataclass, each of its type, numbers not negative but for the fields `signed`.
+
+    Raises ValueError with the name of what is wanting, too much or of another type.
+    """
+    hints = _hints(kind)
+    if (name := next((name for name in values if name not in hints), None)) is not None:
+        raise ValueError(f"there is no '{name}'")
+    for f in fields(kind):
+        if f.name not in values:
+            if f.default is MISSING and f.default_factory is MISSING:
+                raise ValueError(f"'{f.name}' is missing")
+            continue
+        value = values[f.name]
+        if not fits(hints[f.name])(value):
+            raise ValueError(f"'{f.name}' is {_short(value)}, not {f.type}")
+        if type(value) in (int, float) and value < 0 and f.name not in signed:
+            raise ValueError(f"'{f.name}' is {_short(value)}, which is below 0")
+    return dict(values)
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        text = "a number"
+    return text if len(text) <= 40 else f"{text[:40]}…"
 
 
 def _read(path: Path) -> bytes:
@@ -390,15 +511,21 @@ def manifest(folder: Path) -> dict[str, dict[str, Any]]:
     Raises BadInput when it is none, or lists a name that leads out of the folder.
     """
     path = Path(folder) / MANIFEST
-    if not path.exists():
+    if not os.path.exists(path):
         return {}
     files = read_json(path).get("files")
-    if not isinstance(files, dict) or not all(isinstance(f, dict) and "sha256" in f for f in files.values()):
+    if not fits(Mapping[str, Mapping[str, Any]])(files) or not all(map(_is_entry, files.values())):
         raise _damaged(path, "is not a manifest")
     for name in files:
         if not name or name.startswith("/") or "\0" in name or not {"", ".", ".."}.isdisjoint(name.split("/")):
             raise _damaged(path, f"lists {name!r}, which is no file in its folder")
     return files
+
+
+def _is_entry(entry: Mapping[str, Any]) -> bool:
+    later = entry.get("next")
+    texts = fits(str)(entry.get("sha256")) and fits(str | None)(entry.get("key"))
+    return texts and (later is None or (isinstance(later, dict) and _is_entry(later)))
 
 
 def write_manifest(folder: Path, files: Mapping[str, Mapping[str, Any]], **facts: Any) -> None:
@@ -418,7 +545,7 @@ def read_verified(folder: Path, name: str) -> bytes:
     entry = manifest(folder).get(name)
     if entry is None:
         raise _damaged(folder / name, f"is not listed in {MANIFEST}")
-    if not (folder / name).exists():
+    if not os.path.exists(folder / name):
         raise _damaged(folder / name, f"is missing, but {MANIFEST} lists it")
     sizes = {said.get("bytes") for said in (entry, entry.get("next") or entry)}
     data = _read(folder / name) if not sizes.isdisjoint({None, (folder / name).stat().st_size}) else b""
@@ -458,7 +585,7 @@ def save_rows(folder: Path, rows: Sequence[Row], key: str) -> None:
 def results_key(folder: Path) -> str | None:
     """The key that results.jsonl was saved under, or None when there are no (whole) results."""
     entry, path = manifest(folder).get(RESULTS), Path(folder) / RESULTS
-    if entry is None or not path.exists():
+    if entry is None or not os.path.exists(path):
         return None
     return _entry_of(entry, _read(path)).get("key")
 
@@ -472,28 +599,44 @@ def _entry_of(entry: dict[str, Any], data: bytes) -> dict[str, Any]:
 def load_rows(folder: Path) -> list[Row]:
     """The rows of a folder, verified, in the schema of today: what an older one lacks is empty (see `ADDED`).
 
-    Raises BadInput when they are missing, damaged, of a newer schema, or of another run than the one that they lie in.
+    Raises BadInput when they are missing, damaged, of a wrong type, of a newer schema, or of another run than the one that
+    they lie in.
     """
     path = Path(folder) / RESULTS
     rows = list[Row]()
-    for number, line in enumerate(read_verified(folder, RESULTS).decode().splitlines(), 1):
+    for number, line in enumerate(read_verified(folder, RESULTS).splitlines(), 1):
         try:
-            values = json.loads(line)
+            values = parse(line)
+            if not isinstance(values, dict):
+                raise ValueError("it is not a JSON object")
             schema = values.pop("schema", None)
             if type(schema) is not int or schema < 1:
-                raise ValueError(f"its schema is {schema!r}")
+                raise ValueError(f"its schema is {_short(schema)}")
             if schema > SCHEMA:
-                raise BadInput(f"{path} was written by a newer version (schema {schema}); upgrade this one")
+                raise BadInput(f"{path} was written by a newer version (schema {_short(schema)}); upgrade this one")
             if early := [name for later in range(schema + 1, SCHEMA + 1) for name in ADDED[later] if name in values]:
                 raise ValueError(f"schema {schema} has no column '{early[0]}'")
-            rows.append(Row(**values))
-        except (ValueError, TypeError, AttributeError) as error:
+            rows.append(_row(values))
+        except ValueError as error:
             raise _damaged(path, f"has a bad row in line {number} ({error})") from None
     runs = {row.run for row in rows if row.run and row.status not in NO_RUN}
     own = _run_at(folder) if runs else ""
     for run in sorted(runs) if own else ():
         belongs(path, run, own)
     return rows
+
+
+def _row(values: dict[str, Any]) -> Row:
+    """A row out of JSON. A measured number too large to compute with becomes None, and the reason says what it was."""
+    for name in ("value", "error", "low", "high"):
+        if type(number := values.get(name)) in (int, float) and not -LARGEST <= number <= LARGEST:
+            values[name] = None
+            if name == "value":
+                values["reason"] = values.get("reason") or f"the value is {_short(number)}, too large to be compared"
+    row = Row(**fitting(Row, values, SIGNED))
+    if row.status not in STATUSES:
+        raise ValueError(f"its status is {_short(row.status)}")
+    return row
 
 
 def has_rows(folder: Path) -> bool:

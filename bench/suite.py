@@ -35,6 +35,7 @@ from bench.train import LOG
 from paradigms import catalogue
 from paradigms.contract import Paradigm
 from paradigms.errors import BadInput
+from reports.words import visible
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -478,7 +479,7 @@ def _record_failure(run: Run, out: Path, outcome: Outcome) -> None:
         row = _failure_row(run, outcome.failure, "evaluation" if before else "")
         store.save_rows(folder, [*before, row], key="failed")
         if outcome.trace:
-            store.write_atomic(run.folder(out) / runs.ERROR, outcome.trace.encode())
+            store.write_atomic(run.folder(out) / runs.ERROR, visible(outcome.trace, lines=True).encode())
 
 
 class _Busy(Exception):

@@ -33,7 +33,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from bench.arithmetic import compile_networks, computing
 from bench.flops import FlopCount, keep_generators
 from bench.progress import Progress
-from bench.store import OF, belongs, write_atomic
+from bench.store import OF, belongs, fits, write_atomic
 from paradigms.contract import Data, Noise, Space, Trainable, seed_of
 from paradigms.errors import BadInput
 
@@ -301,7 +301,7 @@ class Loop:
             mean.copy_(saved)
         for optimizer, saved in zip(self.optimizers.values(), state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        self.skipped, self.sums, self.last = state["skipped"], state["sums"], state["last"]
+        self.skipped, self.sums, self.last = int(state["skipped"]), dict(state["sums"]), dict(state["last"])
         coming = state.get("coming", [])  # older checkpoints have none
         self.coming = [Figures(k, label, most, torch.tensor([loss, norm])) for k, label, most, loss, norm in coming]
 
@@ -367,6 +367,8 @@ def train(
     """
     with keep_generators(data.x.device), Log(folder / LOG) as log:
         saved = _load(folder / STATE, data.x.device, of)
+        if saved is not None and (wrong := [name for name, fit in _SAVED.items() if not fit(saved.get(name))]):
+            raise _unfit(folder / STATE, ValueError(f"it has no fitting '{wrong[0]}'"))
         _seed(seed_of(*coords, "prepare"), data.x.device)
         wall, cpu = time.perf_counter(), time.process_time()
         data, prepare_flops = _prepare(model, data, coords, folder, saved, of)
@@ -380,9 +382,10 @@ def train(
         else:
             try:
                 loop.restore(saved["loop"])
-            except (ValueError, RuntimeError, KeyError) as error:
-                text = str(error).splitlines()[0]
-                raise BadInput(f"{folder / STATE} does not fit this model ({text}); delete it to train anew") from None
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                raise _unfit(folder / STATE, error) from None
             done, seconds, cpu_seconds = saved["done"], saved["seconds"], saved["cpu_seconds"]
             resumed = [*saved["resumed"], done]
             kept = {step: {name: t.cpu() for name, t in ema.items()} for step, ema in saved["kept"].items()}
@@ -474,10 +477,19 @@ def _prepare(
             _save(path, {"x": prepared.x, "y": prepared.y, "z": prepared.z, "space": told}, of)
         return prepared, float(count.total)
     kept = _load(path, device, of) or {}
+    tensors = [
+        isinstance(kept.get(name), kind) for name, kind in (("x", Tensor), ("y", Tensor | None), ("z", Tensor | None))
+    ]
+    if not (all(tensors) and fits(tuple[tuple[int, ...], int, int])(kept.get("space"))):
+        raise _unfit(path, ValueError("it holds no prepared data"))
     return Data(kept["x"], kept["y"], Space(*kept["space"]), kept["z"]), saved["prepare_flops"]
 
 
 # ----------------------------------------------------------------------------------------------------- checkpoints
+
+# What a checkpoint holds besides the loop, with what it must be.
+_SAVED = {"done": fits(int), "seconds": fits(float), "cpu_seconds": fits(float), "prepare_flops": fits(float)}
+_SAVED |= {"resumed": fits(tuple[int, ...]), "log": fits(tuple[str, ...]), "kept": lambda kept: isinstance(kept, dict)}
 
 
 def _save(path: Path, state: dict[str, Any], of: str) -> None:
@@ -498,9 +510,23 @@ def _load(path: Path, device: torch.device, of: str) -> dict[str, Any] | None:
         raise BadInput(f"can not read {path}: {error.strerror or error}") from None
     if hashlib.sha256(memoryview(data)[32:]).digest() != data[:32]:
         raise BadInput(f"{path} is damaged (its sha256 does not match); delete the folder {path.parent} to train anew")
-    state: dict[str, Any] = torch.load(io.BytesIO(data[32:]), map_location=device, weights_only=True)
+    try:
+        state = torch.load(io.BytesIO(data[32:]), map_location=device, weights_only=True)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # a pickle, or of a version that wrote otherwise; torch's advice is to load it unsafely
+        state = None
+    if not isinstance(state, dict):
+        raise _unfit(path, ValueError("it holds no state that this version can read"))
     belongs(path, state.get(OF), of)
     return state
+
+
+def _unfit(path: Path, error: Exception) -> BadInput:
+    """What is said of a checkpoint that is whole and yet none of this training."""
+    lines = str(error).splitlines() or [""]
+    text = f"it has no {error}" if isinstance(error, KeyError) else lines[0] or type(error).__name__
+    return BadInput(f"{path} does not fit this model or version ({text}); delete it, and the same command trains anew")
 
 
 class Log:

@@ -52,12 +52,15 @@ def walk(root: Path, enter: Callable[[str], bool] = lambda name: True) -> Walk:
         files, below = list[str](), list[Path]()
         for entry in inside:
             path = folder / entry.name
-            if path.is_dir():
-                (links if entry.is_symlink() else below).append(path)
-            elif entry.is_symlink() and not path.exists():
-                found.lost[path] = f"{path} links to {os.readlink(path)}, which is not there"
-            else:
-                files.append(entry.name)
+            try:
+                if path.is_dir():
+                    (links if entry.is_symlink() else below).append(path)
+                elif entry.is_symlink() and not path.exists():
+                    found.lost[path] = f"{path} links to {os.readlink(path)}, which is not there"
+                else:
+                    files.append(entry.name)
+            except OSError as error:  # of a folder that may be listed but not entered, or gone meanwhile
+                found.lost[path] = f"{path} can not be read: {error.strerror or error}"
         folders += reversed(below)
         found.folders.append((folder, files))
     return found

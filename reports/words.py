@@ -1,6 +1,6 @@
-"""Numbers as people read them, and text made safe for HTML's neighbours: LaTeX, Markdown, CSV.
+"""Numbers as people read them, and text made safe: for a terminal, and for HTML's neighbours LaTeX, Markdown, CSV.
 
-(HTML itself is escaped by jinja2.)
+(HTML itself is escaped by jinja2.) Imports nothing heavy: the command line says all that it says through `visible`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ import math
 import re
 import unicodedata
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from reports.stats import Summary
+if TYPE_CHECKING:
+    from reports.stats import Summary
 
 # ------------------------------------------------------------------------------------------------------- numbers
 
@@ -125,14 +127,30 @@ def plural(n: int, one: str, many: str = "") -> str:
 
 
 def plain(text: object) -> str:
-    """One line without control, bidirectional or private characters, so that a name can not reorder or break a page."""
+    """One line whose every character is seen, so that a name can not reorder or break a page."""
     return visible(str(text)).strip()
 
 
-def visible(text: str) -> str:
-    """Text on one line, with nothing in it that is not seen."""
-    kept = (" " if c in "\t\r\n" else c for c in text)
-    return "".join(c for c in kept if unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn"))
+def visible(text: str, lines: bool = False) -> str:
+    """Text in which all is seen: control, bidirectional, private and unassigned characters as JSON would escape them.
+
+    A byte of a file's name that is no UTF-8 (as `os.fsdecode` keeps it) becomes \\xff. The text ends up on one line, unless
+    it is `lines`, which keep their ends and tabs. What is visible already stays as it is.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _seen(c, lines) for c in text)
+
+
+def _seen(c: str, lines: bool) -> str:
+    if c in "\t\n\r" and (not lines or c != "\r"):
+        return c if lines else " "
+    if "\udc80" <= c <= "\udcff":
+        return f"\\x{ord(c) & 0xFF:02x}"
+    if unicodedata.category(c) == "Zs":  # spaces of other widths
+        return c
+    units = c.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))
 
 
 def shortened(text: str, most: int = 38) -> str:
@@ -201,6 +219,6 @@ def tex(text: object) -> str:
 
 
 def csv_text(text: object) -> str:
-    """Text that a spreadsheet does not take for a formula."""
-    kept = "" if text is None else str(text)
-    return "'" + kept if kept[:1] in ("=", "+", "-", "@", "\t", "\r") else kept
+    """Text of which all is seen, and that a spreadsheet does not take for a formula."""
+    kept = "" if text is None else visible(str(text))
+    return "'" + kept if kept.lstrip()[:1] in ("=", "+", "-", "@") else kept

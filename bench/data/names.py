@@ -147,6 +147,15 @@ class FolderName:
         return FolderName(_real(path), int(size), None if test is None else _real(test), _own(own))
 
     @staticmethod
+    def is_stored(source: Any) -> bool:
+        """Whether a value out of JSON is what `as_json` gave."""
+        if not isinstance(source, Mapping) or not {"folder", "size"} <= source.keys() <= {"folder", "size", "test"}:
+            return False
+        paths = [path for name, path in source.items() if name != "size"]
+        texts = all(isinstance(path, str) and path and "\0" not in path for path in paths)
+        return texts and type(source["size"]) is int and source["size"] in SIZES
+
+    @staticmethod
     def stored(source: Mapping[str, Any], name: str) -> FolderName:
         """What `as_json` gave, under the name that the data set had."""
         test = source.get("test")
