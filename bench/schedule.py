@@ -21,6 +21,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -179,12 +180,11 @@ def perform(
 
     with graceful_stop() as stopping, _pool(places, threads, stopping, display) as pool:
         while len(outcomes) < len(jobs):
-            for job in [j for j in todo if any(n in outcomes and not outcomes[n].ok for n in j.needs)]:
+            while (lost := _lost(todo, outcomes)) is not None:
+                job, cause = lost
                 todo.remove(job)
-                cause = next(n for n in job.needs if n in outcomes and not outcomes[n].ok)
                 settle(job, Outcome(failure=f"not run: '{cause}' failed"))
-            ready = [j for j in todo if all(n in outcomes for n in j.needs)]
-            for job in ready:
+            for job in [j for j in todo if all(n in outcomes and outcomes[n].ok for n in j.needs)]:
                 worker = next((w for w in pool if w.job is None and w.place.takes(job)), None)
                 if worker is None:
                     continue
@@ -207,6 +207,15 @@ def perform(
             if stopping():
                 raise KeyboardInterrupt
     return outcomes
+
+
+def _lost(todo: Sequence[Job], outcomes: Mapping[str, Outcome]) -> tuple[Job, str] | None:
+    """A job that can not run any more, and the first of its needs that failed or was not run; None where there is none.
+
+    Asked until there is none: each job that is lost may lose others.
+    """
+    failed = {name for name, outcome in outcomes.items() if not outcome.ok}
+    return next(((job, need) for job in todo for need in job.needs if need in failed), None)
 
 
 def _used(places: Sequence[Place], jobs: Sequence[Job]) -> list[Place]:
@@ -239,7 +248,7 @@ class Worker:
         self.pipe, theirs = context.Pipe()
         # The numerical libraries read these once, when they are loaded: set them before the child exists.
         threads = {} if self.threads is None else dict.fromkeys(THREADS, str(self.threads))
-        with _environment({**threads, **self.place.environment}):
+        with _environment({**threads, **self.place.environment}), _deaf_children():
             self.process: SpawnProcess = context.Process(target=_work, args=(theirs, self.threads), daemon=True)
             self.process.start()
         theirs.close()  # or the end of the child would not be seen here
@@ -334,10 +343,26 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+@contextlib.contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Processes that start meanwhile never hear Ctrl-C, not even before their first line runs; this one hears it after.
+
+    Ctrl-C reaches the whole group; the parent decides and sends SIGTERM.
+    """
+    resource_tracker.ensure_running()  # it unblocks the signal where it has to be started first
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 @shown()
 def _work(pipe: Connection, threads: int | None) -> None:
-    """A worker's life: take a job, do it, say how it ended; leave when the parent closes the pipe or is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides and sends SIGTERM
+    """A worker's life: take a job, do it, say how it ended; leave when the parent closes the pipe or is gone.
+
+    It is started deaf to Ctrl-C (see `_deaf_children`).
+    """
     asked = False
 
     def ask(*_: object) -> None:

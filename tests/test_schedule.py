@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -16,8 +18,9 @@ from pathlib import Path
 
 import pytest
 
+from bench import schedule
 from bench.progress import Event, Meter, Plain, Progress, Silent, display, duration, graceful_stop
-from bench.schedule import Job, Outcome, cores, critical_paths, gpu_places, perform
+from bench.schedule import Job, Outcome, Place, cores, critical_paths, gpu_places, perform
 from paradigms.errors import BadInput
 
 
@@ -127,6 +130,114 @@ def test_failures_stay_with_their_job(tmp_path: Path) -> None:
     assert out["healthy"] == Outcome("HEALTHY", seconds=out["healthy"].seconds)
     assert sorted(seen) == sorted(job.name for job in jobs)
     assert not (tmp_path / "orphan").exists()
+
+
+def fail_if(fails: bool) -> None:
+    if fails:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_chain_stops_where_it_breaks(workers: int) -> None:
+    jobs = [
+        Job("train A", crash),
+        Job("train B", note, needs=("train A",)),
+        Job("train C", note, needs=("train B",)),
+        Job("evaluate C", note, needs=("train C",)),
+    ]
+    out = perform(jobs, Silent(), workers=workers, threads=None)
+    assert {name: outcome.failure for name, outcome in out.items()} == {
+        "train A": "ZeroDivisionError: by nought",
+        "train B": "not run: 'train A' failed",
+        "train C": "not run: 'train B' failed",
+        "evaluate C": "not run: 'train C' failed",
+    }
+
+
+class Inline:
+    """A worker without a process: does its job when it is given one."""
+
+    def __init__(self, place: Place, ran: list[str]) -> None:
+        self.place, self.ran, self.job = place, ran, None
+        self.process = self
+        self.pipe, self.theirs = multiprocessing.Pipe()
+
+    def is_alive(self) -> bool:
+        return True
+
+    def give(self, job: Job) -> None:
+        self.job = job
+        self.ran.append(job.name)
+        self.theirs.send(Outcome(failure="broke" if job.args[0] else ""))
+
+    def read(self) -> Outcome:
+        return self.pipe.recv()
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_no_job_runs_without_all_that_it_needs(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Random graphs with random failures: what runs, in which order, and what is said of the rest."""
+    rng = random.Random(seed)
+    names = [f"job {k}" for k in range(rng.randint(1, 15))]
+    jobs = [
+        Job(
+            name,
+            fail_if,
+            (rng.random() < 0.25,),
+            needs=tuple(rng.sample(names[:k], rng.randint(0, min(k, 3)))),
+            cost=rng.random(),
+        )
+        for k, name in enumerate(names)
+    ]
+    ran: list[str] = []
+
+    @contextlib.contextmanager
+    def pool(places: list[Place], *_: object) -> Iterator[list[Inline]]:
+        yield [Inline(place, ran) for place in places]
+
+    monkeypatch.setattr(schedule, "_pool", pool)
+    shuffled = rng.sample(jobs, len(jobs))
+    out = perform(shuffled, Silent(), workers=rng.randint(1, 4), threads=None)
+    assert out.keys() == set(names)
+    for job in jobs:  # in the order of the graph
+        bad = [need for need in job.needs if not out[need].ok]
+        assert (job.name in ran) == (not bad)
+        if bad:
+            assert out[job.name].failure in {f"not run: '{need}' failed" for need in bad}
+        else:
+            assert out[job.name].ok == (not job.args[0])
+            assert all(ran.index(need) < ran.index(job.name) for need in job.needs)
+
+
+def test_ctrl_c_while_a_worker_starts_prints_nothing(tmp_path: Path) -> None:
+    """The worker gets the signal before the first line of its own code, as it is imported; the parent decides."""
+    script = tmp_path / "early.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import os, signal
+            from bench.progress import Silent
+            from bench.schedule import Job, perform
+
+            def work(progress):
+                return "done"
+
+            if __name__ == "__main__":
+                print(perform([Job("a", work)], Silent(), workers=1, threads=None)["a"].value)
+            else:
+                os.kill(os.getpid(), signal.SIGINT)
+            """
+        )
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("done\n", "")
+
+
+def test_this_process_hears_ctrl_c_that_came_while_a_worker_was_started() -> None:
+    with graceful_stop() as stopping:
+        with schedule._deaf_children():
+            os.kill(os.getpid(), signal.SIGINT)
+        assert stopping.times == 1
 
 
 def test_one_thread_per_worker(monkeypatch: pytest.MonkeyPatch) -> None:
