@@ -798,9 +798,13 @@ def evaluate(
                 rows = scores.evaluate(folder, protocol, progress, where, force, data, out)
             n = next((row.n for row in rows if row.headline and row.sampler and row.n), None)
             if n is not None:
-                progress.update("the floor", 0, 1)
                 kept = None if features else Path(os.path.abspath(folder)).parent.parent / "baselines" / protocol.name
-                rows = rows + scores.floor(runs.data_of(folder, info, data).place, n, protocol, kept, features or ())
+                place = runs.data_of(folder, info, data).place
+
+                def told(what: str, done: int, of: int) -> None:
+                    progress.update(f"the floor: {what}", done, of)
+
+                rows = rows + scores.floor(place, n, protocol, kept, features or (), told)
     missing = [row for row in rows if row.value is None or not math.isfinite(row.value)]
     refused = {row.reason: None for row in missing if likelihood and row.status == "ok" and row.reason and row.kind}
     if refused:

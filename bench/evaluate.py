@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
@@ -23,7 +24,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple, get_args
@@ -159,16 +160,36 @@ def subset(data: Data, n: int, name: str, split: str) -> Data:
 dataset = runs.dataset
 
 
-def reference(name: Name, specs: tuple[str, ...] = (), device: torch.device | str = "cpu") -> Reference:
+# Is told what is computed, how much of it is done, and of how much; it may raise, and so end the work.
+Told = Callable[[str, int, int], object]
+
+
+def _nobody(what: str, done: int, of: int) -> None: ...
+
+
+def _tell(told: Told, what: str) -> metrics.Tell:
+    return lambda done, of: told(what, done, of)
+
+
+def reference(
+    name: Name, specs: tuple[str, ...] = (), device: torch.device | str = "cpu", told: Told = _nobody
+) -> Reference:
     """The reference of a data set in its own feature spaces, or in those that a user named; made once in each process.
 
     Features are computed and compared on `device`.
     """
-    return _reference(name, specs, torch.device(device))
+    return _reference(name, specs, torch.device(device), _Listener(told))
+
+
+@dataclass(frozen=True)
+class _Listener:
+    """Who is told of work whose result is kept; the result is the same whoever that is, so all are equal."""
+
+    told: Told = field(compare=False)
 
 
 @lru_cache(maxsize=4)
-def _reference(name: Name, specs: tuple[str, ...], device: torch.device) -> Reference:
+def _reference(name: Name, specs: tuple[str, ...], device: torch.device, listener: _Listener) -> Reference:
     found = dataset(name)
     n = min(len(found.test), len(found.train), REFERENCE)
     parts = {"test": found.test, "train": found.train}
@@ -181,7 +202,9 @@ def _reference(name: Name, specs: tuple[str, ...], device: torch.device) -> Refe
         wide = (
             subset(parts[split], WIDE * space.dim, found.key, split).x if WIDE * space.dim > REFERENCE else real[split]
         )
-        return cached(space, found, split, wide)
+        return cached(
+            space, found, split, wide, _tell(listener.told, f"features of real images, {space.name}, {split}")
+        )
 
     kept = {split: tuple(features(space, split) for space in spaces) for split in parts}
     channels = shipped(found.stacked).on(device) if found.stacked else None
@@ -315,10 +338,12 @@ def quality(
     ref: Reference,
     splits: Sequence[str] = ("test", "train"),
     copies: bool = True,
+    told: Told = _nobody,
 ) -> list[Row]:
     """Every metric of samples x (N, *shape), as the data is stored, against each split; `base` fills the other columns.
 
     y: labels the samples were drawn for, where they were. copies: ask whether they are copies of training examples.
+    told: hears of every chunk and block of the work, under the names in `_costs_of_quality`.
     """
     rows: list[Row] = []
     base = dataclasses.replace(base, n=len(x), draw=base.draw or 0)
@@ -332,35 +357,66 @@ def quality(
         # Empirical distances depend on both sizes: equal ones, and no more than the transport problem can hold.
         real = ref.real["test"][: len(x)]
         with _section(rows, dataclasses.replace(base, split="test"), "w2"):
-            add(metrics.vector_quality(x[: len(real)], real, ref.dataset.density), split="test", n_ref=len(real))
+            found = metrics.vector_quality(x[: len(real)], real, ref.dataset.density, _tell(told, "distances"))
+            add(found, split="test", n_ref=len(real))
         return [_marked(row) for row in rows]
-    fakes = [space.features(ref.dataset.space.encode(x)) for space in ref.spaces]
+    stored = ref.dataset.space
+    fakes = [space.features(x, stored=stored, tell=_tell(told, f"features, {space.name}")) for space in ref.spaces]
     for index, (space, fake) in enumerate(zip(ref.spaces, fakes)):
         for split in splits:
             real_features = ref.features[split][index]
             columns: dict[str, Any] = {"split": split, "features": space.id, "n_ref": len(real_features.values)}
             here = dataclasses.replace(base, **columns)
+            tell = {what: _tell(told, f"{what}, {space.name}, {split}") for what in ("fd", "fd_inf", "pairs")}
             # A Frechet distance is refused when samples are few: that costs its own row, not the others.
             with _section(rows, here, "fd"):
-                add([metrics.frechet_distance(fake, real_features)], **columns)
+                add([metrics.frechet_distance(fake, real_features, tell["fd"])], **columns)
             with _section(rows, here, "fd_inf"):
-                add(metrics.extrapolated_distance(fake, real_features), **columns)
+                add(metrics.extrapolated_distance(fake, real_features, progress=tell["fd_inf"]), **columns)
             with _section(rows, here, "kd"):
-                add(metrics.quality_without_fd(fake, real_features), **columns)
+                add(metrics.quality_without_fd(fake, real_features, tell["pairs"]), **columns)
         if "test" in splits:
             rows += _labels(base, fake, y, ref.features["test"][index], ref.labels["test"])
+            told(f"labels, {space.name}", 1, 1)
     for split in splits:
         columns = {"split": split, "n_ref": len(ref.real[split])}
         with _section(rows, dataclasses.replace(base, **columns), "sharpness"):
-            add([metrics.sharpness(x, ref.real[split])], **columns)
+            add([metrics.sharpness(x, ref.real[split], _tell(told, f"sharpness, {split}"))], **columns)
     if ref.channels is not None and "test" in splits:
         columns = {"split": "test", "features": ref.channels.id}
         with _section(rows, dataclasses.replace(base, **columns), "modes"):
-            channels = [ref.channels.features(c) for c in ref.dataset.space.encode(x).split(1, dim=1)]
+            tells = metrics.in_turn(_tell(told, "modes"), *[len(x)] * x.shape[1])
+            channels = [ref.channels.features(c, stored=stored, tell=of) for c, of in zip(x.split(1, dim=1), tells)]
             add(metrics.stacked_modes(channels), **columns)
     if copies:
-        rows += memorisation(base, x, fakes, ref)
+        rows += memorisation(base, x, fakes, ref, told)
     return [_marked(row) for row in rows]
+
+
+def _costs_of_quality(
+    n: int, ref: Reference, splits: Sequence[str] = ("test", "train"), copies: bool = True
+) -> dict[str, float]:
+    """What the parts of `quality` of n samples cost, about, in multiplications, by the names that it tells of them."""
+    if not ref.spaces:
+        return {"distances": 1.0}
+    costs = {f"features, {s.name}": 1e4 * n * (s.pixels or math.prod(s.shape[1:])) for s in ref.spaces}
+    for index, space in enumerate(ref.spaces):
+        d = space.dim
+        for split in splits:
+            m = len(ref.features[split][index].values)
+            costs[f"fd, {space.name}, {split}"] = (n + m + 10 * d) * d**2
+            costs[f"fd_inf, {space.name}, {split}"] = 5 * (n + m + 30 * d) * d**2
+            costs[f"pairs, {space.name}, {split}"] = 2 * (n * n + m * m + n * m) * (d + 32)
+        if "test" in splits:
+            costs[f"labels, {space.name}"] = 1e3 * n * d
+    dim = math.prod(ref.dataset.space.shape)
+    costs |= {f"sharpness, {split}": 20.0 * dim * (n + len(ref.real[split])) for split in splits}
+    if ref.channels is not None and "test" in splits:
+        costs["modes"] = 1e4 * n * dim
+    if copies:
+        held_out, train = min(n, len(ref.real["test"])), len(ref.dataset.train)
+        costs["copies"] = ((2 * n + held_out) * train + 2 * n * held_out) * (dim + 32) / 2
+    return costs
 
 
 def _labels(base: Row, fake: Features, y: Tensor | None, real: Features, truth: Tensor | None) -> list[Row]:
@@ -382,14 +438,14 @@ def _of_values(base: Row, values: Sequence[metrics.Value], **columns: Any) -> li
     return [dataclasses.replace(base, **{**v._asdict(), **columns}) for v in values]
 
 
-def memorisation(base: Row, x: Tensor, fakes: Sequence[Features], ref: Reference) -> list[Row]:
+def memorisation(base: Row, x: Tensor, fakes: Sequence[Features], ref: Reference, told: Told = _nobody) -> list[Row]:
     """Are images x (N, *shape), as the data is stored, copies of training examples? In pixels and by their features."""
     rows: list[Row] = []
     base = dataclasses.replace(base, n=len(x), draw=base.draw or 0)
     # All of the training split, for any of it may have been copied; as many held-out examples as samples.
     train, held_out = ref.dataset.train.x, ref.real["test"][: len(x)]
     with _section(rows, base, "nn_ratio"):
-        found = metrics.memorisation(x.to(ref.device), train, held_out)
+        found = metrics.memorisation(x.to(ref.device), train, held_out, _tell(told, "copies"))
         rows += _of_values(base, found, split="train", n_ref=len(train))
     for fake, seen, unseen in zip(fakes, ref.features["train"], ref.features["test"]):
         here = dataclasses.replace(base, split="train", features=fake.space.id, n_ref=len(seen.values))
@@ -607,12 +663,12 @@ def evaluate(
     folder = Path(folder)
     trained, info, found = _loaded(folder, device, data, out)
     if isinstance(trained, Codec):
-        return _of_codec(_measured(info, trained, tier, device), trained, found, tier, device)
+        return _of_codec(_measured(info, trained, tier, device), trained, found, tier, device, progress.update)
     model, sweep = _sampling(trained, folder, info), _sweep(info, tier)
     key, place = _key(folder, info, tier, found, catalogue.get(info.recipe)), runs.measured(folder, tier.name)
     if not force and (kept := _kept(place, key)) is not None:
         return kept
-    ref = reference(found.place, device=device)
+    ref = reference(found.place, device=device, told=progress.update)
     card = model.card
     n = pool_size(found, tier)
     todo = plans(card, tier.max_calls, sweep)
@@ -629,7 +685,8 @@ def evaluate(
             pool = draw(
                 model, plan, n * sets, info.seed, pool_labels(model, found.train, n * sets, info.seed), device, tell
             )
-            rows += _of_pool(dataclasses.replace(drawn, calls=pool.calls), pool, n, ref, model, device)
+            scored = work.scored(str(plan))
+            rows += _of_pool(dataclasses.replace(drawn, calls=pool.calls), pool, n, ref, model, device, scored)
             if plan == card.default:
                 shown = pool
     for variant in variants:
@@ -638,14 +695,15 @@ def evaluate(
         drawn = _planned(_measured(its, other, tier, device, variant.weights), card.default, card)
         with work.part(str(variant), n) as tell, _section(rows, drawn, "fd" if ref.spaces else "w2"):
             pool = draw(other, card.default, n, info.seed, pool_labels(other, found.train, n, info.seed), device, tell)
-            rows += quality(dataclasses.replace(drawn, calls=pool.calls), pool.x, pool.y, ref, ("test",), copies=False)
+            drawn, scored = dataclasses.replace(drawn, calls=pool.calls), work.scored(str(variant))
+            rows += quality(drawn, pool.x, pool.y, ref, ("test",), copies=False, told=scored)
     for kind in kinds:
         rows += _of_splits(dataclasses.replace(base, headline=kind == kinds[0]), model, kind, found, tier, device, work)
     if not kinds:
         rows.append(_no_likelihood(base, card, model.space, tier))
     codec = getattr(model, "codec", None)
     if isinstance(codec, Codec):
-        rows += _of_codec(_planned(base, card.default, card), codec, found, tier, device)
+        rows += _of_codec(_planned(base, card.default, card), codec, found, tier, device, work.scored("the codec"))
     with locked(place):
         if shown is not None:
             _keep_samples(place, shown, found)
@@ -654,14 +712,14 @@ def evaluate(
 
 
 @torch.no_grad()
-def _of_codec(base: Row, codec: Codec, found: Dataset, tier: Tier, device: str) -> list[Row]:
+def _of_codec(base: Row, codec: Codec, found: Dataset, tier: Tier, device: str, told: Told = _nobody) -> list[Row]:
     """What a codec loses: how far held-out examples are from their own reconstructions, and -log p(x | z).
 
     z is drawn from q(z | x) and x from p(x | z). Both sides hold the same examples, so a perfect codec has rfd 0. What
     samples made of its codes score can hardly be better.
     """
     base = dataclasses.replace(base, dtype=DTYPES["fp32"])
-    ref, n = reference(found.place, device=device), pool_size(found, tier)
+    ref, n = reference(found.place, device=device, told=told), pool_size(found, tier)
     data = Data(ref.real["test"][:n], None if ref.labels["test"] is None else ref.labels["test"][:n], codec.space)
     noise = Noise("reconstruct", found.key, device=device)
     parts, values = list[Tensor](), list[Tensor]()
@@ -672,11 +730,13 @@ def _of_codec(base: Row, codec: Codec, found: Dataset, tier: Tier, device: str) 
         out = codec.decode(mu + log_sd.exp() * rows.at("z").normal(*mu.shape), y)
         parts.append(codec.space.decode(codec.law.sample(out, rows.at("x"))).cpu())
         values.append(codec.law.log_prob(out, x).double().cpu())
+        told("reconstructions", int(index[-1]) + 1, len(data))
     base, made = dataclasses.replace(base, split="test", n=len(data)), list[Row]()
     for space, real in zip(ref.spaces, ref.features["test"]):
         here = dataclasses.replace(base, features=space.id, n_ref=len(data))
         with _section(made, here, "rfd"):
-            fake = space.features(ref.dataset.space.encode(torch.cat(parts)))
+            tell = _tell(told, f"features of reconstructions, {space.name}")
+            fake = space.features(torch.cat(parts), stored=ref.dataset.space, tell=tell)
             same = Features(real.values[:n], None, space)
             made += _of_values(here, [metrics.reconstruction_distance(fake, same)])
     value, levels, scale = torch.cat(values), codec.space.levels, _unit_of(codec.space)
@@ -689,14 +749,16 @@ def _of_codec(base: Row, codec: Codec, found: Dataset, tier: Tier, device: str) 
     ]
 
 
-def _of_pool(drawn: Row, pool: Pool, n: int, ref: Reference, model: Paradigm, device: str) -> list[Row]:
+def _of_pool(
+    drawn: Row, pool: Pool, n: int, ref: Reference, model: Paradigm, device: str, told: Told = _nobody
+) -> list[Row]:
     """The rows of a plan's samples, in disjoint sets of n, and of what one costs."""
     rows: list[Row] = []
     # The training split asks for copies, and only the headline is asked, once.
     splits = ("test", "train") if drawn.headline else ("test",)
     for index, (x, y) in enumerate(pieces(pool, n)):
         here = dataclasses.replace(drawn, draw=index)
-        rows += quality(here, x, y, ref, splits, copies=drawn.headline and index == 0)
+        rows += quality(here, x, y, ref, splits, copies=drawn.headline and index == 0, told=told)
     flops = measure.flops_per_sample(model, pool.plan, device)
     return [*rows, dataclasses.replace(drawn, metric="flops_per_sample", value=flops, unit="FLOP", n=1)]
 
@@ -747,7 +809,7 @@ def in_spaces(
     """
     folder = Path(folder)
     model, info, found = _opened(folder, device, data, out)
-    ref, card = reference(found.place, tuple(specs), device), model.card
+    ref, card = reference(found.place, tuple(specs), device, progress.update), model.card
     n = n or pool_size(found, tier)
     protocol = SCHEMA, tier.name, found.checksum, torch.__version__, code(catalogue.get(info.recipe))
     key = _digest("spaces", protocol, _weights_of(folder))
@@ -761,7 +823,8 @@ def in_spaces(
     with work.part(str(card.default), n) as tell, _section(made, drawn, "fd"):
         labels = pool_labels(model, found.train, n, info.seed)
         pool = draw(model, card.default, n, info.seed, labels, device, tell)
-        scored = quality(dataclasses.replace(drawn, calls=pool.calls), pool.x, pool.y, ref, copies=False)
+        drawn = dataclasses.replace(drawn, calls=pool.calls)
+        scored = quality(drawn, pool.x, pool.y, ref, copies=False, told=work.scored(str(card.default)))
         made += [row for row in scored if row.features]  # what needs none is among the tier's own rows
     # Where nothing could be drawn, that is the answer in every space.
     rows = [
@@ -838,7 +901,7 @@ def sampled(
     recipe, card, ref, n = (
         catalogue.get(info.recipe),
         model.card,
-        reference(found.place, device=device),
+        reference(found.place, device=device, told=progress.update),
         pool_size(found, tier),
     )
     wanted = {(plan.sampler, plan.steps, settings_text(plan.options)): plan for plan in chosen}
@@ -854,7 +917,8 @@ def sampled(
         drawn = _planned(base, plan, card)
         with work.part(str(plan), n) as tell, _section(rows, drawn, "fd" if ref.spaces else "w2"):
             pool = draw(model, plan, n, info.seed, pool_labels(model, found.train, n, info.seed), device, tell)
-            rows += _of_pool(dataclasses.replace(drawn, calls=pool.calls), pool, n, ref, model, device)
+            scored = work.scored(str(plan))
+            rows += _of_pool(dataclasses.replace(drawn, calls=pool.calls), pool, n, ref, model, device, scored)
     return [*asked.with_new(rows, own), *tiers]
 
 
@@ -1024,6 +1088,15 @@ class Work:
         tell(0)
         yield tell
         self._index += 1
+
+    def scored(self, name: str) -> Told:
+        """Who is told of the scoring of what the part at hand made: a sign of life, for the count stays what it is."""
+        done, total = round(sum(self.costs[: self._index + 1])), round(sum(self.costs))
+
+        def told(what: str, part: int, of: int) -> None:
+            self.progress.update(f"evaluate {name}", done, total, **{what: f"{100 * part // max(1, of)} %"})
+
+        return told
 
 
 def _expected_calls(card: Card, plan: Plan) -> float:
@@ -1247,42 +1320,45 @@ def baselines(name: Name, tier: Tier, folder: Path, progress: Progress, force: b
     key = _baselines_key(found, tier)
     if not force and (kept := _kept(folder, key)) is not None:
         return kept
-    ref, n = reference(name), pool_size(found, tier)
+    ref, n = reference(name, told=progress.update), pool_size(found, tier)
     base = dataclasses.replace(_environment(found), status="baseline", tier=tier.name)
     rows: list[Row] = []
     space, total = found.space, 5
-    step = 0
+    step, at = 0, ""
 
     def tell(stage: str) -> None:
-        nonlocal step
-        progress.update(f"baseline {stage}", step, total)
+        nonlocal step, at
+        at = f"baseline {stage}"
+        progress.update(at, step, total)
         step += 1
+
+    def told(what: str, done: int, of: int) -> None:
+        progress.update(at, step - 1, total, **{what: f"{100 * done // max(1, of)} %"})
 
     tell("real-train")
     real = dataclasses.replace(base, recipe="real-train")
     # Each split as if it were samples, against the other.
     seen, unseen = subset(found.train, n, found.key, "floor"), subset(found.test, n, found.key, "floor")
-    rows += quality(real, seen.x, seen.y, ref, ("test",), copies=False)
-    rows += quality(real, unseen.x, unseen.y, ref, ("train",), copies=False)
+    rows += quality(real, seen.x, seen.y, ref, ("test",), copies=False, told=told)
+    rows += quality(real, unseen.x, unseen.y, ref, ("train",), copies=False, told=told)
     if ref.spaces:
         # Half of the held-out examples, which are no copies, with the other half as the held-out ones.
         some, others = (_every_second(ref, first, n) for first in (0, 1))
-        rows += memorisation(real, some.real["test"], some.features["test"], others)
+        rows += memorisation(real, some.real["test"], some.features["test"], others, told)
     tell("train-copies")
     copied = subset(found.train, n, found.key, "copies")
-    rows += quality(dataclasses.replace(base, recipe="train-copies"), copied.x, copied.y, ref)
+    rows += quality(dataclasses.replace(base, recipe="train-copies"), copied.x, copied.y, ref, told=told)
     flat = space.encode(found.train.x).flatten(1).double()
     tell("gaussian")
     gaussian = fit_pixels(flat).sample(n, Noise("gaussian", found.key)).float()
-    rows += quality(
-        dataclasses.replace(base, recipe="gaussian"), space.decode(gaussian.view(n, *space.shape)), None, ref
-    )
+    fitted = space.decode(gaussian.view(n, *space.shape))
+    rows += quality(dataclasses.replace(base, recipe="gaussian"), fitted, None, ref, told=told)
     tell("uniform")
     if space.levels:
         noise = Noise("uniform", found.key).integers(space.levels, n, *space.shape).to(torch.uint8)
-        rows += quality(dataclasses.replace(base, recipe="uniform"), noise, None, ref)
+        rows += quality(dataclasses.replace(base, recipe="uniform"), noise, None, ref, told=told)
     tell("likelihood")
-    rows += _likelihood_baselines(base, found, tier)
+    rows += _likelihood_baselines(base, found, tier, told)
     shown = subset(found.test, 64 if space.is_image else KEPT_VECTORS, found.key, "grid")
     with locked(folder):
         _keep_samples(folder, Pool(Plan("real"), shown.x, shown.y, None), found)
@@ -1319,7 +1395,7 @@ def _environment(found: Dataset) -> Row:
     )
 
 
-def _likelihood_baselines(base: Row, found: Dataset, tier: Tier) -> list[Row]:
+def _likelihood_baselines(base: Row, found: Dataset, tier: Tier, told: Told = _nobody) -> list[Row]:
     """Log mass (nats) of each test and training example under models that need no training, as rows."""
     space, rows = found.space, list[Row]()
     train = space.encode(found.train.x).flatten(1).double()
@@ -1332,9 +1408,11 @@ def _likelihood_baselines(base: Row, found: Dataset, tier: Tier) -> list[Row]:
     gaussian: Gaussian | None = None
     with _section(rows, dataclasses.replace(base, recipe="gaussian", kind=kind, relation=relation), base.metric):
         gaussian = fit_density(train, space.levels)
-    histograms = _log_histograms(found.train.x, space.levels) if space.levels else None
+    told("fit", 1, 1)
+    histograms = _log_histograms(found.train.x, space.levels, _tell(told, "histograms")) if space.levels else None
     for split, whole in (("test", found.test), ("train", found.train)):
         part = subset(whole, tier.likelihood_n, found.key, f"likelihood {split}")
+        told(split, 0, 1)
         x = space.encode(part.x).flatten(1).double()
         values: list[tuple[str, str, str, Tensor]] = []
         if histograms is not None:
@@ -1370,11 +1448,14 @@ def _likelihood_baselines(base: Row, found: Dataset, tier: Tier) -> list[Row]:
     return rows
 
 
-def _log_histograms(x: Tensor, levels: int) -> Tensor:
-    """log (count + 1) / (N + L) for each level and pixel, (L, D): independent pixels, Laplace-smoothed."""
-    flat = x.flatten(1).long()
-    counts = torch.stack([(flat == level).sum(0) for level in range(levels)]).double()
-    return torch.log((counts + 1) / (len(flat) + levels))
+def _log_histograms(x: Tensor, levels: int, tell: metrics.Tell | None = None) -> Tensor:
+    """log (count + 1) / (N + L) for each level and pixel, (L, D), of integers x: independent pixels, Laplace-smoothed."""
+    flat, counts = x.flatten(1), list[Tensor]()
+    for level in range(levels):
+        counts.append((flat == level).sum(0))
+        if tell is not None:
+            tell(level + 1, levels)
+    return torch.log((torch.stack(counts).double() + 1) / (len(flat) + levels))
 
 
 # -------------------------------------------------------------------------------------------------- anyone's samples
@@ -1425,15 +1506,14 @@ def score(
             keeps what the same samples scored on other data, by other tiers and in other spaces.
     """
     found, path = dataset(name), Path(path)
-    given = read_samples(path, found.space, resize, span=span, crop=crop, found=found)
+    given = read_samples(path, found.space, resize, span=span, crop=crop, found=found, told=progress.update)
     most = len(given.x) if tier is None else pool_size(found, tier)
     if not found.space.is_image:
         most = min(most, len(found.test), REFERENCE)  # of vectors no more are compared
     if len(given.x) > most or path.is_dir():
-        given = _by_content(given, most)
+        given = _by_content(given, most, _tell(progress.update, "order the samples"))
     n, digest = len(given.x), _content(given)
     name_of = _readable(called) or _name_of(path, digest, to)
-    progress.update("features", 0, n, images=0)
     base = dataclasses.replace(
         _environment(found),
         status="external",
@@ -1446,20 +1526,33 @@ def score(
         reading=given.reading,
     )
     _join(to, base, [])
-    rows = quality(base, given.x, given.y, reference(name))
-    if specs:
-        rows += quality(base, given.x, given.y, reference(name, tuple(specs)), copies=False)
+    own = reference(name, told=progress.update)
+    asked = reference(name, tuple(specs), told=progress.update) if specs else None
+    scoring = Scoring(progress)
+    of_own = scoring.add("", _costs_of_quality(n, own))
+    of_asked = scoring.add("", {} if asked is None else _costs_of_quality(n, asked, copies=False))
+    of_floor = scoring.add(
+        "the floor: ",
+        {
+            what: cost
+            for ref in (own, asked)
+            if ref
+            for what, cost in _costs_of_quality(n, ref, ("test",), False).items()
+        },
+    )
+    rows = quality(base, given.x, given.y, own, told=of_own)
+    if asked is not None:
+        rows += quality(base, given.x, given.y, asked, copies=False, told=of_asked)
     if not any(row.value is not None and math.isfinite(row.value) for row in rows):
         reason = next((row.reason for row in rows if row.reason), "give more samples")
         raise BadInput(f"{path}: nothing can be measured with {n} sample{'s' * (n != 1)}: {reason}")
-    progress.update("features", n, n, images=n)
     if to is not None:
         with locked(to):
             kept = _join(to, base, rows)
             if not kept or not _has_samples(to):
                 _keep_samples(to, Pool(Plan("external"), given.x, given.y, None), found)
             save_rows(to, [*kept, *rows], digest)
-    return rows + floor(name, n, specs=specs)
+    return rows + floor(name, n, specs=specs, told=of_floor)
 
 
 def _join(to: Path | None, base: Row, rows: Sequence[Row]) -> list[Row]:
@@ -1479,7 +1572,26 @@ def _join(to: Path | None, base: Row, rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-def _by_content(given: Samples, most: int) -> Samples:
+class Scoring:
+    """One count over the parts of several scorings, whose costs are known."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress, self.total = progress, 0.0
+
+    def add(self, before: str, costs: Mapping[str, float]) -> Told:
+        """Who is told of a scoring with such parts, called `before` and their names. All are added before work begins."""
+        start = self.total
+        ends = dict(zip(costs, itertools.accumulate(costs.values())))
+        self.total += sum(costs.values())
+
+        def told(what: str, done: int, of: int) -> None:
+            at = start + ends.get(what, 0) - costs.get(what, 0) * (1 - done / max(1, of))
+            self.progress.update(f"{before}{what}", round(1000 * at / self.total), 1000)
+
+        return told
+
+
+def _by_content(given: Samples, most: int, tell: metrics.Tell = lambda done, of: None) -> Samples:
     """At most so many samples, in an order that depends on what each holds: not on names, nor on the order they came in.
 
     The order is that of a hash, so that they are a random choice.
@@ -1524,7 +1636,12 @@ def _content(given: Samples) -> str:
 
 
 def floor(
-    name: Name, n: int, tier: Tier | None = None, folder: Path | None = None, specs: Sequence[str] = ()
+    name: Name,
+    n: int,
+    tier: Tier | None = None,
+    folder: Path | None = None,
+    specs: Sequence[str] = (),
+    told: Told = _nobody,
 ) -> list[Row]:
     """What n real training examples score as if they were samples: rows of the recipe "real-train", split "test".
 
@@ -1537,8 +1654,8 @@ def floor(
         _environment(found), status="baseline", tier=tier.name if tier else "", recipe="real-train"
     )
     real = subset(found.train, n, found.key, "floor")
-    refs = [reference(name), *([reference(name, tuple(specs))] if specs else [])]
-    return [row for ref in refs for row in quality(base, real.x, real.y, ref, ("test",), copies=False)]
+    refs = [reference(name, told=told), *([reference(name, tuple(specs), told=told)] if specs else [])]
+    return [row for ref in refs for row in quality(base, real.x, real.y, ref, ("test",), copies=False, told=told)]
 
 
 def read_samples(
@@ -1549,6 +1666,7 @@ def read_samples(
     span: Range | None = None,
     crop: bool = False,
     found: Dataset | None = None,
+    told: Told = _nobody,
 ) -> Samples:
     """Samples as the data is stored: integers 0 ... L - 1 (uint8), or float32 vectors. Raises BadInput.
 
@@ -1567,7 +1685,7 @@ def read_samples(
     if not space.is_image and (span or crop):
         raise BadInput(f"--{'range' if span else 'crop'} is for images, and the data set holds vectors; leave it out")
     if path.is_dir():
-        return _read_folder(path, space, resize, span, crop, found)
+        return _read_folder(path, space, resize, span, crop, found, told)
     if not path.exists():
         raise BadInput(f"{path} does not exist; give an .npz, .npy or .safetensors file, a folder of images or a run")
     if path.suffix.lower() in SUFFIXES:
@@ -1860,7 +1978,13 @@ def _as_integers(x: Tensor, path: Path, space: Space, span: Range | None, real: 
 
 
 def _read_folder(
-    path: Path, space: Space, resize: Resize | None, span: Range | None, crop: bool, found: Dataset | None
+    path: Path,
+    space: Space,
+    resize: Resize | None,
+    span: Range | None,
+    crop: bool,
+    found: Dataset | None,
+    told: Told = _nobody,
 ) -> Samples:
     """The images below a folder, by the rule for folders of data: hidden files apart, of every kind, in sub-folders too."""
     if not space.is_image:
@@ -1874,6 +1998,8 @@ def _read_folder(
     size = (space.shape[2], space.shape[1])
     bytes_of, done, cut, grey = dict[tuple[int, ...], list[tuple[int, Tensor]]](), set[str](), 0, 0
     for index, file in enumerate(files):
+        if index % 100 == 0:
+            told("read images", index, len(files))
         image = read_image(file)
         if crop and image.size != size:
             cut += image.width != image.height

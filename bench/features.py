@@ -39,7 +39,7 @@ import re
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 import torch
@@ -56,6 +56,9 @@ from bench.inception import DIM, SIDE, Inception
 from bench.store import write_atomic
 from paradigms.contract import Space
 from paradigms.errors import BadInput, unknown
+
+if TYPE_CHECKING:
+    from bench.metrics.blocks import Tell
 
 __all__ = [
     "FID",
@@ -241,32 +244,42 @@ class FeatureSpace:
         return self.extractor.num_features
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, chunk: int = 1000) -> tuple[Tensor, Tensor | None]:
+    def __call__(
+        self, x: Tensor, chunk: int = 1000, stored: Space | None = None, tell: Tell | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Features (N, dim) and logits (N, classes), None without a head, of bin-centred images x (N, C, H, W).
 
         Float32, on the space's device, the same for any `chunk` up to rounding (large images go through in smaller ones).
-        Raises BadInput on images of another shape, and when an image or a feature is not finite.
+        stored: what x is where it holds the data's integers: a chunk of them is encoded at a time. tell: is told how many
+        images are done, and of how many. Raises BadInput on images of another shape, and when an image or a feature is
+        not finite.
         """
         if tuple(x.shape[1:]) != self.shape:
             raise BadInput(
                 f"feature space {self.id}: images must be {self.shape}, got {tuple(x.shape[1:])}; "
                 "compare samples and reference at one size"
             )
-        if not x.is_floating_point():
+        if stored is None and not x.is_floating_point():
             raise BadInput(f"feature space {self.id}: images must be encoded (float in [-1, 1]), got {x.dtype}")
         if not len(x):
             raise BadInput(f"feature space {self.id}: no images given")
-        if bad := int((~x.isfinite().flatten(1).all(1)).sum()):
+        if x.is_floating_point() and (bad := sum(int((~p.isfinite().flatten(1).all(1)).sum()) for p in x.split(chunk))):
             raise BadInput(f"feature space {self.id}: {bad} of {len(x)} images are not finite")
         chunk = min(chunk, max(1, PIXELS // (self.pixels or math.prod(self.shape[1:]))))
-        values = torch.cat([self.extractor(part.to(self.device)) for part in x.split(chunk)])
+        parts, done = list[Tensor](), 0
+        for part in x.split(chunk):
+            parts.append(self.extractor((part if stored is None else stored.encode(part)).to(self.device)))
+            done += len(part)
+            if tell is not None:
+                tell(done, len(x))
+        values = torch.cat(parts)
         if bad := int((~values.isfinite().all(1)).sum()):
             raise BadInput(f"feature space {self.id}: the features of {bad} of {len(x)} images are not finite")
         return values, None if self.head is None else self.head(values).cpu()
 
-    def features(self, x: Tensor, chunk: int = 1000) -> Features:
+    def features(self, x: Tensor, chunk: int = 1000, stored: Space | None = None, tell: Tell | None = None) -> Features:
         """As a call, in one value that says which space it is of."""
-        return Features(*self(x, chunk), self)
+        return Features(*self(x, chunk, stored, tell), self)
 
 
 class Features(NamedTuple):
@@ -722,7 +735,7 @@ def inception(space: Space, source: Path | None = None, progress: Progress | Non
 # ------------------------------------------------------------------------------------------------------------ cache
 
 
-def cached(space: FeatureSpace, dataset: Dataset, split: str, x: Tensor) -> Features:
+def cached(space: FeatureSpace, dataset: Dataset, split: str, x: Tensor, tell: Tell | None = None) -> Features:
     """The features of real images x (N, C, H, W), integers of a split, kept on disk for the next process.
 
     The key holds all that decides them: the images themselves, the data set's checksum, split, space (name, policy and
@@ -740,7 +753,7 @@ def cached(space: FeatureSpace, dataset: Dataset, split: str, x: Tensor) -> Feat
         if _bound(key, data[64:]) == data[:64]:
             found = load_tensors(data[64:])
             return Features(found["values"].to(space.device), found.get("logits"), space)
-    features = space.features(dataset.space.encode(x))
+    features = space.features(x, stored=dataset.space, tell=tell)
     tensors = {"values": features.values.cpu()} | ({} if features.logits is None else {"logits": features.logits})
     body = save_tensors({name: tensor.contiguous() for name, tensor in tensors.items()})
     with contextlib.suppress(BadInput):

@@ -11,6 +11,7 @@ images score against other real images; `floor` computes it, and no value means 
 
 from __future__ import annotations
 
+from bench.metrics.blocks import Tell, in_turn
 from bench.metrics.cards import METRICS, Card
 from bench.metrics.frechet import (
     FrechetDistance,
@@ -50,6 +51,7 @@ __all__ = [
     "Moments",
     "Sharpness",
     "Stream",
+    "Tell",
     "Value",
     "classification_accuracy_score",
     "classifier_score",
@@ -58,6 +60,7 @@ __all__ = [
     "extrapolated_distance",
     "floor",
     "frechet_distance",
+    "in_turn",
     "kernel_distance",
     "label_accuracy",
     "label_distance",

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-__all__ = ["BLOCK", "Tell", "blocks", "pair_distances", "squared_distances"]
+__all__ = ["BLOCK", "Tell", "blocks", "in_turn", "pair_distances", "squared_distances"]
 
 BLOCK = 2**22  # pairs held at a time: 32 MiB of float64, and a few such arrays at once
 
-Tell = Callable[[int, int], None]  # is told how many rows are done, and of how many
+# Is told how many rows are done, and of how many; whoever listens may raise, and so end the work.
+Tell = Callable[[int, int], None]
 
 
 def blocks(n: int, m: int, tell: Tell | None = None) -> Iterator[slice]:
@@ -22,6 +23,15 @@ def blocks(n: int, m: int, tell: Tell | None = None) -> Iterator[slice]:
         yield slice(start, stop)
         if tell is not None:
             tell(stop, n)
+
+
+def in_turn(tell: Tell | None, *sizes: int) -> list[Tell | None]:
+    """What to tell of each of several loops of such sizes, one after the other: one count goes over all of them."""
+
+    def of(before: int, size: int) -> Tell | None:
+        return None if tell is None else lambda done, every: tell(before + size * done // max(1, every), sum(sizes))
+
+    return [of(sum(sizes[:k]), size) for k, size in enumerate(sizes)]
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:

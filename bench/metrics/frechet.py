@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Self
 
 import numpy as np
@@ -11,6 +10,7 @@ from scipy.linalg import blas, eigvalsh, lapack
 from scipy.stats import linregress
 from torch import Tensor
 
+from bench.metrics.blocks import Tell, in_turn
 from bench.metrics.moments import Moments
 from bench.metrics.stream import Stream
 from bench.metrics.values import PER_FEATURE, Features, Value, check
@@ -56,15 +56,16 @@ class FrechetDistance(Stream[Value]):
         return Value("fd", distance_of_gaussians(self.fake, self.real))
 
 
-def frechet_distance(fake: Features, real: Features) -> Value:
+def frechet_distance(fake: Features, real: Features, tell: Tell | None = None) -> Value:
     """The squared 2-Wasserstein distance of the Gaussians fitted to both sets of features: "fd" (arXiv:1706.08500).
 
     Raises BadInput below 10 samples per feature, and on features that are not finite, not in full precision or not of
     one space.
     """
     check(fake, real, at_least=PER_FEATURE * fake.space.dim, of="a Frechet distance")
-    metric = FrechetDistance(Moments.of(real.values))
-    metric.fake = Moments.of(fake.values)
+    of_real, of_fake = in_turn(tell, len(real.values), len(fake.values))
+    metric = FrechetDistance(Moments.of(real.values, tell=of_real))
+    metric.fake = Moments.of(fake.values, tell=of_fake)
     return metric.compute()
 
 
@@ -119,9 +120,7 @@ def reconstruction_distance(fake: Features, real: Features) -> Value:
     return Value("rfd", frechet_distance(fake, real).value)
 
 
-def extrapolated_distance(
-    fake: Features, real: Features, seed: int = 0, progress: Callable[[int, int], None] | None = None
-) -> list[Value]:
+def extrapolated_distance(fake: Features, real: Features, seed: int = 0, progress: Tell | None = None) -> list[Value]:
     """ "fd_inf" and "fd_inf_r2": the Frechet distance at infinitely many samples, and how straight the line there is.
 
     The bias of the distance falls as 1/n (Chong & Forsyth 2020, arXiv:1911.07023), of either side. So both are shuffled

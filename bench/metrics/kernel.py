@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bench.metrics.blocks import Tell, blocks
+from bench.metrics.blocks import Tell, blocks, in_turn
 from bench.metrics.values import Features, Value, check
 
 __all__ = ["Kernel", "discrepancy", "kernel_distance"]
@@ -58,13 +58,9 @@ def discrepancy(metric: str, x: Tensor, y: Tensor, kernel: Kernel, tell: Tell | 
     the points of a side are all the same: nothing scatters.
     """
     n, m = len(x), len(y)
-    total = 2 * n + m
-
-    def of(offset: int) -> Tell | None:
-        return None if tell is None else lambda done, _: tell(offset + done, total)
-
-    xx, yy = _row_sums(x, x, kernel, False, of(0))[0], _row_sums(y, y, kernel, False, of(n))[0]
-    xy, yx = _row_sums(x, y, kernel, True, of(n + m))
+    of_x, of_y, of_both = in_turn(tell, n, m, n)
+    xx, yy = _row_sums(x, x, kernel, False, of_x)[0], _row_sums(y, y, kernel, False, of_y)[0]
+    xy, yx = _row_sums(x, y, kernel, True, of_both)
     cross = xy.sum()
 
     value = xx.sum() / (n * (n - 1)) + yy.sum() / (m * (m - 1)) - 2 * cross / (n * m)

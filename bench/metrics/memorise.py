@@ -7,12 +7,13 @@ import math
 import torch
 from torch import Tensor
 
-from bench.metrics.blocks import Tell, blocks, pair_distances
+from bench.metrics.blocks import Tell, blocks, in_turn, pair_distances
 from bench.metrics.values import Value, evenly, finite, share
 from paradigms.errors import BadInput
 
 __all__ = ["memorisation"]
 
+PART = 4096  # rows squared at once
 NOISE = 1e-12  # an error of the gap, a number between -1 and 1, that is rounding
 
 
@@ -39,15 +40,17 @@ def memorisation(fake: Tensor, train: Tensor, test: Tensor, tell: Tell | None = 
         if len(x) < 2:
             raise BadInput(f"memorisation: {len(x)} {name}; at least 2 are needed")
     x, reference, held_out = (v.to(fake.device).flatten(1) for v in (fake, train, test))
-    distance, found = _nearest(x, reference, tell=tell)
-    baseline, _ = _nearest(held_out, reference)
+    n = min(len(reference), len(held_out))
+    pairs = [len(a) * len(reference) for a in (x, held_out, x)] + [len(x) * n] * 2
+    of_samples, of_held_out, of_spacing, *of_gap = in_turn(tell, *pairs)
+    distance, found = _nearest(x, reference, tell=of_samples)
+    baseline, _ = _nearest(held_out, reference, tell=of_held_out)
     if baseline.mean() == 0:
         raise BadInput("memorisation: every held-out example is also a training example; give a split of unseen data")
     neighbours, position = found.unique(return_inverse=True)
-    spacing, _ = _nearest(reference[neighbours], reference, but=neighbours)
-    n = min(len(reference), len(held_out))
-    to_train = distance if n == len(reference) else _nearest(x, evenly(reference, n))[0]
-    to_test, _ = _nearest(x, evenly(held_out, n))
+    spacing, _ = _nearest(reference[neighbours], reference, but=neighbours, tell=of_spacing)
+    to_train = distance if n == len(reference) else _nearest(x, evenly(reference, n), tell=of_gap[0])[0]
+    to_test, _ = _nearest(x, evenly(held_out, n), tell=of_gap[1])
     return [
         Value("nn_ratio", (distance.mean() / baseline.mean()).item()),
         share("authenticity", (distance > spacing[position]).double().mean().item(), len(x)),
@@ -74,10 +77,10 @@ def _nearest(
     Candidates are ranked by a float32 matrix product, and the distance to the winner is then computed directly: it is
     exact for a copy, and elsewhere at most the rounding of the ranking away from the smallest.
     """
-    keys = reference.float()
+    keys = reference.to(torch.float32, copy=True)  # as large as the training split: held once
     centre = keys.mean(0)  # near the origin the products cancel less
-    keys = keys - centre
-    half = keys.square().sum(1) / 2
+    keys -= centre
+    half = torch.cat([part.square().sum(1) for part in keys.split(PART)]) / 2
     distances, indices = [], []
     for part in blocks(len(x), len(reference), tell):
         score = torch.addmm(half, x[part].float() - centre, keys.mT, alpha=-1)  # (|x - k|^2 - |x|^2) / 2

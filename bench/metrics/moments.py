@@ -8,6 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from bench.metrics.blocks import Tell
 from bench.metrics.stream import Stream
 from bench.metrics.values import finite, full_precision
 from paradigms.errors import BadInput
@@ -28,11 +29,13 @@ class Moments(Stream[tuple[Tensor, Tensor]]):
         self.scatter = torch.zeros(dim, dim, dtype=torch.float64, device=device)
 
     @classmethod
-    def of(cls, x: Tensor, chunk: int = 4096) -> Self:
+    def of(cls, x: Tensor, chunk: int = 4096, tell: Tell | None = None) -> Self:
         """Of vectors (N, d) that are all there; the sums are taken where they lie."""
         found = cls(x.shape[1], x.device)
         for part in x.split(chunk):
             found.update(part)
+            if tell is not None:
+                tell(found.n, len(x))
         return found
 
     @property

@@ -8,13 +8,15 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
-from bench.metrics.blocks import Tell, blocks, pair_distances, squared_distances
+from bench.metrics.blocks import Tell, blocks, in_turn, pair_distances, squared_distances
 from bench.metrics.values import Features, Value, check
 
 __all__ = ["NEIGHBOURS", "nearest", "neighbourhoods", "reach"]
 
 NEIGHBOURS = 5  # k of precision, recall, density, coverage
-QUERIES = 2048  # rows asked of scikit-learn at once; it blocks further
+QUERIES = 2048  # rows asked of scikit-learn at once, at most: a whole number of its own blocks
+OWN = 256  # rows of such a block
+PRODUCTS = 2**33  # multiplications asked for at once, about: a second or two
 RIM = 1e-11  # of the squared norms: how near to the rim of a ball a fast distance is not trusted
 TIE = 1e-9  # of the squared radius: farther by less than this is on the rim, and inside
 COPY = 8  # roundings of the features, of their norm: what is nearer than so much is a copy, in a ball of radius 0 too
@@ -34,18 +36,14 @@ def neighbourhoods(fake: Features, real: Features, tell: Tell | None = None) -> 
     check(fake, real, at_least=k + 2, of=f"neighbourhoods of k = {k}")
     x, y = fake.values.double(), real.values.double()
     n, m = len(x), len(y)
-    total = n + 2 * m
-
-    def of(offset: int) -> Tell | None:
-        return None if tell is None else lambda done, _: tell(offset + done, total)
-
+    of_x, of_y, of_both = in_turn(tell, n, m, m)
     eps = max(torch.finfo(side.values.dtype).eps for side in (fake, real))
     copy = (COPY * eps) ** 2 * max(x.square().sum(1).max().item(), y.square().sum(1).max().item())
-    reach_fake, reach_real = (each * (1 + TIE) + copy for each in (reach(x, k, of(0)), reach(y, k, of(n))))
+    reach_fake, reach_real = (each * (1 + TIE) + copy for each in (reach(x, k, of_x), reach(y, k, of_y)))
     near_x, near_y = x - y.mean(0), y - y.mean(0)  # to the origin, where products cancel less
     within = torch.zeros(n, dtype=torch.long, device=x.device)  # how many real balls hold the sample
     recalled, covered = 0, 0
-    for part in blocks(m, n, of(n + m)):
+    for part in blocks(m, n, of_both):
         distance = squared_distances(near_y[part], near_x)
         # A distance near either rim is replaced by the exact one, of which nothing is in doubt.
         doubt = RIM * (near_x.square().sum(1).max() + near_y[part].square().sum(1).max())
@@ -73,7 +71,8 @@ def nearest(x: Tensor, reference: Tensor, k: int, tell: Tell | None = None) -> t
     centre = reference.mean(0)
     find = _finder(reference - centre, k)
     distances, rows = [], []
-    for part in x.split(QUERIES):
+    several = max(1, min(QUERIES, PRODUCTS // reference.numel()) // OWN) * OWN
+    for part in x.split(several):
         index = find(part - centre)
         each = pair_distances(part.repeat_interleave(k, 0), reference[index.flatten()]).view(-1, k)
         each, order = each.sort(1)

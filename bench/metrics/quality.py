@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from bench.metrics.blocks import Tell, in_turn
 from bench.metrics.frechet import frechet_distance
 from bench.metrics.kernel import kernel_distance
 from bench.metrics.labels import label_distance
@@ -36,12 +37,14 @@ def quality(fake: Features, real: Features) -> list[Value]:
     return [frechet_distance(fake, real), *quality_without_fd(fake, real)]
 
 
-def quality_without_fd(fake: Features, real: Features) -> list[Value]:
+def quality_without_fd(fake: Features, real: Features, tell: Tell | None = None) -> list[Value]:
     """ "kd", "precision", "recall", "density", "coverage" and, where the space is a classifier, the label metrics.
 
     For sets too small for a Frechet distance. Raises BadInput as `quality` does, and below 7 samples on either side.
     """
-    values = [kernel_distance(fake, real), *neighbourhoods(fake, real)]
+    n, m = len(fake.values), len(real.values)
+    of_kernel, of_neighbours = in_turn(tell, 2 * n + m, n + 2 * m)
+    values = [kernel_distance(fake, real, of_kernel), *neighbourhoods(fake, real, of_neighbours)]
     if fake.logits is not None and real.logits is not None:
         values += label_distance(fake, real)
     return values
@@ -53,7 +56,7 @@ def floor(train: Features, test: Features) -> list[Value]:
     return quality(take(train, n), take(test, n))
 
 
-def vector_quality(fake: Tensor, real: Tensor, density: Density | None) -> list[Value]:
+def vector_quality(fake: Tensor, real: Tensor, density: Density | None, tell: Tell | None = None) -> list[Value]:
     """ "w2", "sw2", "mmd2", "energy" and "c2st" of samples (N, D) against real vectors (M, D), and what a known density
     adds.
 
@@ -67,8 +70,8 @@ def vector_quality(fake: Tensor, real: Tensor, density: Density | None) -> list[
             raise BadInput(f"vector metrics: {len(x)} {name}; at least 3 are needed")
         finite(x, f"vector metrics: {name}")
     x, y = fake.cpu().double(), real.cpu().double()
-    values = [f(x, y) for f in (wasserstein, sliced_wasserstein, gaussian_discrepancy, energy_distance)]
-    values.append(two_sample_accuracy(x, y))
+    measures = (wasserstein, sliced_wasserstein, gaussian_discrepancy, energy_distance, two_sample_accuracy)
+    values = [measure(x, y, of) for measure, of in zip(measures, in_turn(tell, 5, 5, 40, 40, 10))]
     if density is not None:
         values += [*modes(x, y, density), *off_support(x, y, density)]
     return values

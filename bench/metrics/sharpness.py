@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
+from bench.metrics.blocks import Tell, in_turn
 from bench.metrics.stream import Stream
 from bench.metrics.values import Value
 from paradigms.errors import BadInput
@@ -29,7 +30,7 @@ class Sharpness(Stream[tuple[float, float]]):
     def __init__(self) -> None:
         self.n, self.total, self.squares = 0, 0.0, 0.0
 
-    def update(self, batch: Tensor) -> None:
+    def update(self, batch: Tensor, tell: Tell | None = None) -> None:
         if batch.dim() != 4 or min(batch.shape[2:]) < 3:
             raise BadInput(f"sharpness: images have shape {tuple(batch.shape)}, expected (B, C, H, W) from 3×3")
         if batch.is_floating_point():
@@ -37,12 +38,15 @@ class Sharpness(Stream[tuple[float, float]]):
         if not len(batch):
             return
         kernel = torch.tensor([[0, 1, 0], [1, -4, 1], [0, 1, 0]], dtype=torch.float64)[None, None]
+        before = self.n
         for part in batch.cpu().split(max(1, PIXELS // math.prod(batch.shape[1:]))):
             answer = conv2d(part.double().flatten(0, 1)[:, None], kernel)
             each = answer.flatten(1).var(1, correction=0).view(len(part), -1).mean(1)
             self.n += len(each)
             self.total += each.sum().item()
             self.squares += each.square().sum().item()
+            if tell is not None:
+                tell(self.n - before, len(batch))
 
     def merge(self, other: Self) -> None:
         self.n += other.n
@@ -58,16 +62,16 @@ class Sharpness(Stream[tuple[float, float]]):
         return mean, math.sqrt(variance / (self.n - 1)) if scatters else 0.0
 
 
-def sharpness(fake: Tensor, real: Tensor) -> Value:
+def sharpness(fake: Tensor, real: Tensor, tell: Tell | None = None) -> Value:
     """ "sharpness": the mean variance of the Laplacian of samples over that of real images: 1, below it blur, above it
     noise. Both (N, C, H, W) of the data's integers. It has no error where the images of a side are all as sharp.
 
     Raises BadInput for other shapes and for floats.
     """
     sides = []
-    for x in (fake, real):
+    for x, of in zip((fake, real), in_turn(tell, len(fake), len(real))):
         metric = Sharpness()
-        metric.update(x)
+        metric.update(x, of)
         sides.append(metric.compute())
     (a, a_error), (b, b_error) = sides
     if b == 0:

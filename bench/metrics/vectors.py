@@ -9,6 +9,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from bench.metrics.blocks import Tell
 from bench.metrics.kernel import discrepancy
 from bench.metrics.values import Value, evenly, share
 from paradigms.standardise import column_units
@@ -33,28 +34,32 @@ def distances(x: Tensor, y: Tensor) -> Tensor:
     return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def wasserstein(x: Tensor, y: Tensor) -> Value:
+def wasserstein(x: Tensor, y: Tensor, tell: Tell | None = None) -> Value:
     """ "w2": (min over pairings of the mean squared distance)^(1/2), of equally many points, at most 2,000 of each."""
     n = min(len(x), len(y), ASSIGNED)
     cost = distances(evenly(x, n), evenly(y, n)).square_().numpy()
     rows, columns = linear_sum_assignment(cost)
+    if tell is not None:
+        tell(1, 1)
     return Value("w2", math.sqrt(cost[rows, columns].mean()))
 
 
-def sliced_wasserstein(x: Tensor, y: Tensor) -> Value:
+def sliced_wasserstein(x: Tensor, y: Tensor, tell: Tell | None = None) -> Value:
     """ "sw2": the root mean over 256 fixed random directions of the squared distance of sorted projections."""
     n = min(len(x), len(y))
     generator = torch.Generator().manual_seed(0)
     directions = torch.randn(x.shape[1], DIRECTIONS, generator=generator, dtype=torch.float64)
     directions /= directions.norm(dim=0)
     a, b = ((evenly(v, n) @ directions).sort(0).values for v in (x, y))
+    if tell is not None:
+        tell(1, 1)
     return Value("sw2", (a - b).square().mean().sqrt().item())
 
 
-def gaussian_discrepancy(x: Tensor, y: Tensor) -> Value:
+def gaussian_discrepancy(x: Tensor, y: Tensor, tell: Tell | None = None) -> Value:
     """ "mmd2": the unbiased squared maximum mean discrepancy, with its error, in units of y's columns."""
     o, u = column_units(y)
-    return discrepancy("mmd2", (x - o) / u, (y - o) / u, _gaussians)
+    return discrepancy("mmd2", (x - o) / u, (y - o) / u, _gaussians, tell)
 
 
 def _gaussians(x: Tensor, y: Tensor) -> Tensor:
@@ -70,22 +75,22 @@ def _gaussians(x: Tensor, y: Tensor) -> Tensor:
     return total.div_(WIDTHS)
 
 
-def energy_distance(x: Tensor, y: Tensor) -> Value:
+def energy_distance(x: Tensor, y: Tensor, tell: Tell | None = None) -> Value:
     """ "energy": the unbiased estimate of 2 E|x - y| - E|x - x'| - E|y - y'| (Székely & Rizzo 2013), with its error.
 
     No width to choose; it is the discrepancy of the kernel -|x - y|.
     """
-    return discrepancy("energy", x, y, lambda a, b: distances(a, b).neg_())
+    return discrepancy("energy", x, y, lambda a, b: distances(a, b).neg_(), tell)
 
 
-def two_sample_accuracy(x: Tensor, y: Tensor) -> Value:
+def two_sample_accuracy(x: Tensor, y: Tensor, tell: Tell | None = None) -> Value:
     """ "c2st": how often a classifier tells held-out samples from real vectors, over 5 folds: ½ where it can not.
 
     The classifier two-sample test of Lopez-Paz & Oquab (2017, arXiv:1610.06545) with their k nearest neighbours,
     k = sqrt(training examples), on standardised coordinates; equally many of each. The folds are shuffled by a fixed
     seed, after sorting: the order of the samples does not count. The interval is that of a share of 2n answers.
     """
-    from sklearn.model_selection import StratifiedKFold, cross_val_score
+    from sklearn.model_selection import StratifiedKFold
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -95,6 +100,9 @@ def two_sample_accuracy(x: Tensor, y: Tensor) -> Value:
     side = np.repeat([0, 1], n)
     neighbours = max(1, math.isqrt(2 * n * (FOLDS - 1) // FOLDS))
     model = make_pipeline(StandardScaler(), KNeighborsClassifier(neighbours))
-    folds = StratifiedKFold(min(FOLDS, n), shuffle=True, random_state=0)
-    p = float(np.mean(cross_val_score(model, points, side, cv=folds)))
-    return share("c2st", p, 2 * n)
+    folds, scores = StratifiedKFold(min(FOLDS, n), shuffle=True, random_state=0), list[float]()
+    for train, test in folds.split(points, side):
+        scores.append(model.fit(points[train], side[train]).score(points[test], side[test]))
+        if tell is not None:
+            tell(len(scores), folds.n_splits)
+    return share("c2st", float(np.mean(scores)), 2 * n)
