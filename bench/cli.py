@@ -1093,12 +1093,14 @@ def list_(
     """
     if what not in KINDS:
         raise unknown("kind of list", what, KINDS)
+    from bench.recipes import listed
+
     rows = {
-        "recipes": _list_recipes,
+        "recipes": lambda: listed()["recipes"],
         "datasets": _list_datasets,
         "tiers": _list_tiers,
         "runs": lambda: _list_runs(out),
-        "samplers": _list_samplers,
+        "samplers": lambda: listed()["samplers"],
     }[what]()
     if as_json:
         _print_json(rows)
@@ -1111,12 +1113,6 @@ def list_(
         _table(list(rows[0]), [[_cell(value) for value in row.values()] for row in rows])
     else:
         print(f"no {what} in {out}" if what == "runs" else f"no {what}")
-
-
-def _list_recipes() -> list[dict[str, Any]]:
-    from bench.recipes import describe
-
-    return [dataclasses.asdict(found) | {"accepts": found.accepts} for found in describe()]
 
 
 def _recipe_line(found: Mapping[str, Any]) -> dict[str, str]:
@@ -1222,47 +1218,12 @@ def _lacking(folder: Path) -> str:
     return f"lacks {', '.join(names)}" if names else ""
 
 
-def _list_samplers() -> list[dict[str, Any]]:
-    from paradigms import catalogue
-    from paradigms.contract import settings_text
-
-    found = []
-    for name, recipe in catalogue.recipes().items():
-        card: Card | None = getattr(recipe.paradigm, "card", None)
-        if card is None:
-            continue
-        for sampler in card.samplers:
-            calls = "adaptive" if sampler.calls is None else _linear(*sampler.calls)
-            many = card.default.steps
-            default = f"{many} step{'s' * (many != 1)}" if sampler.name == card.default.sampler else ""
-            found.append(
-                {
-                    "recipe": name,
-                    "sampler": sampler.name,
-                    "steps": ", ".join(map(str, sampler.steps)),
-                    "default": default,
-                    "network calls": calls,
-                    "order": sampler.order,
-                    "stochastic": sampler.stochastic,
-                    "options": settings_text(sampler.options.items(), ", "),
-                    "note": sampler.note,
-                }
-            )
-    return found
-
-
 def _shared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row for what several recipes have alike, with all their names at its end."""
     alike: dict[tuple[Any, ...], list[str]] = {}
     for row in rows:
         alike.setdefault(tuple((k, v) for k, v in row.items() if k != "recipe"), []).append(row["recipe"])
     return [{**dict(rest), "recipes": ", ".join(names)} for rest, names in alike.items()]
-
-
-def _linear(a: int, b: int) -> str:
-    """a * steps + b as one writes it."""
-    slope = "" if not a else "steps" if a == 1 else f"{a} × steps"
-    return f"{slope} + {b}" if slope and b > 0 else f"{slope} − {-b}" if slope and b < 0 else slope or str(b)
 
 
 @app.command()

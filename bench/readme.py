@@ -2,7 +2,7 @@
 
 The table of recipes comes from the catalogue, that of columns from `bench.store.Row`, that of metrics from
 `bench.metrics.METRICS`, that of feature spaces from the shipped weights, that of coverage from `reports/coverage.json`, the
-results from the report of a suite.
+results from the report of a suite. What `bench list` says of the recipes (`bench/recipes.json`) is made with them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bench.metrics.cards import METRICS
-from bench.recipes import describe
+from bench.recipes import KEPT, describe, kept
 from bench.store import columns, write_atomic
 from reports import coverage
 
@@ -104,3 +104,4 @@ if __name__ == "__main__":
     if len(sys.argv) > 1:
         text = replace_part(text, "results", headline(Path(sys.argv[1]).read_text()))
     write_atomic(readme, text.encode())
+    write_atomic(KEPT, kept().encode())

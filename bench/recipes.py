@@ -1,17 +1,33 @@
-"""What each recipe says of itself, and which data it accepts: for `bench list recipes` and the README."""
+"""What each recipe says of itself, and which data it accepts: for `bench list` and the README.
+
+A recipe can be asked only where torch is loaded, which takes seconds. So what the recipes of this package answer is kept
+beside this file (`python -m bench.readme` makes it anew), with the sha256 of the sources that it was read from: where
+these have changed, or other packages add recipes, the recipes are asked.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import re
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import paradigms
 from bench.data.names import DATASETS
-from bench.run import refusal
 from paradigms import catalogue
-from paradigms.contract import Card, Recipe, Space
 
-__all__ = ["Described", "describe"]
+if TYPE_CHECKING:
+    from paradigms.contract import Card, Recipe, Space
+
+__all__ = ["KEPT", "Described", "describe", "kept", "listed"]
+
+KEPT = Path(__file__).with_name("recipes.json")
 
 
 @dataclass(frozen=True)
@@ -56,7 +72,16 @@ def describe() -> list[Described]:
     return [_described(known[name]) for row in catalogue.rows() for name in catalogue.family(row)]
 
 
+def refusal(recipe: str, space: Space) -> str | None:
+    """As `bench.run.refusal`."""
+    from bench import run
+
+    return run.refusal(recipe, space)
+
+
 def _described(recipe: Recipe) -> Described:
+    from paradigms.contract import Space
+
     card: Card | None = getattr(recipe.paradigm, "card", None)
     return Described(
         recipe=recipe.name,
@@ -94,3 +119,77 @@ def _together(names: list[str]) -> str:
     whole = [kind for kind, members in kinds.items() if members <= set(names)]
     covered = set().union(*(kinds[kind] for kind in whole))
     return ", ".join([*whole, *(name for name in names if name not in covered)])
+
+
+# ----------------------------------------------------------------------------------------------------- without torch
+
+
+def listed() -> dict[str, list[dict[str, Any]]]:
+    """What `bench list` shows of "recipes" and of their "samplers", as JSON has it.
+
+    Where torch is loaded the recipes are asked, which then takes no time.
+    """
+    found = None if "torch" in sys.modules else _recalled()
+    found = found or json.loads(kept())
+    return {what: found[what] for what in ("recipes", "samplers")}
+
+
+def _recalled() -> dict[str, Any] | None:
+    """The kept file; None where the recipes may say something else by now."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        found = json.loads(KEPT.read_text("utf-8"))
+        if found["sources"] == sources() and not catalogue.plugins():
+            return found
+    return None
+
+
+def kept() -> str:
+    """The content of the kept file, read from the recipes."""
+    recipes = [dataclasses.asdict(found) | {"accepts": found.accepts} for found in describe()]
+    found = {"sources": sources(), "recipes": recipes, "samplers": _samplers()}
+    return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+
+
+def sources() -> str:
+    """sha256 over all that decides what the recipes of this package say."""
+    root = Path(paradigms.__file__).parent
+    files = [path for path in sorted(root.rglob("*.py")) if path.name != "errors.py"]
+    digest = hashlib.sha256(repr(DATASETS).encode())
+    for path in (*files, Path(__file__)):
+        digest.update(f"{path.name} {path.stat().st_size}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _samplers() -> list[dict[str, Any]]:
+    """Every sampler of every recipe that has some."""
+    from paradigms.contract import settings_text
+
+    found = []
+    for name, recipe in catalogue.recipes().items():
+        card: Card | None = getattr(recipe.paradigm, "card", None)
+        if card is None:
+            continue
+        for sampler in card.samplers:
+            calls = "adaptive" if sampler.calls is None else _linear(*sampler.calls)
+            many = card.default.steps
+            default = f"{many} step{'s' * (many != 1)}" if sampler.name == card.default.sampler else ""
+            found.append(
+                {
+                    "recipe": name,
+                    "sampler": sampler.name,
+                    "steps": ", ".join(map(str, sampler.steps)),
+                    "default": default,
+                    "network calls": calls,
+                    "order": sampler.order,
+                    "stochastic": sampler.stochastic,
+                    "options": settings_text(sampler.options.items(), ", "),
+                    "note": sampler.note,
+                }
+            )
+    return found
+
+
+def _linear(a: int, b: int) -> str:
+    """a * steps + b as one writes it."""
+    slope = "" if not a else "steps" if a == 1 else f"{a} × steps"
+    return f"{slope} + {b}" if slope and b > 0 else f"{slope} − {-b}" if slope and b < 0 else slope or str(b)

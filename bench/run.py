@@ -987,8 +987,7 @@ def is_finished(folder: Path) -> bool:
             )
         return False
     kept = [name for name in store.manifest(folder) if name == PARENTS or _step_of(name)]
-    for name in (INFO, LOG, WEIGHTS, *kept):
-        store.read_verified(folder, name)
+    store.verify(folder, (INFO, LOG, WEIGHTS, *kept))
     return True
 
 

@@ -554,10 +554,19 @@ def read_verified(folder: Path, name: str) -> bytes:
     return data
 
 
-def verify(folder: Path) -> None:
-    """Checks every file of the manifest. Raises BadInput naming the first that is missing or changed."""
-    for name in manifest(folder):
-        read_verified(folder, name)
+def verify(folder: Path, names: Iterable[str] | None = None) -> None:
+    """Checks files of the manifest, by default all, and holds none of them whole.
+
+    Raises BadInput naming the first that is missing or changed, or that the manifest does not list.
+    """
+    folder, listed = Path(folder), manifest(folder)
+    for name in listed if names is None else names:
+        digest = ""
+        if os.path.isfile(folder / name):  # a pipe would be waited for
+            with suppress(OSError), open(folder / name, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != listed.get(name, {}).get("sha256"):
+            read_verified(folder, name)  # which says what is wrong, or knows it for what was to be next
 
 
 def missing(folder: Path) -> list[str]:

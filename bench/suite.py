@@ -508,8 +508,9 @@ def records(folders: Sequence[Path], tier: str = "", equal: bool = False) -> lis
     for folder in map(Path, folders):
         if (folder / runs.INFO).exists():
             ended = runs.read_info(folder).status == "ok"  # then a manifest tells of it
-            for name in {runs.INFO, LOG} & ({runs.INFO, LOG} if ended else set(store.manifest(folder))):
-                store.read_verified(folder, name)
+            store.verify(
+                folder, sorted({runs.INFO, LOG} & ({runs.INFO, LOG} if ended else set(store.manifest(folder))))
+            )
             record = {**store.read_sealed(folder / runs.INFO), "folder": str(folder)}
             if tier and record["tier"] != tier and runs.measured(folder, tier).exists():
                 record |= {"tier": tier, "trained": "" if equal else record["tier"]}

@@ -29,7 +29,7 @@ from paradigms.errors import BadInput, unknown
 if TYPE_CHECKING:
     from paradigms.contract import Recipe
 
-__all__ = ["GROUP", "family", "get", "names", "recipes", "rows"]
+__all__ = ["GROUP", "family", "get", "names", "plugins", "recipes", "rows"]
 
 GROUP = "paradigms.recipes"
 _NOT_A_PARADIGM = {"contract", "errors", "catalogue"}
@@ -46,6 +46,11 @@ def names() -> dict[str, str]:
     for point in _plugins(tuple(sys.path)):
         found |= _names_of(point)
     return dict(sorted(found.items()))
+
+
+def plugins() -> list[str]:
+    """The entry points by which other packages add recipes."""
+    return [point.name for point in _plugins(tuple(sys.path))]
 
 
 def recipes() -> dict[str, Recipe]:

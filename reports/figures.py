@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import matplotlib
 import numpy as np
@@ -738,22 +738,61 @@ _POINTS = 120
 
 
 def read_log(path: Path) -> pd.DataFrame:
-    """A run's log.jsonl as numbers; lines that are cut short are left out, a missing log is empty."""
-    lines = []
+    """A run's log.jsonl as numbers; lines that are cut short are left out, a missing log is empty.
+
+    Of a long log a row is the mean of lines that follow each other, as many in each row, so that no more than some
+    thousand rows are ever held, whatever the length of the file.
+    """
+    if not path.is_file():  # a pipe would be waited for
+        return pd.DataFrame()
+    rows: list[dict[str, _Mean]] = []
+    several, last = 1, 0  # lines in a row, and in the last one
     try:
-        text = (
-            path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-        )  # a pipe would be waited for
+        with open(path, encoding="utf-8", errors="replace") as file:
+            for line in file:
+                try:
+                    entry = json.loads(line)
+                except (ValueError, RecursionError):
+                    continue
+                if not isinstance(entry, dict):
+                    continue
+                if last == several and len(rows) == 2 * _ROWS:
+                    rows, several = [_joined(*pair) for pair in zip(rows[::2], rows[1::2])], 2 * several
+                    last = several
+                if last == several or not rows:
+                    rows.append({})
+                    last = 0
+                rows[-1] = _joined(rows[-1], {k: _Mean.of(v) for k, v in entry.items() if type(v) in (int, float)})
+                last += 1
     except OSError:
         return pd.DataFrame()
-    for line in text.splitlines():
+    return pd.DataFrame([{k: mean.value for k, mean in row.items()} for row in rows], dtype=float)
+
+
+_ROWS = 2_000  # of a log, at least, where it is longer
+
+
+class _Mean(NamedTuple):
+    """Of the finite numbers of a column."""
+
+    total: float = 0.0
+    count: int = 0
+
+    @classmethod
+    def of(cls, number: float) -> _Mean:
         try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict):
-            lines.append({k: v for k, v in entry.items() if isinstance(v, (int, float)) and not isinstance(v, bool)})
-    return pd.DataFrame(lines, dtype=float)
+            return cls(float(number), 1) if math.isfinite(number) else cls()
+        except OverflowError:  # an integer beyond all floats
+            return cls()
+
+    @property
+    def value(self) -> float:
+        return self.total / self.count if self.count else math.nan
+
+
+def _joined(a: dict[str, _Mean], b: dict[str, _Mean]) -> dict[str, _Mean]:
+    both = {k: _Mean(a[k].total + b[k].total, a[k].count + b[k].count) for k in a.keys() & b.keys()}
+    return {**a, **b, **both}
 
 
 def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

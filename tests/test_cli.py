@@ -27,7 +27,8 @@ from conftest import jobs_here
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from bench import cli, store
+from bench import cli, recipes, store
+from paradigms import catalogue
 from paradigms.contract import Space
 from paradigms.errors import BadInput
 
@@ -173,9 +174,39 @@ def test_help_and_completion_do_not_wait_for_torch() -> None:
         assert cli._complete_dataset("fashion-mnist")[0] == "fashion-mnist"
         assert cli._complete_tier("q") == ["quick"]
         cli._complete_run("")
+        for what in ("recipes", "samplers", "datasets", "tiers", "runs"):
+            with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
+                cli.app(["list", what])
+            assert text.getvalue()
         assert not heavy & set(sys.modules), heavy & set(sys.modules)
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, cwd=ROOT)
+
+
+def test_what_is_kept_of_the_recipes_is_what_they_say() -> None:
+    assert recipes.KEPT.read_text("utf-8") == recipes.kept(), "make it anew: python -m bench.readme"
+
+
+def test_what_is_kept_of_the_recipes_is_not_believed_where_it_may_be_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = json.loads(recipes.KEPT.read_text("utf-8"))
+    assert recipes._recalled() == good
+    monkeypatch.setattr(recipes, "KEPT", tmp_path / "recipes.json")
+    assert recipes._recalled() is None
+    for text in ("[", "[]", "{}", json.dumps({**good, "sources": "0" * 64})):
+        recipes.KEPT.write_text(text)
+        assert recipes._recalled() is None
+    recipes.KEPT.write_text(json.dumps(good))
+    assert recipes._recalled() == good
+    monkeypatch.setattr(catalogue, "plugins", lambda: ["theirs"])
+    assert recipes._recalled() is None
+
+
+def test_a_changed_source_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, read = recipes.sources(), Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path).replace(b"DDPM", b"ddpm"))
+    assert recipes.sources() != before
 
 
 def test_shell_completion_answers() -> None:

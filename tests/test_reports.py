@@ -688,6 +688,29 @@ def test_logs_are_read_tolerantly(tmp_path: Path) -> None:
     assert figures.read_log(tmp_path / "none").empty
 
 
+def test_a_long_log_is_thinned_as_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each row is the mean of equally many lines that follow each other; what is held does not grow with the file."""
+    monkeypatch.setattr(figures, "_ROWS", 4)
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: pytest.fail("the file is read whole"))
+    monkeypatch.setattr(Path, "read_bytes", lambda *_: pytest.fail("the file is read whole"))
+    path = tmp_path / "log.jsonl"
+    for n, several in ((7, 1), (8, 1), (9, 2), (16, 2), (17, 4), (1000, 128)):
+        lines = [{"step": k, "loss": 2.0 * k, **({"late": float(k)} if k >= n // 2 else {})} for k in range(n)]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        log, whole = figures.read_log(path), pd.DataFrame(lines, dtype=float)
+        parts = whole.groupby(whole.index // several).mean()
+        assert len(log) == len(parts) <= 8
+        pd.testing.assert_frame_equal(log, parts[log.columns], check_index_type=False)
+
+
+def test_a_line_of_a_log_that_is_no_number_costs_that_number_alone(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text(f'{{"step": 1, "loss": Infinity}}\n[1]\n{{"step": 2, "loss": 1{"0" * 400}}}\n{{"step": 3, "lo')
+    log = figures.read_log(path)
+    assert log["step"].tolist() == [1, 2]
+    assert log["loss"].isna().all()
+
+
 def test_bad_format_and_unwritable_place(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown report format 'pdf'; known: html"):
         reports.render(pd.DataFrame(), [], None, tmp_path, ["pdf"])

@@ -271,3 +271,21 @@ def test_every_field_of_a_tier_has_a_type_that_is_checked():
     for kind in (tiers.Tier, tiers.Budget):
         assert {f.type for f in dataclasses.fields(kind)} <= {"str", "int", "float", "Budget"}
         assert typing.get_type_hints(kind)
+
+
+def test_files_are_verified_without_being_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "log.jsonl").write_bytes(b"1\n" * 1000)
+    store.write_manifest(tmp_path, ["log.jsonl"])
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} is read whole"))
+    monkeypatch.setattr(store, "read_json", lambda path: json.loads(path.read_text()))
+    store.verify(tmp_path)
+    store.verify(tmp_path, ["log.jsonl"])
+    monkeypatch.undo()
+    with pytest.raises(BadInput, match="is not listed"):
+        store.verify(tmp_path, ["other"])
+    (tmp_path / "log.jsonl").write_bytes(b"2\n" * 1000)
+    with pytest.raises(BadInput, match=r"log\.jsonl is damaged"):
+        store.verify(tmp_path)
+    (tmp_path / "log.jsonl").unlink()
+    with pytest.raises(BadInput, match="is missing"):
+        store.verify(tmp_path)
