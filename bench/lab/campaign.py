@@ -1,0 +1,121 @@
+"""Campaigns against the suite's own reliability: `python -m bench.lab.campaign [kills|corruption|swaps|deletions|races|all]`.
+
+kills       a suite is killed or told to stop at some call; the same command goes on, and all ends as if unharmed
+corruption  a file is damaged; every command that reads it says so, makes it anew, or gives what it would have given
+swaps       a whole file or folder takes another's place, and is not believed
+deletions   a file that a manifest or run.json promises is gone, also while training: it is missed
+races       two writers share a folder, two suites an output folder
+
+Trials are numbered and drawn from the seed: what did not hold is repeated alone by `--only TRIAL` under the same seed. Ends
+with exit code 1 when something did not hold. Needs an operating system with fork.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is loaded; a fork inherits no threads
+
+import argparse
+import json
+import multiprocessing
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from bench.lab import kills
+from bench.lab.verdict import Verdict
+from bench.lab.warm import preload
+
+__all__ = ["CAMPAIGNS", "campaign", "main", "table"]
+
+CAMPAIGNS: dict[str, ModuleType] = {"kills": kills}
+
+
+def campaign(
+    name: str, place: Path, trials: int | None = None, seed: int = 0, only: int | None = None, jobs: int = 1
+) -> Iterator[Verdict]:
+    """The verdicts of a campaign, as they come. What it needs lies in `place`; the worlds of trials that held are removed."""
+    module = CAMPAIGNS[name]
+    count = module.TRIALS if trials is None else trials
+    setup = module.prepare(place / name, count)
+    numbers = range(count) if only is None else [only]
+    arguments = [(name, setup, number, seed, place / name / f"trial-{number}") for number in numbers]
+    if jobs == 1:
+        yield from map(_one, arguments)
+        return
+    with multiprocessing.get_context("fork").Pool(jobs) as pool:
+        yield from pool.imap_unordered(_one, arguments)
+
+
+def _one(task: tuple[str, Any, int, int, Path]) -> Verdict:
+    name, setup, number, seed, place = task
+    verdict: Verdict = CAMPAIGNS[name].trial(setup, number, random.Random(f"{seed} {name} {number}"), place)
+    if verdict.held:
+        shutil.rmtree(place, ignore_errors=True)
+    return verdict
+
+
+def table(verdicts: Sequence[Verdict]) -> list[tuple[str, str, str, str]]:
+    """Lines of kind × tried × held × how."""
+    kinds = Counter(v.kind for v in verdicts)
+    held = Counter(v.kind for v in verdicts if v.held)
+    lines = [("kind", "tried", "held", "how")]
+    for kind in sorted(kinds):
+        how = Counter(v.how if v.held else v.how.upper() for v in verdicts if v.kind == kind)
+        lines.append(
+            (kind, str(kinds[kind]), str(held[kind]), ", ".join(f"{n} {what}" for what, n in how.most_common()))
+        )
+    lines.append(("all", str(len(verdicts)), str(sum(held.values())), ""))
+    return lines
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.lab.campaign", description=__doc__.split("\n")[0])
+    parser.add_argument("which", nargs="?", default="all", choices=[*CAMPAIGNS, "all"])
+    parser.add_argument("--trials", type=int, help="of each campaign; its own number by default")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", type=int, metavar="TRIAL", help="this one alone, as it is among --trials")
+    parser.add_argument("--jobs", type=int, default=1, help="trials at a time")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keeps there the worlds of trials that did not hold")
+    parser.add_argument("--json", action="store_true", help="prints every verdict as JSON, and nothing else")
+    given = parser.parse_args(arguments)
+    preload()
+    failed, found = 0, dict[str, list[Verdict]]()
+    with tempfile.TemporaryDirectory(prefix="bench-lab-") as scratch:
+        place = Path(scratch).resolve() if given.keep is None else given.keep.resolve()
+        for name in CAMPAIGNS if given.which == "all" else [given.which]:
+            began = time.monotonic()
+            found[name] = []
+            for verdict in campaign(name, place, given.trials, given.seed, given.only, given.jobs):
+                found[name].append(verdict)
+                if not verdict.held and not given.json:
+                    print(
+                        f"{name} --seed {given.seed} --only {verdict.trial}: {verdict.kind}: {verdict.how}: {verdict.detail}",
+                        flush=True,
+                    )
+            failed += sum(not verdict.held for verdict in found[name])
+            if not given.json:
+                _print(name, found[name], time.monotonic() - began)
+    if given.json:
+        print(json.dumps({name: [vars(v) for v in verdicts] for name, verdicts in found.items()}, indent=1))
+    return 1 if failed else 0
+
+
+def _print(name: str, verdicts: Sequence[Verdict], seconds: float) -> None:
+    lines = table(verdicts)
+    widths = [max(len(line[k]) for line in lines) for k in range(4)]
+    print(f"\n{name}, {seconds:.0f} s")
+    for kind, tried, held, how in lines:
+        print(f"  {kind:<{widths[0]}}  {tried:>{widths[1]}}  {held:>{widths[2]}}  {how}".rstrip(), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

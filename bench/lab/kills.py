@@ -1,0 +1,200 @@
+"""Kills: a suite is stopped at some call, taken up again by the same command, and must end as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import run as runs
+from bench.lab.attack import Attack, Call, cut
+from bench.lab.same import differences, essence
+from bench.lab.verdict import Verdict
+from bench.lab.warm import HUNG, Ended, World, calls_of
+from paradigms import catalogue
+from paradigms.contract import Paradigm
+
+__all__ = ["TRIALS", "Setup", "cases", "prepare", "trial"]
+
+TRIALS = 100
+DATA = ("ring8", "digits")
+REAL = 10  # one trial in so many kills real processes
+AGAIN = 3  # kills of an episode, at most
+# What of a command is going on at a call, by the first of these that fits what is written or said.
+STAGES = {
+    "plan": r"plan-|^plan ",
+    "prepare": r"prepared",
+    "checkpoint": r"state\.pt",
+    "weights": r"weights\.safetensors|at-\d+|parents\.safetensors",
+    "baselines": r"baseline",
+    "timing": r"timing|^time|^warm",
+    "report": r"(^|/)report/",
+    "cache": r"(^|/)cache/",
+    "evaluation": r"results\.jsonl|grid\.png|samples\.npz|^evaluate",
+    "train": r"^train|log\.jsonl",
+    "record": r"run\.json|manifest\.json|error\.txt",
+}
+WAYS = ("killed", "killed", "killed", "terminated", "interrupted", "interrupted twice")
+REAL_WAYS = ("worker killed", "parent killed", "group killed", "parent terminated", "group interrupted")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A suite to be killed, and what it comes to when it is not."""
+
+    arguments: tuple[str, ...]
+    reference: dict[str, str]
+    calls: tuple[Call, ...]
+
+
+@dataclass(frozen=True)
+class Setup:
+    cases: tuple[Case, ...]
+
+
+def cases() -> list[tuple[str, ...]]:
+    """The commands: each row of the comparison, the longest chain of needs, one on a first stage; each on both data sets."""
+    known = catalogue.recipes()
+
+    def depth(name: str) -> int:
+        return 1 + max((depth(need.recipe) for need in known[name].needs.values()), default=0)
+
+    samples = [name for name, recipe in known.items() if issubclass(recipe.paradigm, Paradigm)]
+    chain = max(samples, key=lambda name: (depth(name), -len(name)))
+    staged = next(name for name in samples if any(n.recipe not in samples for n in known[name].needs.values()))
+    names = dict.fromkeys([chain, staged, *(name for name in catalogue.rows() if name in samples)])
+    found = []
+    for recipe in names:
+        for data in DATA:
+            if runs.refusal(recipe, runs.dataset(data).space) is None:
+                found.append(
+                    ("all", "--dataset", data, "--tier", "tiers.toml:tiny", "--recipes", recipe, "--out", "out")
+                )
+    # Each data set in turn, so that few trials see all paradigms on vectors first.
+    return sorted(found, key=lambda command: DATA.index(command[2]))
+
+
+def prepare(place: Path, trials: int) -> Setup:
+    """Does each suite once, unharmed."""
+    made = []
+    for k, arguments in enumerate(cases()[:trials]):
+        world = World.new(place / f"reference-{k}")
+        ended, calls = calls_of(world, *arguments)
+        if ended.code:
+            raise RuntimeError(f"bench {' '.join(arguments)} does not end unharmed: {ended.last()}")
+        made.append(Case(arguments, essence(world.root), tuple(calls)))
+        shutil.rmtree(world.root)
+    return Setup(tuple(made))
+
+
+def trial(setup: Setup, number: int, by: random.Random, place: Path) -> Verdict:
+    """An episode: up to three kills, then the same command to its end."""
+    case = setup.cases[number % len(setup.cases)]
+    real = number % REAL == REAL - 1
+    world = World.new(place)
+    stages = sorted({stage(call) for call in case.calls} - {""})
+    wanted = by.choice(stages)
+    at = by.choice([k for k, call in enumerate(case.calls) if stage(call) == wanted])
+    way = REAL_WAYS[number // REAL % len(REAL_WAYS)] if real else by.choice(WAYS)
+    kind = f"processes: {way}" if real else f"killed at {wanted}" if way == "killed" else way
+    told: list[str] = []
+    for _ in range(1 if real else by.randint(1, AGAIN)):
+        seed = by.randrange(1 << 30)
+        ended = (
+            _kill_real(world, case, way, at, seed)
+            if real
+            else world.run(*case.arguments, attack=_attack(at, way, seed))
+        )
+        told.append(f"{way} at call {at} ({case.calls[at % len(case.calls)].what}): exit {ended.code}")
+        if (wrong := _odd(ended, way)) != "":
+            return Verdict(kind, number, False, wrong, "; ".join(told) + f": {ended.last()}")
+        at, way = by.randrange(len(case.calls)), by.choice(WAYS) if not real else way
+    ended = world.run(*case.arguments)
+    where = f"bench {' '.join(case.arguments)}: {'; '.join(told)}; then exit {ended.code}"
+    if ended.code or ended.trace:
+        return Verdict(kind, number, False, "does not go on", f"{where}: {ended.last()}")
+    if lines := differences(case.reference, world.root):
+        return Verdict(kind, number, False, lines[0].split(":")[0], f"{where}: {'; '.join(lines[:6])}")
+    return Verdict(kind, number, True, "equal")
+
+
+def stage(call: Call) -> str:
+    """What is going on at a call; "" for what is none of it."""
+    return next((name for name, pattern in STAGES.items() if re.search(pattern, call.what)), "")
+
+
+SIGNALS = {
+    "killed": [signal.SIGKILL],
+    "terminated": [signal.SIGTERM],
+    "interrupted": [signal.SIGINT],
+    "interrupted twice": [signal.SIGINT, signal.SIGINT],
+}
+
+
+def _attack(at: int, way: str, seed: int) -> Attack:
+    signals = list(SIGNALS[way])
+
+    def attack(index: int, call: Call, file: int | None) -> None:
+        if index < at or not signals:
+            return
+        if way == "killed":
+            cut(file, random.Random(seed))
+        os.kill(os.getpid(), signals.pop(0))
+
+    return attack
+
+
+def _odd(ended: Ended, way: str) -> str:
+    """What should not be of the way a stopped command ended; "" for nothing."""
+    if ended.trace:
+        return "traceback"
+    if ended.code == HUNG:
+        return "hang"
+    # A worker that was killed is a failure of its job; what had ended before was not stopped.
+    expected = {0, -signal.SIGKILL, -signal.SIGTERM, 130} | ({1} if "worker" in way else set())
+    return "" if ended.code in expected else "exit code"
+
+
+def _kill_real(world: World, case: Case, way: str, at: int, seed: int) -> Ended:
+    who, how = way.split(" ")
+    once = world.root.parent / f".{world.root.name}.once"
+    once.unlink(missing_ok=True)
+    told = {
+        "role": "parent"
+        if who == "parent"
+        else random.Random(seed).choice(["parent", "worker"])
+        if who == "group"
+        else "worker",
+        "at": at // 2,  # the calls are shared out between the processes
+        "signals": [int(number) for number in SIGNALS[how]],
+        "whom": "group" if who == "group" else "self",
+        "seed": seed,
+        "once": str(once),
+    }
+    environment = {**os.environ, "BENCH_LAB": json.dumps(told), "BENCH_DATA": str(world.root / "cache")}
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench.lab.victim", *case.arguments, "--jobs", "2"],
+        cwd=world.root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        out, err = process.communicate(timeout=world.limit)
+        code = process.returncode
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate()
+        code = HUNG
+    once.unlink(missing_ok=True)
+    return Ended(code, out, err, 0.0)
