@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 from collections.abc import Callable
@@ -66,7 +67,5 @@ def cut(file: int | None, by: random.Random) -> None:
     """Leaves a random part of a file that was being written."""
     if file is None:
         return
-    try:
+    with contextlib.suppress(OSError):  # of a folder
         os.ftruncate(file, by.randrange(os.fstat(file).st_size + 1))
-    except OSError:  # a folder
-        pass

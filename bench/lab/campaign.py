@@ -30,13 +30,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bench.lab import kills
+from bench.lab import corruption, deletions, kills, races, swaps
 from bench.lab.verdict import Verdict
 from bench.lab.warm import preload
 
 __all__ = ["CAMPAIGNS", "campaign", "main", "table"]
 
-CAMPAIGNS: dict[str, ModuleType] = {"kills": kills}
+CAMPAIGNS: dict[str, ModuleType] = {
+    "kills": kills,
+    "corruption": corruption,
+    "swaps": swaps,
+    "deletions": deletions,
+    "races": races,
+}
 
 
 def campaign(
