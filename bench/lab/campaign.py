@@ -21,11 +21,13 @@ import json
 import multiprocessing
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -51,9 +53,9 @@ def campaign(
     """The verdicts of a campaign, as they come. What it needs lies in `place`; the worlds of trials that held are removed."""
     module = CAMPAIGNS[name]
     count = module.TRIALS if trials is None else trials
-    setup = module.prepare(place / name, count)
+    _SETUPS[name] = module.prepare(place / name, count)
     numbers = range(count) if only is None else [only]
-    arguments = [(name, setup, number, seed, place / name / f"trial-{number}") for number in numbers]
+    arguments = [(name, number, seed, place / name / f"trial-{number}") for number in numbers]
     if jobs == 1:
         yield from map(_one, arguments)
         return
@@ -61,9 +63,12 @@ def campaign(
         yield from pool.imap_unordered(_one, arguments)
 
 
-def _one(task: tuple[str, Any, int, int, Path]) -> Verdict:
-    name, setup, number, seed, place = task
-    verdict: Verdict = CAMPAIGNS[name].trial(setup, number, random.Random(f"{seed} {name} {number}"), place)
+_SETUPS: dict[str, Any] = {}  # not sent to the processes that do the trials: they are forks, and learn as they go
+
+
+def _one(task: tuple[str, int, int, Path]) -> Verdict:
+    name, number, seed, place = task
+    verdict: Verdict = CAMPAIGNS[name].trial(_SETUPS[name], number, random.Random(f"{seed} {name} {number}"), place)
     if verdict.held:
         shutil.rmtree(place, ignore_errors=True)
     return verdict
@@ -94,25 +99,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="prints every verdict as JSON, and nothing else")
     given = parser.parse_args(arguments)
     preload()
-    failed, found = 0, dict[str, list[Verdict]]()
-    with tempfile.TemporaryDirectory(prefix="bench-lab-") as scratch:
+    found = dict[str, list[Verdict]]()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with tempfile.TemporaryDirectory(prefix="bench-lab-") as scratch, suppress(KeyboardInterrupt):
         place = Path(scratch).resolve() if given.keep is None else given.keep.resolve()
         for name in CAMPAIGNS if given.which == "all" else [given.which]:
-            began = time.monotonic()
-            found[name] = []
-            for verdict in campaign(name, place, given.trials, given.seed, given.only, given.jobs):
-                found[name].append(verdict)
-                if not verdict.held and not given.json:
-                    print(
-                        f"{name} --seed {given.seed} --only {verdict.trial}: {verdict.kind}: {verdict.how}: {verdict.detail}",
-                        flush=True,
-                    )
-            failed += sum(not verdict.held for verdict in found[name])
-            if not given.json:
-                _print(name, found[name], time.monotonic() - began)
+            began, found[name] = time.monotonic(), []
+            try:
+                for verdict in campaign(name, place, given.trials, given.seed, given.only, given.jobs):
+                    found[name].append(verdict)
+                    if not verdict.held and not given.json:
+                        print(f"{_again(name, given.seed, verdict)}: {verdict.detail}", flush=True)
+            finally:  # what there is by then, after Ctrl-C too
+                if not given.json:
+                    _print(name, found[name], time.monotonic() - began)
     if given.json:
         print(json.dumps({name: [vars(v) for v in verdicts] for name, verdicts in found.items()}, indent=1))
-    return 1 if failed else 0
+    return 0 if all(verdict.held for verdicts in found.values() for verdict in verdicts) else 1
+
+
+def _again(name: str, seed: int, verdict: Verdict) -> str:
+    """How a trial is repeated, and what it came to."""
+    return f"{name} --seed {seed} --only {verdict.trial}: {verdict.kind}: {verdict.how}"
 
 
 def _print(name: str, verdicts: Sequence[Verdict], seconds: float) -> None:

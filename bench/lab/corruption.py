@@ -1,4 +1,4 @@
-"""Corruption: one file is damaged, and every command that reads it says so, makes it anew, or gives what it would have given."""
+"""Corruption: a file is damaged, and every command that reads it says so, makes it anew, or gives what it would have given."""
 
 from __future__ import annotations
 

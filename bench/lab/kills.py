@@ -54,9 +54,25 @@ class Case:
     calls: tuple[Call, ...]
 
 
-@dataclass(frozen=True)
 class Setup:
-    cases: tuple[Case, ...]
+    """The suites to be killed, and what each comes to, found when it is first asked for."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.commands = cases()
+        self.known: dict[int, Case] = {}
+
+    def case(self, number: int) -> Case:
+        """The suite of a trial."""
+        k = number % len(self.commands)
+        if k not in self.known:
+            world = World.new(self.place / f"reference-{os.getpid()}-{k}")
+            ended, calls = calls_of(world, *self.commands[k])
+            if ended.code:
+                raise RuntimeError(f"bench {' '.join(self.commands[k])} does not end unharmed: {ended.last()}")
+            self.known[k] = Case(self.commands[k], essence(world.root), tuple(calls))
+            shutil.rmtree(world.root)
+        return self.known[k]
 
 
 def cases() -> list[tuple[str, ...]]:
@@ -82,21 +98,12 @@ def cases() -> list[tuple[str, ...]]:
 
 
 def prepare(place: Path, trials: int) -> Setup:
-    """Does each suite once, unharmed."""
-    made = []
-    for k, arguments in enumerate(cases()[:trials]):
-        world = World.new(place / f"reference-{k}")
-        ended, calls = calls_of(world, *arguments)
-        if ended.code:
-            raise RuntimeError(f"bench {' '.join(arguments)} does not end unharmed: {ended.last()}")
-        made.append(Case(arguments, essence(world.root), tuple(calls)))
-        shutil.rmtree(world.root)
-    return Setup(tuple(made))
+    return Setup(place)
 
 
 def trial(setup: Setup, number: int, by: random.Random, place: Path) -> Verdict:
     """An episode: up to three kills, then the same command to its end."""
-    case = setup.cases[number % len(setup.cases)]
+    case = setup.case(number)
     real = number % REAL == REAL - 1
     world = World.new(place)
     stages = sorted({stage(call) for call in case.calls} - {""})

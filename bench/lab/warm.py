@@ -190,7 +190,7 @@ def _child(world: World, arguments: list[str], said: Path, attack: Attack | None
     os.chdir(world.root)
     os.environ["BENCH_DATA"] = str(world.root / "cache")
     sys.argv = ["bench", *arguments]
-    suite.perform = _inline  # type: ignore[assignment]
+    suite.perform = _inline
     Figure.savefig = _sketch  # type: ignore[assignment]
     train.CHECKPOINT_SECONDS = 0.0  # every step can be lost, and every checkpoint be cut short
     if world.moved:
@@ -296,8 +296,8 @@ def _redirect(moved: Mapping[str, Path]) -> None:
 
         return call
 
-    io.open = builtins.open = wrapped(builtins.open)  # type: ignore[assignment]
-    os.open, os.stat = wrapped(os.open), wrapped(os.stat)  # type: ignore[assignment]
+    io.open = builtins.open = wrapped(builtins.open)
+    os.open, os.stat = wrapped(os.open), wrapped(os.stat)
 
 
 def _watch(root: Path, to: Path) -> None:
