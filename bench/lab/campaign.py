@@ -1,10 +1,11 @@
-"""Campaigns against the suite's own reliability: `python -m bench.lab.campaign [kills|corruption|swaps|deletions|races|all]`.
+"""Campaigns against the suite's own reliability: `python -m bench.lab.campaign [NAME|all] [--trials N] [--seed S]`.
 
 kills       a suite is killed or told to stop at some call; the same command goes on, and all ends as if unharmed
 corruption  a file is damaged; every command that reads it says so, makes it anew, or gives what it would have given
 swaps       a whole file or folder takes another's place, and is not believed
 deletions   a file that a manifest or run.json promises is gone, also while training: it is missed
-races       two writers share a folder, two suites an output folder
+races       two evaluations share a run's folder, two suites or trainings an output folder
+writers     two processes write into one folder through the store
 
 Trials are numbered and drawn from the seed: what did not hold is repeated alone by `--only TRIAL` under the same seed. Ends
 with exit code 1 when something did not hold. Needs an operating system with fork.
@@ -32,7 +33,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bench.lab import corruption, deletions, kills, races, swaps
+from bench.lab import corruption, deletions, kills, races, swaps, writers
 from bench.lab.verdict import Verdict
 from bench.lab.warm import preload
 
@@ -44,6 +45,7 @@ CAMPAIGNS: dict[str, ModuleType] = {
     "swaps": swaps,
     "deletions": deletions,
     "races": races,
+    "writers": writers,
 }
 
 
@@ -98,12 +100,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keeps there the worlds of trials that did not hold")
     parser.add_argument("--json", action="store_true", help="prints every verdict as JSON, and nothing else")
     given = parser.parse_args(arguments)
-    preload()
+    names = list(CAMPAIGNS) if given.which == "all" else [given.which]
+    if not all(getattr(CAMPAIGNS[name], "COLD", False) for name in names):
+        preload()
     found = dict[str, list[Verdict]]()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="bench-lab-") as scratch, suppress(KeyboardInterrupt):
         place = Path(scratch).resolve() if given.keep is None else given.keep.resolve()
-        for name in CAMPAIGNS if given.which == "all" else [given.which]:
+        for name in names:
             began, found[name] = time.monotonic(), []
             try:
                 for verdict in campaign(name, place, given.trials, given.seed, given.only, given.jobs):
