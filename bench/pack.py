@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from bench.data.cifar import TEST, TRAIN, parse_batch
+from bench.data.cifar import RECORD, TEST, TRAIN, parse_batch
+from bench.data.files import read_whole
 from bench.script import answered
 from bench.store import write_atomic
 from paradigms.errors import BadInput
@@ -24,6 +25,7 @@ from paradigms.errors import BadInput
 __all__ = ["pack", "unpack"]
 
 SIDE = 32
+LARGEST = 10_000 * RECORD + (1 << 20)  # bytes of a batch, packed or not
 
 
 def pack(batch: bytes, where: str) -> bytes:
@@ -51,7 +53,7 @@ def unpack(packed: bytes, where: str) -> bytes:
         mosaic = np.asarray(Image.open(io.BytesIO(packed[4 + n :]), formats=("WEBP",)).convert("RGB"))
         across = _across(n)
         tiles = mosaic.reshape(n // across, SIDE, across, SIDE, 3).transpose(0, 2, 4, 1, 3)
-    except (ValueError, OSError, UnidentifiedImageError):
+    except (ValueError, OSError, UnidentifiedImageError, Image.DecompressionBombError):
         raise BadInput(f"{where} is damaged, or was not packed by this program; pack the batch again") from None
     return np.concatenate([labels[:, None], tiles.reshape(n, -1)], axis=1).tobytes()
 
@@ -76,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         if not source.exists():
             continue
-        data = (unpack if given.unpack else pack)(source.read_bytes(), str(source))
+        data = (unpack if given.unpack else pack)(read_whole(source, LARGEST), str(source))
         write_atomic(to, data)
         print(f"{to}: {len(data):,} bytes")
         done += 1

@@ -42,6 +42,7 @@ from bench.data import load
 from bench.data.files import Origin, Part, cache_folder, obtain, read_whole
 from bench.evaluate import read_samples
 from bench.features import SUMS, WEIGHTS, FeatureSpace, cached, hashes, named, random_conv, spaces_for
+from bench.pack import unpack
 from bench.store import read_json
 from bench.tiers import get as named_tier
 from paradigms.contract import Space
@@ -267,7 +268,7 @@ def alarm() -> Iterator[None]:
         raise TimeoutError("it waits")
 
     before = signal.signal(signal.SIGALRM, end)
-    signal.alarm(60)
+    signal.alarm(600)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
@@ -446,15 +447,8 @@ def test_archives_unpack_to_no_more_than_they_should(tmp_path: Path) -> None:
 
 
 def test_a_picture_of_any_size_is_refused_by_its_head(tmp_path: Path) -> None:
-    """A PNG of 30,000 by 30,000 pixels that is all head."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
-
-    size = (30_000).to_bytes(4, "big")
-    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size + size + bytes([8, 2, 0, 0, 0]))
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "x.png").write_bytes(data + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b""))
+    (tmp_path / "in" / "x.png").write_bytes(png_head())
     with memory(16 << 20):
         for read in (lambda: read_samples(tmp_path / "in", BYTES), lambda: load(f"folder:{tmp_path / 'in'}@8")):
             with refused(r"900000000 pixels\) exceeds limit of 178956970 pixels"):
@@ -614,3 +608,21 @@ def test_another_folders_cached_pixels_are_not_believed(tmp_path: Path, monkeypa
         assert {file: file.read_bytes() for file in files} == kept, "and are made anew"
     monkeypatch.setattr(folder_module, "_decode_one", None)
     assert [load(name).checksum for name in names] == wanted, "what lies in its place is believed"
+
+
+def test_packed_batches_that_lie(tmp_path: Path) -> None:
+    """A mosaic of any size, of another kind, or none."""
+    for data in (b"", b"\x00\x00\x00\x01\x05RIFF", (1 << 31).to_bytes(4, "big"), b"\x00\x00\x00\x01\x05" + png_head()):
+        with refused("is damaged, or was not packed by this program"):
+            unpack(data, "x")
+
+
+def png_head() -> bytes:
+    """A PNG of 30,000 by 30,000 pixels that is all head."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    size = (30_000).to_bytes(4, "big")
+    head = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size + size + bytes([8, 2, 0, 0, 0]))
+    return head + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
