@@ -101,7 +101,7 @@ def many_runs(folder: Path, part: float) -> list[Case]:
             raise RuntimeError("\n".join(made.lines))
     run = walk(long).holding(LOG)[0]
     lengthen(run / LOG, max(1_000, round(part * LINES)))
-    store.write_manifest(run, [LOG])
+    store.write_manifest(run, {LOG: store.told((run / LOG).read_bytes())})
     return [
         Case("300 runs: list runs", ["list", "runs", "--out", runs], 2, GIB // 4),
         Case("300 runs: compare", ["compare", "gan", "vae", runs], 8, GIB),

@@ -48,8 +48,8 @@ def trial(setup: None, number: int, by: random.Random, place: Path) -> Verdict:
     theirs = [replace(row, tier="two") for row in rows]
 
     def files() -> None:
-        store.write_atomic(place / "grid.png", b"picture")
-        store.write_manifest(place, ["grid.png"])
+        with store.locked(place):
+            store.write_manifest(place, {"grid.png": store.put(place / "grid.png", b"picture")})
 
     seeds = by.randrange(1 << 30), by.randrange(1 << 30)
     works: list[Callable[[], None]] = [lambda: store.save_rows(place, mine, "one")]
