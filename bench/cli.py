@@ -1048,7 +1048,8 @@ def _selector(base: str, details: Sequence[str]) -> Any:
     if (Path(base) / "run.json").exists():
         from bench import run as runs
 
-        run, name = Path(base).resolve().name, runs.read_info(Path(base)).recipe
+        info = runs.read_info(Path(base))
+        run, name = info.id, info.recipe
     elif os.sep in base:
         raise BadInput(f"there is no run {base}; see `bench list runs`")
     else:
@@ -1191,7 +1192,7 @@ def _list_runs(out: Path) -> list[dict[str, Any]]:
                 "steps": f"{info['steps'] or '?'}/{info['planned_steps']}",
                 "seconds": round(info["seconds"], 1),
                 "evaluated": os.path.exists(folder / "results.jsonl"),
-                "note": "; ".join(filter(None, (info.get("reason"), info.get("symptom"), _lacking(folder)))),
+                "note": "; ".join(filter(None, (info.get("reason"), info.get("symptom"), _lacking(folder, info)))),
             }
         else:
             row |= {
@@ -1207,7 +1208,7 @@ def _list_runs(out: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _lacking(folder: Path) -> str:
+def _lacking(folder: Path, info: Mapping[str, Any]) -> str:
     """Which files of a run are gone, in words; "" for none."""
     from bench import store
 
@@ -1215,6 +1216,8 @@ def _lacking(folder: Path) -> str:
         names = store.missing(folder)
     except BadInput as error:
         return str(error)
+    if info["status"] == "ok" and not (folder / store.MANIFEST).exists():
+        names = [store.MANIFEST]
     return f"lacks {', '.join(names)}" if names else ""
 
 

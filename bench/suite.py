@@ -625,7 +625,7 @@ def report(
         _log.warning("warning: picture left out: %s", reason)
     grids = {name: shown[path.parent] for name, path in (real or {}).items() if path.parent in shown}
     wanted = tuple(reports.FORMATS if formats is None else formats)
-    key = _report_key([*folders, *run_folders], wanted, tier, lost, unseen)
+    key = _report_key([*folders, *run_folders], to, wanted, tier, lost, unseen)
     if (kept := _kept_report(to, key)) is not None:
         return kept
     try:
@@ -652,12 +652,13 @@ def report(
 
 def _report_key(
     folders: Sequence[Path],
+    to: Path,
     formats: Sequence[str],
     tier: str,
     lost: Mapping[Path, list[store.Row]],
     unseen: Sequence[str],
 ) -> str:
-    """All that a report depends on: what the folders hold, and the sources that draw it."""
+    """All that a report depends on: what the folders hold and how they lie to it, and the sources that draw it."""
     import reports
 
     gone = [row for rows in lost.values() for row in rows]
@@ -665,7 +666,8 @@ def _report_key(
     digest = hashlib.sha256(repr(parts).encode("utf-8", "surrogateescape"))
     for folder in folders:
         held = sorted((n, f["sha256"]) for n, f in store.manifest(folder).items())
-        digest.update(f"{folder}\0{held}\0{store.results_key(folder)}\0".encode("utf-8", "surrogateescape"))
+        place = os.path.relpath(folder, to)
+        digest.update(f"{place}\0{held}\0{store.results_key(folder)}\0".encode("utf-8", "surrogateescape"))
     for path in sorted(Path(reports.__file__).parent.iterdir()):
         if path.is_file():
             digest.update(path.read_bytes())

@@ -30,7 +30,9 @@ def _folder(root: Path, seconds: float = 1.0, value: float = 2.0) -> Path:
     (folder / "weights.safetensors").write_bytes(bytes(range(100)))
     store.write_sealed(folder / "run.json", {"status": "ok", "seconds": seconds, "steps": 3})
     store.save_rows(folder, [store.Row(metric="fd", value=value, seconds=seconds)], "key")
-    store.write_manifest(folder, ["weights.safetensors", "run.json"])
+    store.write_manifest(
+        folder, {name: store.told((folder / name).read_bytes()) for name in ("weights.safetensors", "run.json")}
+    )
     return folder
 
 

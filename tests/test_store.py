@@ -275,7 +275,7 @@ def test_every_field_of_a_tier_has_a_type_that_is_checked():
 
 def test_files_are_verified_without_being_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "log.jsonl").write_bytes(b"1\n" * 1000)
-    store.write_manifest(tmp_path, ["log.jsonl"])
+    store.write_manifest(tmp_path, {"log.jsonl": store.told(b"1\n" * 1000)})
     monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} is read whole"))
     monkeypatch.setattr(store, "read_json", lambda path: json.loads(path.read_text()))
     store.verify(tmp_path)
