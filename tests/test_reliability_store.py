@@ -381,7 +381,8 @@ def said(result: Result, caplog: pytest.LogCaptureFixture) -> str:
 
 def refused(result: Result, *words: str) -> str:
     assert result.exit_code == 2, result.output
-    (line,) = result.stderr.splitlines()
+    *warnings, line = result.stderr.splitlines()
+    assert all(warning.startswith("warning: ") for warning in warnings)
     assert all(word in line for word in words), line
     return line
 
