@@ -661,7 +661,8 @@ def _onnx(data: bytes, path: Path) -> nn.Module:
     # Weights in other files would not be in the hash, and a path could lead anywhere: they are looked for where none is.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     try:
-        return _Onnx(onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"]))
+        # Its second try would print what went wrong in the first, in words of the file.
+        return _Onnx(onnxruntime.InferenceSession(data, options, ["CPUExecutionProvider"], enable_fallback=0))
     except Exception as error:  # its exceptions share no class
         if "external data" in str(error).lower():
             raise BadInput(

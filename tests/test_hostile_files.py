@@ -220,6 +220,16 @@ def as_onnx(where: str | None) -> bytes:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
 
 
+def test_onnx_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Not what is wrong with it either: a file's words can hold a terminal's commands."""
+    good = as_onnx(None)
+    for place in range(0, 150):
+        (tmp_path / "net.onnx").write_bytes(good[:place] + b"\xec" + good[place + 1 :])
+        with suppress(BadInput):
+            named(str(tmp_path / "net.onnx"), BYTES)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_onnx_reads_no_other_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its hash would not hold what lies there, and the path is the file's own choice."""
     (tmp_path / "below").mkdir()
