@@ -565,12 +565,11 @@ def _lost_rows(folder: Path, reason: str) -> list[store.Row]:
         told: dict[str, Any] = {}
         with suppress(BadInput):
             told = store.read_json(home / runs.INFO)
-        known = {name: told.get(name) for name in ("recipe", "paradigm", "tier", "dataset")}
-        if not all(isinstance(value, str) for value in known.values()) or type(told.get("seed")) is not int:
+        recipe, paradigm, tier, data = texts = [told.get(name) for name in ("recipe", "paradigm", "tier", "dataset")]
+        if not all(isinstance(text, str) for text in texts) or type(told.get("seed")) is not int:
             return []
-        row = store.Row(
-            run=str(told.get("id")), seed=told["seed"], conditional=told.get("conditional") is True, **known
-        )
+        row = store.Row(run=str(told.get("id")), recipe=str(recipe), paradigm=str(paradigm), tier=str(tier))
+        row = replace(row, dataset=str(data), seed=told["seed"], conditional=told.get("conditional") is True)
         if store.misplaced(home, row.run):
             name = Path(os.path.abspath(home)).name
             row = replace(row, run=name, seed=int(name.partition("-")[0]))
