@@ -232,7 +232,10 @@ def test_shell_completion_answers() -> None:
         ("train flow-machine", ["unknown recipe 'flow-machine'", "did you mean 'flow-matching'?"]),
         ("train gan --dataset digit", ["unknown data set 'digit'", "did you mean 'digits'?"]),
         ("train gan --tier quik", ["unknown tier 'quik'", "did you mean 'quick'?"]),
-        ("train gan --tier nowhere.toml:x", ["can not read tiers from nowhere.toml: nowhere.toml does not exist; give"]),
+        (
+            "train gan --tier nowhere.toml:x",
+            ["can not read tiers from nowhere.toml: nowhere.toml does not exist; give"],
+        ),
         ("train vae --set batch=1000000 --tier smoke --out {tmp}", ["batch = 1,000,000", "899 training examples"]),
         ("train gan --match flop", ["unknown match 'flop'", "did you mean 'flops'?"]),
         ("train flow-matching --set lr=fast --out {tmp}", ["--set lr=fast", "'lr' must be a number"]),
