@@ -19,6 +19,7 @@ import io
 import json
 import math
 import time
+import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -511,7 +512,8 @@ def _load(path: Path, device: torch.device, of: str) -> dict[str, Any] | None:
     if hashlib.sha256(memoryview(data)[32:]).digest() != data[:32]:
         raise BadInput(f"{path} is damaged (its sha256 does not match); delete the folder {path.parent} to train anew")
     try:
-        state = torch.load(io.BytesIO(data[32:]), map_location=device, weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of pickles it would not read anyway
+            state = torch.load(io.BytesIO(data[32:]), map_location=device, weights_only=True)
     except torch.OutOfMemoryError:
         raise
     except Exception:  # a pickle, or of a version that wrote otherwise; torch's advice is to load it unsafely

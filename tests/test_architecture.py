@@ -197,6 +197,7 @@ CLOCKS = {
     "bench/data/folder.py:_recall": "two changes within a tick of the file system look like one: then it decodes again",
     "bench/gpu_check.py": MEASURED,
     "bench/kv_cache.py": MEASURED,
+    "bench/lab/fuzz.py:_limited": "a command that hangs is told after so long; nothing else depends on it",
     "bench/measure.py:Setting.once": MEASURED,
     "bench/measure.py:Watch.__enter__": MEASURED,
     "bench/measure.py:Watch.__exit__": MEASURED,
