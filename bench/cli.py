@@ -1349,7 +1349,8 @@ def _folders_called(name: str, runs: Iterable[Mapping[str, Any]]) -> dict[str, M
 
     known: dict[str, Mapping[str, Any]] = {}
     for run in runs:
-        if FolderName.is_stored(source := run.get("source")):
+        source = run.get("source", {})
+        if FolderName.is_stored(source):
             known.setdefault(str(run.get("dataset")), source)
     whole = {own: source for own, source in known.items() if own == name}
     return whole or {own: source for own, source in known.items() if own.rpartition("-")[0] == name}

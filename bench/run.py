@@ -565,25 +565,12 @@ def read_info(folder: Path) -> Info:
 
 def _sound(info: Info) -> Info:
     """An info whose every value has its type, once it makes sense too. Raises ValueError."""
-    shape, levels = info.space.get("shape"), info.space.get("levels")
-    classes, whole = info.space.get("classes"), store.fits(int)
     places = (info.where, *info.parents.values())
     for good, text in (
         (info.status in STATUSES, f"its status is '{info.status}'"),
         (info.width <= WIDEST, f"its width is {info.width:,}"),
         (info.precision in DTYPES, f"its precision is '{info.precision}'"),
-        (
-            store.fits(tuple[int, ...])(shape)
-            and shape
-            and min(shape) > 0
-            and math.prod(shape) <= MOST_NUMBERS
-            and whole(levels)
-            and levels >= 0
-            and levels != 1
-            and whole(classes)
-            and classes >= 0,
-            "its space is not one of data",
-        ),
+        (_is_space(**info.space), "its space is not one of data"),
         (
             all(re.fullmatch(r"[^/]+/[^/]+/[^/]+", place) and ".." not in place.split("/") for place in places),
             "its place or a parent's is not DATA/RECIPE/RUN",
@@ -593,6 +580,13 @@ def _sound(info: Info) -> Info:
         if not good:
             raise ValueError(text)
     return info
+
+
+def _is_space(shape: Any = None, classes: Any = None, levels: Any = None, **others: Any) -> bool:
+    whole = store.fits(tuple[tuple[int, ...], int, int])((shape, classes, levels)) and not others
+    if not whole or not 0 < len(shape) <= 3 or min(shape) < 1 or math.prod(shape) > MOST_NUMBERS:
+        return False
+    return classes >= 0 and levels >= 0 and levels != 1
 
 
 def measured(folder: Path, tier: str) -> Path:

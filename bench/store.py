@@ -513,7 +513,7 @@ def manifest(folder: Path) -> dict[str, dict[str, Any]]:
     path = Path(folder) / MANIFEST
     if not os.path.exists(path):
         return {}
-    files = read_json(path).get("files")
+    files: Any = read_json(path).get("files")
     if not fits(Mapping[str, Mapping[str, Any]])(files) or not all(map(_is_entry, files.values())):
         raise _damaged(path, "is not a manifest")
     for name in files:
@@ -638,10 +638,12 @@ def load_rows(folder: Path) -> list[Row]:
 def _row(values: dict[str, Any]) -> Row:
     """A row out of JSON. A measured number too large to compute with becomes None, and the reason says what it was."""
     for name in ("value", "error", "low", "high"):
-        if type(number := values.get(name)) in (int, float) and not -LARGEST <= number <= LARGEST:
+        number = values.get(name)
+        if isinstance(number, (int, float)) and not -LARGEST <= number <= LARGEST:
             values[name] = None
             if name == "value":
-                values["reason"] = values.get("reason") or f"the value is {_short(number)}, too large to be compared"
+                reasons = (values.get("reason"), f"the value is {_short(number)}, too large to be compared")
+                values["reason"] = "; ".join(str(reason) for reason in reasons if reason)
     row = Row(**fitting(Row, values, SIGNED))
     if row.status not in STATUSES:
         raise ValueError(f"its status is {_short(row.status)}")

@@ -353,7 +353,8 @@ def everything(
             reasons = []
         failures.extend((job.name, reason) for reason in reasons)
         if outcome.failure and job.name in by_job:
-            _record_failure(by_job[job.name], out, outcome)
+            with suppress(BadInput):  # where its folder should be is something else; the failure is told all the same
+                _record_failure(by_job[job.name], out, outcome)
 
     if jobs or to_time:
         store.writable(out)

@@ -41,7 +41,7 @@ class Visible:
 @contextlib.contextmanager
 def shown() -> Iterator[None]:
     """Makes all visible that is printed, logged or raised to the standard streams while the block lasts."""
-    with contextlib.redirect_stdout(Visible(sys.stdout)), contextlib.redirect_stderr(Visible(sys.stderr)):  # type: ignore[type-var]
+    with contextlib.redirect_stdout(Visible(sys.stdout)), contextlib.redirect_stderr(Visible(sys.stderr)):
         yield
 
 

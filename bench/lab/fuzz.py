@@ -542,7 +542,7 @@ def _cut(tier: tiers.Tier) -> tiers.Tier:
     few = {"samples": 32, "likelihood_n": 4, "likelihood_calls": 8, "mode_samples": 32, "max_calls": 4, "draws": 1}
     few |= {"timing_repeats": 1, "sweep_seeds": 0, "raw_seeds": 0, "snapshot_seeds": 0, "seeds": 2}
     cut = {name: min(value, getattr(tier, name)) for name, value in few.items()}
-    return dataclasses.replace(tier, **cut, timing_seconds=0.001)  # type: ignore[arg-type]
+    return dataclasses.replace(tier, **cut, timing_seconds=0.001)
 
 
 def _calibrated(run: runs.Run, *_: object) -> runs.Schedule:
@@ -676,14 +676,14 @@ def _ran(words: Sequence[str]) -> tuple[int | None, str, str]:
         code, trace = error.code, ""
     except Exception:
         code, trace = 1, traceback.format_exc()
-    return code, said.buffer.getvalue().decode("utf-8", "replace"), trace  # type: ignore[attr-defined]
+    return code, said.buffer.getvalue().decode("utf-8", "replace"), trace
 
 
 def _held(world: World, words: Sequence[str], limit: float, asked: Sequence[str]) -> Iterator[tuple[str, str]]:
     """(fault, detail) of each thing that is held against a command. asked: places that it names itself."""
     watch = _watch()
     inside = [world.root / name for name in ("runs", "home", "cache", "tmp", "made")]
-    watch.allowed, watch.broken = [*map(Path, map(os.path.realpath, [*inside, *asked]))], []
+    watch.allowed, watch.broken = [Path(os.path.realpath(place)) for place in (*inside, *asked)], []
     try:
         with _limited(limit):
             code, said, trace = _ran(words)
