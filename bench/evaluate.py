@@ -410,7 +410,7 @@ def _costs_of_quality(
         if "test" in splits:
             costs[f"labels, {space.name}"] = 1e3 * n * d
     dim = math.prod(ref.dataset.space.shape)
-    costs |= {f"sharpness, {split}": 20.0 * dim * (n + len(ref.real[split])) for split in splits}
+    costs |= {f"sharpness, {split}": 150.0 * dim * (n + len(ref.real[split])) for split in splits}
     if ref.channels is not None and "test" in splits:
         costs["modes"] = 1e4 * n * dim
     if copies:

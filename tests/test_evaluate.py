@@ -203,6 +203,97 @@ def test_progress_tells_images(fake: Fake) -> None:
     assert events[-1] == Event("job", "evaluate two", 1000, 1000, {"images": 300})
 
 
+def stops(after: int, when: Callable[[Event], bool] = lambda event: True) -> tuple[Progress, list[Event]]:
+    """A listener that asks for a stop once it has heard so many events."""
+    heard: list[Event] = []
+
+    def update(stage: str, done: int, total: int, **facts: Any) -> None:
+        heard.append(Event("", stage, done, total, facts))
+        if sum(map(when, heard)) > after:
+            raise KeyboardInterrupt
+
+    progress = Progress()
+    progress.update = update  # type: ignore[method-assign]
+    return progress, heard
+
+
+@pytest.mark.parametrize(
+    ("name", "splits"), [("digits", ("test", "train")), ("stacked-digits", ("test",)), ("ring8", ("test",))]
+)
+def test_every_part_of_scoring_is_told_of_and_can_be_stopped(name: str, splits: tuple[str, ...]) -> None:
+    ref, told = evaluate.reference(name), list[tuple[str, int, int]]()
+    x, y = ref.dataset.train.x[:700], ref.dataset.train.y
+    given = x, None if y is None else y[:700], ref, splits
+    evaluate.quality(Row(), *given, told=lambda *heard: told.append(heard))
+    names = list(dict.fromkeys(what for what, *_ in told))
+    assert names == list(evaluate._costs_of_quality(700, ref, splits))
+    for name in names:
+        parts = [(done, of) for what, done, of in told if what == name]
+        assert parts == sorted(parts)
+        assert parts[-1][0] == parts[-1][1] == parts[0][1]
+
+        def stop(what: str, done: int, of: int, name: str = name) -> None:
+            if what == name:
+                raise KeyboardInterrupt
+
+        if ref.channels is None:  # of digits and of vectors
+            with pytest.raises(KeyboardInterrupt):
+                evaluate.quality(Row(), *given, told=stop)
+
+
+def test_the_scoring_of_a_run_can_be_stopped_in_the_middle_of_a_metric(gan_run: Path) -> None:
+    progress, heard = stops(1, lambda event: "distances" in event.facts)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.evaluate(gan_run, TIER, progress, force=True)
+    assert heard[-1].stage == "evaluate generator-1"
+    assert heard[-1].facts["distances"] != "100 %"
+
+
+def test_anyones_samples_are_scored_on_one_count_and_leave_nothing_when_stopped(tmp_path: Path) -> None:
+    path, to = tmp_path / "x.npy", tmp_path / "to"
+    np.save(path, evaluate.dataset("digits").train.x[:100].numpy())
+    progress, heard = stops(10**9)
+    evaluate.score(path, "digits", progress)
+    counts = [event.done for event in heard if event.total == 1000]
+    assert counts == sorted(counts)
+    assert (counts[0] < 100, counts[-1]) == (True, 1000)
+    assert "the floor: features, digits" in {event.stage for event in heard}
+    for after in (0, len(heard) // 2):
+        with pytest.raises(KeyboardInterrupt):
+            evaluate.score(path, "digits", stops(after)[0], to=to)
+        assert not to.exists()
+
+
+def test_a_folder_of_images_is_read_with_a_way_out(tmp_path: Path) -> None:
+    for k in range(150):
+        Image.new("L", (8, 8), k).save(tmp_path / f"{k}.png")
+    told: list[tuple[str, int, int]] = []
+    evaluate.read_samples(tmp_path, DIGITS, told=lambda *heard: told.append(heard))
+    assert told == [("read images", 0, 150), ("read images", 100, 150)]
+
+
+def test_baselines_can_be_stopped_in_the_middle_of_a_metric(tmp_path: Path) -> None:
+    progress, heard = stops(5, lambda event: "copies" in event.facts)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.baselines("digits", TIER, tmp_path / "base", progress)
+    assert heard[-1].stage in ("baseline real-train", "baseline train-copies")
+    assert not (tmp_path / "base").exists()
+
+
+def test_images_are_encoded_a_chunk_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that 50,000 samples of 3 KB are not held as 600 MB of floats; the features are the same."""
+    found, sizes, encode = evaluate.dataset("digits"), list[int](), Space.encode
+    space = evaluate.spaces_for("digits", found.space)[0]
+    whole = space.features(found.space.encode(found.train.x), chunk=100)
+    monkeypatch.setattr(Space, "encode", lambda self, k: sizes.append(len(k)) or encode(self, k))
+    told: list[tuple[int, int]] = []
+    parts = space.features(found.train.x, 100, found.space, lambda done, of: told.append((done, of)))
+    assert torch.equal(parts.values, whole.values)
+    assert max(sizes) <= 100
+    assert told[-1] == (len(found.train), len(found.train))
+    assert len(told) == len(sizes)
+
+
 def test_plans_headline_first_then_the_sweep_within_the_calls() -> None:
     assert evaluate.plans(Fake.card, 4, sweep="") == [Plan("copy", 2)]
     swept = [(p.sampler, p.steps) for p in evaluate.plans(Fake.card, 4, sweep="all")]

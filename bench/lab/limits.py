@@ -1,4 +1,4 @@
-"""What large cases cost: `python -m bench.lab.limits [--only WORDS] [--part 1] [--in FOLDER]`.
+"""What large cases cost: `python -m bench.lab.limits [catalogue] [many_runs] [samples] [--part 1] [--in FOLDER]`.
 
 It makes the cases in a temporary folder, runs each command as a process of its own, and prints what it took beside what
 it may take: CPU seconds and the peak of resident memory, both as the kernel counts them for that process and its
@@ -170,7 +170,8 @@ def stand_in() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The program; raises SystemExit(1) where a limit was passed."""
     parser = argparse.ArgumentParser("python -m bench.lab.limits", description=__doc__)
-    parser.add_argument("--only", default="", help="the cases whose names hold this")
+    known = {cases.__name__: cases for cases in CASES}
+    parser.add_argument("cases", nargs="*", choices=[*known, []], default=[], help="all by default")
     parser.add_argument("--part", type=float, default=1.0, help="of the sizes of the cases: 0.01 for a minute's look")
     parser.add_argument("--in", dest="folder", type=Path, help="an empty folder for the cases; else a temporary one")
     asked = parser.parse_args(arguments)
@@ -180,10 +181,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "BENCH_DATA": str(folder / "data"), "COLUMNS": "120"}
         heads = "case", "CPU-s", "may take", "peak MiB", "may take", "lines of progress", ""
         print(f"| {' | '.join(heads)} |\n| --- |{' ---: |' * 5} --- |", flush=True)
-        for cases in CASES:
-            for case in cases(folder, asked.part):
-                if asked.only in case.name:
-                    passed &= shown(case, cost_of(bench(*case.given), environment))
+        for name in asked.cases or known:
+            for case in known[name](folder, asked.part):
+                passed &= shown(case, cost_of(bench(*case.given), environment))
     if not passed:
         raise SystemExit(1)
 
