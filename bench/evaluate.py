@@ -168,7 +168,10 @@ def _nobody(what: str, done: int, of: int) -> None: ...
 
 
 def _tell(told: Told, what: str) -> metrics.Tell:
-    return lambda done, of: told(what, done, of)
+    def tell(done: int, of: int) -> None:
+        told(what, done, of)
+
+    return tell
 
 
 def reference(
@@ -1992,8 +1995,8 @@ def _read_folder(
     try:
         listing = images_below(path)
     except BadInput as error:
-        told = f"{path} holds neither a run.json nor PNG files or other images: {error}"
-        raise BadInput(f"{told}; give a run, or save the samples as PNG or .npz") from None
+        neither = f"{path} holds neither a run.json nor PNG files or other images: {error}"
+        raise BadInput(f"{neither}; give a run, or save the samples as PNG or .npz") from None
     files = [path / name for name in listing.names]
     size = (space.shape[2], space.shape[1])
     bytes_of, done, cut, grey = dict[tuple[int, ...], list[tuple[int, Tensor]]](), set[str](), 0, 0
@@ -2030,14 +2033,14 @@ def _read_folder(
             done.add(how)
         x[[index for index, _ in some]] = part
     # Pictures of several sizes are told by the first of them in the order of the words.
-    told = min(done, default="") + (f", and {len(done) - 1} other sizes" if len(done) > 1 else "")
+    sizes = min(done, default="") + (f", and {len(done) - 1} other sizes" if len(done) > 1 else "")
     labels, said = _folder_labels(listing.names, space, found)
     kinds = Counter(file.suffix.lower().removeprefix(".") for file in files)
     if len(kinds) > 1 and LOSSY & kinds.keys():
         said.append("kinds mixed, some of them lossy: " + ", ".join(f"{n:,} {kind}" for kind, n in kinds.most_common()))
     said += [f"{cut:,} cut to the largest centred square"] * bool(cut)
     said += [f"{grey:,} in colour read as grey"] * bool(grey)
-    return Samples(x, labels, told, "; ".join(part for part in (taken, *said, *listing.notes) if part))
+    return Samples(x, labels, sizes, "; ".join(part for part in (taken, *said, *listing.notes) if part))
 
 
 LOSSY = frozenset({"jpg", "jpeg", "jpe", "jfif", "webp"})

@@ -776,7 +776,7 @@ class _Mean(NamedTuple):
     """Of the finite numbers of a column."""
 
     total: float = 0.0
-    count: int = 0
+    lines: int = 0
 
     @classmethod
     def of(cls, number: float) -> _Mean:
@@ -787,11 +787,11 @@ class _Mean(NamedTuple):
 
     @property
     def value(self) -> float:
-        return self.total / self.count if self.count else math.nan
+        return self.total / self.lines if self.lines else math.nan
 
 
 def _joined(a: dict[str, _Mean], b: dict[str, _Mean]) -> dict[str, _Mean]:
-    both = {k: _Mean(a[k].total + b[k].total, a[k].count + b[k].count) for k in a.keys() & b.keys()}
+    both = {k: _Mean(a[k].total + b[k].total, a[k].lines + b[k].lines) for k in a.keys() & b.keys()}
     return {**a, **b, **both}
 
 

@@ -13,7 +13,7 @@ from bench.lab import limits
 
 
 def test_a_command_is_measured_by_what_its_own_process_used() -> None:
-    held = limits.cost_of([sys.executable, "-c", "print(len(bytes(200 << 20)))"], dict(os.environ))
+    held = limits.cost_of([sys.executable, "-c", "print(len(b'x' * (200 << 20)))"], dict(os.environ))
     failed = limits.cost_of([sys.executable, "-c", "raise SystemExit('no')"], dict(os.environ))
     assert (held.code, held.lines, failed.code, failed.lines) == (0, [], 1, ["no"])
     assert held.memory > 200 << 20 > failed.memory

@@ -68,16 +68,22 @@ class Cost(NamedTuple):
     lines: list[str]
 
 
+# Linux counts what a process's parent held when it was forked, so that the parent must be small.
+WATCH = """
+import json, os, subprocess, sys
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, used = os.wait4(process.pid, 0)
+print(json.dumps([os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime, used.ru_maxrss]))
+"""
+
+
 def cost_of(command: Sequence[str | Path], environment: dict[str, str]) -> Cost:
     """Runs a command to its end."""
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said, env=environment)
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        said.seek(0)
-        lines = said.read().decode(errors="replace").splitlines()
+    watched = [sys.executable, "-c", WATCH, *command]
+    done = subprocess.run(watched, capture_output=True, env=environment, check=True)
+    code, seconds, memory = json.loads(done.stdout)
     unit = 1 if sys.platform == "darwin" else 1024
-    return Cost(process.returncode, used.ru_utime + used.ru_stime, used.ru_maxrss * unit, lines)
+    return Cost(code, seconds, memory * unit, done.stderr.decode(errors="replace").splitlines())
 
 
 # ----------------------------------------------------------------------------------------------------------- cases
