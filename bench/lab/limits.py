@@ -1,4 +1,4 @@
-"""What large cases cost: `python -m bench.lab.limits [catalogue] [many_runs] [samples] [--part 1] [--in FOLDER]`.
+"""What large cases cost: `python -m bench.lab.limits [lists] [many_runs] [samples] [--part 1] [--in FOLDER]`.
 
 It makes the cases in a temporary folder, runs each command as a process of its own, and prints what it took beside what
 it may take: CPU seconds and the peak of resident memory, both as the kernel counts them for that process and its
@@ -28,6 +28,7 @@ from bench.data import cifar, sets
 from bench.script import answered
 from bench.train import LOG
 from bench.walk import walk
+from paradigms import catalogue
 
 __all__ = ["Case", "Cost", "cost_of", "main"]
 
@@ -40,7 +41,6 @@ likelihood_n = 8
 likelihood_calls = 20
 vectors = {flops = 1e7, seconds = 60, images = 500, params = 2_000}
 """
-RECIPES = "gan,vae,ddpm,flow-matching,normalizing-flow"
 RUNS, LINES, SAMPLES, FILES = 300, 1_000_000, 50_000, 20_000
 GIB = 2**30
 
@@ -89,7 +89,7 @@ def cost_of(command: Sequence[str | Path], environment: dict[str, str]) -> Cost:
 # ----------------------------------------------------------------------------------------------------------- cases
 
 
-def catalogue(_: Path, __: float) -> list[Case]:
+def lists(_: Path, __: float) -> list[Case]:
     """What is said without a model."""
     asked = ["--help"], *(["list", what] for what in ("recipes", "samplers", "datasets", "tiers"))
     return [Case(" ".join(given), given, 1, GIB // 4) for given in asked]
@@ -99,18 +99,18 @@ def many_runs(folder: Path, part: float) -> list[Case]:
     """300 runs, trained and scored for this; then one of them gets a log of 1,000,000 lines."""
     tier, runs, long = folder / "tiny.toml", folder / "runs", folder / "long"
     tier.write_text(TIER)
-    count = len(RECIPES.split(","))
-    for out, recipes, seeds in ((runs, RECIPES, max(2, round(part * RUNS / count))), (long, "vae", 2)):
+    rows = catalogue.rows()
+    for out, recipes, seeds in ((runs, "rows", max(2, round(part * RUNS / len(rows)))), (long, rows[0], 2)):
         suite = "all", "--dataset", "ring8", "--tier", tier, "--recipes", recipes, "--seeds", str(seeds), "--no-timing"
         made = cost_of(bench(*suite, "--match", "images", "--jobs", "1", "--out", out), dict(os.environ))
         if made.code:
             raise RuntimeError("\n".join(made.lines))
-    run = walk(long).holding(LOG)[0]
+    run, (one, *_, other) = walk(long).holding(LOG)[0], sorted({f.parent.name for f in walk(runs).holding(LOG)})
     lengthen(run / LOG, max(1_000, round(part * LINES)))
     store.write_manifest(run, {LOG: store.told((run / LOG).read_bytes())})
     return [
         Case("300 runs: list runs", ["list", "runs", "--out", runs], 2, GIB // 4),
-        Case("300 runs: compare", ["compare", "gan", "vae", runs], 8, GIB),
+        Case("300 runs: compare", ["compare", one, other, runs], 8, GIB),
         Case("300 runs: report", ["report", runs, "--to", folder / "report"], 30, GIB),
         Case("300 runs: the same report", ["report", runs, "--to", folder / "report"], 8, GIB),
         Case("1,000,000 lines of log: report", ["report", long, "--to", folder / "long-report"], None, 500 * 2**20),
@@ -149,7 +149,7 @@ def samples(folder: Path, part: float) -> list[Case]:
     ]
 
 
-CASES: tuple[Callable[[Path, float], list[Case]], ...] = (catalogue, many_runs, samples)
+CASES: tuple[Callable[[Path, float], list[Case]], ...] = (lists, many_runs, samples)
 
 
 # --------------------------------------------------------------------------------------------------------- program
