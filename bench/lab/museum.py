@@ -257,6 +257,10 @@ def judge(
         beside = {f"{Path(h).parent.as_posix()}/manifest.json" for h in harmed}
         return path in beside or any(path == h or path.startswith(f"{h}/") for h in harmed)
 
+    def made(name: str, control: Shown) -> bool:
+        """What an earlier command of the trial made in the run's folder, which the suite alone would not."""
+        return name not in control.files and any(h.startswith(f"out/{'/'.join(name.split('/')[:3])}/") for h in harmed)
+
     for verb in verbs:
         control = kept.control(verb, world.root.with_name(f"{world.root.name}-control"))
         ended = world.run(*verb, watch=True)
@@ -280,7 +284,7 @@ def judge(
         other = [
             n for n in sorted(found.files.keys() | control.files.keys()) if found.files.get(n) != control.files.get(n)
         ]
-        other = [n for n in other if not (verb[0] in ("all", "train") and apart(n))]
+        other = [n for n in other if not (verb[0] in ("all", "train") and (apart(n) or made(n, control)))]
         if (other or new) and not own:
             told = "; ".join([*(f"other {n}" for n in other[:4]), *new[:2]])
             return Verdict(kind, number, False, "wrong in silence", f"{here}: {told}")

@@ -16,7 +16,7 @@ __all__ = ["differences", "essence", "timeless"]
 
 CLOCKS = frozenset(
     {"seconds", "cpu_seconds", "seconds_total", "seconds_per_step", "images_per_second", "started", "finished"}
-    | {"contended", "resumed", "codes", "sha256", "python", "platform"}
+    | {"contended", "resumed", "code", "codes", "sha256", "python", "platform"}
 )
 TIMED = frozenset({"value", "error", "low", "high", "n", "reason"})  # of a timing's row
 _PICTURE = re.compile(r"data:image/\w+;base64,[\w+/=]+")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 import hashlib
 import io
+import itertools
 import json
 import os
 import resource
@@ -36,6 +37,7 @@ from paradigms.errors import BadInput
 
 __all__ = ["CRASHED", "HUNG", "Ended", "Running", "World", "calls_of", "preload"]
 
+_NUMBER = itertools.count()  # of the commands that this process began
 HUNG = 124  # exit codes of forks that never ended, and of those that an exception ended
 CRASHED = 99
 
@@ -126,7 +128,7 @@ class World:
 
     def start(self, *arguments: object, attack: Attack | None = None, watch: bool = False) -> Running:
         """Forks a process that does this command. watch: also notes which files it opens."""
-        said = self.root.parent / f".{self.root.name}-{time.monotonic_ns()}"
+        said = self.root.parent / f".{self.root.name}-{os.getpid()}-{next(_NUMBER)}"
         sys.stdout.flush()
         sys.stderr.flush()
         pid = os.fork()
@@ -328,9 +330,11 @@ def preload() -> None:
     import bench.evaluate
     import bench.measure
     import reports
+    from bench.run import code_version
     from paradigms import catalogue
 
     matplotlib.use("Agg")
     torch.set_num_threads(1)
     catalogue.recipes()
+    code_version()  # read once: sources that change during a campaign do not make its own rows other code's
     del matplotlib, pandas, scipy, sklearn, torchmetrics, bench, reports
