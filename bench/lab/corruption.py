@@ -28,7 +28,7 @@ def trial(kept: Museum, number: int, by: random.Random, place: Path) -> Verdict:
     kinds = sorted(kept.kinds)
     kind = kinds[number % len(kinds)]
     name, damage = by.choice(kept.kinds[kind]), by.choice(list(DAMAGES))
-    world = kept.world.copied(place)
+    world, (name,) = kept.copy([name], place)
     path = world.root / name
     before = path.read_bytes()
     what = DAMAGES[damage](path, by, kept)

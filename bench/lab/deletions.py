@@ -53,7 +53,7 @@ def trial(
     kinds = sorted(set(kept.kinds) - museum.OWN)
     kind = kinds[(number - number // WHILE) % len(kinds)]
     name = by.choice(kept.kinds[kind])
-    world = kept.world.copied(place)
+    world, (name,) = kept.copy([name], place)
     (world.root / name).unlink()
     verdict = museum.judge(kept, world, [name], kind, number, kept.verbs(name), f"{name} deleted")
     if verdict.held and verdict.how in ("harmless", "not read"):

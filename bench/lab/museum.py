@@ -41,7 +41,7 @@ NEW = "3"  # a seed of which nothing is there, which reads the plan of the other
 KINDS = {
     r"^cache/features/": ("cached features", ("score",)),
     r"^cache/folder/": ("cached folder", ("data",)),
-    r"^images/": ("picture of data", ("data",)),
+    r"^(images|others)/": ("picture of data", ("data",)),
     r"^package/.*SHA256SUMS$": ("SHA256SUMS", ("score", "suite")),
     r"^package/.*\.safetensors$": ("shipped weights", ("score", "suite")),
     r"^package/.*digits": ("digits.csv.gz", ("score", "suite")),
@@ -140,7 +140,7 @@ class Museum:
                 ),
             ],
             "score": [("evaluate", "mine.npz", "--dataset", IMAGES, "--json")],
-            "data": [("data", "folder:images@8")],
+            "data": [("data", "folder:images@8"), ("data", "folder:others@8")],
             "train new": [self._suite(data, new=True)],
             "suite": [self._suite(data)],
         }
@@ -211,6 +211,23 @@ class Museum:
         if card.likelihoods:
             found.append(("evaluate", folder, "--tier", TIER, "--likelihood", card.likelihoods[0].name, "--json"))
         return found
+
+    def copy(self, names: Sequence[str], to: Path) -> tuple[World, list[str]]:
+        """The world elsewhere, and the paths that some of its files have there.
+
+        A folder of images is known by the times of its files, which a copy changes: its cache is made anew.
+        """
+        world = self.world.copied(to)
+        if all(kind_of(name) != "cached folder" for name in names):
+            return world, list(names)
+        shutil.rmtree(world.root / "cache" / "folder")
+        made = dict[str, None]()
+        for folder in ("images", "others"):
+            world.run("data", f"folder:{folder}@8")
+            made |= dict.fromkeys(
+                p.relative_to(world.root).as_posix() for p in (world.root / "cache" / "folder").iterdir()
+            )
+        return world, list(made)[: len(names)]
 
     def control(self, verb: Verb, scratch: Path) -> Shown:
         """What a command gives in the unharmed world."""
@@ -357,14 +374,14 @@ def _fill(kept: Museum) -> None:
         return ended
 
     by = np.random.default_rng(0)
-    for k in range(40):
-        (world.root / "images" / str(k % 2)).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(by.integers(0, 256, (8, 8), dtype=np.uint8)).save(
-            world.root / "images" / str(k % 2) / f"{k}.png"
-        )
+    for k in range(80):
+        folder = world.root / ("images", "others")[k % 2] / str(k // 2 % 2)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(by.integers(0, 256, (8, 8), dtype=np.uint8)).save(folder / f"{k // 4}.png")
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4))
     torch.jit.trace(net.eval(), torch.zeros(2, 1, 8, 8)).save(str(world.root / "net.pt"))
-    bench("data", "folder:images@8")
+    for name in ("images", "others"):
+        bench("data", f"folder:{name}@8")
     for data in (VECTORS, IMAGES):
         bench(*kept._suite(data))
         first, second = kept._folders(data)

@@ -48,7 +48,7 @@ def trial(kept: Museum, number: int, by: random.Random, place: Path) -> Verdict:
     kinds = places(kept)
     kind = sorted(kinds)[number % len(kinds)]
     one, other = by.sample(kinds[kind], 2)
-    world = kept.world.copied(place)
+    world, (one, other) = kept.copy([one, other], place)
     source, to = world.root / one, world.root / other
     if kind == "rows and manifest":
         for name in RESULTS:
