@@ -615,12 +615,13 @@ def report(
         _log.warning("warning: left out: %s", reason)
     folders = [folder for folder in folders if Path(folder) not in bad]
     run_folders = [folder for folder in run_folders if Path(folder) not in bad]
-    for reason in incomplete([*folders, *run_folders]).values():
+    pictured = [*run_folders, *(path.parent for path in (real or {}).values())]
+    for reason in incomplete([*folders, *pictured]).values():
         _log.warning("warning: %s", reason)
     lost = {**(lost or {}), **{folder: _lost_rows(folder, reason) for folder, reason in bad.items()}}
     if not folders:
         raise BadInput(f"no results that are whole; {next(iter(bad.values()), 'run `bench all` first')}")
-    shown, unseen = pictures([*run_folders, *(path.parent for path in (real or {}).values())])
+    shown, unseen = pictures(pictured)
     for reason in unseen:
         _log.warning("warning: picture left out: %s", reason)
     grids = {name: shown[path.parent] for name, path in (real or {}).items() if path.parent in shown}
