@@ -99,22 +99,27 @@ def many_runs(folder: Path, part: float) -> list[Case]:
     """300 runs, trained and scored for this; then one of them gets a log of 1,000,000 lines."""
     tier, runs, long = folder / "tiny.toml", folder / "runs", folder / "long"
     tier.write_text(TIER)
-    rows = catalogue.rows()
-    for out, recipes, seeds in ((runs, "rows", max(2, round(part * RUNS / len(rows)))), (long, rows[0], 2)):
-        suite = "all", "--dataset", "ring8", "--tier", tier, "--recipes", recipes, "--seeds", str(seeds), "--no-timing"
-        made = cost_of(bench(*suite, "--match", "images", "--jobs", "1", "--out", out), dict(os.environ))
-        if made.code:
-            raise RuntimeError("\n".join(made.lines))
-    run, (one, *_, other) = walk(long).holding(LOG)[0], sorted({f.parent.name for f in walk(runs).holding(LOG)})
+    train(runs, tier, "rows", max(2, round(part * RUNS / len(catalogue.rows()))))
+    one, *_, other = sorted({f.parent.name for f in walk(runs).holding("run.json") if (f / store.RESULTS).exists()})
+    train(long, tier, one, 2)
+    run = walk(long).holding(LOG)[0]
     lengthen(run / LOG, max(1_000, round(part * LINES)))
     store.write_manifest(run, {LOG: store.told((run / LOG).read_bytes())})
     return [
         Case("300 runs: list runs", ["list", "runs", "--out", runs], 2, GIB // 4),
-        Case("300 runs: compare", ["compare", one, other, runs], 8, GIB),
-        Case("300 runs: report", ["report", runs, "--to", folder / "report"], 30, GIB),
-        Case("300 runs: the same report", ["report", runs, "--to", folder / "report"], 8, GIB),
+        Case("300 runs: compare", ["compare", one, other, runs], 15, GIB),
+        Case("300 runs: report", ["report", runs, "--to", folder / "report"], 40, GIB),
+        Case("300 runs: the same report", ["report", runs, "--to", folder / "report"], 15, GIB),
         Case("1,000,000 lines of log: report", ["report", long, "--to", folder / "long-report"], None, 500 * 2**20),
     ]
+
+
+def train(out: Path, tier: Path, recipes: str, seeds: int) -> None:
+    """Fills a folder with the runs of a suite."""
+    suite = "all", "--dataset", "ring8", "--tier", tier, "--recipes", recipes, "--seeds", str(seeds), "--no-timing"
+    made = cost_of(bench(*suite, "--match", "images", "--jobs", "1", "--out", out), dict(os.environ))
+    if made.code:
+        raise RuntimeError("\n".join(made.lines))
 
 
 def lengthen(path: Path, lines: int) -> None:
