@@ -616,7 +616,8 @@ def report(
     folders = [folder for folder in folders if Path(folder) not in bad]
     run_folders = [folder for folder in run_folders if Path(folder) not in bad]
     pictured = [*run_folders, *(path.parent for path in (real or {}).values())]
-    for reason in incomplete([*folders, *pictured]).values():
+    gone = list(incomplete([*folders, *pictured]).values())
+    for reason in gone:
         _log.warning("warning: %s", reason)
     lost = {**(lost or {}), **{folder: _lost_rows(folder, reason) for folder, reason in bad.items()}}
     if not folders:
@@ -626,7 +627,7 @@ def report(
         _log.warning("warning: picture left out: %s", reason)
     grids = {name: shown[path.parent] for name, path in (real or {}).items() if path.parent in shown}
     wanted = tuple(reports.FORMATS if formats is None else formats)
-    key = _report_key([*folders, *run_folders], to, wanted, tier, lost, unseen)
+    key = _report_key([*folders, *run_folders], to, wanted, tier, lost, [*gone, *unseen])
     if (kept := _kept_report(to, key)) is not None:
         return kept
     try:
