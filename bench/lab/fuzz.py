@@ -683,7 +683,7 @@ def _held(world: World, words: Sequence[str], limit: float, asked: Sequence[str]
     """(fault, detail) of each thing that is held against a command. asked: places that it names itself."""
     watch = _watch()
     inside = [world.root / name for name in ("runs", "home", "cache", "tmp", "made")]
-    watch.allowed, watch.broken = [Path(os.path.realpath(place)) for place in (*inside, *asked)], []
+    watch.allowed, watch.broken = [Path(os.path.realpath(place)) for place in (*map(str, inside), *asked)], []
     try:
         with _limited(limit):
             code, said, trace = _ran(words)
