@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from bench import store
 from bench.lab import museum
 from bench.lab.attack import Call
 from bench.lab.museum import SAID, TIER, VECTORS, Museum
@@ -56,9 +57,14 @@ def trial(
     world, (name,) = kept.copy([name], place)
     (world.root / name).unlink()
     verdict = museum.judge(kept, world, [name], kind, number, kept.verbs(name), f"{name} deleted")
-    if verdict.held and verdict.how in ("harmless", "not read"):
+    if verdict.held and verdict.how in ("harmless", "not read") and _promised(kept.world.root / name):
         return Verdict(kind, number, False, "not missed", verdict.detail)
     return verdict
+
+
+def _promised(path: Path) -> bool:
+    """Whether the manifest beside a file lists it; what none lists, as a checkpoint, may be made anew or done without."""
+    return path.exists() and path.name in store.manifest(path.parent)
 
 
 def _while(

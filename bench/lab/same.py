@@ -19,13 +19,14 @@ CLOCKS = frozenset(
     | {"contended", "resumed", "code", "codes", "sha256", "python", "platform"}
 )
 TIMED = frozenset({"value", "error", "low", "high", "n", "reason"})  # of a timing's row
+_TIMES = re.compile("seconds|^(Time|Latency|Throughput)")  # in columns of a comparison too
 _PICTURE = re.compile(r"data:image/\w+;base64,[\w+/=]+")
 
 
 def timeless(value: Any) -> Any:
     """JSON without what clocks and interruptions decide."""
     if isinstance(value, dict):
-        return {k: timeless(v) for k, v in value.items() if k not in CLOCKS and "seconds" not in k}
+        return {k: timeless(v) for k, v in value.items() if k not in CLOCKS and not _TIMES.search(k)}
     return [timeless(v) for v in value] if isinstance(value, list) else value
 
 
