@@ -52,17 +52,22 @@ def world(kept: fuzz.World) -> Iterator[fuzz.World]:
     kept.restore()
 
 
+def listed(folder: Path, name: str, **facts: str) -> None:
+    """A file in the manifest as it now is."""
+    store.write_manifest(folder, {name: store.told((folder / name).read_bytes())}, **facts)
+
+
 def resealed(folder: Path, **changes: Any) -> None:
     """run.json with other values, which all its hashes fit."""
     value = {**store.read_sealed(folder / runs.INFO), **changes}
     seal = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
     (folder / runs.INFO).write_text(json.dumps({**value, store.SEAL: seal}))
-    store.write_manifest(folder, [runs.INFO])
+    listed(folder, runs.INFO)
 
 
 def relisted(folder: Path, data: bytes, name: str = store.RESULTS) -> None:
     (folder / name).write_bytes(data)
-    store.write_manifest(folder, [name], key=store.results_key(folder) or "")
+    listed(folder, name, key=store.results_key(folder) or "")
 
 
 def rows_of(folder: Path, **changes: Any) -> bytes:
@@ -309,7 +314,7 @@ def test_rows_of_wrong_types_are_left_out(changes, world):
 def test_text_that_is_no_json_of_ours_is_left_out(name, text, world):
     (world.bad / name).write_bytes(text)
     if name != store.MANIFEST:
-        store.write_manifest(world.bad, [name])
+        listed(world.bad, name)
     alone(world)
 
 
