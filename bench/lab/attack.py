@@ -9,14 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bench.progress import Progress
+from bench.progress import Plain, Progress
 
 __all__ = ["Attack", "Call", "arm", "cut"]
 
 
 @dataclass(frozen=True)
 class Call:
-    """kind: "fsync", "rename", "unlink" or "step" (a sign of progress). what: the file's path, or what the sign says."""
+    """kind: "fsync", "rename", "unlink" or "step" (a sign of progress, or of the display).
+    what: the file's path, or what the sign says."""
 
     kind: str
     what: str
@@ -54,6 +55,13 @@ def arm(attack: Attack) -> None:
         real(self, stage, done, total, **facts)
 
     Progress.update = update  # type: ignore[method-assign]
+    tick = Plain.tick
+
+    def ticked(self: Plain) -> None:
+        tell("step", "the display")
+        tick(self)
+
+    Plain.tick = ticked  # type: ignore[method-assign]
 
 
 def _path_of(file: Any) -> str:

@@ -55,6 +55,7 @@ def campaign(
     """The verdicts of a campaign, as they come. What it needs lies in `place`; the worlds of trials that held are removed."""
     module = CAMPAIGNS[name]
     count = module.TRIALS if trials is None else trials
+    shutil.rmtree(place / name, ignore_errors=True)  # of an earlier campaign
     _SETUPS[name] = module.prepare(place / name, count)
     numbers = range(count) if only is None else [only]
     arguments = [(name, number, seed, place / name / f"trial-{number}") for number in numbers]

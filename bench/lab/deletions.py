@@ -81,10 +81,10 @@ def _while(
     said.unlink(missing_ok=True)
     kind = f"while at work: {pattern}"
     what = f"{gone} deleted at call {at} or later; bench {' '.join(_suite(kept))}: exit {ended.code}"
-    if not gone:
-        return Verdict(kind, number, True, "no such file")
     if ended.code == HUNG or ended.trace:
         return Verdict(kind, number, False, "hang" if ended.code == HUNG else "traceback", f"{what}: {ended.last()}")
+    if not gone:
+        return Verdict(kind, number, True, "no such file", what)
     if ended.code or SAID.search(ended.err):
         return Verdict(kind, number, True, "said", what)
     lines = differences(reference, world.root)
@@ -99,7 +99,7 @@ def _deletes(root: Path, pattern: str, at: int, note: Path) -> Callable[[int, Ca
             return
         found = sorted(p for p in root.glob(f"out/*/*/*/{pattern}") if not re.search("baselines", str(p)))
         if found:
+            note.write_text(found[-1].relative_to(root).as_posix())  # first, as deleting is a call too
             found[-1].unlink()
-            note.write_text(found[-1].relative_to(root).as_posix())
 
     return attack

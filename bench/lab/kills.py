@@ -103,15 +103,15 @@ def prepare(place: Path, trials: int) -> Setup:
 
 def trial(setup: Setup, number: int, by: random.Random, place: Path) -> Verdict:
     """An episode: up to three kills, then the same command to its end."""
-    case = setup.case(number)
     real = number % REAL == REAL - 1
+    case = setup.case(number // REAL if real else number - number // REAL)
     world = World.new(place)
     stages = sorted({stage(call) for call in case.calls} - {""})
     wanted = by.choice(stages)
     at = by.choice([k for k, call in enumerate(case.calls) if stage(call) == wanted])
     way = REAL_WAYS[number // REAL % len(REAL_WAYS)] if real else by.choice(WAYS)
     kind = f"processes: {way}" if real else f"killed at {wanted}" if way == "killed" else way
-    told: list[str] = []
+    told, stopped = list[str](), False
     for _ in range(1 if real else by.randint(1, AGAIN)):
         seed = by.randrange(1 << 30)
         ended = (
@@ -120,6 +120,7 @@ def trial(setup: Setup, number: int, by: random.Random, place: Path) -> Verdict:
             else world.run(*case.arguments, attack=_attack(at, way, seed))
         )
         told.append(f"{way} at call {at} ({case.calls[at % len(case.calls)].what}): exit {ended.code}")
+        stopped = stopped or ended.code != 0
         if (wrong := _odd(ended, way)) != "":
             return Verdict(kind, number, False, wrong, "; ".join(told) + f": {ended.last()}")
         at, way = by.randrange(len(case.calls)), by.choice(WAYS) if not real else way
@@ -129,7 +130,7 @@ def trial(setup: Setup, number: int, by: random.Random, place: Path) -> Verdict:
         return Verdict(kind, number, False, "does not go on", f"{where}: {ended.last()}")
     if lines := differences(case.reference, world.root):
         return Verdict(kind, number, False, lines[0].split(":")[0], f"{where}: {'; '.join(lines[:6])}")
-    return Verdict(kind, number, True, "equal")
+    return Verdict(kind, number, True, "equal" if stopped else "not stopped", where)
 
 
 def stage(call: Call) -> str:
@@ -179,7 +180,7 @@ def _kill_real(world: World, case: Case, way: str, at: int, seed: int) -> Ended:
         else random.Random(seed).choice(["parent", "worker"])
         if who == "group"
         else "worker",
-        "at": at // 2,  # the calls are shared out between the processes
+        "at": at // 3,  # the calls are shared out between the processes
         "signals": [int(number) for number in SIGNALS[how]],
         "whom": "group" if who == "group" else "self",
         "seed": seed,
