@@ -105,7 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not all(getattr(CAMPAIGNS[name], "COLD", False) for name in names):
         preload()
     found = dict[str, list[Verdict]]()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     with tempfile.TemporaryDirectory(prefix="bench-lab-") as scratch, suppress(KeyboardInterrupt):
         place = Path(scratch).resolve() if given.keep is None else given.keep.resolve()
         for name in names:
@@ -121,6 +122,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.json:
         print(json.dumps({name: [vars(v) for v in verdicts] for name, verdicts in found.items()}, indent=1))
     return 0 if all(verdict.held for verdicts in found.values() for verdict in verdicts) else 1
+
+
+def _stop(*_: object) -> None:
+    """Ctrl-C, once: what it leaves is cleared away in peace."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _again(name: str, seed: int, verdict: Verdict) -> str:

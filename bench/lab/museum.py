@@ -256,7 +256,7 @@ def show(world: World, verb: Verb, ended: Ended) -> Shown:
         files = {p.relative_to(world.root).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}
     elif verb[0] in ("all", "train"):
         files = essence(world.out)
-    errors = tuple(line for line in err.splitlines() if not re.search(r"\d+/\d+", line))
+    errors = tuple(line for line in err.splitlines() if not re.search(r"(^| )\d+/\d+", line))
     return Shown(ended.code, tuple("\n".join(lines).splitlines()), errors, files)
 
 

@@ -27,6 +27,8 @@ def timeless(value: Any) -> Any:
     """JSON without what clocks and interruptions decide."""
     if isinstance(value, dict):
         return {k: timeless(v) for k, v in value.items() if k not in CLOCKS and not _TIMES.search(k)}
+    if isinstance(value, list) and all(isinstance(v, str) for v in value):
+        return sorted(value)  # names of files, in the order of their making
     return [timeless(v) for v in value] if isinstance(value, list) else value
 
 
