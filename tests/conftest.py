@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,16 @@ torch.set_num_threads(1)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """A process for each core, but none where files or tests are named: they answer sooner in this one."""
     return 0 if all("::" in argument or Path(argument).is_file() for argument in config.args) else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A worker sends its reports as UTF-8, which names of files that are none can not be."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)
