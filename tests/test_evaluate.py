@@ -218,7 +218,12 @@ def stops(after: int, when: Callable[[Event], bool] = lambda event: True) -> tup
 
 
 @pytest.mark.parametrize(
-    ("name", "splits"), [("digits", ("test", "train")), ("stacked-digits", ("test",)), ("ring8", ("test",))]
+    ("name", "splits"),
+    [
+        pytest.param("digits", ("test", "train"), marks=pytest.mark.heavy),
+        pytest.param("stacked-digits", ("test",), marks=pytest.mark.heavy),
+        ("ring8", ("test",)),
+    ],
 )
 def test_every_part_of_scoring_is_told_of_and_can_be_stopped(name: str, splits: tuple[str, ...]) -> None:
     ref, told = evaluate.reference(name), list[tuple[str, int, int]]()
@@ -272,6 +277,7 @@ def test_a_folder_of_images_is_read_with_a_way_out(tmp_path: Path) -> None:
     assert told == [("read images", 0, 150), ("read images", 100, 150)]
 
 
+@pytest.mark.heavy
 def test_baselines_can_be_stopped_in_the_middle_of_a_metric(tmp_path: Path) -> None:
     progress, heard = stops(5, lambda event: "copies" in event.facts)
     with pytest.raises(KeyboardInterrupt):
@@ -477,6 +483,7 @@ def test_labels_copies_and_pixels_have_their_rows() -> None:
     assert not {r.metric for r in unlabelled} & {"cas", "label_accuracy", "fld_gap", "nn_gap"}
 
 
+@pytest.mark.heavy
 def test_the_floor_of_copying_is_taken_of_unseen_examples(tmp_path: Path) -> None:
     """Half of the held-out examples, with the other half beside: were it all of them, they would be their own copies."""
     rows = [r for r in evaluate.baselines("digits", TIER, tmp_path, QUIET) if r.recipe == "real-train"]

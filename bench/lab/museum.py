@@ -18,7 +18,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 import bench.features
@@ -34,6 +33,8 @@ __all__ = ["KINDS", "Museum", "judge", "kind_of", "museum"]
 Verb = tuple[str, ...]
 TIER, OTHER = "tiers.toml:tiny", "tiers.toml:other"
 VECTORS, IMAGES = "ring8", "digits"
+SHIPPED = bench.features.WEIGHTS
+NETWORK = "net.safetensors"  # a classifier that is given for a network of features
 LATER = ("7", "8")  # seeds of the trainings that were interrupted
 LATE = 4e9  # a time after that of every picture: a cache that is hardly older than they are is not read
 
@@ -132,7 +133,7 @@ class Museum:
                     "--tier",
                     TIER,
                     "--features",
-                    "net.pt",
+                    NETWORK,
                     "-n",
                     "40",
                     "--json",
@@ -383,8 +384,7 @@ def _fill(kept: Museum) -> None:
         pictures = world.root / ("images", "others")[k % 2] / str(k // 2 % 2)
         pictures.mkdir(parents=True, exist_ok=True)
         Image.fromarray(by.integers(0, 256, (8, 8), dtype=np.uint8)).save(pictures / f"{k // 4}.png")
-    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4))
-    torch.jit.trace(net.eval(), torch.zeros(2, 1, 8, 8)).save(str(world.root / "net.pt"))
+    shutil.copy(SHIPPED / "digits.safetensors", world.root / NETWORK)
     for name in ("images", "others"):
         bench("data", f"folder:{name}@8")
     for data in (VECTORS, IMAGES):
@@ -401,7 +401,7 @@ def _fill(kept: Museum) -> None:
         bench(
             "evaluate", "theirs.npz", "--dataset", data, "--tier", TIER, "--to", f"out/{data}/external/theirs", "--json"
         )
-    bench("evaluate", first, "--tier", TIER, "--features", "net.pt", "-n", "40", "--json")
+    bench("evaluate", first, "--tier", TIER, "--features", NETWORK, "-n", "40", "--json")
     bench("evaluate", "mine.npz", "--dataset", IMAGES, "--json")
     for seed in LATER:
         bench(*kept._training(seed), code=130, attack=_halfway(kept.chain))
