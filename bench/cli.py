@@ -754,6 +754,7 @@ def evaluate(
     from bench import run as runs
     from bench.progress import Progress, graceful_stop
     from bench.reading import Range
+    from bench.store import BASELINES
     from paradigms import catalogue
 
     if resize is not None and resize not in (known := get_args(scores.Resize)):
@@ -798,7 +799,7 @@ def evaluate(
                 rows = scores.evaluate(folder, protocol, progress, where, force, data, out)
             n = next((row.n for row in rows if row.headline and row.sampler and row.n), None)
             if n is not None:
-                kept = None if features else Path(os.path.abspath(folder)).parent.parent / "baselines" / protocol.name
+                kept = None if features else Path(os.path.abspath(folder)).parents[1] / BASELINES / protocol.name
                 place = runs.data_of(folder, info, data).place
 
                 def told(what: str, done: int, of: int) -> None:
@@ -1065,7 +1066,7 @@ def _real_grids(folders: Iterable[Path]) -> dict[str, Path]:
 
     grids: dict[str, Path] = {}
     for folder in folders:
-        if folder.parent.name == "baselines":
+        if folder.parent.name == store.BASELINES:
             with contextlib.suppress(BadInput):  # the report names a damaged folder
                 rows = store.load_rows(folder)
                 grids.update({rows[0].dataset: folder / "grid.png"} if rows else {})

@@ -84,6 +84,7 @@ SCHEMA = 3
 ADDED = {2: ("data", "samples", "resize", "torch"), 3: ("low", "high", "reading")}
 MANIFEST = "manifest.json"
 INFO = "run.json"
+BASELINES = "baselines"  # the folder, beside those of the recipes, of what no run is needed for
 RESULTS = "results.jsonl"
 LOCK = ".lock"
 NO_RUN = ("baseline", "external")  # the status of rows of no run
@@ -634,6 +635,9 @@ def load_rows(folder: Path) -> list[Row]:
     own = _run_at(folder) if runs else ""
     for run in sorted(runs) if own else ():
         belongs(path, run, own)
+    data = _data_at(folder)
+    for name in sorted({row.dataset for row in rows}) if data else ():
+        belongs(path, name, data)
     return rows
 
 
@@ -659,6 +663,15 @@ def has_rows(folder: Path) -> bool:
         return (folder / RESULTS).exists() or RESULTS in manifest(folder)
     except BadInput:  # of a run it is missed; elsewhere the file may be anybody's
         return (folder / INFO).exists()
+
+
+def _data_at(folder: Path) -> str:
+    """The data set of the runs beside a folder of baselines; "" where there are none, and of other folders."""
+    place = Path(os.path.abspath(folder)).parent
+    for info in place.parent.glob(f"*/*/{INFO}") if place.name == BASELINES else ():
+        with suppress(BadInput):
+            return str(read_json(info).get("dataset") or "")
+    return ""
 
 
 def _run_at(folder: Path) -> str:

@@ -281,7 +281,7 @@ def everything(
     everyone = _with_parents(planned)
     titles = _job_names(everyone)
     root = planned[0].folder(out).parents[1]
-    baseline_folder = root / "baselines" / re.sub(r"[^\w.-]+", "-", tier.name).strip(".-")
+    baseline_folder = root / store.BASELINES / re.sub(r"[^\w.-]+", "-", tier.name).strip(".-")
     seconds = tier.budget(planned[0].space).seconds
 
     if (line := runs.other_code(planned, out)) is not None:

@@ -6,6 +6,7 @@ Faults are injected into the store, and into the folders of two small recipes th
 from __future__ import annotations
 
 import builtins
+import dataclasses
 import errno
 import json
 import os
@@ -520,6 +521,19 @@ def test_rows_of_another_run_are_not_shown_as_this_ones(part, out, caplog):
         store.load_rows(mine / part)
     done = bench("report", "--formats", "csv", "--tier", "other" if "other" in part else "tiny")
     assert f"is of '{its.name}'" in said(done, caplog)
+
+
+def test_baselines_of_other_data_are_not_shown_beside_runs(out, tmp_path, caplog):
+    mine = out / "ring8" / store.BASELINES / "tiny"
+    rows = [dataclasses.replace(row, dataset="moons") for row in store.load_rows(mine)]
+    its = tmp_path / "moons" / store.BASELINES / "tiny"
+    store.save_rows(its, rows, "key")
+    assert store.load_rows(its) == rows, "with no run beside them they are whose they say"
+    shutil.rmtree(mine)
+    shutil.copytree(its, mine)
+    with pytest.raises(BadInput, match="is of 'moons', and lies in the place of 'ring8'"):
+        store.load_rows(mine)
+    assert "is of 'moons'" in said(bench("report", "--formats", "csv", "--tier", "tiny"), caplog)
 
 
 def test_every_file_of_a_run_in_the_place_of_every_like_one_is_noticed(out):
