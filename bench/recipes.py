@@ -144,10 +144,13 @@ def _recalled() -> dict[str, Any] | None:
 
 
 def kept() -> str:
-    """The content of the kept file, read from the recipes."""
+    """The content of the kept file, read from the recipes: a line for each of them and of their samplers."""
     recipes = [dataclasses.asdict(found) | {"accepts": found.accepts} for found in describe()]
-    found = {"sources": sources(), "recipes": recipes, "samplers": _samplers()}
-    return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+    lists = {"recipes": recipes, "samplers": _samplers()}
+    lines = [f'"sources": "{sources()}"']
+    for name, entries in lists.items():
+        lines.append(f'"{name}": [\n' + ",\n".join(json.dumps(one, ensure_ascii=False) for one in entries) + "\n]")
+    return "{" + ",\n".join(lines) + "}\n"
 
 
 def sources() -> str:
