@@ -70,7 +70,9 @@ KINDS = {
     r"weights\.safetensors$": ("weights", ("read", "run", "suite")),
 }
 SAID = re.compile(
-    r"error|warning|damaged|fail|left out|missing|anew|lost|gone|not (whole|the|what|listed)|other than", re.I
+    r"error|warning|damaged|fail|left out|missing|lacks|anew|lost|gone|not (whole|the|what|listed)|other than|"
+    r'"(trained|evaluated)": [1-9]',  # anew, where the control had nothing to do
+    re.I,
 )
 # What the user's own files hold is theirs: other content gives other numbers, under another name or hash.
 OWN = frozenset({"feature network", "samples to be scored", "tiers", "picture of data"})

@@ -19,7 +19,7 @@ CLOCKS = frozenset(
     | {"contended", "resumed", "code", "codes", "sha256", "python", "platform"}
 )
 TIMED = frozenset({"value", "error", "low", "high", "n", "reason"})  # of a timing's row
-_TIMES = re.compile("seconds|^(Time|Latency|Throughput)")  # in columns of a comparison too
+_TIMES = re.compile("seconds|^([Tt]ime|[Ll]atency|[Tt]hroughput)")  # in columns of a comparison too
 _PICTURE = re.compile(r"data:image/\w+;base64,[\w+/=]+")
 
 
