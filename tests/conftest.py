@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -60,31 +63,40 @@ def thinned(cases: list[tuple], key: Callable[[tuple], object]) -> list:
 
 
 def jobs_here(patch: pytest.MonkeyPatch) -> list[str]:
-    """While `patch` holds, a suite does its jobs one after the other in this process; the names of those it did.
+    """While `patch` holds, a suite does its jobs in this process; the names of those that it did, in their order.
 
-    Of the seconds of a small suite most are spent where each worker loads the libraries; `heavy` tests do without this.
+    `heavy` tests do without this.
     """
     from bench import suite
-    from bench.progress import Progress
-    from bench.schedule import Outcome
+    from bench.lab import inline
 
     names: list[str] = []
 
-    def perform(jobs, display, workers=None, threads=None, done=None, places=None):
-        outcomes, waiting = dict[str, Outcome](), list(jobs)
-        while waiting:
-            job = next(j for j in waiting if all(n in outcomes for n in j.needs))
-            waiting.remove(job)
-            names.append(job.name)
-            display.started(job.name)
-            outcomes[job.name] = Outcome(job.work(*job.args, Progress(job.name, display.event)))
-            display.finished(job.name, 0.0)
-            if done is not None:
-                done(job, outcomes[job.name])
+    def perform(*args, **named):
+        outcomes = inline.perform(*args, **named)
+        names.extend(outcomes)
         return outcomes
 
     patch.setattr(suite, "perform", perform)
     return names
+
+
+@contextmanager
+def installed_package(module: str, home: Path) -> Iterator[None]:
+    """A package whose `module` in the folder `home` has recipes, and the tiers "tiny" and "other" of `home`/t.toml."""
+    from bench import run, tiers
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(home)
+        patch.setattr(catalogue, "entry_points", lambda group: [EntryPoint(module, module, catalogue.GROUP)])
+        catalogue._plugins.cache_clear()
+        shown = tiers.tiers()
+        mine = {name: tiers.get(f"{home}/t.toml:{name}") for name in ("tiny", "other")}
+        for holder in (tiers, run):
+            patch.setattr(holder, "tiers", lambda: {**shown, **mine})
+        yield
+    catalogue._plugins.cache_clear()
+    sys.modules.pop(module, None)
 
 
 # --------------------------------------------------------------------------------------------------------- models

@@ -8,22 +8,19 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-import sys
 from dataclasses import replace
-from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import jobs_here
+from conftest import installed_package, jobs_here
 from typer.testing import CliRunner, Result
 
 from bench import cli, evaluate, store, suite, tiers
 from bench import run as runs
 from bench.progress import Progress, Silent
 from bench.schedule import Outcome
-from paradigms import catalogue
 from paradigms.contract import Plan
 from paradigms.errors import BadInput
 
@@ -136,18 +133,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def installed(home: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(home)
-    points = [EntryPoint("affine", "affine_models", catalogue.GROUP)]
-    monkeypatch.setattr(catalogue, "entry_points", lambda group: points)
-    catalogue._plugins.cache_clear()
-    shown = tiers.tiers()
-    mine = {name: tiers.get(f"{home}/t.toml:{name}") for name in ("tiny", "other")}
-    for module in (tiers, runs):
-        monkeypatch.setattr(module, "tiers", lambda: {**shown, **mine})
-    yield
-    catalogue._plugins.cache_clear()
-    sys.modules.pop("affine_models", None)
+def installed(home: Path):
+    with installed_package("affine_models", home):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -15,19 +15,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+from conftest import installed_package, jobs_here
 from typer.testing import CliRunner, Result
 
 from bench import cli, evaluate, measure, store, suite, tiers
 from bench import run as runs
 from bench.progress import Progress, Silent
-from bench.schedule import Outcome
 from bench.store import Row
 from bench.train import LOG, PREPARED, STATE
-from paradigms import catalogue
 from paradigms.errors import BadInput
 
 PLUGIN = """
@@ -297,39 +295,20 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def installed(home: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(home)
-    points = [EntryPoint("placed", "placed_models", catalogue.GROUP)]
-    monkeypatch.setattr(catalogue, "entry_points", lambda group: points)
-    catalogue._plugins.cache_clear()
-    shown = tiers.tiers()
-    mine = {name: tiers.get(f"{home}/t.toml:{name}") for name in ("tiny", "other")}
-    for module in (tiers, runs):
-        monkeypatch.setattr(module, "tiers", lambda: {**shown, **mine})
-    yield
-    catalogue._plugins.cache_clear()
-    sys.modules.pop("placed_models", None)
+def installed(home: Path):
+    with installed_package("placed_models", home):
+        yield
 
 
 @pytest.fixture(autouse=True)
 def jobs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The jobs of a suite, done one after the other in this process."""
-    names: list[str] = []
-
-    def perform(jobs, display, *_, places=None):
-        outcomes = {}
-        for job in sorted(jobs, key=lambda job: len(job.needs)):
-            names.append(job.name)
-            outcomes[job.name] = Outcome(job.work(*job.args, Progress()))
-        return outcomes
-
-    monkeypatch.setattr(suite, "perform", perform)
 
     def report(folders, run_folders, to, formats=None, **options):
         return REPORT(folders, run_folders, to, formats or ("csv",), **options)  # without figures
 
     monkeypatch.setattr(suite, "report", report)
-    return names
+    return jobs_here(monkeypatch)
 
 
 def tier(name: str = "tiny") -> tiers.Tier:

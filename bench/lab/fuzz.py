@@ -59,8 +59,8 @@ from safetensors.numpy import save as save_tensors
 from bench import cli, evaluate, store, tiers
 from bench import run as runs
 from bench.features import WEIGHTS as SHIPPED
-from bench.progress import Display, Progress
-from bench.schedule import Job, Outcome
+from bench.lab import inline
+from bench.progress import Progress
 from bench.script import answered
 from bench.train import LOG, STATE, train
 from paradigms import catalogue
@@ -550,32 +550,6 @@ def _calibrated(run: runs.Run, *_: object) -> runs.Schedule:
     return runs.Schedule(4, 100, "", STEPS, 8, 1e3, 1e-3, "flops")
 
 
-def _inline(
-    jobs: Sequence[Job],
-    display: Display,
-    workers: int | None = None,
-    threads: int | None = 1,
-    done: Callable[[Job, Outcome], None] | None = None,
-    places: object = None,
-) -> dict[str, Outcome]:
-    """The work of `perform` in this process; what a job raises is told as a worker tells it."""
-    outcomes: dict[str, Outcome] = {}
-    for job in jobs:
-        failed = next((need for need in job.needs if not outcomes[need].ok), None)
-        try:
-            value = None if failed else job.work(*job.args, Progress(job.name))
-            outcome = Outcome(failure=f"not run: '{failed}' failed") if failed else Outcome(value=value)
-        except BadInput as error:
-            outcome = Outcome(failure=str(error))
-        except Exception as error:
-            outcome = Outcome(failure=f"{type(error).__name__}: {error}", trace=traceback.format_exc())
-        outcomes[job.name] = outcome
-        display.finished(job.name, 0.0, outcome.failure)
-        if done is not None:
-            done(job, outcome)
-    return outcomes
-
-
 def _few_steps(*args: Any, steps: int, **rest: Any) -> Any:
     return train(*args, steps=min(steps, STEPS), **rest)
 
@@ -604,7 +578,7 @@ def _stubbed(root: Path) -> Iterator[None]:
             "bench.tiers.tiers": lambda: {name: _cut(tier) for name, tier in everyone().items()},
             "bench.run._calibrate": _calibrated,
             "bench.run.train": _few_steps,
-            "bench.suite.perform": _inline,
+            "bench.suite.perform": inline.perform,
             "bench.train.compile_networks": lambda model: None,
             "reports.figures._save": _sketched,
             "urllib.request.urlopen": _no_network,

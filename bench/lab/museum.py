@@ -169,36 +169,8 @@ class Museum:
 
     def _suite(self, data: str, new: bool = False) -> Verb:
         recipes = f"{self.plain},{self.chain}" if data == VECTORS else f"{self.plain},{self.staged}"
-        if new:
-            return (
-                "all",
-                "--dataset",
-                data,
-                "--tier",
-                TIER,
-                "--recipes",
-                recipes,
-                "--seeds",
-                "4",
-                "--no-timing",
-                "--out",
-                "out",
-                "--json",
-            )
-        return (
-            "all",
-            "--dataset",
-            data,
-            "--tier",
-            TIER,
-            "--recipes",
-            recipes,
-            "--seeds",
-            "2",
-            "--out",
-            "out",
-            "--json",
-        )
+        words = ("all", "--dataset", data, "--tier", TIER, "--recipes", recipes, "--out", "out", "--json")
+        return (*words, "--seeds", "4", "--no-timing") if new else (*words, "--seeds", "2")
 
     def _folders(self, data: str) -> list[str]:
         return sorted(str(p.relative_to(self.world.root)) for p in (self.world.out / data / self.plain).glob("[01]-*"))

@@ -18,7 +18,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,8 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from bench import cli, suite, train
+from bench.lab import inline
 from bench.lab.attack import Attack, Call, arm
-from bench.progress import Display, Progress, graceful_stop
-from bench.schedule import Job, Outcome
-from paradigms.errors import BadInput
 
 __all__ = ["CRASHED", "HUNG", "Ended", "Running", "World", "calls_of", "preload"]
 
@@ -192,7 +190,7 @@ def _child(world: World, arguments: list[str], said: Path, attack: Attack | None
     os.chdir(world.root)
     os.environ["BENCH_DATA"] = str(world.root / "cache")
     sys.argv = ["bench", *arguments]
-    suite.perform = _inline
+    suite.perform = inline.perform
     Figure.savefig = _sketch  # type: ignore[assignment]
     train.CHECKPOINT_SECONDS = 0.0  # every step can be lost, and every checkpoint be cut short
     if world.moved:
@@ -226,45 +224,6 @@ def _handlers() -> list[Any]:
     loggers = [logging.getLogger(), *(logging.getLogger(name) for name in list(logging.Logger.manager.loggerDict))]
     own = [h for logger in loggers for h in logger.handlers if isinstance(h, logging.StreamHandler)]
     return own
-
-
-def _inline(
-    jobs: Sequence[Job],
-    display: Display,
-    workers: int | None = None,
-    threads: int | None = 1,
-    done: Callable[[Job, Outcome], None] | None = None,
-    places: Any = None,
-) -> dict[str, Outcome]:
-    """`bench.schedule.perform` without workers: one job after the other, here."""
-    outcomes: dict[str, Outcome] = {}
-    todo = list(jobs)
-    with graceful_stop() as stopping:
-        while todo:
-            job = next(j for j in todo if all(name in outcomes for name in j.needs))
-            todo.remove(job)
-            display.started(job.name)
-            outcome = _done(job, outcomes, stopping)
-            outcomes[job.name] = outcome
-            display.finished(job.name, outcome.seconds, outcome.failure)
-            if done is not None:
-                done(job, outcome)
-            if stopping():
-                raise KeyboardInterrupt
-    return outcomes
-
-
-def _done(job: Job, outcomes: Mapping[str, Outcome], stopping: Callable[[], bool]) -> Outcome:
-    lost = next((name for name in job.needs if not outcomes[name].ok), None)
-    if lost is not None:
-        return Outcome(failure=f"not run: '{lost}' failed")
-    try:
-        return Outcome(value=job.work(*job.args, Progress(job.name, None, stopping)))
-    except BadInput as error:
-        return Outcome(failure=str(error))
-    except Exception as error:
-        text = (str(error).strip().splitlines() or [""])[0]
-        return Outcome(failure=f"{type(error).__name__}: {text}".rstrip(": "), trace=traceback.format_exc())
 
 
 def calls_of(world: World, *arguments: object) -> tuple[Ended, list[Call]]:
