@@ -87,8 +87,8 @@ class Verbs(TyperGroup):
         except typer.Abort:
             code = 130
         except OSError as error:
-            # Of a stream, not of a file, which would be named: nobody reads on, or its disk is full.
-            if error.filename is not None or error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EIO):
+            # Of a stream, not of a file, which would be named: nobody reads on, or there is no room behind it.
+            if error.filename is not None or error.errno not in (errno.EPIPE, *NO_ROOM):
                 raise
             code = 1 if error.errno == errno.EPIPE else _fail(f"can not print: {error.strerror}")
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that leaving does not fail again
@@ -110,6 +110,10 @@ class Verbs(TyperGroup):
             again = shlex.join(["bench", *self.given])
             print(f"\nstopped. What was done is kept; to go on:\n  {again}", file=sys.stderr)
             raise typer.Exit(130) from None
+
+
+# A disk, a quota or the largest size of a file is full, or the device fails.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def _fail(message: str, code: int = 2) -> int:
