@@ -56,9 +56,9 @@ from bench.store import (
     manifest,
     parse,
     put,
-    read_verified,
     results_key,
     save_rows,
+    verify,
     write_atomic,
     write_manifest,
 )
@@ -1157,11 +1157,10 @@ def _rows_of(folder: Path) -> list[Row]:
         return []
 
 
-def _has_samples(folder: Path) -> bool:
-    """Whether the picture and the samples that go with a folder's rows are whole."""
+def _are_whole(folder: Path, names: Collection[str]) -> bool:
+    """Whether these files of a folder are there as its manifest lists them."""
     try:
-        for name in (GRID, SAMPLES):
-            read_verified(folder, name)
+        verify(folder, names)
     except BadInput:
         return False
     return True
@@ -1172,10 +1171,10 @@ def _kept(folder: Path, key: str) -> list[Row] | None:
     try:
         if results_key(folder) != key:
             return None
-        rows = load_rows(folder)
+        rows, drawn = load_rows(folder), {GRID, SAMPLES} & manifest(folder).keys()  # of diverged samples there are none
     except BadInput:
         return None  # damaged results are made anew; the model they come from is checked when it is loaded
-    return None if any(row.status == "failed" for row in rows) or not _has_samples(folder) else rows
+    return None if any(row.status == "failed" for row in rows) or not _are_whole(folder, drawn) else rows
 
 
 # --------------------------------------------------------------------------------------------------------- pictures
@@ -1552,7 +1551,7 @@ def score(
     if to is not None:
         with locked(to):
             kept = _join(to, base, rows)
-            if not kept or not _has_samples(to):
+            if not kept or not _are_whole(to, (GRID, SAMPLES)):
                 _keep_samples(to, Pool(Plan("external"), given.x, given.y, None), found)
             save_rows(to, [*kept, *rows], digest)
     return rows + floor(name, n, specs=specs, told=of_floor)

@@ -508,10 +508,8 @@ def records(folders: Sequence[Path], tier: str = "", equal: bool = False) -> lis
     found = []
     for folder in map(Path, folders):
         if (folder / runs.INFO).exists():
-            ended = runs.read_info(folder).status == "ok"  # then a manifest tells of it
-            store.verify(
-                folder, sorted({runs.INFO, LOG} & ({runs.INFO, LOG} if ended else set(store.manifest(folder))))
-            )
+            ended = runs.read_info(folder).status == "ok"  # then a manifest tells of both
+            store.verify(folder, [name for name in (runs.INFO, LOG) if ended or name in store.manifest(folder)])
             record = {**store.read_sealed(folder / runs.INFO), "folder": str(folder)}
             if tier and record["tier"] != tier and runs.measured(folder, tier).exists():
                 record |= {"tier": tier, "trained": "" if equal else record["tier"]}
@@ -545,8 +543,11 @@ def incomplete(folders: Iterable[Path]) -> dict[Path, str]:
 
 def frame(folders: Sequence[Path], lost: Mapping[Path, list[store.Row]]) -> DataFrame:
     """The rows that are shown of the folders, and those that stand for `lost` ones (see `_lost_rows`)."""
-    read = lambda folder: lost[folder] if folder in lost else evaluate.shown(folder)  # noqa: E731
-    return store.frame(list(dict.fromkeys((*folders, *lost))), read)
+
+    def rows(folder: Path) -> list[store.Row]:
+        return lost[folder] if folder in lost else evaluate.shown(folder)
+
+    return store.frame(list(dict.fromkeys((*folders, *lost))), rows)
 
 
 def _lost_rows(folder: Path, reason: str) -> list[store.Row]:

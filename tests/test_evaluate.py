@@ -6,6 +6,7 @@ import dataclasses
 import io
 import math
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -660,6 +661,20 @@ def test_samples_that_are_not_finite_are_divergence(ring_run: Path, monkeypatch:
         evaluate.draw(model, Plan("heun", 2), 4, 0)  # type: ignore[arg-type]
     assert "diverged" in {row.status for row in rows}
     (ring_run / "results.jsonl").unlink()
+
+
+def test_a_run_whose_samples_diverge_is_scored_once(ring_run: Path, tmp_path: Path, monkeypatch) -> None:
+    """There is nothing to be seen of its samples, and that is whole."""
+    folder = tmp_path / ring_run.name
+    shutil.copytree(ring_run, folder)
+    drawn = ("results.jsonl", "grid.png", "samples.npz")
+    files = {name: said for name, said in store.manifest(folder).items() if name not in drawn}
+    store.write_json(folder / store.MANIFEST, {"schema": store.SCHEMA, "files": files})
+    monkeypatch.setattr(evaluate, "draw", lambda model, plan, *_: evaluate._finite(torch.full((2, 2), math.nan), plan))
+    rows = evaluate.evaluate(folder, TIER, QUIET)
+    assert {row.status for row in rows if row.sampler} == {"diverged"}
+    assert not (folder / "samples.npz").exists() or "samples.npz" not in store.manifest(folder)
+    assert evaluate.is_evaluated(folder, TIER)
 
 
 def test_no_likelihood_says_why_and_a_critic_does_not_sample(gan_run: Path) -> None:
