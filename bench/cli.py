@@ -942,14 +942,10 @@ def report(
 
     from bench import suite
 
-    real = _real_grids(folders)
-    written = suite.report(folders, run_folders, target, wanted, real=real, tier=tier)
-    for path in written:
+    found = suite.check(folders, run_folders, _real_grids(folders))
+    for path in suite.report(found, target, wanted, tier):
         print(path)
-    bad = suite.damaged([*folders, *run_folders])
-    lacking = suite.incomplete(f for f in (*folders, *run_folders) if f not in bad)
-    unseen = suite.pictures([*run_folders, *(path.parent for path in real.values())])[1]
-    if below.lost or bad or lacking or unseen:
+    if below.lost or found.warnings:
         raise typer.Exit(1)  # named in a warning above
 
 
@@ -1000,18 +996,15 @@ def compare(
         raise BadInput(
             f"no results in {runs}; run `bench all` or `bench evaluate` first, or name the folder of the runs"
         )
-    bad = suite.damaged([*folders, *run_folders])
-    for reason in bad.values():
-        print(f"warning: left out: {reason}", file=sys.stderr)
-    folders, run_folders = ([f for f in some if f not in bad] for some in (folders, run_folders))
-    for reason in suite.incomplete([*folders, *run_folders]).values():
-        print(f"warning: {reason}", file=sys.stderr)
+    checked = suite.check(folders, run_folders)
+    for line in checked.warnings:
+        print(f"warning: {line}", file=sys.stderr)
 
     from reports import compare as comparing
 
     one, other = (_selector(base, details) for base, details in sides)
     try:
-        rows, told = suite.frame(folders, {}), suite.records(run_folders, tier)
+        rows, told = suite.frame(checked.folders, {}), suite.records(checked.run_folders, tier)
         found = comparing.compare(rows, told, one, other, metric, dataset, tier)
     except comparing.UnknownName as error:
         if error.what == "recipe" and _is_recipe(error.name):
@@ -1221,7 +1214,7 @@ def _lacking(folder: Path, info: Mapping[str, Any]) -> str:
         names = store.missing(folder)
     except BadInput as error:
         return str(error)
-    if info["status"] == "ok" and not (folder / store.MANIFEST).exists():
+    if info.get("status") == "ok" and not os.path.exists(folder / store.MANIFEST):
         names = [store.MANIFEST]
     return f"lacks {', '.join(names)}" if names else ""
 

@@ -671,6 +671,7 @@ def evaluate(
     key, place = _key(folder, info, tier, found, catalogue.get(info.recipe)), runs.measured(folder, tier.name)
     if not force and (kept := _kept(place, key)) is not None:
         return kept
+    manifest(place)  # that it is damaged is said before the work
     ref = reference(found.place, device=device, told=progress.update)
     card = model.card
     n = pool_size(found, tier)
@@ -933,6 +934,7 @@ class _Asked:
 
     def __init__(self, folder: Path, key: str, name: Callable[[Row], tuple[object, ...]]) -> None:
         self.folder, self.key, self.name = folder, key, name
+        manifest(folder)  # that it is damaged is said before the work
         self._read()
 
     def _read(self) -> None:
@@ -1253,8 +1255,8 @@ def _arrays(pool: Pool, n: int) -> dict[str, np.ndarray]:
 def _keep_samples(folder: Path, pool: Pool, found: Dataset) -> None:
     """The first samples of the headline pool, not chosen, as a picture and as numbers for the report."""
     kept = 64 if found.space.is_image else KEPT_VECTORS
-    grid = put(folder / GRID, grid_png(in_columns(pool.x[:kept], found), found.space))
-    write_manifest(folder, {GRID: grid, SAMPLES: put(folder / SAMPLES, npz(**_arrays(pool, kept)))})
+    grid, numbers = grid_png(in_columns(pool.x[:kept], found), found.space), npz(**_arrays(pool, kept))
+    write_manifest(folder, {GRID: put(folder / GRID, grid), SAMPLES: put(folder / SAMPLES, numbers)})
 
 
 # -------------------------------------------------------------------------------------------------------- baselines
@@ -1322,6 +1324,7 @@ def baselines(name: Name, tier: Tier, folder: Path, progress: Progress, force: b
     key = _baselines_key(found, tier)
     if not force and (kept := _kept(folder, key)) is not None:
         return kept
+    manifest(folder)  # that it is damaged is said before the work
     ref, n = reference(name, told=progress.update), pool_size(found, tier)
     base = dataclasses.replace(_environment(found), status="baseline", tier=tier.name)
     rows: list[Row] = []
@@ -1598,9 +1601,12 @@ def _by_content(given: Samples, most: int, tell: metrics.Tell = lambda done, of:
 
     The order is that of a hash, so that they are a random choice.
     """
-    rows = [row.contiguous().numpy().tobytes() for row in given.x]
-    labels = [b""] * len(rows) if given.y is None else [str(int(label)).encode() for label in given.y]
-    keys = [hashlib.blake2b(row + label, digest_size=16).digest() for row, label in zip(rows, labels)]
+    keys = list[bytes]()
+    for index, row in enumerate(given.x):
+        if index % 4096 == 0:
+            tell(index, len(given.x))
+        label = b"" if given.y is None else str(int(given.y[index])).encode()
+        keys.append(hashlib.blake2b(row.contiguous().numpy().tobytes() + label, digest_size=16).digest())
     chosen = torch.tensor(sorted(range(len(keys)), key=keys.__getitem__)[:most])
     return given._replace(x=given.x[chosen], y=None if given.y is None else given.y[chosen])
 

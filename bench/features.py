@@ -50,8 +50,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.data.dataset import Dataset
-from bench.data.files import HEADS, Origin, Part, Progress, cache_folder, obtain, read_whole
+from bench.data.files import HEADS, Origin, Part, Progress, cache_folder, obtain
 from bench.data.folder import HELD_OUT
+from bench.data.whole import read_whole
 from bench.inception import DIM, SIDE, Inception
 from bench.store import write_atomic
 from paradigms.contract import Space

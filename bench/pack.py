@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from bench.data.cifar import RECORD, TEST, TRAIN, parse_batch
-from bench.data.files import read_whole
+from bench.data.whole import read_whole
 from bench.script import answered
 from bench.store import write_atomic
 from paradigms.errors import BadInput

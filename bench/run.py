@@ -552,7 +552,7 @@ def read_info(folder: Path) -> Info:
     values = store.read_json(path)
     if type(values.get("schema")) is int and values["schema"] > SCHEMA:
         raise BadInput(f"{path} was written by a newer version (schema {values['schema']}); upgrade this one")
-    values = store.read_sealed(path)
+    values = store.unsealed(path, values)
     if reason := store.misplaced(folder, values.get("id")):
         raise BadInput(reason)
     try:
@@ -967,20 +967,21 @@ def made_anew(run: Run, parent: Run, out: Path) -> str:
 
 def is_finished(folder: Path) -> bool:
     """Whether the folder holds a whole trained run. Raises BadInput when it says so and does not."""
-    if not (folder / INFO).exists():
-        if (folder / store.MANIFEST).exists() and WEIGHTS in store.manifest(folder):
+    if not os.path.exists(folder / INFO):
+        if os.path.exists(folder / store.MANIFEST) and WEIGHTS in store.manifest(folder):
             raise BadInput(f"{folder / INFO} is missing; delete the folder {folder} and run the same command again")
         return False
     if read_info(folder).status != "ok":
         return False
-    if WEIGHTS not in store.manifest(folder):
-        if (folder / WEIGHTS).exists() and not (folder / STATE).exists():
+    listed = store.manifest(folder)
+    if WEIGHTS not in listed:
+        if os.path.exists(folder / WEIGHTS) and not os.path.exists(folder / STATE):
             raise BadInput(
                 f"{folder / store.MANIFEST} is missing or incomplete, so the trained weights beside it can not be "
                 f"verified; put it back, or delete the folder {folder} to train the run again"
             )
         return False
-    kept = [name for name in store.manifest(folder) if name == PARENTS or _step_of(name)]
+    kept = [name for name in listed if name == PARENTS or _step_of(name)]
     store.verify(folder, (INFO, LOG, WEIGHTS, *kept))
     return True
 
@@ -1017,7 +1018,7 @@ def other_code(planned: Sequence[Run], out: Path) -> str | None:
 
 
 def _hopeless(folder: Path, run: Run) -> bool:
-    if not (folder / INFO).exists():
+    if not os.path.exists(folder / INFO):
         return False
     info = read_info(folder)
     return info.status in ("diverged", "failed") and info.code == code_version(catalogue.get(run.recipe))
@@ -1033,7 +1034,7 @@ def _train(
     progress: Progress,
 ) -> None:
     recipe = catalogue.get(run.recipe)
-    before = read_info(folder) if (folder / INFO).exists() and (folder / STATE).exists() else None
+    before = read_info(folder) if os.path.exists(folder / INFO) and os.path.exists(folder / STATE) else None
     if before is not None and before.status != "diverged" and before.planned_steps > 0:
         threads = before.threads
         _clear(folder, keep=(INFO, LOG, STATE, PREPARED))
@@ -1223,7 +1224,7 @@ def _clear(folder: Path, keep: tuple[str, ...] = ()) -> None:
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)  # what was measured on the weights that go
-        elif path.name not in (".lock", *keep):
+        elif path.name not in (store.LOCK, *keep):
             path.unlink()
 
 
@@ -1333,7 +1334,7 @@ def _parent(folder: Path, info: Info, role: str, device: torch.device, out: Path
     need = catalogue.get(info.recipe).needs.get(role)
     _, recipe, name = info.parents[role].split("/")
     who = f"{info.recipe} {info.id} needs its {role} {recipe} {name}"
-    found = next((place for place in _places(folder, info.parents[role], out) if (place / INFO).exists()), None)
+    found = next((place for place in _places(folder, info.parents[role], out) if os.path.exists(place / INFO)), None)
     try:
         if found is None:
             root = out_of(folder, info, out)

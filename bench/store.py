@@ -33,8 +33,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bench.data.files import read_whole
 from bench.data.names import readable
+from bench.data.whole import read_whole
 from bench.walk import walk
 from paradigms.errors import BadInput
 
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ADDED",
     "INFO",
+    "LOCK",
     "MANIFEST",
     "OF",
     "RESULTS",
@@ -70,7 +71,9 @@ __all__ = [
     "read_verified",
     "results_key",
     "save_rows",
+    "sweep",
     "told",
+    "unsealed",
     "verify",
     "writable",
     "write_atomic",
@@ -91,6 +94,7 @@ NO_RUN = ("baseline", "external")  # the status of rows of no run
 SEAL = "sha256"  # the key of a sealed JSON object
 OF = "of"  # the key of what a file is the file of
 DEEPEST = 16  # objects and lists in each other that a JSON file of the suite has at most
+LONGEST = 1 << 26  # bytes of a JSON file of the suite: a manifest of thousands of files has not a tenth of it
 LARGEST = 1e100  # a number beyond is none to compute with: squares and sums of them are infinite
 STATUSES = ("ok", "baseline", "external", "diverged", "failed")
 SIGNED = ("value", "low", "high")  # the columns whose numbers may be negative
@@ -181,6 +185,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path.parent, path.name)
         _in_work.add(os.path.realpath(temporary))
         try:
             with open(temporary, "wb") as file:
@@ -245,7 +250,12 @@ def write_sealed(path: Path, value: dict[str, Any]) -> dict[str, Any]:
 
 def read_sealed(path: Path) -> dict[str, Any]:
     """What `write_sealed` wrote. Raises BadInput when it is missing or was changed since."""
-    value = read_json(path)
+    return unsealed(path, read_json(path))
+
+
+def unsealed(path: Path, value: dict[str, Any]) -> dict[str, Any]:
+    """A JSON object without its seal. Raises BadInput when it was changed since it was written to `path`."""
+    value = dict(value)
     if value.pop(SEAL, None) != _seal(value):
         raise _damaged(path, "is damaged or was edited (its sha256 does not match)")
     return value
@@ -276,7 +286,7 @@ def owner(folder: Path) -> Path | None:
     """The run's folder that a folder of its rows is, or lies in; None for rows of no run."""
     folder = Path(os.path.abspath(folder))
     near = (folder, *folder.parents[:3])  # at the deepest RUN/protocols/TIER/timing
-    return next((up for up in near if (up / INFO).exists()), None)
+    return next((up for up in near if os.path.exists(up / INFO)), None)
 
 
 # ----------------------------------------------------------------------------------------------------------- locks
@@ -301,9 +311,11 @@ def locked(folder: Path, waiting: Callable[[], object] = lambda: None, name: str
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            file = open(path, "a")  # noqa: SIM115 (closed below; closing drops the lock)
+            # Neither a link, which may lead out of the folder, nor a pipe, which would be waited for.
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+            file = os.fdopen(os.open(path, flags, 0o666), "wb", 0)  # closing it drops the lock
         except OSError as error:
-            raise Unwritable(f"can not write {folder}: {error.strerror}; choose another --out") from None
+            raise Unwritable(f"can not write {folder}: {error.strerror or error}; choose another --out") from None
         with file:
             pause = 0.002
             while True:
@@ -314,11 +326,13 @@ def locked(folder: Path, waiting: Callable[[], object] = lambda: None, name: str
                     waiting()
                     time.sleep(pause)
                     pause = min(2 * pause, 0.1)
+                except OSError as error:
+                    raise Unwritable(f"can not lock {path}: {error.strerror}; choose another --out") from None
             if not _is_at(path, file.fileno()):  # the folder was deleted meanwhile, and the lock with it
                 continue
             held.add(key)
             try:
-                _sweep(folder, name)
+                sweep(folder, name)
                 yield
             finally:
                 held.discard(key)
@@ -332,8 +346,8 @@ def _is_at(path: Path, descriptor: int) -> bool:
         return False
 
 
-def _sweep(folder: Path, name: str) -> None:
-    """Removes what writers that died left half-written in a folder whose lock is held, or of one file there."""
+def sweep(folder: Path, name: str = "") -> None:
+    """Removes what writers that died left half-written in a folder, or of one file there. What can not be, stays."""
     with suppress(OSError):
         for entry in list(os.scandir(folder)):
             half = re.fullmatch(r"\.(.+)\.(\d+)\.tmp", entry.name)
@@ -362,7 +376,7 @@ def _seal(value: Any) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises BadInput when the file is missing or not an object."""
     try:
-        value = parse(_read(path))
+        value = parse(_read(path, LONGEST))
     except ValueError:
         value = None
     if not isinstance(value, dict):
@@ -483,10 +497,10 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:40]}…"
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, limit: int | None = None) -> bytes:
     if not os.path.exists(path):
         raise BadInput(f"{path} is missing; is {path.parent} the folder of a finished run?")
-    return read_whole(path)
+    return read_whole(path, limit)
 
 
 def _damaged(path: Path, how: str) -> BadInput:
@@ -500,7 +514,8 @@ def _damaged(path: Path, how: str) -> BadInput:
         return BadInput(f"{path} {how}; delete this file and run the same command again")
     if path.suffix == ".pt":  # a checkpoint
         return BadInput(f"{path} {how}; delete the folder {path.parent} to train anew")
-    return BadInput(f"{path} {how}; delete the folder {path.parent}, and `bench all` or `bench train` makes it anew")
+    verb = "train" if os.path.exists(path.parent / INFO) else "evaluate"
+    return BadInput(f"{path} {how}; delete the folder {path.parent}, and `bench all` or `bench {verb}` makes it anew")
 
 
 # ------------------------------------------------------------------------------------------------------- manifest
@@ -525,8 +540,10 @@ def manifest(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _is_entry(entry: Mapping[str, Any]) -> bool:
     later = entry.get("next")
-    texts = fits(str)(entry.get("sha256")) and fits(str | None)(entry.get("key"))
-    return texts and (later is None or (isinstance(later, dict) and _is_entry(later)))
+    typed = (
+        fits(str)(entry.get("sha256")) and fits(str | None)(entry.get("key")) and fits(int | None)(entry.get("bytes"))
+    )
+    return typed and (later is None or (isinstance(later, dict) and _is_entry(later)))
 
 
 def write_manifest(folder: Path, files: Mapping[str, Mapping[str, Any]], **facts: Any) -> None:
@@ -574,7 +591,7 @@ def verify(folder: Path, names: Iterable[str] | None = None) -> None:
 
 def missing(folder: Path) -> list[str]:
     """The names of the files that the manifest lists and that are gone. Raises BadInput when it is none."""
-    return [name for name in manifest(folder) if not (Path(folder) / name).exists()]
+    return [name for name in manifest(folder) if not os.path.exists(Path(folder) / name)]
 
 
 # ----------------------------------------------------------------------------------------------------------- rows
@@ -635,9 +652,9 @@ def load_rows(folder: Path) -> list[Row]:
     own = _run_at(folder) if runs else ""
     for run in sorted(runs) if own else ():
         belongs(path, run, own)
-    data = _data_at(folder)
-    for name in sorted({row.dataset for row in rows}) if data else ():
-        belongs(path, name, data)
+    for name in sorted({row.dataset for row in rows}):
+        if data := _data_at(folder, name):
+            belongs(path, name, data)
     return rows
 
 
@@ -660,18 +677,19 @@ def has_rows(folder: Path) -> bool:
     """Whether a folder holds rows, or its manifest says that it should."""
     folder = Path(folder)
     try:
-        return (folder / RESULTS).exists() or RESULTS in manifest(folder)
+        return os.path.exists(folder / RESULTS) or RESULTS in manifest(folder)
     except BadInput:  # of a run it is missed; elsewhere the file may be anybody's
-        return (folder / INFO).exists()
+        return os.path.exists(folder / INFO)
 
 
-def _data_at(folder: Path) -> str:
-    """The data set of the runs beside a folder of baselines; "" where there are none, and of other folders."""
-    place = Path(os.path.abspath(folder)).parent
+def _data_at(folder: Path, name: str) -> str:
+    """The data set of a run beside a folder of baselines, `name` if that of any; "" without runs, and of other folders."""
+    place, found = Path(os.path.abspath(folder)).parent, ""
     for info in place.parent.glob(f"*/*/{INFO}") if place.name == BASELINES else ():
         with suppress(BadInput):
-            return str(read_json(info).get("dataset") or "")
-    return ""
+            if (found := str(read_json(info).get("dataset") or found)) == name:
+                break
+    return found
 
 
 def _run_at(folder: Path) -> str:

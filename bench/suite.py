@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import itertools
 import logging
 import math
 import os
@@ -365,8 +366,7 @@ def everything(
             display.say(_announcement(planned, jobs, tier, skipped))
             outcomes = perform(jobs, display, workers, threads, done, places)
 
-    good = [run for run in planned if _is_whole(run, out)]
-    subjects = [_subject(run, out, tier) for run in timed if run in good]
+    subjects = [_subject(run, out, tier) for run in timed if run in planned and _is_whole(run, out)]
     if subjects and not measure.is_timed(subjects, tier, str(where), threads):
         # By itself: the workers are gone, and one process does nothing else.
         job = Job("time sampling", _time, (subjects, tier, where.type, threads), (), seconds * TIME, TRAIN)
@@ -380,22 +380,19 @@ def everything(
     folders = [_measured(run, tier) / part for run in run_folders for part in parts]
     folders.append(baseline_folder)
     folders = [folder for folder in folders if store.has_rows(folder)]
-    bad = damaged([*folders, *run_folders])
-    failures.extend((str(folder), reason) for folder, reason in bad.items())
-    gone |= {folder: _lost_rows(folder, reason) for folder, reason in bad.items()}
-    folders = [folder for folder in folders if folder not in bad]
-    run_folders = tuple(folder for folder in run_folders if folder not in bad)
+    found = check(folders, run_folders, {planned[0].dataset: baseline_folder / evaluate.GRID})
+    failures.extend((str(folder), reason) for folder, reason in found.damaged.items())
+    gone |= {folder: _lost_rows(folder, reason) for folder, reason in found.damaged.items()}
     to = Path(out) / "report" / f"{root.name}-{baseline_folder.name}"
-    grids = {planned[0].dataset: baseline_folder / evaluate.GRID}
     written = list[Path]()
     try:
-        written = report(folders, run_folders, to, real=grids, tier=tier.name, equal=True, lost=gone)
+        written = report(found, to, tier=tier.name, equal=True, lost=gone)
     except store.Unwritable as error:  # what the suite came to can be told all the same
         failures.append(("report", str(error)))
     ended = [name for name, outcome in outcomes.items() if outcome.ok]
     return Result(
-        folders=tuple(folders),
-        run_folders=run_folders,
+        folders=found.folders,
+        run_folders=found.run_folders,
         report=tuple(written),
         failures=tuple(failures),
         trained=sum(name.startswith("train ") for name in ended),
@@ -446,7 +443,7 @@ def _subject(run: Run, out: Path, tier: Tier) -> measure.Subject:
 
 def _measured(folder: Path, tier: Tier) -> Path:
     """Where the rows of a run that may not have been trained are."""
-    return runs.measured(folder, tier.name) if (folder / runs.INFO).exists() else folder
+    return runs.measured(folder, tier.name) if os.path.exists(folder / runs.INFO) else folder
 
 
 def _failure_row(run: Run, reason: str, metric: str = "") -> store.Row:
@@ -507,7 +504,7 @@ def records(folders: Sequence[Path], tier: str = "", equal: bool = False) -> lis
     """
     found = []
     for folder in map(Path, folders):
-        if (folder / runs.INFO).exists():
+        if os.path.exists(folder / runs.INFO):
             ended = runs.read_info(folder).status == "ok"  # then a manifest tells of both
             store.verify(folder, [name for name in (runs.INFO, LOG) if ended or name in store.manifest(folder)])
             record = {**store.read_sealed(folder / runs.INFO), "folder": str(folder)}
@@ -517,7 +514,60 @@ def records(folders: Sequence[Path], tier: str = "", equal: bool = False) -> lis
     return found
 
 
-def damaged(folders: Sequence[Path]) -> dict[Path, str]:
+@dataclass(frozen=True)
+class Checked:
+    """Folders of rows and of runs as they can be shown, for whatever shows them (see `check`).
+
+    folders, run_folders: those that are whole.
+    damaged:    why others are left out.
+    incomplete: which files they lack that their manifests list.
+    grids:      the picture of samples of each folder that has one; real: of each data set that of its images.
+    unseen:     why other pictures are not shown.
+    """
+
+    folders: tuple[Path, ...]
+    run_folders: tuple[Path, ...]
+    damaged: Mapping[Path, str]
+    incomplete: tuple[str, ...]
+    grids: Mapping[Path, bytes] = field(default_factory=dict)
+    real: Mapping[str, bytes] = field(default_factory=dict)
+    unseen: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> list[str]:
+        """A line for all that is wrong with the folders."""
+        left_out = [f"left out: {reason}" for reason in self.damaged.values()]
+        return [*left_out, *self.incomplete, *(f"picture left out: {reason}" for reason in self.unseen)]
+
+
+def check(folders: Iterable[Path], run_folders: Iterable[Path], real: Mapping[str, Path] | None = None) -> Checked:
+    """Looks at everything that a manifest vouches for, once.
+
+    real: for each data set the picture of its images, beside the manifest that lists it; None where no pictures are shown.
+    """
+    kinds = [tuple(dict.fromkeys(map(Path, some))) for some in (folders, run_folders)]
+    kinds.append((*kinds[1], *(path.parent for path in real.values())) if real is not None else ())
+    bad = damaged(itertools.chain(*kinds))
+    rows, records, pictured = (tuple(folder for folder in kind if folder not in bad) for kind in kinds)
+    grids, unseen = dict[Path, bytes](), list[str]()
+    for folder in dict.fromkeys(pictured):
+        try:
+            if os.path.exists(folder / evaluate.GRID):  # of one that is gone `incomplete` tells
+                grids[folder] = store.read_verified(folder, evaluate.GRID)
+        except BadInput as error:
+            unseen.append(str(error))
+    return Checked(
+        rows,
+        records,
+        bad,
+        tuple(_incomplete(dict.fromkeys((*rows, *records, *pictured)))),
+        grids,
+        {name: grids[path.parent] for name, path in (real or {}).items() if path.parent in grids},
+        tuple(unseen),
+    )
+
+
+def damaged(folders: Iterable[Path]) -> dict[Path, str]:
     """Those of the folders whose records or rows can not be trusted, with the reason."""
     found: dict[Path, str] = {}
     for folder in dict.fromkeys(map(Path, folders)):
@@ -530,15 +580,13 @@ def damaged(folders: Sequence[Path]) -> dict[Path, str]:
     return found
 
 
-def incomplete(folders: Iterable[Path]) -> dict[Path, str]:
-    """Those of the folders, of which none is damaged, that lack a file which their manifest lists, with what it is."""
-    found: dict[Path, str] = {}
-    for folder in dict.fromkeys(map(Path, folders)):
+def _incomplete(folders: Iterable[Path]) -> Iterator[str]:
+    """Which files that its manifest lists each of the folders lacks; of those that lack none, nothing."""
+    for folder in folders:
         if names := store.missing(folder):
             made = not set(names) - {evaluate.GRID, evaluate.SAMPLES}
             how = "`bench all` or `bench evaluate` makes it anew" if made else "it stands by its rows alone"
-            found[folder] = f"{folder} lacks {', '.join(names)}, which {store.MANIFEST} lists; {how}"
-    return found
+            yield f"{folder} lacks {', '.join(names)}, which {store.MANIFEST} lists; {how}"
 
 
 def frame(folders: Sequence[Path], lost: Mapping[Path, list[store.Row]]) -> DataFrame:
@@ -567,81 +615,59 @@ def _lost_rows(folder: Path, reason: str) -> list[store.Row]:
         told: dict[str, Any] = {}
         with suppress(BadInput):
             told = store.read_json(home / runs.INFO)
-        recipe, paradigm, tier, data = texts = [told.get(name) for name in ("recipe", "paradigm", "tier", "dataset")]
-        if not all(isinstance(text, str) for text in texts) or type(told.get("seed")) is not int:
+        known = {name: told.get(name) for name in ("recipe", "paradigm", "tier", "dataset", "seed", "conditional")}
+        known["run"] = told.get("id")
+        if store.misplaced(home, told.get("id")):
+            known["run"] = name = Path(os.path.abspath(home)).name
+            known["seed"] = int(name.partition("-")[0])
+        try:
+            row = store.Row(**store.fitting(store.Row, known))
+        except ValueError:
             return []
-        row = store.Row(run=str(told.get("id")), recipe=str(recipe), paradigm=str(paradigm), tier=str(tier))
-        row = replace(row, dataset=str(data), seed=told["seed"], conditional=told.get("conditional") is True)
-        if store.misplaced(home, row.run):
-            name = Path(os.path.abspath(home)).name
-            row = replace(row, run=name, seed=int(name.partition("-")[0]))
     part = "" if whole or folder.name == protocol else folder.name
     return [replace(row, status="failed", reason=reason, metric=part, tier=protocol or row.tier)]
 
 
-def pictures(folders: Sequence[Path]) -> tuple[dict[Path, bytes], list[str]]:
-    """The grids of the folders that have one and are as their manifests list them; and why others are not shown."""
-    shown, lost = dict[Path, bytes](), list[str]()
-    for folder in dict.fromkeys(map(Path, folders)):
-        try:
-            if (folder / evaluate.GRID).exists():  # one that is gone is named by `incomplete`
-                shown[folder] = store.read_verified(folder, evaluate.GRID)
-        except BadInput as error:
-            lost.append(str(error))
-    return shown, lost
-
-
 def report(
-    folders: Sequence[Path],
-    run_folders: Sequence[Path],
+    found: Checked,
     to: Path,
     formats: Sequence[str] | None = None,
-    real: Mapping[str, Path] | None = None,
     tier: str = "",
     equal: bool = False,
     lost: Mapping[Path, list[store.Row]] | None = None,
 ) -> list[Path]:
-    """Writes the report of the rows in `folders`; returns its files, the page first. Raises BadInput.
+    """Writes the report of the rows in folders that were checked; returns its files, the page first. Raises BadInput.
 
     tier: shows what this one measured alone, of runs that were trained under others too (see `records`).
-    real: for each data set the picture of its images, beside the manifest that lists it.
-    lost: rows that stand for further runs, which are not there.
-    Damaged folders are named in a warning and left out (`damaged` tells which); a failure stands there for each. What
-    lacks a file is named too (`incomplete`), and pictures that are not as they were are left out (`pictures`).
+    lost: rows that stand for further runs, which are not there. A failure stands for each damaged folder.
     """
     import reports
 
-    bad = damaged([*folders, *run_folders])
-    for reason in bad.values():
-        _log.warning("warning: left out: %s", reason)
-    folders = [folder for folder in folders if Path(folder) not in bad]
-    run_folders = [folder for folder in run_folders if Path(folder) not in bad]
-    pictured = [*run_folders, *(path.parent for path in (real or {}).values())]
-    gone = list(incomplete([*folders, *pictured]).values())
-    for reason in gone:
-        _log.warning("warning: %s", reason)
-    lost = {**(lost or {}), **{folder: _lost_rows(folder, reason) for folder, reason in bad.items()}}
-    if not folders:
-        raise BadInput(f"no results that are whole; {next(iter(bad.values()), 'run `bench all` first')}")
-    shown, unseen = pictures(pictured)
-    for reason in unseen:
-        _log.warning("warning: picture left out: %s", reason)
-    grids = {name: shown[path.parent] for name, path in (real or {}).items() if path.parent in shown}
+    for line in found.warnings:
+        _log.warning("warning: %s", line)
+    lost = {**(lost or {}), **{folder: _lost_rows(folder, reason) for folder, reason in found.damaged.items()}}
+    if not found.folders:
+        raise BadInput(f"no results that are whole; {next(iter(found.damaged.values()), 'run `bench all` first')}")
     wanted = tuple(reports.FORMATS if formats is None else formats)
-    key = _report_key([*folders, *run_folders], to, wanted, tier, lost, [*gone, *unseen])
+    key = _report_key(found, to, wanted, tier, lost)
     if (kept := _kept_report(to, key)) is not None:
         return kept
     try:
-        rows = frame(folders, lost)
-        told = [{**record, "grid": shown.get(Path(record["folder"]))} for record in records(run_folders, tier, equal)]
+        rows = frame(found.folders, lost)
+        told = [
+            {**record, "grid": found.grids.get(Path(record["folder"]))}
+            for record in records(found.run_folders, tier, equal)
+        ]
         if tier:
             rows = rows[rows["tier"].isin(("", tier))]
             told = [record for record in told if record["tier"] == tier]
             if not len(rows):
                 raise BadInput(f"no results of tier {tier}; make them: `bench evaluate RUN --tier {tier}`")
         with store.locked(to):
+            _only_a_report(to)
             (to / store.MANIFEST).unlink(missing_ok=True)  # what an earlier report had is no part of this one
-            written = reports.render(rows, told, grids or None, to, wanted, families())
+            store.sweep(to / "figures")
+            written = reports.render(rows, told, found.real or None, to, wanted, families())
             files = {str(path.relative_to(to)): store.told(path.read_bytes()) for path in written}
             store.write_manifest(to, files, report=key)
     except OSError as error:
@@ -653,21 +679,25 @@ def report(
     return written
 
 
+def _only_a_report(folder: Path) -> None:
+    """Raises BadInput where a folder holds results, whose manifest a report would replace by its own."""
+    files: Mapping[str, Mapping[str, Any]] = {}
+    with suppress(BadInput):  # a damaged manifest is replaced
+        files = store.manifest(folder)
+    if os.path.exists(folder / runs.INFO) or any("report" not in said for said in files.values()):
+        raise BadInput(f"{folder} holds results, and no report; choose another --to")
+
+
 def _report_key(
-    folders: Sequence[Path],
-    to: Path,
-    formats: Sequence[str],
-    tier: str,
-    lost: Mapping[Path, list[store.Row]],
-    unseen: Sequence[str],
+    found: Checked, to: Path, formats: Sequence[str], tier: str, lost: Mapping[Path, list[store.Row]]
 ) -> str:
     """All that a report depends on: what the folders hold and how they lie to it, and the sources that draw it."""
     import reports
 
     gone = [row for rows in lost.values() for row in rows]
-    parts = (formats, tier, sorted(families().items()), gone, sorted(unseen))
+    parts = (formats, tier, sorted(families().items()), gone, sorted(found.warnings))
     digest = hashlib.sha256(repr(parts).encode("utf-8", "surrogateescape"))
-    for folder in folders:
+    for folder in (*found.folders, *found.run_folders):
         held = sorted((n, f["sha256"]) for n, f in store.manifest(folder).items())
         place = os.path.relpath(folder, to)
         digest.update(f"{place}\0{held}\0{store.results_key(folder)}\0".encode("utf-8", "surrogateescape"))

@@ -103,7 +103,7 @@ LARGEST = 1 << 20  # bytes of a file of tiers
 
 
 def _tables(path: Path) -> dict[str, dict[str, Any]]:
-    from bench.data.files import read_whole
+    from bench.data.whole import read_whole
 
     try:
         found = tomllib.loads(read_whole(path, LARGEST).decode())

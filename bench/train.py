@@ -18,6 +18,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import time
 import warnings
 from collections.abc import Collection, Iterator
@@ -32,6 +33,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from bench.arithmetic import compile_networks, computing
+from bench.data.whole import read_whole
 from bench.flops import FlopCount, keep_generators
 from bench.progress import Progress
 from bench.store import OF, belongs, fits, write_atomic
@@ -503,12 +505,9 @@ def _save(path: Path, state: dict[str, Any], of: str) -> None:
 
 def _load(path: Path, device: torch.device, of: str) -> dict[str, Any] | None:
     """What `_save` wrote, or None when there is no such file. Raises BadInput when it is damaged or another run's."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return None
-    except OSError as error:
-        raise BadInput(f"can not read {path}: {error.strerror or error}") from None
+    data = read_whole(path)
     if hashlib.sha256(memoryview(data)[32:]).digest() != data[:32]:
         raise BadInput(f"{path} is damaged (its sha256 does not match); delete the folder {path.parent} to train anew")
     try:
@@ -544,8 +543,14 @@ class Log:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.lines and (not self.path.exists() or self.path.read_bytes() != self.content()):
+        if self.lines and not self._is_written():
             write_atomic(self.path, self.content())
+
+    def _is_written(self) -> bool:
+        try:
+            return read_whole(self.path) == self.content()
+        except BadInput:
+            return False
 
     def start(self, lines: list[str]) -> None:
         self.lines = list(lines)

@@ -39,7 +39,8 @@ from bench.cli import app
 from bench.data import digits as digits_module
 from bench.data import folder as folder_module
 from bench.data import load
-from bench.data.files import Origin, Part, cache_folder, obtain, read_whole
+from bench.data.files import Origin, Part, cache_folder, obtain
+from bench.data.whole import read_whole
 from bench.evaluate import read_samples
 from bench.features import SUMS, WEIGHTS, FeatureSpace, cached, hashes, named, random_conv, spaces_for
 from bench.pack import unpack

@@ -263,6 +263,44 @@ def test_a_file_of_another_size_is_not_even_read(tmp_path, monkeypatch):
         store.verify(tmp_path)
 
 
+@pytest.mark.parametrize("entry", [{"bytes": []}, {"bytes": 1.5}, {"bytes": 10**30}, {"key": 3}, {"sha256": None}])
+def test_an_entry_of_a_manifest_has_its_types(entry, tmp_path):
+    (tmp_path / "a").write_bytes(b"x")
+    files = {"a": {"sha256": "00", "bytes": 1, **entry}}
+    (tmp_path / store.MANIFEST).write_text(json.dumps({"schema": store.SCHEMA, "files": files}))
+    with pytest.raises(BadInput, match="is not a manifest"):
+        store.read_verified(tmp_path, "a")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("../outside"), Path.mkdir])
+def test_a_lock_is_a_file_of_the_folder_and_nothing_else(make, tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    make(folder / store.LOCK)
+    if (folder / store.LOCK).is_fifo():  # which can be locked, and is not waited for
+        with store.locked(folder):
+            pass
+    else:
+        with pytest.raises(store.Unwritable, match="can not write"), store.locked(folder):
+            pass
+    assert not (tmp_path / "outside").exists()
+
+
+def test_a_file_of_json_without_end_is_not_read(tmp_path):
+    with open(tmp_path / "run.json", "wb") as file:
+        file.truncate(1 << 33)
+    with pytest.raises(BadInput, match="at most"):
+        store.read_json(tmp_path / "run.json")
+
+
+def test_a_writer_removes_what_a_dead_one_left_of_its_file(tmp_path):
+    """Where no lock is taken too, as in caches."""
+    (tmp_path / ".a.999999999.tmp").write_bytes(b"half")
+    (tmp_path / ".b.999999999.tmp").write_bytes(b"half")
+    store.write_atomic(tmp_path / "a", b"whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".b.999999999.tmp", "a"]
+
+
 def test_a_manifest_holds_what_was_written_not_what_lies_there(tmp_path):
     said = store.put(tmp_path / "a", b"right")
     (tmp_path / "a").write_bytes(b"wrong")
@@ -304,8 +342,8 @@ def installed(home: Path):
 def jobs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The jobs of a suite, done one after the other in this process."""
 
-    def report(folders, run_folders, to, formats=None, **options):
-        return REPORT(folders, run_folders, to, formats or ("csv",), **options)  # without figures
+    def report(found, to, formats=None, *rest, **options):
+        return REPORT(found, to, formats or ("csv",), *rest, **options)  # without figures
 
     monkeypatch.setattr(suite, "report", report)
     return jobs_here(monkeypatch)
@@ -515,6 +553,42 @@ def test_baselines_of_other_data_are_not_shown_beside_runs(out, tmp_path, caplog
     assert "is of 'moons'" in said(bench("report", "--formats", "csv", "--tier", "tiny"), caplog)
 
 
+def test_a_run_of_other_data_beside_them_does_not_condemn_baselines(out):
+    mine = out / "ring8" / store.BASELINES / "tiny"
+    for name in ("aaa", "zzz"):
+        stray = out / "ring8" / name / "0-aaaaaaaaaa"
+        stray.mkdir(parents=True)
+        store.write_sealed(stray / "run.json", {"dataset": "moons"})
+    assert store.load_rows(mine)
+
+
+def test_a_report_is_not_written_over_results(out):
+    for folder in (planned("first").folder(out), out / "ring8" / store.BASELINES / "tiny"):
+        before = (folder / store.MANIFEST).read_bytes()
+        refused(bench("report", "--to", folder), "choose another")
+        assert (folder / store.MANIFEST).read_bytes() == before
+        assert store.load_rows(folder)
+
+
+def test_a_damaged_manifest_of_the_baselines_ends_no_report(out, caplog):
+    (out / "ring8" / store.BASELINES / "tiny" / store.MANIFEST).write_bytes(b"{")
+    done = bench("report", "--formats", "csv")
+    assert done.exit_code == 1
+    assert "`bench all` or `bench evaluate` makes it anew" in said(done, caplog)
+
+
+@pytest.mark.parametrize("change", [{"status": None}, {"seed": 10**30}, {"recipe": "\ud800"}, {"id": 3}])
+def test_a_run_json_that_lacks_what_names_it_stops_no_other(change, out, caplog):
+    folder = planned("first").folder(out)
+    told = {**store.read_json(folder / store.INFO), **change}
+    told = {name: value for name, value in told.items() if value is not None}
+    (folder / store.INFO).write_text(json.dumps(told))
+    assert str(planned("second").folder(out)) in bench("list", "runs", "--json").stdout
+    done = bench("report", "--formats", "csv")
+    assert done.exit_code == 1, done.output
+    assert "left out" in said(done, caplog)
+
+
 def test_every_file_of_a_run_in_the_place_of_every_like_one_is_noticed(out):
     """Whatever single file is another run's, the run that it came to does not stand as it is."""
     folders = [planned(recipe, seed).folder(out) for recipe in ("first", "second") for seed in (0, 1)]
@@ -541,8 +615,7 @@ def stands(folder: Path) -> bool:
         return (
             runs.is_finished(folder)
             and evaluate.is_evaluated(folder, tier())
-            and suite.damaged([folder, folder / measure.TIMING]) == {}
-            and suite.incomplete([folder, folder / measure.TIMING]) == {}
+            and suite.check([folder, folder / measure.TIMING], ()).warnings == []
         )
     except BadInput:
         return False

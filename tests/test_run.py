@@ -684,7 +684,7 @@ def test_a_suite_leaves_out_what_is_damaged_and_goes_on(out, monkeypatch, caplog
     monkeypatch.setattr(suite.evaluate, "is_evaluated", lambda *_: False)
     monkeypatch.setattr(suite.evaluate, "has_baselines", lambda *_: True)
     monkeypatch.setattr(suite, "perform", lambda jobs, *_: asked.extend(job.name for job in jobs) or {})
-    monkeypatch.setattr(suite, "report", lambda folders, run_folders, *_, **__: shown.extend(run_folders) or [])
+    monkeypatch.setattr(suite, "report", lambda found, *_, **__: shown.extend(found.run_folders) or [])
     result = suite.everything("toy", None, TIER, out, lambda _: Silent(), timing=False)
     assert asked == ["train mean seed 1", "train child seed 1", "evaluate child seed 1", "evaluate mean seed 2"]
     assert [name for name, _ in result.failures] == ["mean seed 0", "child seed 0"]
@@ -716,13 +716,13 @@ def test_a_report_leaves_out_a_damaged_folder_and_names_it(name, out, tmp_path, 
         return [page]
 
     monkeypatch.setattr("reports.render", render)
-    assert suite.report(folders, folders, page.parent) == [page]
+    assert suite.report(suite.check(folders, folders), page.parent) == [page]
     (record,) = caplog.records
     assert str(folders[0] / name) in record.getMessage()
     if name == store.RESULTS:
         assert "delete this file" in record.getMessage()
     with pytest.raises(BadInput, match="no results that are whole"):
-        suite.report(folders[:1], folders[:1], page.parent)
+        suite.report(suite.check(folders[:1], folders[:1]), page.parent)
 
 
 def test_a_report_shows_no_picture_but_a_run_s_own(out, tmp_path, monkeypatch, caplog):
@@ -743,7 +743,7 @@ def test_a_report_shows_no_picture_but_a_run_s_own(out, tmp_path, monkeypatch, c
 
     def report() -> list[str]:
         caplog.clear()
-        suite.report(folders, folders, tmp_path, real={"ring8": real / "grid.png"})
+        suite.report(suite.check(folders, folders, {"ring8": real / "grid.png"}), tmp_path)
         return [record.getMessage() for record in caplog.records]
 
     monkeypatch.setattr("reports.render", render)

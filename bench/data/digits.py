@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from bench.data.dataset import Dataset, checksum
-from bench.data.files import read_whole, unpacked
+from bench.data.files import unpacked
+from bench.data.whole import read_whole
 from paradigms.contract import Data, Space
 from paradigms.errors import BadInput
 

@@ -12,7 +12,6 @@ import hashlib
 import http.client
 import io
 import os
-import stat
 import sys
 import tarfile
 import urllib.error
@@ -24,9 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from bench.data.whole import read_whole
 from paradigms.errors import BadInput
 
-__all__ = ["Found", "Origin", "Part", "Progress", "cache_folder", "obtain", "read_whole", "store", "unpacked"]
+__all__ = ["Found", "Origin", "Part", "Progress", "cache_folder", "obtain", "store", "unpacked"]
 
 # (what is being done, bytes or files done, their total); `Progress.update` of bench.progress fits.
 Progress = Callable[[str, int, int], object]
@@ -96,31 +96,6 @@ def cache_folder() -> Path:
     else:
         base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser() / "paradigm-bench"
-
-
-def read_whole(path: Path, limit: int | None = None) -> bytes:
-    """The bytes of a regular file, of at most `limit`. Raises BadInput.
-
-    Nothing else is read: a pipe would be waited for, and a device such as /dev/zero has no end.
-    """
-    try:
-        with open(path, "rb", opener=_without_waiting) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise BadInput(f"{path} is no regular file but a pipe or a device; put a file in its place")
-            data = b"" if limit is not None and status.st_size > limit else file.read()
-    except FileNotFoundError:
-        raise BadInput(f"{path} does not exist") from None
-    except OSError as error:
-        raise BadInput(f"can not read {path}: {error.strerror or error}") from None
-    if limit is not None and max(len(data), status.st_size) > limit:
-        raise BadInput(f"{path} holds {max(len(data), status.st_size):,} bytes, and at most {limit:,} are read")
-    return data
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """Opens a pipe, too, without a wait for who writes into it."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def obtain(origin: Origin, source: Path | None = None, progress: Progress | None = None) -> dict[str, Found]:

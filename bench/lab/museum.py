@@ -46,7 +46,7 @@ KINDS = {
     r"^package/.*SHA256SUMS$": ("SHA256SUMS", ("score", "suite")),
     r"^package/.*\.safetensors$": ("shipped weights", ("score", "suite")),
     r"^package/.*digits": ("digits.csv.gz", ("score", "suite")),
-    r"^net\.pt$": ("feature network", ("spaces",)),
+    r"^net\.safetensors$": ("feature network", ("spaces",)),
     r"^mine\.npz$": ("samples to be scored", ("score",)),
     r"^tiers\.toml$": ("tiers", ("suite",)),
     r"^out/report/": ("report", ("suite",)),
