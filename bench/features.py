@@ -54,7 +54,7 @@ from bench.data.files import HEADS, Origin, Part, Progress, cache_folder, obtain
 from bench.data.folder import HELD_OUT
 from bench.data.whole import read_whole
 from bench.inception import DIM, SIDE, Inception
-from bench.store import write_atomic
+from bench.store import metadata, write_atomic
 from paradigms.contract import Space
 from paradigms.errors import BadInput, unknown
 
@@ -419,8 +419,7 @@ def serialise(classifier: Classifier, architecture: Architecture, **card: float 
 def read_card(data: bytes, path: Path) -> dict[str, Any]:
     """What `serialise` wrote beside the tensors. Raises BadInput."""
     try:
-        size = int.from_bytes(data[:8], "little")
-        card = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["card"])
+        card = json.loads(metadata(data)["card"])
         if not isinstance(card, dict):
             raise ValueError("its card is no JSON object")
         return card

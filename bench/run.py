@@ -1303,17 +1303,8 @@ def load(
 
 def _check_weights(path: Path, data: bytes, info: Info) -> None:
     """Compares the run that weights are of with the one that they are read as. Raises BadInput."""
-    said = str(_metadata(data).get("run", ""))
+    said = str(store.metadata(data).get("run", ""))
     store.belongs(path, said.rpartition("/")[2], info.id)
-
-
-def _metadata(data: bytes) -> dict[str, Any]:
-    """What safetensors tell of themselves, after a length of eight bytes as JSON; {} of what is none."""
-    with suppress(ValueError, RecursionError):
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        found = header.get("__metadata__") if isinstance(header, dict) else None
-        return dict(found) if isinstance(found, dict) else {}
-    return {}
 
 
 def _space(values: Mapping[str, Any]) -> Space:
@@ -1457,7 +1448,7 @@ def _parents_of(folders: Mapping[str, Path], held: Mapping[str, Frozen]) -> byte
 
 def _read_parents(data: bytes) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """(settings by role, buffers) of the content of `PARENTS`."""
-    return json.loads(_metadata(data)["parents"]), load_tensors(data)
+    return json.loads(store.metadata(data)["parents"]), load_tensors(data)
 
 
 def _part(

@@ -61,6 +61,7 @@ __all__ = [
     "load_rows",
     "locked",
     "manifest",
+    "metadata",
     "misplaced",
     "missing",
     "owner",
@@ -287,6 +288,16 @@ def owner(folder: Path) -> Path | None:
     folder = Path(os.path.abspath(folder))
     near = (folder, *folder.parents[:3])  # at the deepest RUN/protocols/TIER/timing
     return next((up for up in near if os.path.exists(up / INFO)), None)
+
+
+def metadata(data: bytes) -> dict[str, str]:
+    """What safetensors tell of themselves, after a length of eight bytes as JSON; {} of what is none."""
+    try:
+        header = parse(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    except ValueError:
+        return {}
+    found = header.get("__metadata__") if isinstance(header, dict) else None
+    return dict(found) if isinstance(found, dict) and fits(Mapping[str, str])(found) else {}
 
 
 # ----------------------------------------------------------------------------------------------------------- locks

@@ -171,3 +171,12 @@ def test_damage_swaps_deletions_and_races_are_noticed(tmp_path: Path) -> None:
     """One world for all four: a file of every kind, the other kinds and damages by hand."""
     for name, trials in (("corruption", 4), ("swaps", 3), ("deletions", 3), ("races", 1)):
         assert _fallen(_run(tmp_path, name, "--trials", trials, "--keep", tmp_path / "kept")) == [], name
+
+
+def test_a_folder_of_others_is_never_cleared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "kills").mkdir()
+    with pytest.raises(SystemExit) as ended:
+        campaign.main(["kills", "--keep", str(tmp_path)])
+    assert ended.value.code == 2
+    assert "it holds other files" in capsys.readouterr().err
+    assert (tmp_path / "kills").exists()

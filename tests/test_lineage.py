@@ -529,7 +529,7 @@ def test_a_suite_of_an_equal_budget_has_its_own_rows_and_times(out, home, jobs, 
     everything("master", out, timing=True)
     before = content(run)
     shown = []
-    monkeypatch.setattr(suite, "report", lambda folders, *_, **more: shown.append((folders, more["tier"])) or [])
+    monkeypatch.setattr(suite, "report", lambda found, *_, **more: shown.append((found.folders, more["tier"])) or [])
     again = suite.everything("ring8", ["master"], twin, out, lambda _: Silent(), seeds=1, device="cpu")
     assert again.trained == 0
     ((folders, name),) = shown

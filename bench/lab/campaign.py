@@ -101,6 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keeps there the worlds of trials that did not hold")
     parser.add_argument("--json", action="store_true", help="prints every verdict as JSON, and nothing else")
     given = parser.parse_args(arguments)
+    if given.keep is not None:
+        _own(given.keep, parser)
     names = list(CAMPAIGNS) if given.which == "all" else [given.which]
     if not all(getattr(CAMPAIGNS[name], "COLD", False) for name in names):
         preload()
@@ -122,6 +124,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.json:
         print(json.dumps({name: [vars(v) for v in verdicts] for name, verdicts in found.items()}, indent=1))
     return 0 if all(verdict.held for verdicts in found.values() for verdict in verdicts) else 1
+
+
+def _own(folder: Path, parser: argparse.ArgumentParser) -> None:
+    """Marks a folder in which worlds are made and removed; ends the program where it holds anything else."""
+    mark = folder / ".bench-lab"
+    if folder.exists() and not mark.exists() and any(folder.iterdir()):
+        parser.error(f"--keep {folder}: it holds other files; name a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.touch()
 
 
 def _stop(*_: object) -> None:

@@ -1,4 +1,7 @@
-"""Whether two folders of runs hold the same: every file, bit for bit, but for what clocks say."""
+"""Whether two folders of runs hold the same: every file, bit for bit, but for what clocks say.
+
+Of a report the pictures in its page are compared, and of its other files that they are there: times are all over them.
+"""
 
 from __future__ import annotations
 
