@@ -155,6 +155,7 @@ def _fallen(verdicts: list[dict]) -> list[str]:
     return [f"{v['trial']}: {v['kind']}: {v['how']}: {v['detail']}" for v in verdicts if not v["held"]]
 
 
+@pytest.mark.heavy
 def test_two_writers_of_rows_leave_one_of_both_under_its_own_key(tmp_path: Path) -> None:
     found = _run(tmp_path, "writers", "--trials", 6)
     assert len(found) == 6

@@ -598,6 +598,7 @@ def test_histograms_are_a_distribution() -> None:
 # ------------------------------------------------------------------------------------------------------------- runs
 
 
+@pytest.mark.heavy
 def test_a_run_is_scored_once(digits_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tier = dataclasses.replace(TIER, max_calls=2)
     rows = evaluate.evaluate(digits_run, tier, QUIET)

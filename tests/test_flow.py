@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import scipy.stats
 import torch
-from conftest import build, descend, examples, shake
+from conftest import build, descend, examples, shake, thinned
 from torch import Tensor, nn
 
 from paradigms import catalogue
@@ -261,8 +261,11 @@ def test_the_flow_inverts(name, space, seed):
         torch.testing.assert_close(model.invert(again, y), x, rtol=1e-5, atol=1e-5)
 
 
-@each
-@spaces
+# One vector and one image space of each flow by default.
+@pytest.mark.parametrize(
+    ("name", "space"),
+    thinned([(name, space) for name in NAMES for space in SPACES.values()], lambda case: (case[0], case[1].is_image)),
+)
 def test_the_flows_determinant_is_that_of_its_jacobian(name, space):
     f, n = model_of(name, space, steps=2).double().flow, 2
     y = torch.tensor([3, 1]) if space.classes else None

@@ -168,36 +168,43 @@ class ReluNet(nn.Module):
         return (x.flatten(1).double() @ weight - bias).relu()
 
 
-def singular() -> dict[str, tuple[Tensor, Tensor]]:
+def digits_features() -> tuple[Tensor, Tensor]:
+    data, net = load("digits"), ReluNet()
+    return net(data.train.all().x), net(data.test.all().x)
+
+
+def singular() -> dict[str, Callable[[], tuple[Tensor, Tensor]]]:
     mix, other = normal(20, 64, 10), normal(20, 64, 11)
     turn = torch.linalg.qr(normal(64, 64, 15)).Q
     steep = torch.arange(1, 65).double() ** -4.0  # of deviations: variances span 14 decades
     slow = torch.logspace(0, -4, 64, dtype=torch.float64)
-    data = load("digits")
-    real = tuple(ReluNet()(split.all().x) for split in (data.train, data.test))
+
+    def each(draw: Callable[[int], Tensor], x: int, y: int) -> Callable[[], tuple[Tensor, Tensor]]:
+        return lambda: (draw(x), draw(y))
+
     return {
-        "dead units": (dead(2000, 0), dead(2000, 1)),
-        "digits, ReLU, dead and tied units": (real[0], real[1]),
-        "rank 20 of 64, one subspace": (normal(2000, 20, 2) @ mix, 1.02 * normal(2000, 20, 3) @ mix),
-        "rank 20 of 64, two subspaces": (normal(2000, 20, 2) @ mix, normal(2000, 20, 3) @ other),
-        "rank 20 of 64 against full": (normal(2000, 20, 2) @ mix, normal(2000, 64, 3)),
-        "the same in float32": ((normal(2000, 20, 2) @ mix).float().double(), normal(2000, 64, 3)),
-        "40 samples of 64": (normal(40, 64, 4), normal(50, 64, 5)),
-        "40 samples of 64 against 2,000": (normal(40, 64, 4), normal(2000, 64, 5)),
-        "units over 8 decades": tuple(normal(2000, 64, s) * 10 ** torch.linspace(-4, 4, 64) for s in (6, 7)),
-        "spectrum over 16 decades": tuple(normal(2000, 64, s) * torch.arange(1, 65) ** -4.0 for s in (8, 9)),
-        "the same, turned": tuple((normal(2000, 64, s) * steep) @ turn for s in (8, 9)),
-        "8 decades, turned, a dead unit": tuple(
-            torch.cat([(normal(2000, 64, s) * slow) @ turn, torch.ones(2000, 1)], 1) for s in (16, 17)
+        "dead units": each(lambda s: dead(2000, s), 0, 1),
+        "digits, ReLU, dead and tied units": digits_features,
+        "rank 20 of 64, one subspace": lambda: (normal(2000, 20, 2) @ mix, 1.02 * normal(2000, 20, 3) @ mix),
+        "rank 20 of 64, two subspaces": lambda: (normal(2000, 20, 2) @ mix, normal(2000, 20, 3) @ other),
+        "rank 20 of 64 against full": lambda: (normal(2000, 20, 2) @ mix, normal(2000, 64, 3)),
+        "the same in float32": lambda: ((normal(2000, 20, 2) @ mix).float().double(), normal(2000, 64, 3)),
+        "40 samples of 64": lambda: (normal(40, 64, 4), normal(50, 64, 5)),
+        "40 samples of 64 against 2,000": lambda: (normal(40, 64, 4), normal(2000, 64, 5)),
+        "units over 8 decades": each(lambda s: normal(2000, 64, s) * 10 ** torch.linspace(-4, 4, 64), 6, 7),
+        "spectrum over 16 decades": each(lambda s: normal(2000, 64, s) * torch.arange(1, 65) ** -4.0, 8, 9),
+        "the same, turned": each(lambda s: (normal(2000, 64, s) * steep) @ turn, 8, 9),
+        "8 decades, turned, a dead unit": each(
+            lambda s: torch.cat([(normal(2000, 64, s) * slow) @ turn, torch.ones(2000, 1)], 1), 16, 17
         ),
-        "rank 100 of 400, means of 300": tuple(normal(3000, 100, s) @ normal(100, 400, 12) + 300 for s in (13, 14)),
+        "rank 100 of 400, means of 300": each(lambda s: normal(3000, 100, s) @ normal(100, 400, 12) + 300, 13, 14),
     }
 
 
 @pytest.mark.parametrize("on", singular())
 def test_frechet_is_right_where_covariances_are_singular(on: str) -> None:
     """The peers turn a null direction's 1e-16 into 1e-8 each: their error is printed, and not ours."""
-    x, y = singular()[on]
+    x, y = singular()[on]()
     right = with_qr(x, y)
     agree("fd", on, "QR + SVD", ours(x, y), right, 1e-8)
     for peer, theirs in PEERS.items():
@@ -216,7 +223,7 @@ def test_one_null_direction_is_never_taken_for_a_narrow_one() -> None:
 
 def test_the_singular_cases_are_what_the_peers_get_wrong() -> None:
     """The reference would prove nothing if everything agreed with it."""
-    x, y = singular()["rank 20 of 64, one subspace"]
+    x, y = singular()["rank 20 of 64, one subspace"]()
     assert abs(with_eigvals(x, y) / with_qr(x, y) - 1) > 1e-7
 
 

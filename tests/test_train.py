@@ -165,7 +165,8 @@ def _one_thread():
 # ---------------------------------------------------------------------------------------------------------- resume
 
 
-@pytest.mark.parametrize("kind", ["coupled", pytest.param("plain", marks=pytest.mark.heavy)])
+@pytest.mark.heavy
+@pytest.mark.parametrize("kind", ["coupled", "plain"])
 def test_killed_and_resumed_has_the_bits_of_an_uninterrupted_run(kind, tmp_path):
     expected = digest(go(kind, tmp_path / "whole", steps=300))
     killed = tmp_path / "killed"
