@@ -42,11 +42,11 @@ from torch import Tensor, nn
 from bench import arithmetic, features, flops, metrics, tiers
 from bench import run as runs
 from bench.features import FeatureSpace
+from bench.loop import Loop, seeded
 from bench.measure import Setting
 from bench.overhead import overhead
 from bench.script import answered
 from bench.store import write_atomic
-from bench.train import Loop, seeded
 from paradigms import catalogue
 from paradigms.contract import BLOCKS, Data, Frozen, Kind, Noise, Paradigm, Plan, Space, Trainable
 from paradigms.errors import BadInput

@@ -4,7 +4,7 @@
 model back. A run's folder is <out>/<data set>/<recipe>/<seed>-<hash>, the hash being over all that defines the run:
 
     run.json             what was run, what it cost, on which machine, how it ended (`Info`)
-    log.jsonl            the course of the training (see bench.train); whole when it has ended
+    log.jsonl            the course of the training (see bench.loop); whole when it has ended
     weights.safetensors  final weights and buffers, averaged ("ema.") and as they were ("raw.")
     parents.safetensors  what its parents are rebuilt from where they are gone and only their kind is asked: settings, buffers
     at-STEP.safetensors  averaged weights after a quarter and after half of the steps
@@ -51,11 +51,11 @@ import bench.data
 from bench import flops, store
 from bench.arithmetic import DTYPES, USUAL, Arithmetic, compile_networks, exact
 from bench.data.names import FOLDER, FolderName, Name
+from bench.loop import LOG, PREPARED, STATE, Diverged, Loop, Trained, seeded, train
 from bench.progress import Progress, graceful_stop
 from bench.schedule import cores
 from bench.sharing import alone_on, training_on
 from bench.tiers import MATCHES, SMALL_IMAGE, Budget, Tier, tiers
-from bench.train import LOG, PREPARED, STATE, Diverged, Loop, Trained, seeded, train
 from paradigms import catalogue
 from paradigms.contract import BLOCKS, Data, Frozen, Noise, Recipe, Space, Trainable, seed_of
 from paradigms.errors import BadInput, unknown

@@ -19,8 +19,8 @@ import torch
 
 from bench import run as runs
 from bench.data import Dataset
+from bench.loop import Loop, seeded
 from bench.script import answered
-from bench.train import Loop, seeded
 from bench.unet_speed import Timed, parameters, ratio, rounds
 from paradigms import catalogue
 from paradigms.contract import Frozen, Noise, Trainable

@@ -28,11 +28,11 @@ from bench import evaluate, measure, store
 from bench import run as runs
 from bench.arithmetic import USUAL, Arithmetic, chosen
 from bench.data.names import Name
+from bench.loop import LOG
 from bench.progress import Display, Progress, duration
 from bench.run import Run
 from bench.schedule import SCORE, TRAIN, Job, Outcome, Place, cores, gpu_places, perform
 from bench.tiers import Budget, Tier
-from bench.train import LOG
 from paradigms import catalogue
 from paradigms.contract import Paradigm
 from paradigms.errors import BadInput

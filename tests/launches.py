@@ -12,7 +12,7 @@ import pretend
 import pytest
 from test_device import built, gpu, split
 
-from bench.train import Loop
+from bench.loop import Loop
 from paradigms.contract import Noise, Space
 
 SPACE = Space((3, 32, 32), 0, 256)

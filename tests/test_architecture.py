@@ -230,7 +230,7 @@ CLOCKS = {
     "bench/schedule.py:Worker.wait_until_gone": POLLED + "; what has closed its pipe has nothing left to save",
     "bench/schedule.py:_work": POLLED,
     "bench/suite.py:everything": MEASURED,
-    "bench/train.py:train": MEASURED + "; a checkpoint is written every so often, and changes no result",
+    "bench/loop.py:train": MEASURED + "; a checkpoint is written every so often, and changes no result",
     "bench/train_features.py:main": SHOWN,
     "bench/unet_speed.py": MEASURED,
     "tests/costs.py:_cpu": MEASURED,

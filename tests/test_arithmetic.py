@@ -13,7 +13,7 @@ from torch import nn
 from bench import arithmetic, suite, tiers
 from bench import run as runs
 from bench.arithmetic import USUAL, Arithmetic, chosen, compile_networks, computing
-from bench.train import Loop
+from bench.loop import Loop
 from paradigms import catalogue
 from paradigms.backbones import Backbone
 from paradigms.contract import BLOCKS, Data, Noise, Plan, Space

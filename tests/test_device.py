@@ -15,7 +15,7 @@ from conftest import thinned
 from bench import evaluate, features, measure, metrics
 from bench.features import Features
 from bench.gpu_check import few
-from bench.train import Diverged, Loop, seeded
+from bench.loop import Diverged, Loop, seeded
 from paradigms import catalogue
 from paradigms.contract import BLOCKS, Data, Frozen, Noise, Paradigm, Plan, Space, Trainable
 from paradigms.maths.sums import running_sums

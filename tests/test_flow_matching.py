@@ -32,8 +32,8 @@ from typer.testing import CliRunner
 from bench import cli, suite, tiers
 from bench import run as runs
 from bench import straightness as shown
+from bench.loop import PREPARED, STATE
 from bench.progress import Progress
-from bench.train import PREPARED, STATE
 from paradigms import catalogue, rectified_flow
 from paradigms.backbones import Backbone, count_calls
 from paradigms.contract import Batch, Data, Frozen, Noise, Pairs, Plan, Space
@@ -558,18 +558,18 @@ def test_drawing_is_booked_and_twins_share_one_budget(tier, copied):
 
 KILLED = """
 import os, signal, sys
-import bench.train
+import bench.loop
 
-bench.train.CHECKPOINT_SECONDS = 0.0
+bench.loop.CHECKPOINT_SECONDS = 0.0
 stage, steps = sys.argv[1], int(sys.argv[2])
-loop = bench.train.Loop.step
+loop = bench.loop.Loop.step
 
 def step(self, k):
     loop(self, k)
     if self.coords[1] == stage and k == steps:
         os.kill(os.getpid(), signal.SIGKILL)
 
-bench.train.Loop.step = step
+bench.loop.Loop.step = step
 from bench.cli import app
 app(sys.argv[3:])
 """

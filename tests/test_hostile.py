@@ -22,9 +22,9 @@ from typer.testing import CliRunner, Result
 from bench import cli, store, suite, tiers
 from bench import run as runs
 from bench.lab import fuzz
+from bench.loop import STATE
 from bench.progress import Bars, Event
 from bench.terminal import console, shown
-from bench.train import STATE
 from bench.walk import walk
 from paradigms.errors import BadInput
 from reports.words import csv_text, visible

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
-from bench.train import Loop
+from bench.loop import Loop
 from paradigms import catalogue
 from paradigms.backbones import Backbone, count_calls
 from paradigms.backbones.ladder import BottomUp, Double, Halve, Pointwise, resolutions

@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 from bench import evaluate, suite
 from bench import run as runs
 from bench.cli import app
+from bench.loop import PREPARED, STATE
 from bench.progress import Progress
 from bench.run import configure, ensure, plan, read_info
 from bench.tiers import get
-from bench.train import PREPARED, STATE
 from paradigms import catalogue
 from paradigms.autoencoder import Autoencoder
 from paradigms.backbones import count_calls

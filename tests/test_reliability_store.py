@@ -23,9 +23,9 @@ from typer.testing import CliRunner, Result
 
 from bench import cli, evaluate, measure, store, suite, tiers
 from bench import run as runs
+from bench.loop import LOG, PREPARED, STATE
 from bench.progress import Progress, Silent
 from bench.store import Row
-from bench.train import LOG, PREPARED, STATE
 from paradigms.errors import BadInput
 
 PLUGIN = """
@@ -744,7 +744,7 @@ def lines(folder: Path) -> list[dict]:
 
 @pytest.mark.parametrize("name", [LOG, STATE, PREPARED, runs.INFO])
 def test_what_vanishes_while_a_run_trains_is_there_when_it_ends(name, out, tmp_path, monkeypatch):
-    monkeypatch.setattr("bench.train.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("bench.loop.CHECKPOINT_SECONDS", 0)
     expected, there = planned("first").folder(out), tmp_path / "again"
     folder = planned("first").folder(there)
     runs.ensure(planned("first"), there, StopAt(-1, (folder / name).unlink, 60), device="cpu")

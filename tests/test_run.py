@@ -27,8 +27,8 @@ import bench.data
 from bench import run as runs
 from bench import store, suite, tiers
 from bench.cli import app
+from bench.loop import LOG, STATE
 from bench.progress import Progress, Silent
-from bench.train import LOG, STATE
 from paradigms import catalogue
 from paradigms.contract import Data, Frozen, Space
 from paradigms.errors import BadInput

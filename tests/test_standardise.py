@@ -16,9 +16,9 @@ from bench import run as runs
 from bench.data import toys
 from bench.data.dataset import Dataset, Density, checksum
 from bench.gpu_check import few
+from bench.loop import Loop
 from bench.metrics import vector_quality
 from bench.progress import Progress
-from bench.train import Loop
 from paradigms import catalogue
 from paradigms.contract import Codec, Data, Estimate, Frozen, Noise, Paradigm, Plan, Recipe, Space, Trainable
 from paradigms.errors import BadInput

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from bench import flops, step_cost
+from bench.loop import LOG, PREPARED, STATE, Average, Loop, Order, train
 from bench.progress import Progress
-from bench.train import LOG, PREPARED, STATE, Average, Loop, Order, train
 from paradigms.contract import Batch, Data, Noise, Space, Trainable, Update
 from paradigms.errors import BadInput
 

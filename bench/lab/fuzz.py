@@ -60,9 +60,9 @@ from bench import cli, evaluate, store, tiers
 from bench import run as runs
 from bench.features import WEIGHTS as SHIPPED
 from bench.lab import inline
+from bench.loop import LOG, STATE, train
 from bench.progress import Progress
 from bench.script import answered
-from bench.train import LOG, STATE, train
 from paradigms import catalogue
 from paradigms.contract import Paradigm
 from paradigms.errors import BadInput
@@ -579,7 +579,7 @@ def _stubbed(root: Path) -> Iterator[None]:
             "bench.run._calibrate": _calibrated,
             "bench.run.train": _few_steps,
             "bench.suite.perform": inline.perform,
-            "bench.train.compile_networks": lambda model: None,
+            "bench.loop.compile_networks": lambda model: None,
             "reports.figures._save": _sketched,
             "urllib.request.urlopen": _no_network,
         }.items():

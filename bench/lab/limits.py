@@ -25,8 +25,8 @@ from PIL import Image
 
 from bench import store
 from bench.data import cifar, sets
+from bench.loop import LOG
 from bench.script import answered
-from bench.train import LOG
 from bench.walk import walk
 from paradigms import catalogue
 

@@ -11,7 +11,7 @@ import os
 import random
 import signal
 
-import bench.train
+import bench.loop
 from bench.cli import app
 from bench.lab.attack import Call, arm, cut
 
@@ -35,7 +35,7 @@ def _attack(role: str, at: int, signals: list[int], whom: str, seed: int, once: 
     arm(attack)
 
 
-bench.train.CHECKPOINT_SECONDS = 0.0
+bench.loop.CHECKPOINT_SECONDS = 0.0
 if "BENCH_LAB" in os.environ:
     _attack(**json.loads(os.environ["BENCH_LAB"]))
 

@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
-from bench import cli, suite, train
+from bench import cli, loop, suite
 from bench.lab import inline
 from bench.lab.attack import Attack, Call, arm
 
@@ -192,7 +192,7 @@ def _child(world: World, arguments: list[str], said: Path, attack: Attack | None
     sys.argv = ["bench", *arguments]
     suite.perform = inline.perform
     Figure.savefig = _sketch  # type: ignore[assignment]
-    train.CHECKPOINT_SECONDS = 0.0  # every step can be lost, and every checkpoint be cut short
+    loop.CHECKPOINT_SECONDS = 0.0  # every step can be lost, and every checkpoint be cut short
     if world.moved:
         _redirect(world.moved)
     if watch:
