@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bench.data import Dataset
-    from bench.data.names import Name
+    from bench.data.names import Name, OwnData
     from bench.progress import Display
     from bench.store import Row
     from bench.tiers import Tier
@@ -213,7 +213,7 @@ OfRunOption = Annotated[
 TestOption = Annotated[
     Path | None, typer.Option("--test", help="Of folder:PATH: another folder of images, to be held out.")
 ]
-NameOption = Annotated[str | None, typer.Option("--name", help="Of folder:PATH: what tables call the data set.")]
+NameOption = Annotated[str | None, typer.Option("--name", help="Of your own data: what tables call them.")]
 TierOption = Annotated[
     str,
     typer.Option(
@@ -473,14 +473,14 @@ def sample(
     folder, data = _run_and_data(run, dataset, out, test)
 
     from bench import evaluate
-    from bench import run as runs
+    from bench.opened import opened
     from bench.progress import Progress, graceful_stop
 
-    where = runs.device_of(device)
-    model, info = _load_paradigm(folder, where, out)
+    held = opened(folder, device, data, out)
+    model, info, where = held.paradigm, held.info, held.device
     plan = _plan(model.card, info.recipe, sampler, steps, guidance, option or ())
     model.check(plan)
-    found = runs.data_of(folder, info, data) if trajectory or data is not None or model.space.classes else None
+    found = held.data if trajectory or data is not None or model.space.classes else None
     labels = _labels(model, info, found, label, count, seed)
     if not to.suffix and not model.space.is_image:
         raise BadInput(f"--to {to}: '{info.dataset}' holds vectors, not images; give a file.npz or a grid.png")
@@ -1325,30 +1325,30 @@ def _place(name: str, out: Path, test: Path | None = None, called: str | None = 
 
     test, called: of --test and --name, which only folders have. Raises BadInput.
     """
-    from bench.data.names import FOLDER, NAMES, FolderName, info
+    from bench.data.names import NAMES, info, own_data, stored
 
-    if name.startswith(FOLDER):
-        return FolderName.parse(name, test, called)
+    if (own_place := own_data(name, test, called)) is not None:
+        return own_place
     if test is not None or called is not None:
         raise BadInput(f"{'--test' if test else '--name'} goes with folder:PATH; '{name}' has its own")
-    known = {} if name in NAMES else _folders_called(name, (run for _, run in _newest_first(out)))
+    known = {} if name in NAMES else _own_called(name, (run for _, run in _newest_first(out)))
     if not known:
         info(name)
         return name
     (own, source), *others = known.items()
     if others:
         raise BadInput(f"'{name}' may be {' or '.join(known)} under {out}; write out which")
-    return FolderName.stored(source, own)
+    return stored(source, own)
 
 
-def _folders_called(name: str, runs: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """The folders of images that runs know by a name, or by one that begins so: by their whole names, newest first."""
-    from bench.data.names import FolderName
+def _own_called(name: str, runs: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Users' own data that runs know by a name, or by one that begins so: by their whole names, newest first."""
+    from bench.data.names import is_stored
 
     known: dict[str, Mapping[str, Any]] = {}
     for run in runs:
         source = run.get("source", {})
-        if FolderName.is_stored(source):
+        if is_stored(source):
             known.setdefault(str(run.get("dataset")), source)
     whole = {own: source for own, source in known.items() if own == name}
     return whole or {own: source for own, source in known.items() if own.rpartition("-")[0] == name}
@@ -1357,57 +1357,79 @@ def _folders_called(name: str, runs: Iterable[Mapping[str, Any]]) -> dict[str, M
 def _shown_name(dataset: str, run_folders: Iterable[Path]) -> str:
     """The name in rows of what a user means by --dataset; the same where nothing is known of it."""
     from bench import run as runs
-    from bench.data.names import FOLDER, FolderName
+    from bench.data.names import own_data
 
     infos = [_json_of(folder / "run.json") for folder in run_folders] if dataset else []
-    if dataset.startswith(FOLDER) and not any(info.get("dataset") == dataset for info in infos):
-        place = FolderName.parse(dataset)
+    known = any(info.get("dataset") == dataset for info in infos)
+    if not known and (place := own_data(dataset)) is not None:
         same = _same_data(place)
         trained = next((str(info.get("dataset", "")) for info in infos if same(info)), "")
-        return trained or (runs.dataset(place).name if os.path.isdir(place.path) else dataset)
-    return next(iter(_folders_called(dataset, infos)), dataset)
+        return trained or (dataset if _is_gone(place) else runs.dataset(place).name)
+    return next(iter(_own_called(dataset, infos)), dataset)
+
+
+def _is_gone(place: OwnData) -> bool:
+    """Whether a user's own data are no longer where they lay, apart from what was held out."""
+    return place.gone() == place.path
 
 
 def _same_data(place: Name) -> Callable[[Mapping[str, Any]], bool]:
-    """Whether a run.json tells of this data: by the checksum of a folder's images, or, where they are gone, by where they
-    were. Raises BadInput where a run of it could not be known."""
-    from bench.data.names import FolderName
+    """Whether a run.json tells of this data: by the checksum of a user's own, or, where they are gone, by where they were.
+    Raises BadInput where a run of it could not be known."""
+    from bench.data.names import OwnData
 
-    if not isinstance(place, FolderName):
+    if not isinstance(place, OwnData):
         return lambda info: info.get("dataset") == place
     from bench import run as runs
 
-    if not os.path.isdir(place.path):
+    if _is_gone(place):
         return lambda info: info.get("source") == place.as_json()
     found = runs.dataset(place)
     return lambda info: info.get("checksum") == found.checksum
 
 
 def _told(place: Name, out: Path) -> Dataset:
-    """The data set, said on stderr once where it is a folder of images: its classes and what was decided of its files.
+    """The data set, said on stderr once where it is a user's own: its classes and what was decided of its files."""
+    from bench import run as runs
+    from bench.data.names import OwnData
 
-    Images that runs under `out` were trained on already go by the name they have there, if they are given none.
+    found = _known(place, out)
+    if not isinstance(place, OwnData):
+        return found
+    if not place.name and (first := runs.dataset(place).name) != found.name:
+        print(f"{first} holds the {place.what} of '{found.name}', and goes on under that name", file=sys.stderr)
+    train, test = len(found.train), len(found.test)
+    print(
+        f"{found.name}: {train:,} training and {test:,} held-out {place.what}",
+        *_about(found),
+        sep="\n",
+        file=sys.stderr,
+    )
+    return found
+
+
+def _known(place: Name, out: Path) -> Dataset:
+    """The data set. A user's own that runs under `out` were trained on go by the name they have there, if given none.
+
+    Raises BadInput where a user's own are gone, or other data have their name there.
     """
     from bench import run as runs
-    from bench.data.names import FolderName
+    from bench.data.names import OwnData
 
-    if isinstance(place, FolderName) and place.name and not os.path.isdir(place.path):
+    if isinstance(place, OwnData) and place.name and _is_gone(place):
         raise BadInput(
-            f"the images of '{place.name}' lay in {place.path}, which is no folder; if they were moved, say where they "
-            f"are: --dataset folder:PATH@{place.size}"
+            f"the {place.what} of '{place.name}' lay in {place.path}, which is no {place.place}; if they were moved, say "
+            f"where they are: --dataset {place.form}"
         )
     found = runs.dataset(place)
-    if found.folder is None or not isinstance(place, FolderName):
+    if not isinstance(place, OwnData):
         return found
     infos = [info for _, info in _newest_first(out) if info.get("source")]
     own = [str(info.get("dataset", "")) for info in infos if info.get("checksum") == found.checksum]
     if own and not place.name and found.name not in own:
-        print(f"{found.name} holds the images of '{own[0]}', and goes on under that name", file=sys.stderr)
-        found = runs.dataset(dataclasses.replace(place, name=own[0]))
+        found = runs.dataset(place.named(own[0]))
     if any(info.get("dataset") == found.name and info.get("checksum") != found.checksum for info in infos):
-        raise BadInput(f"other images have the name '{found.name}' in {out}; choose another with --name")
-    train, test = len(found.train), len(found.test)
-    print(f"{found.name}: {train:,} training and {test:,} held-out images", *_about(found), sep="\n", file=sys.stderr)
+        raise BadInput(f"other {place.what} have the name '{found.name}' in {out}; choose another with --name")
     return found
 
 
@@ -1430,14 +1452,18 @@ def _check_recipes(names: Sequence[str]) -> None:
 
 def _run_and_data(text: str, dataset: str | None, out: Path, test: Path | None = None) -> tuple[Path, Name | None]:
     """The folder that a user means by RUN, and where its data lie, if that was said and they are there. Raises BadInput."""
-    from bench.data.names import FolderName
+    return _run_on(text, None if dataset is None and test is None else _place(dataset or "digits", out, test), out)
 
-    place = None if dataset is None and test is None else _place(dataset or "digits", out, test)
+
+def _run_on(text: str, place: Name | None, out: Path) -> tuple[Path, Name | None]:
+    """The same, of what data are called."""
+    from bench.data.names import OwnData
+
     folder = _find_run(text, place or "digits", out)
     by_name = not (
         Path(text) / "run.json"
     ).exists()  # then the data were asked for to find the run, which may do without
-    return folder, None if by_name and isinstance(place, FolderName) and not os.path.isdir(place.path) else place
+    return folder, None if by_name and isinstance(place, OwnData) and _is_gone(place) else place
 
 
 def _find_run(text: str, dataset: Name, out: Path) -> Path:
@@ -1529,14 +1555,6 @@ def _is_recipe(text: str) -> bool:
     from paradigms.catalogue import names
 
     return os.sep not in text and text in names()
-
-
-def _load_paradigm(folder: Path, device: Any, out: Path) -> tuple[Any, Any]:
-    from bench import run as runs
-
-    model, info = runs.load(folder, device=device, out=out)
-    _card(model, info.recipe)
-    return model, info
 
 
 def _card(paradigm: Any, recipe: str) -> Card:

@@ -44,6 +44,7 @@ from bench.data.dataset import label_of
 from bench.data.folder import SUFFIXES, centred_square, images_below, read_image
 from bench.data.names import Name, readable
 from bench.features import Features, FeatureSpace, cached, named, shipped, spaces_for
+from bench.opened import Opened, opened
 from bench.progress import Progress
 from bench.reading import Range
 from bench.store import (
@@ -75,7 +76,6 @@ from paradigms.contract import (
     Plan,
     Recipe,
     Space,
-    Trainable,
     seed_of,
     settings_text,
 )
@@ -87,6 +87,7 @@ __all__ = [
     "ASKED",
     "PLANS",
     "SPACES",
+    "WAYS",
     "Pool",
     "Resize",
     "Samples",
@@ -94,6 +95,7 @@ __all__ = [
     "draw",
     "evaluate",
     "floor",
+    "forget",
     "grid_png",
     "has_baselines",
     "in_spaces",
@@ -101,6 +103,7 @@ __all__ = [
     "likelihoods",
     "plans",
     "read_samples",
+    "samples_of",
     "score",
     "write_samples",
 ]
@@ -116,6 +119,7 @@ NAMED = 5  # examples named at most, of those that decide a likelihood
 LOST = 0.01  # of the labels or modes: real data leave out as many of a thousand, by chance
 MEMORISED = 0.5  # nn_ratio below which samples are called copies; held-out images have 1
 Resize = Literal["bicubic", "bilinear", "area", "nearest"]
+WAYS: tuple[str, ...] = get_args(Resize)
 FEW = 32  # one in so many examples at most are few
 FLAT = 1e-10  # of the variance of a column: what is less in some direction is rounding
 KEPT_VECTORS = 2_000  # samples kept for the report's scatter plots
@@ -189,6 +193,11 @@ class _Listener:
     """Who is told of work whose result is kept; the result is the same whoever that is, so all are equal."""
 
     told: Told = field(compare=False)
+
+
+def forget() -> None:
+    """Drops the references that this process holds: data of a user's own may have changed where they lie."""
+    _reference.cache_clear()
 
 
 @lru_cache(maxsize=4)
@@ -664,11 +673,12 @@ def evaluate(
     Raises BadInput when the folder is not that of a finished, whole run.
     """
     folder = Path(folder)
-    trained, info, found = _loaded(folder, device, data, out)
-    if isinstance(trained, Codec):
-        return _of_codec(_measured(info, trained, tier, device), trained, found, tier, device, progress.update)
-    model, sweep = _sampling(trained, folder, info), _sweep(info, tier)
-    key, place = _key(folder, info, tier, found, catalogue.get(info.recipe)), runs.measured(folder, tier.name)
+    run = opened(folder, device, data, out)
+    info, found = run.info, run.data
+    if isinstance(run.model, Codec):
+        return _of_codec(_measured(run, tier), run.model, found, tier, device, progress.update)
+    model, sweep = run.paradigm, _sweep(info, tier)
+    key, place = _key(folder, info, tier, found, run.recipe), runs.measured(folder, tier.name)
     if not force and (kept := _kept(place, key)) is not None:
         return kept
     manifest(place)  # that it is damaged is said before the work
@@ -680,7 +690,7 @@ def evaluate(
     work = Work(progress, [n * draws_of(card, plan, tier) * _expected_calls(card, plan) for plan in todo])
     work.add([n * _expected_calls(card, card.default)] * len(variants))
     work.add(_costs(kinds, found, tier))
-    base = _measured(info, model, tier, device)
+    base = _measured(run, tier)
     rows: list[Row] = []
     shown: Pool | None = None
     for plan in todo:
@@ -694,9 +704,8 @@ def evaluate(
             if plan == card.default:
                 shown = pool
     for variant in variants:
-        other, its = runs.load(folder, variant.weights, device, variant.step, out)
-        assert isinstance(other, Paradigm)
-        drawn = _planned(_measured(its, other, tier, device, variant.weights), card.default, card)
+        its = opened(folder, device, data, out, variant.weights, variant.step)
+        other, drawn = its.paradigm, _planned(_measured(its, tier, variant.weights), card.default, card)
         with work.part(str(variant), n) as tell, _section(rows, drawn, "fd" if ref.spaces else "w2"):
             pool = draw(other, card.default, n, info.seed, pool_labels(other, found.train, n, info.seed), device, tell)
             drawn, scored = dataclasses.replace(drawn, calls=pool.calls), work.scored(str(variant))
@@ -812,10 +821,11 @@ def in_spaces(
     as `evaluate` does, and for a space that can not be had.
     """
     folder = Path(folder)
-    model, info, found = _opened(folder, device, data, out)
+    run = opened(folder, device, data, out)
+    model, info, found = run.paradigm, run.info, run.data
     ref, card = reference(found.place, tuple(specs), device, progress.update), model.card
     n = n or pool_size(found, tier)
-    protocol = SCHEMA, tier.name, found.checksum, torch.__version__, code(catalogue.get(info.recipe))
+    protocol = SCHEMA, tier.name, found.checksum, torch.__version__, code(run.recipe)
     key = _digest("spaces", protocol, _weights_of(folder))
     asked = _Asked(runs.measured(folder, tier.name) / SPACES, key, _space_of)
     wanted = {(space.id, n): space for space in ref.spaces}
@@ -823,7 +833,7 @@ def in_spaces(
     if not todo:
         return asked.with_new([], wanted)
     work = Work(progress, [n * _expected_calls(card, card.default)])
-    drawn, made = _planned(_measured(info, model, tier, device), card.default, card), list[Row]()
+    drawn, made = _planned(_measured(run, tier), card.default, card), list[Row]()
     with work.part(str(card.default), n) as tell, _section(made, drawn, "fd"):
         labels = pool_labels(model, found.train, n, info.seed)
         pool = draw(model, card.default, n, info.seed, labels, device, tell)
@@ -873,12 +883,13 @@ def likelihoods(
     for kind in kinds:
         kind.check()
     folder = Path(folder)
-    model, info, found = _opened(folder, device, data, out)
+    run = opened(folder, device, data, out)
+    model, found = run.paradigm, run.data
     wanted = {(kind.name, settings_text(kind.options)): kind for kind in kinds}
-    key = _digest("likelihood", _protocol(found, tier, catalogue.get(info.recipe)), _weights_of(folder))
+    key = _digest("likelihood", _protocol(found, tier, run.recipe), _weights_of(folder))
     asked = _Asked(runs.measured(folder, tier.name) / ASKED, key, _kind_of)
     todo = {name: kind for name, kind in wanted.items() if force or name not in asked.known}
-    work, base = Work(progress, _costs(list(todo.values()), found, tier)), _measured(info, model, tier, device)
+    work, base = Work(progress, _costs(list(todo.values()), found, tier)), _measured(run, tier)
     rows = [row for kind in todo.values() for row in _of_splits(base, model, kind, found, tier, device, work)]
     return asked.with_new(rows, wanted)
 
@@ -899,24 +910,21 @@ def sampled(
     that the model can not draw by.
     """
     folder = Path(folder)
-    model, info, found = _opened(folder, device, data, out)
+    run = opened(folder, device, data, out)
+    model, info, found = run.paradigm, run.info, run.data
     for plan in chosen:
         model.check(plan)
-    recipe, card, ref, n = (
-        catalogue.get(info.recipe),
-        model.card,
-        reference(found.place, device=device, told=progress.update),
-        pool_size(found, tier),
-    )
+    card, n = model.card, pool_size(found, tier)
+    ref = reference(found.place, device=device, told=progress.update)
     wanted = {(plan.sampler, plan.steps, settings_text(plan.options)): plan for plan in chosen}
     place = runs.measured(folder, tier.name)
-    asked = _Asked(place / PLANS, _digest("plans", _protocol(found, tier, recipe), _weights_of(folder)), _plan_of)
+    asked = _Asked(place / PLANS, _digest("plans", _protocol(found, tier, run.recipe), _weights_of(folder)), _plan_of)
     # As they stand, made by this code or an earlier one: the report shows them, and a plan must not count twice.
     tiers = [row for row in _rows_of(place) if row.tier == tier.name and _plan_of(row) in wanted]
     own = {name: plan for name, plan in wanted.items() if name not in {_plan_of(row) for row in tiers}}
     todo = {name: plan for name, plan in own.items() if force or name not in asked.known}
     work = Work(progress, [n * _expected_calls(card, plan) for plan in todo.values()])
-    base, rows = _measured(info, model, tier, device), list[Row]()
+    base, rows = _measured(run, tier), list[Row]()
     for plan in todo.values():
         drawn = _planned(base, plan, card)
         with work.part(str(plan), n) as tell, _section(rows, drawn, "fd" if ref.spaces else "w2"):
@@ -988,38 +996,21 @@ def _plan_of(row: Row) -> tuple[object, ...]:
     return row.sampler, row.steps, row.options
 
 
-def _opened(folder: Path, device: str, data: Name | None, out: Path | None) -> tuple[Paradigm, runs.Info, Dataset]:
-    """The model of a finished run, what it is and its data. Raises BadInput for one that does not sample."""
-    model, info, found = _loaded(folder, device, data, out)
-    return _sampling(model, folder, info), info, found
-
-
-def _loaded(folder: Path, device: str, data: Name | None, out: Path | None) -> tuple[Trainable, runs.Info, Dataset]:
-    model, info = runs.load(folder, device=device, out=out)
-    return model, info, runs.data_of(folder, info, data)
-
-
-def _sampling(model: Trainable, folder: Path, info: runs.Info) -> Paradigm:
-    if not isinstance(model, Paradigm):
-        raise BadInput(f"{folder} holds a '{info.recipe}', which does not sample; evaluate a run that does")
-    return model
-
-
-def _measured(info: runs.Info, model: Trainable, tier: Tier, device: str, weights: str = "ema") -> Row:
+def _measured(run: Opened, tier: Tier, weights: str = "ema") -> Row:
     """The columns that all rows of a run's evaluation share."""
-    here = runs.environment(runs.device_of(device), torch.get_num_threads(), catalogue.get(info.recipe))
+    here = runs.environment(run.device, torch.get_num_threads(), run.recipe)
     used = None
-    if isinstance(model, Paradigm):
-        used = measure.params_sampling(model, model.card.default, device)
+    if isinstance(run.model, Paradigm):
+        used = measure.params_sampling(run.model, run.model.card.default, run.device)
     return dataclasses.replace(
-        runs.base_row(info),
+        runs.base_row(run.info),
         tier=tier.name,
         weights=weights,
         params_sampling=used,
         device=here["device_name"],
         threads=here["threads"],
         torch=here["torch"],
-        code=measure.code_of(info.code, here["code"]),
+        code=measure.code_of(run.info.code, here["code"]),
     )
 
 
@@ -1485,7 +1476,7 @@ COMMON = frozenset(
 
 
 def score(
-    path: Path,
+    what: Path | Samples,
     name: Name,
     progress: Progress,
     *,
@@ -1497,7 +1488,8 @@ def score(
     span: Range | None = None,
     crop: bool = False,
 ) -> list[Row]:
-    """The same metrics for anyone's samples: an .npz, .npy or .safetensors file, or a folder of images. Raises BadInput.
+    """The same metrics for anyone's samples: an .npz, .npy or .safetensors file, a folder of images, or what
+    `samples_of` gave. Raises BadInput.
 
     Their rows have the status "external"; those of the floor ("real-train") follow: as many real images, scored alike.
     The numbers depend on what the files hold and on no name.
@@ -1510,15 +1502,18 @@ def score(
     to:     a folder for the rows, a picture and the first samples; inside a folder of runs, `bench report` shows them. It
             keeps what the same samples scored on other data, by other tiers and in other spaces.
     """
-    found, path = dataset(name), Path(path)
-    given = read_samples(path, found.space, resize, span=span, crop=crop, found=found, told=progress.update)
+    found, path = dataset(name), SAMPLE if isinstance(what, Samples) else Path(what)
+    if isinstance(what, Samples):
+        given = what
+    else:
+        given = read_samples(path, found.space, resize, span=span, crop=crop, found=found, told=progress.update)
     most = len(given.x) if tier is None else pool_size(found, tier)
     if not found.space.is_image:
         most = min(most, len(found.test), REFERENCE)  # of vectors no more are compared
-    if len(given.x) > most or path.is_dir():
+    if len(given.x) > most or (path is not SAMPLE and path.is_dir()):
         given = _by_content(given, most, _tell(progress.update, "order the samples"))
     n, digest = len(given.x), _content(given)
-    name_of = _readable(called) or _name_of(path, digest, to)
+    name_of = _readable(called) or (str(path) if path is SAMPLE else _name_of(path, digest, to))
     base = dataclasses.replace(
         _environment(found),
         status="external",
@@ -1690,8 +1685,7 @@ def read_samples(
            otherwise: what is done to a folder of data.
     found: the data set of the space, whose own pixels and names of classes are compared.
     """
-    if not space.is_image and (span or crop):
-        raise BadInput(f"--{'range' if span else 'crop'} is for images, and the data set holds vectors; leave it out")
+    _refuse_for_vectors(space, span, crop)
     if path.is_dir():
         return _read_folder(path, space, resize, span, crop, found, told)
     if not path.exists():
@@ -1702,15 +1696,7 @@ def read_samples(
         raise BadInput(f"{path} is no regular file; give an .npz, .npy or .safetensors file, or a folder of images")
     try:
         with _heads(path) as heads:
-            array, others = _only_array(heads, path)
-            if array.dtype.kind not in "uif":
-                held = f"{array.dtype}" if array.dtype.kind != "O" else "Python objects"
-                bits = "; write them as uint8 and say --range 0..1" if array.dtype.kind == "b" else ""
-                raise BadInput(f"{path} must hold an array of integers or floats, not of {held}{bits}")
-            _refuse_size(array, path)
-            _arranged(torch.empty(array.shape, device="meta"), path, space, resize, crop)
-            labels, unused = _labels_in(others, array.shape[0], space, path)
-            x = _tensor(_unpacked(array, path))
+            x, labels, unused = _taken(*_only_array(heads, path), path, space, resize, crop)
     except BadInput:
         raise
     except MemoryError:
@@ -1723,6 +1709,61 @@ def read_samples(
         raise _not_an_archive(path) from None
     x, resized, taken = _as_stored(x, path, space, resize, span, crop, found)
     return Samples(x, labels, resized, "; ".join(part for part in (*taken, *unused) if part))
+
+
+def samples_of(
+    x: Any,
+    y: Any,
+    space: Space,
+    resize: Resize | None = None,
+    *,
+    span: Range | None = None,
+    crop: bool = False,
+    found: Dataset | None = None,
+) -> Samples:
+    """The same of an array of samples, and of their labels (N,) if there are any: whatever numpy takes, or tensors."""
+    _refuse_for_vectors(space, span, crop)
+    arrays = [None if part is None else _held(part) for part in (x, y)]
+    samples, labels = (
+        None if part is None else _Array(part.dtype, part.shape, partial(np.asarray, part)) for part in arrays
+    )
+    assert samples is not None
+    if labels is not None and not space.classes:
+        raise BadInput("the data set has no classes; leave out the labels")
+    others = {} if labels is None else {LABELS[0]: labels}
+    tensor, classes, unused = _taken(samples, others, SAMPLE, space, resize, crop)
+    tensor, resized, taken = _as_stored(tensor, SAMPLE, space, resize, span, crop, found)
+    return Samples(tensor, classes, resized, "; ".join(part for part in (*taken, *unused) if part))
+
+
+SAMPLE = Path("samples")  # what an array of samples is called
+
+
+def _held(x: Any) -> np.ndarray:
+    """What someone gave for an array, as numpy has it. Raises BadInput."""
+    try:
+        return _numbers(x.detach().cpu()) if isinstance(x, Tensor) else np.asarray(x)
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"{SAMPLE} are no array of numbers ({' '.join(str(error).split())[:100]})") from None
+
+
+def _refuse_for_vectors(space: Space, span: Range | None, crop: bool) -> None:
+    if not space.is_image and (span or crop):
+        raise BadInput(f"--{'range' if span else 'crop'} is for images, and the data set holds vectors; leave it out")
+
+
+def _taken(
+    array: _Array, others: Mapping[str, _Array], path: Path, space: Space, resize: Resize | None, crop: bool
+) -> tuple[Tensor, Tensor | None, list[str]]:
+    """The numbers of samples, their labels among other arrays, and what is said of those. Raises BadInput."""
+    if array.dtype.kind not in "uif":
+        held = f"{array.dtype}" if array.dtype.kind != "O" else "Python objects"
+        bits = "; write them as uint8 and say --range 0..1" if array.dtype.kind == "b" else ""
+        raise BadInput(f"{path} must hold an array of integers or floats, not of {held}{bits}")
+    _refuse_size(array, path)
+    _arranged(torch.empty(array.shape, device="meta"), path, space, resize, crop)
+    labels, unused = _labels_in(others, array.shape[0], space, path)
+    return _tensor(_unpacked(array, path)), labels, unused
 
 
 LARGEST = 4 << 30  # bytes of an array: it is held in memory, and a small file can unpack to any size

@@ -49,9 +49,8 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.data.dataset import Dataset
+from bench.data.dataset import HELD_OUT, Dataset
 from bench.data.files import HEADS, Origin, Part, Progress, cache_folder, obtain
-from bench.data.folder import HELD_OUT
 from bench.data.whole import read_whole
 from bench.inception import DIM, SIDE, Inception
 from bench.store import metadata, write_atomic
@@ -316,10 +315,9 @@ def too_few(found: Dataset) -> str:
     lack = need - len(found.test)
     if lack <= 0:
         return ""
-    own = found.folder is not None and found.folder.test is not None
-    more = (
-        f"{lack:,} more held-out images" if own else f"{lack * HELD_OUT:,} more images, of which a fifth is held out,"
-    )
+    more = f"{lack:,} more held-out images"
+    if found.drawn:
+        more = f"{lack * HELD_OUT:,} more images, of which a fifth is held out,"
     return (
         f"{len(found.test):,} held-out images are too few for a Frechet distance, which needs {need:,} here: the kernel "
         f"distance leads, which is unbiased at any number and sees only large differences at this one; {more} would do"

@@ -32,6 +32,7 @@ from torch.utils._pytree import tree_leaves
 from bench import arithmetic
 from bench import run as runs
 from bench.flops import FlopCount
+from bench.opened import opened
 from bench.progress import Progress
 from bench.store import SCHEMA, Row, load_rows, manifest, results_key, save_rows
 from bench.tiers import Tier
@@ -364,12 +365,8 @@ def _time_runs(
     keys = _keys(subjects, tier, device, torch.get_num_threads())
     if keep and not force and (kept := _kept(keys)) is not None:
         return kept
-    loaded = []
-    for subject in subjects:
-        model, info = runs.load(subject.folder, device=device, out=out)
-        if not isinstance(model, Paradigm):
-            raise BadInput(f"{subject.folder} holds a '{info.recipe}', which does not sample; time a run that does")
-        loaded.append((subject, model, info))
+    loaded_runs = [opened(subject.folder, device, out=out) for subject in subjects]
+    loaded = [(subject, run.paradigm, run.info) for subject, run in zip(subjects, loaded_runs)]
     repeats, seconds = max(1, tier.timing_repeats), tier.timing_seconds
     latency: list[tuple[int, Setting]] = []
     throughput: list[tuple[int, Setting]] = []
@@ -382,8 +379,8 @@ def _time_runs(
             latency.append((index, Setting(model, plan, 1, max(3, repeats // 10), seconds / 10)))
     measure([s for _, s in (*latency, *throughput)], device, progress)
 
-    threads, recipes = torch.get_num_threads(), {info.recipe for _, _, info in loaded}
-    places = {name: runs.environment(device, threads, catalogue.get(name)) for name in recipes}
+    threads = torch.get_num_threads()
+    places = {run.info.recipe: runs.environment(device, threads, run.recipe) for run in loaded_runs}
     rows: dict[int, list[Row]] = {index: [] for index in range(len(loaded))}
     for metric, unit, settings in (("latency", "s", latency), ("throughput", "samples/s", throughput)):
         for index, setting in settings:

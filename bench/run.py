@@ -50,7 +50,7 @@ from safetensors.torch import save as save_tensors
 import bench.data
 from bench import flops, store
 from bench.arithmetic import DTYPES, USUAL, Arithmetic, compile_networks, exact
-from bench.data.names import FOLDER, FolderName, Name
+from bench.data.names import FOLDER, FolderName, Name, OwnData, is_stored, stored
 from bench.loop import LOG, PREPARED, STATE, Diverged, Loop, Trained, seeded, train
 from bench.progress import Progress, graceful_stop
 from bench.schedule import cores
@@ -83,6 +83,7 @@ __all__ = [
     "ensure",
     "environment",
     "fit_width",
+    "flat",
     "is_finished",
     "load",
     "made_anew",
@@ -147,7 +148,7 @@ class Run:
     @property
     def key(self) -> str:
         """What the data set is to seeds and identities, as `Dataset.key`."""
-        return self.place.key(self.checksum) if isinstance(self.place, FolderName) else self.dataset
+        return self.place.key(self.checksum) if isinstance(self.place, OwnData) else self.dataset
 
     @property
     def id(self) -> str:
@@ -303,27 +304,30 @@ def data_of(folder: Path, info: Info, given: Name | None = None) -> Dataset:
     place = info.place if given is None else given
     if isinstance(place, FolderName):
         test = info.place.test if isinstance(info.place, FolderName) else None
-        place = replace(place, name=info.dataset, test=place.test or test)
+        place = replace(place, test=place.test or test)
         if info.space["shape"][-1] != place.size:
             raise BadInput(
                 f"{folder} was trained on images of {info.space['shape'][-1]} px, not of {place.size}: see @SIZE"
             )
-        gone = next((path for path in (place.path, place.test) if path is not None and not os.path.isdir(path)), None)
+    if isinstance(place, OwnData):
+        place = place.named(info.dataset)
+        gone = place.gone()
         if given is None and gone is not None:
             typed = info.dataset.removeprefix(FOLDER) if info.dataset.startswith(FOLDER) else str(gone)
+            test_too = " --test FOLDER" if isinstance(place, FolderName) and place.test else ""
             raise BadInput(
-                f"{Path(folder) / INFO} names the images in {typed}, looked for at {gone}, which is no folder; if they "
-                f"were moved, say where they are: --dataset folder:PATH@{place.size}{' --test FOLDER' if test else ''}"
+                f"{Path(folder) / INFO} names the {place.what} in {typed}, looked for at {gone}, which is no "
+                f"{place.place}; if they were moved, say where they are: --dataset {place.form}{test_too}"
             )
     found = dataset(place)
     if found.checksum == info.checksum:
         return found
-    if not isinstance(place, FolderName):
+    if not isinstance(place, OwnData):
         command = again(info, out_of(folder, info, None))
         raise BadInput(f"{folder} was trained on another version of '{info.dataset}'; train it anew: `{command}`")
     raise BadInput(
         f"{folder} was trained on other data ('{info.dataset}', sha256 {info.checksum[:12]}) than {place} (sha256 "
-        f"{found.checksum[:12]}); name the images as they were with --dataset, or train it anew"
+        f"{found.checksum[:12]}); name the {place.what} as they were with --dataset, or train it anew"
     )
 
 
@@ -472,7 +476,7 @@ class Info:
     resumed:  the steps at which training was taken up again, and `codes` the versions of the code that did.
     contended: the machine had more work than cores while this was trained, so the seconds are not comparable.
     precision, compiled, noise: see `Arithmetic`; dtype is the precision as rows have it.
-    source:   of a folder of images, where it lay: folder, size, test; {} elsewhere, and in runs older than the field.
+    source:   of a user's own data, where they lay (see `OwnData.as_json`); {} elsewhere, and in runs older than the field.
     """
 
     schema: int
@@ -537,7 +541,7 @@ class Info:
     def place(self) -> Name:
         """What the data set was loaded by."""
         if self.source:
-            return FolderName.stored(self.source, self.dataset)
+            return stored(self.source, self.dataset)
         return FolderName.parse(self.dataset) if self.dataset.startswith(FOLDER) else self.dataset
 
 
@@ -575,7 +579,7 @@ def _sound(info: Info) -> Info:
             all(re.fullmatch(r"[^/]+/[^/]+/[^/]+", place) and ".." not in place.split("/") for place in places),
             "its place or a parent's is not DATA/RECIPE/RUN",
         ),
-        (not info.source or FolderName.is_stored(info.source), "its source is no folder of images"),
+        (not info.source or is_stored(info.source), "its source is no place of a user's own data"),
     ):
         if not good:
             raise ValueError(text)
@@ -1128,7 +1132,7 @@ def _start(run: Run, recipe: Recipe, parents: Mapping[str, Path], device: torch.
         parents={role: parent.where for role, parent in run.parents},
         params_target=budget.params,
         started=_now(),
-        source=run.place.as_json() if isinstance(run.place, FolderName) else {},
+        source=run.place.as_json() if isinstance(run.place, OwnData) else {},
         **vars(run.arithmetic),
         **environment(device, threads, recipe, run.arithmetic.precision),
     )
@@ -1371,11 +1375,10 @@ def out_of(folder: Path, info: Info, out: Path | None = None) -> Path:
 def _as_typed(info: Info) -> list[str]:
     """The data set of a run as one types it after --dataset, with what goes with it."""
     place = info.place
-    if not isinstance(place, FolderName):
+    if not isinstance(place, OwnData):
         return [info.dataset]
-    words = [f"{FOLDER}{place.path}@{place.size}"] + (["--test", str(place.test)] if place.test else [])
-    own = replace(place, name="").called(info.checksum) != info.dataset and not info.dataset.startswith(FOLDER)
-    return words + (["--name", info.dataset] if own else [])
+    own = place.named("").called(info.checksum) != info.dataset and not info.dataset.startswith(FOLDER)
+    return place.typed() + (["--name", info.dataset] if own else [])
 
 
 def again(info: Info, out: Path, role: str = "") -> str:
@@ -1394,7 +1397,7 @@ def again(info: Info, out: Path, role: str = "") -> str:
     words += ["--tier", info.tier if tier is not None else f"FILE.toml:{info.tier}", "--seed", str(info.seed)]
     if changes:
         usual = recipe.config if tier is None else _sized(recipe.config, tier.budget(space))
-        was, now = _flat(dataclasses.asdict(usual)), _flat(dict(info.config))
+        was, now = flat(dataclasses.asdict(usual)), flat(dict(info.config))
         words += [
             word for key, text in now.items() if was.get(key, text) != text for word in ("--set", f"{key}={text}")
         ]
@@ -1410,12 +1413,12 @@ def again(info: Info, out: Path, role: str = "") -> str:
     return shlex.join(words)
 
 
-def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, str]:
+def flat(values: Mapping[str, Any], before: str = "") -> dict[str, str]:
     """Settings by their dotted keys, each as --set takes it."""
     found: dict[str, str] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            found |= _flat(value, f"{before}{name}.")
+            found |= flat(value, f"{before}{name}.")
         elif isinstance(value, (list, tuple)):
             found[before + name] = ",".join(map(str, value))
         else:

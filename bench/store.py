@@ -73,6 +73,7 @@ __all__ = [
     "results_key",
     "save_rows",
     "sweep",
+    "table",
     "told",
     "unsealed",
     "verify",
@@ -725,8 +726,6 @@ def frame(where: Path | Sequence[Path], read: Callable[[Path], Iterable[Row]] = 
 
     read: the rows of a folder.
     """
-    import pandas
-
     if isinstance(where, (str, Path)):
         below = walk(Path(where))
         folders = [folder for folder, _ in sorted(below.folders) if has_rows(folder)]
@@ -734,9 +733,15 @@ def frame(where: Path | Sequence[Path], read: Callable[[Path], Iterable[Row]] = 
             _log.warning("warning: left out: %s", reason)
     else:
         folders = [Path(folder) for folder in where]
-    rows = [row for folder in folders for row in read(folder)]
-    table = pandas.DataFrame([dataclasses.asdict(row) for row in rows], columns=[f.name for f in fields(Row)])
-    return table.astype(_dtypes())
+    return table(row for folder in folders for row in read(folder))
+
+
+def table(rows: Iterable[Row]) -> DataFrame:
+    """Rows as one DataFrame with the columns of `Row`, typed."""
+    import pandas
+
+    found = pandas.DataFrame([dataclasses.asdict(row) for row in rows], columns=[f.name for f in fields(Row)])
+    return found.astype(_dtypes())
 
 
 def _dtypes() -> dict[str, str]:

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.data import load
-from bench.data.names import FOLDER
+from bench.data.names import own_data
 from bench.features import SUMS, WEIGHTS, Architecture, Classifier, listed, serialise
 from bench.run import slug
 from bench.store import write_atomic
@@ -151,7 +151,7 @@ def main(arguments: list[str] | None = None) -> None:
     dataset = load(options.dataset, options.source)
     if not dataset.space.is_image or not dataset.space.classes:
         raise BadInput(f"data set '{options.dataset}' has no labelled images; a classifier needs both")
-    if options.dataset.startswith(FOLDER) and options.to == WEIGHTS:
+    if own_data(options.dataset) is not None and options.to == WEIGHTS:
         raise BadInput("a network of your own images does not belong in the package; say where it goes with --to DIR")
     architecture, training = recipe(dataset.name, dataset.space)
     start = time.perf_counter()

@@ -77,7 +77,7 @@ def test_info_agrees_with_what_is_loaded() -> None:
 
 
 def test_every_name_has_a_loader_or_is_described() -> None:
-    assert [d.name for d in describe()] == [*NAMES, "folder:PATH@SIZE"]
+    assert [d.name for d in describe()] == [*NAMES, "folder:PATH@SIZE", "array:PATH.npz"]
     assert len(set(NAMES)) == len(NAMES)
     assert set(NAMES) == {"digits", "stacked-digits", *TOYS, *sets_module.ORIGINS}
     assert all(d.title and d.where for d in DATASETS)
@@ -88,7 +88,7 @@ def test_every_name_has_a_loader_or_is_described() -> None:
     [
         ("fashon-mnist", "did you mean 'fashion-mnist'"),
         ("digit", "did you mean 'digits'"),
-        ("zzzz", "known: checkerboard"),
+        ("zzzz", "known: array:PATH.npz, checkerboard"),
         ("mnist@7", "unknown data set 'mnist@7'"),
         ("folder:", "names no folder"),
         ("folder:@32", "names no folder"),
@@ -1213,7 +1213,7 @@ def test_a_folder_is_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     spellings = ("imgs", "imgs/", "./imgs", "imgs/.", "imgs/../imgs", str(root), "~/imgs", "link", "link/../imgs")
     data = [load(f"folder:{spelling}@{size}") for spelling in spellings for size in ("8", "08")]
     assert {(d.name, d.key) for d in data} == {(f"imgs@8-{data[0].checksum[:8]}", data[0].key)}
-    assert {d.folder for d in data} == {data[0].folder}
+    assert {d.own for d in data} == {data[0].own}
     moved = load(f"folder:{root.rename(tmp_path / 'pics')}@8")
     assert (moved.key, moved.name) == (data[0].key, f"pics@8-{moved.checksum[:8]}")
     own = load(FolderName.parse("folder:pics@8", own="my cats"))
@@ -1236,4 +1236,4 @@ def test_names_that_are_no_utf8(tmp_path: Path) -> None:
     assert data.name == f"b\\xff@8-{data.checksum[:8]}"
     assert data.labels == ("a\\xfe", "b")
     "\n".join((data.name, data.source, *data.about())).encode()
-    assert FolderName.stored(data.folder.as_json(), data.name) == data.folder if data.folder else False
+    assert FolderName.stored(data.own.as_json(), data.name) == data.own if data.own else False

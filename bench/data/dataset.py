@@ -9,10 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.data.names import FolderName, Name
+from bench.data.names import Name, OwnData
 from paradigms.contract import Data, Space
 
-__all__ = ["Dataset", "Density", "checksum", "label_of"]
+__all__ = ["HELD_OUT", "Dataset", "Density", "checksum", "label_of"]
+
+
+HELD_OUT = 5  # one in so many of a user's own examples, where none are given to be held out
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +46,8 @@ class Dataset:
     labels:   what each class is called.
     source:   one line: what it is, where from, which licence.
     stacked:  the data set whose images are the channels, where a mode is what each channel shows; "" elsewhere.
-    folder:   where the images lie, for a folder of them.
+    own:      where the examples lie, for a user's own.
+    drawn:    one in HELD_OUT of them was held out here; else the held-out part was given.
     notes:    what was decided about the files, and what was left out; a line each.
     """
 
@@ -56,18 +60,19 @@ class Dataset:
     density: Density | None = None
     source: str = ""
     stacked: str = ""
-    folder: FolderName | None = None
+    own: OwnData | None = None
+    drawn: bool = False
     notes: tuple[str, ...] = ()
 
     @property
     def place(self) -> Name:
         """What `load` gives this data set for."""
-        return self.folder or self.name
+        return self.own or self.name
 
     @property
     def key(self) -> str:
-        """What stands for the data in seeds and identities: the name, or of a folder the content, wherever it lies."""
-        return self.name if self.folder is None else self.folder.key(self.checksum)
+        """What stands for the data in seeds and identities: the name, or of a user's own its content, wherever it lies."""
+        return self.name if self.own is None else self.own.key(self.checksum)
 
     def about(self) -> list[str]:
         """Its classes with their counts, what was decided about its files, and classes without examples; a line each."""

@@ -42,7 +42,7 @@ import torch
 from PIL import Image, ImageOps
 from safetensors.torch import save
 
-from bench.data.dataset import Dataset, checksum
+from bench.data.dataset import HELD_OUT, Dataset, checksum
 from bench.data.files import Progress, cache_folder
 from bench.data.names import FolderName, readable
 from bench.walk import walk
@@ -57,7 +57,6 @@ SUFFIXES = frozenset(
 )
 # What a file is read as, whatever it is called: other readers of Pillow start programs (PostScript).
 FORMATS = ("PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "JPEG", "PPM")
-HELD_OUT = 5  # one in so many
 LARGEST = 2 << 30  # bytes of decoded images: they are held in memory
 VERSION = 1  # of the treatment above; part of the cache's key
 DARK = 31  # of 255: levels of 4 or 5 bits, and 12 bits in a file of 16, reach no more
@@ -111,7 +110,8 @@ def load_folder(folder: FolderName, progress: Progress | None = None) -> Dataset
         digest,
         classes,
         source=f"{len(images):,} images from {folder.base}, centre crop, bicubic to {size} px",
-        folder=replace(folder, name=name),
+        own=replace(folder, name=name),
+        drawn=not own,
         notes=tuple(notes),
     )
 

@@ -8,16 +8,33 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self, cast
 
 from paradigms.errors import BadInput, unknown
 
-__all__ = ["DATASETS", "FOLDER", "NAMES", "FolderName", "Info", "Name", "describe", "info", "readable"]
+__all__ = [
+    "ARRAY",
+    "DATASETS",
+    "FOLDER",
+    "NAMES",
+    "ArrayName",
+    "FolderName",
+    "Info",
+    "Name",
+    "OwnData",
+    "describe",
+    "info",
+    "is_stored",
+    "own_data",
+    "readable",
+    "stored",
+]
 
-FOLDER = "folder:"
+FOLDER, ARRAY = "folder:", "array:"
 SIZES = range(2, 1025)
 LONGEST = 64  # characters of a data set's name
 
@@ -98,11 +115,14 @@ DATASETS: tuple[Info, ...] = (
 NAMES: tuple[str, ...] = tuple(d.name for d in DATASETS)
 
 _FOLDER_INFO = Info("folder:PATH@SIZE", "Your own images, square, SIZE px (32)", (), 0, 256, 0, 0, "a folder of images")
+_ARRAY_INFO = Info(
+    "array:PATH.npz", "Your own images or vectors, arrays x and y", (), 0, 0, 0, 0, "a file of numpy arrays"
+)
 
 
 def describe() -> list[Info]:
-    """Every data set that can be named, the folder form last."""
-    return [*DATASETS, _FOLDER_INFO]
+    """Every data set that can be named, the forms of a user's own data last."""
+    return [*DATASETS, _FOLDER_INFO, _ARRAY_INFO]
 
 
 def info(name: str) -> Info:
@@ -110,6 +130,8 @@ def info(name: str) -> Info:
     if name.startswith(FOLDER):
         folder = FolderName.parse(name)
         return replace(_FOLDER_INFO, name=name, title=f"Images of {folder.base}, {folder.size} px")
+    if name.startswith(ARRAY):
+        return replace(_ARRAY_INFO, name=name, title=f"Examples in {ArrayName.parse(name).base}")
     for known in DATASETS:
         if known.name == name:
             return known
@@ -117,11 +139,60 @@ def info(name: str) -> Info:
         raise BadInput(
             f"unknown data set '{name}'; for the images in the folder of that name write {FOLDER}{name}@SIZE"
         )
-    raise unknown("data set", name, (*NAMES, _FOLDER_INFO.name))
+    if os.path.isfile(os.path.expanduser(name)):
+        raise BadInput(f"unknown data set '{name}'; for the arrays in the file of that name write {ARRAY}{name}")
+    raise unknown("data set", name, (*NAMES, _FOLDER_INFO.name, _ARRAY_INFO.name))
+
+
+class OwnData(ABC):
+    """A user's own data by where they lie. They are their content: no seed or identity depends on the place.
+
+    path: absolute and without links, so that every spelling of it is equal.
+    name: what the data set is called; "" where that is left to its content (see `called`).
+    what, place: what lies there, and what kind of place it is, in words.
+    """
+
+    path: Path
+    name: str
+    what: ClassVar[str]
+    place: ClassVar[str]
+
+    def named(self, name: str) -> Self:
+        """The same under another name."""
+        return cast(Self, replace(cast(Any, self), name=name))
+
+    @abstractmethod
+    def gone(self) -> Path | None:
+        """The first of its places that is not there; None where all are."""
+
+    @abstractmethod
+    def typed(self) -> list[str]:
+        """The words that one types after --dataset."""
+
+    @property
+    @abstractmethod
+    def form(self) -> str:
+        """The same of another place, as an example."""
+
+    @abstractmethod
+    def as_json(self) -> dict[str, Any]:
+        """Where it lies, for run.json; `stored` reads it."""
+
+    @abstractmethod
+    def called(self, checksum: str) -> str:
+        """The data set's name: its own, else one that is equal only for equal content."""
+
+    @abstractmethod
+    def key(self, checksum: str) -> str:
+        """What the data set is to seeds and identities: its content alone."""
+
+    def __str__(self) -> str:
+        """As one types it after --dataset."""
+        return shlex.join(self.typed())
 
 
 @dataclass(frozen=True)
-class FolderName:
+class FolderName(OwnData):
     """A folder of images by where it lies: `folder:PATH` or `folder:PATH@SIZE`, taken apart.
 
     path: absolute and without links, so that every spelling of it is equal. test: the folder of a held-out part.
@@ -132,6 +203,8 @@ class FolderName:
     size: int = 32
     test: Path | None = None
     name: str = ""
+    what: ClassVar[str] = "images"
+    place: ClassVar[str] = "folder"
 
     @staticmethod
     def parse(name: str, test: Path | None = None, own: str | None = None) -> FolderName:
@@ -164,27 +237,107 @@ class FolderName:
     def as_json(self) -> dict[str, Any]:
         return {"folder": str(self.path), "size": self.size} | ({"test": str(self.test)} if self.test else {})
 
-    def __str__(self) -> str:
-        """As one types it after --dataset."""
-        test = f" --test {shlex.quote(str(self.test))}" if self.test else ""
-        return shlex.quote(f"{FOLDER}{self.path}@{self.size}") + test
+    def gone(self) -> Path | None:
+        return next((path for path in (self.path, self.test) if path is not None and not os.path.isdir(path)), None)
+
+    def typed(self) -> list[str]:
+        return [f"{FOLDER}{self.path}@{self.size}"] + (["--test", str(self.test)] if self.test else [])
+
+    @property
+    def form(self) -> str:
+        return f"{FOLDER}PATH@{self.size}"
 
     @property
     def base(self) -> str:
         """The last part of the path, fit to be shown."""
-        shown = "".join(c if c.isprintable() else "?" for c in readable(self.path.name))
-        return shown[: LONGEST - 24] or "images"
+        return _shown(self.path.name) or "images"
 
     def called(self, checksum: str) -> str:
-        """The data set's name: its own, else one that is equal only for equal images."""
         return self.name or f"{self.base}@{self.size}-{checksum[:8]}"
 
     def key(self, checksum: str) -> str:
-        """What the data set is to seeds and identities: its content alone."""
         return f"{FOLDER}{checksum}@{self.size}"
 
 
-Name = str | FolderName  # how a data set is asked for
+@dataclass(frozen=True)
+class ArrayName(OwnData):
+    """A file of numpy arrays by where it lies: `array:PATH`, an .npz or .npy."""
+
+    path: Path
+    name: str = ""
+    what: ClassVar[str] = "examples"
+    place: ClassVar[str] = "file"
+
+    @staticmethod
+    def parse(name: str, own: str | None = None) -> ArrayName:
+        """own: of --name. Raises BadInput."""
+        path = name.removeprefix(ARRAY)
+        if Path(path).suffix.lower() not in (".npz", ".npy"):
+            raise BadInput(f"'{name}' names no .npz or .npy file; write array:PATH.npz")
+        return ArrayName(_real(path), _own(own))
+
+    @staticmethod
+    def is_stored(source: Any) -> bool:
+        """Whether a value out of JSON is what `as_json` gave."""
+        path = source.get("array") if isinstance(source, Mapping) and source.keys() == {"array"} else None
+        return isinstance(path, str) and bool(path) and "\0" not in path
+
+    def as_json(self) -> dict[str, Any]:
+        return {"array": str(self.path)}
+
+    def gone(self) -> Path | None:
+        return None if os.path.isfile(self.path) else self.path
+
+    def typed(self) -> list[str]:
+        return [f"{ARRAY}{self.path}"]
+
+    @property
+    def form(self) -> str:
+        return f"{ARRAY}PATH.npz"
+
+    @property
+    def base(self) -> str:
+        """The name of the file without its suffix, fit to be shown."""
+        return _shown(self.path.stem).replace(":", "-") or "array"
+
+    def called(self, checksum: str) -> str:
+        return self.name or f"{self.base}-{checksum[:8]}"
+
+    def key(self, checksum: str) -> str:
+        return f"{ARRAY}{checksum}"
+
+
+Name = str | OwnData  # how a data set is asked for
+
+
+def own_data(name: str, test: Path | None = None, called: str | None = None) -> OwnData | None:
+    """What a user's own data are named by, as typed; None for another name. test, called: of --test and --name.
+
+    Raises BadInput.
+    """
+    if name.startswith(FOLDER):
+        return FolderName.parse(name, test, called)
+    if not name.startswith(ARRAY):
+        return None
+    if test is not None:
+        raise BadInput(
+            "--test goes with folder:PATH; a file of arrays holds its own held-out part, as x_test and y_test"
+        )
+    return ArrayName.parse(name, called)
+
+
+def is_stored(source: Any) -> bool:
+    """Whether a value out of JSON is what `OwnData.as_json` gave."""
+    return FolderName.is_stored(source) or ArrayName.is_stored(source)
+
+
+def stored(source: Mapping[str, Any], name: str) -> OwnData:
+    """What `OwnData.as_json` gave, under the name that the data set had."""
+    return ArrayName(Path(source["array"]), name) if "array" in source else FolderName.stored(source, name)
+
+
+def _shown(name: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in readable(name))[: LONGEST - 24]
 
 
 def _real(path: str | Path) -> Path:
@@ -198,6 +351,6 @@ def _own(name: str | None) -> str:
     shown = " ".join(readable(name).split())
     if not shown or not shown.isprintable() or len(shown) > LONGEST or not any(map(str.isalnum, shown)):
         raise BadInput(f"--name must have 1 to {LONGEST} characters that can be shown, a letter or digit among them")
-    if shown in NAMES or shown.startswith(FOLDER) or shown == "report":
+    if shown in NAMES or shown.startswith((FOLDER, ARRAY)) or shown == "report":
         raise BadInput(f"--name {shown} means something else here; choose another")
     return shown

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bench.data.array import load_array
 from bench.data.cifar import CIFAR10, load_cifar10
 from bench.data.dataset import Dataset
 from bench.data.digits import load_digits
 from bench.data.files import Origin, Progress, obtain, store
 from bench.data.folder import load_folder
 from bench.data.idx import FASHION_MNIST, MNIST, load_idx
-from bench.data.names import FOLDER, FolderName, Name, info
+from bench.data.names import ArrayName, FolderName, Name, OwnData, info, own_data
 from bench.data.stacked import STACKED, load_stacked
 from bench.data.toys import TOYS, load_toy
 from paradigms.errors import BadInput
@@ -29,7 +30,7 @@ ORIGINS: dict[str, Origin] = {
 
 
 def load(name: Name, source: Path | None = None, progress: Progress | None = None) -> Dataset:
-    """The data set called `name`, or a folder of images, on the CPU.
+    """The data set called `name`, or a user's own, on the CPU.
 
     source:   where to look instead of cache, system and download (`--from`); only for sets made of files.
     progress: called with (what, done, total) while files are downloaded or decoded.
@@ -37,8 +38,8 @@ def load(name: Name, source: Path | None = None, progress: Progress | None = Non
     """
     name = _parsed(name)
     _refuse_source(name, source)
-    if isinstance(name, FolderName):
-        return load_folder(name, progress)
+    if isinstance(name, OwnData):
+        return load_own(name, progress)
     if name.startswith(STACKED):
         return load_stacked(load(name.removeprefix(STACKED), source, progress))
     if name in TOYS:
@@ -51,6 +52,14 @@ def load(name: Name, source: Path | None = None, progress: Progress | None = Non
     return load_idx(origin, name.endswith("@14"), source, progress)
 
 
+def load_own(place: OwnData, progress: Progress | None = None) -> Dataset:
+    """A user's own data. Raises BadInput."""
+    if isinstance(place, ArrayName):
+        return load_array(place)
+    assert isinstance(place, FolderName)
+    return load_folder(place, progress)
+
+
 def fetch(name: Name, source: Path | None = None, progress: Progress | None = None) -> list[Path]:
     """Find, import or download the files of `name` and verify them; where they lie.
 
@@ -59,9 +68,9 @@ def fetch(name: Name, source: Path | None = None, progress: Progress | None = No
     """
     name = _parsed(name)
     _refuse_source(name, source)
-    if isinstance(name, FolderName):
-        load_folder(name, progress)
-        return [name.path, *([name.test] if name.test else [])]
+    if isinstance(name, OwnData):
+        load_own(name, progress)
+        return [name.path, *([name.test] if isinstance(name, FolderName) and name.test else [])]
     if name not in ORIGINS:
         load(name)
         return []
@@ -72,11 +81,11 @@ def fetch(name: Name, source: Path | None = None, progress: Progress | None = No
 
 
 def _parsed(name: Name) -> Name:
-    """A name that there is, a folder's taken apart. Raises BadInput."""
-    if isinstance(name, FolderName):
+    """A name that there is, that of a user's own data taken apart. Raises BadInput."""
+    if isinstance(name, OwnData):
         return name
     info(name)
-    return FolderName.parse(name) if name.startswith(FOLDER) else name
+    return own_data(name) or name
 
 
 def _refuse_source(name: Name, source: Path | None) -> None:
