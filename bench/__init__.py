@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bench.opened import Opened
     from paradigms.errors import BadInput
 
+__distribution__ = "paradigm-bench"
 __all__ = ["BadInput", "Opened", "frame", "load", "sample", "score", "train"]
 
 _LATER = {
@@ -27,11 +28,16 @@ _LATER = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs torch when it is first asked for (PEP 562)."""
+    """Import what needs torch when it is first asked for (PEP 562). Raises ImportError where packages clash."""
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import sys
     from importlib import import_module
 
+    from bench.start import clash
+
+    if _LATER[name] not in sys.modules and (line := clash()):
+        raise ImportError(line)
     return getattr(import_module(_LATER[name]), name)
 
 

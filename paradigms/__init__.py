@@ -1,1 +1,3 @@
 """Reference implementations of generative paradigms, one file each."""
+
+__distribution__ = "paradigm-bench"

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from reports.page import GridSource
 
+__distribution__ = "paradigm-bench"
 __all__ = ["FORMATS", "comparison", "render"]
 
 FORMATS = ("html", "md", "tex", "csv")
