@@ -37,6 +37,8 @@ class FrechetDistance(Stream[Value]):
     Refused below 10 samples per feature on either side: at n = d a perfect sampler scores as badly as a poor one.
     """
 
+    state = ("fake",)
+
     def __init__(self, real: Moments) -> None:
         self.real, self.fake = real, Moments(real.dim)
 

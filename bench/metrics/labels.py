@@ -36,6 +36,8 @@ def variation(p: Tensor, q: Tensor) -> float:
 class LabelHistogram(Stream[Tensor]):
     """How often a classifier gives each of K labels, from logits (B, K): counts (K,) in float64."""
 
+    state = ("counts",)
+
     def __init__(self, classes: int) -> None:
         self.counts = torch.zeros(classes, dtype=torch.float64)
 
@@ -98,6 +100,8 @@ class ClassifierScore(Stream[Value]):
     customary mean over ten parts depends on their order. It sees whether samples are told apart and evenly spread over
     the classes, and nothing else (Barratt & Sharma 2018, arXiv:1801.01973): real images have a score too.
     """
+
+    state = ("n", "total", "entropy")
 
     def __init__(self, classes: int) -> None:
         self.n = 0

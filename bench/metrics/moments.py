@@ -23,6 +23,8 @@ class Moments(Stream[tuple[Tensor, Tensor]]):
     is large beside the deviations costs no digits. What the two means differ by is one more row of the product.
     """
 
+    state = ("n", "mean", "scatter")
+
     def __init__(self, dim: int, device: torch.device | str = "cpu") -> None:
         self.n = 0
         self.mean = torch.zeros(dim, dtype=torch.float64, device=device)

@@ -27,6 +27,8 @@ class Sharpness(Stream[tuple[float, float]]):
     (Pech-Pacheco et al. 2000). Floats are refused: unrounded samples carry noise below a level, which counts as edges.
     """
 
+    state = ("n", "total", "squares")
+
     def __init__(self) -> None:
         self.n, self.total, self.squares = 0, 0.0, 0.0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Generic, Self, TypeVar
+from typing import ClassVar, Generic, Self, TypeVar
 
 from torch import Tensor
 
@@ -19,7 +19,11 @@ class Stream(ABC, Generic[Result]):
     Batches may come in any order, cut anywhere and to several processes: a stream can be pickled, and merging what two
     have seen is as good as showing one of them all of it. What samples are compared with is given when a stream is made
     and never through `update`, so that samples and real data can not be exchanged.
+
+    state: the attributes that hold what was seen, in order: numbers, tensors of a fixed shape, or streams.
     """
+
+    state: ClassVar[tuple[str, ...]]
 
     @abstractmethod
     def update(self, batch: Tensor) -> None:
