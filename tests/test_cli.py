@@ -49,88 +49,16 @@ timing_seconds = 0.02
 small = { flops = 1e9, seconds = 1e9, images = 500, params = 60_000 }
 """
 
-PLUGIN = '''
-"""Learns the mean and the spread of each coordinate: the eighth paradigm."""
-
-from __future__ import annotations
-
-from dataclasses import dataclass
-
-import torch
-from torch import nn
-
-from paradigms.backbones import Backbone
-from paradigms.contract import Card, Estimate, Kind, Paradigm, Plan, Recipe, Sampler, Update
-from paradigms.errors import BadInput
-from paradigms.maths.likelihood import dequantise, log_mass, normal_log_prob
-
-
-@dataclass(frozen=True)
-class Config:
-    batch: int = 64
-    lr: float = 0.01
-
-
-class Affine(Backbone):
-    def __init__(self, dim, width):
-        super().__init__()
-        self.mean, self.log_std = nn.Parameter(torch.zeros(dim)), nn.Parameter(torch.zeros(dim))
-        self.idle = nn.Parameter(torch.zeros(width))
-
-    def forward(self, z):
-        return self.mean + self.log_std.exp() * z
-
-
-class Eighth(Paradigm):
-    card = Card(
-        title="Independent normals",
-        paper="none",
-        year=1809,
-        url="https://example.org",
-        samplers=(
-            Sampler(
-                "push", (1,), calls=(0, 1), options={"temperature": 1.0}, ranges={"temperature": (0.0, 2.0)}
-            ),
-        ),
-        default=Plan("push"),
-        likelihoods=(Kind("exact", "≤", 0), Kind("mean", "≤", 100, (("K", 8),), ranges={"K": (1, 100_000)})),
-    )
-
-    def __init__(self, config, space, width, parents):
-        super().__init__(config, space, width, parents)
-        self.net = Affine(space.dim, width)
-
-    def optimizers(self):
-        return {self.net: torch.optim.Adam(self.net.parameters(), self.config.lr)}
-
-    def updates(self, batch, progress, noise):
-        loss = -self._log_density(batch.x).mean() + 0 * self.net.idle.sum()
-        # One product, so that the step has a cost that the budget can count.
-        loss = loss + 0 * (batch.x.flatten(1) @ batch.x.flatten(1).T).mean()
-        yield Update(self.net, loss, {"loss": loss})
-
-    def symptom(self, terms):
-        return "blind to neighbours: every pixel is drawn alone" if terms["loss"] > 0 else None
-
-    def _log_density(self, x):
-        return normal_log_prob(x.flatten(1), self.net.mean, self.net.log_std).sum(1)
-
-    def prior(self, n, noise):
-        return noise.normal(n, *self.space.shape)
-
-    def sample(self, z, plan, noise, cond=None, watch=None):
-        return self.net(plan.option("temperature", 1.0) * z.flatten(1)).view(z.shape)
-
-    def log_likelihood(self, x, kind, noise, cond=None):
-        if kind.option("K", 1) == 13:
+# The paradigm that the documentation adds from outside, under names that are counted here, and with a refusal of its own.
+PLUGIN = (ROOT / "docs" / "examples" / "my_paradigm.py").read_text()
+PLUGIN = PLUGIN.replace("independent-normals", "eighth").replace("IndependentNormals", "Eighth")
+PLUGIN = PLUGIN.replace("from paradigms.maths", "from paradigms.errors import BadInput\nfrom paradigms.maths", 1)
+PLUGIN = PLUGIN.replace(
+    "        draws = [",
+    """        if kind.option("K", 1) == 13:
             raise BadInput("thirteen draws bring bad luck; ask for twelve")
-        draws = [dequantise(x, self.space.levels, noise) for _ in range(int(kind.option("K", 1)))]
-        log = torch.stack([log_mass(self._log_density(draw), self.space) for draw in draws]).mean(0)
-        return Estimate(log, {"draws": torch.full_like(log, len(draws))})
-
-
-RECIPES = (Recipe("eighth", Eighth, Config(), "a normal for each coordinate"),)
-'''
+        draws = [""",
+)
 
 
 def bench(*arguments: object) -> Result:
@@ -490,7 +418,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     site = root / "site"
     info = site / "eighth-1.0.dist-info"
     info.mkdir(parents=True)
-    (site / "eighth_model.py").write_text(textwrap.dedent(PLUGIN))
+    (site / "eighth_model.py").write_text(PLUGIN)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: eighth\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[paradigms.recipes]\neighth = eighth_model\n")
     return root
@@ -1023,7 +951,7 @@ def test_train_conditional_and_draw_a_label(world: Path, monkeypatch: pytest.Mon
 @contextlib.contextmanager
 def another(world: Path, name: str, code: str) -> Iterator[None]:
     """A recipe `name` that is the eighth but for the `code` that its updates begin with; gone when the block ends."""
-    text = textwrap.dedent(PLUGIN).replace('"eighth"', f'"{name}"').replace("Eighth", name.capitalize())
+    text = PLUGIN.replace('"eighth"', f'"{name}"').replace("Eighth", name.capitalize())
     text = text.replace(
         "        loss = -self", textwrap.indent(textwrap.dedent(code), " " * 8) + "        loss = -self"
     )

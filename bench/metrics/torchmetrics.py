@@ -106,7 +106,6 @@ class PoolMetric(Metric):
         real = Features(self.real.values.to(values.device), None, self.real.space)
         return _tensors(self.of(Features(values, None, self.real.space), real), values.device)
 
-
     def _sync_dist(self, *arguments: Any, **named: Any) -> None:
         # torchmetrics would gather a vector from a rank that has seen nothing, where the others have matrices.
         if not len(self.values):
