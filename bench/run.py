@@ -1223,12 +1223,30 @@ def _failed(folder: Path, info: Info, reason: str) -> None:
     _conclude(folder, replace(info, status="failed", reason=reason, finished=_now()), files)
 
 
+# What a run's folder holds besides the snapshots: of the training, and of what is measured on its weights.
+OWN = frozenset((INFO, LOG, STATE, PREPARED, WEIGHTS, PARENTS, ERROR, PROTOCOLS, store.MANIFEST, store.RESULTS)) | {
+    *("grid.png", "samples.npz", "timing", "likelihood", "samplers", "features")
+}
+
+
 def _clear(folder: Path, keep: tuple[str, ...] = ()) -> None:
-    """Takes away what an earlier attempt left, so that nothing of it is mistaken for this one's."""
-    for path in folder.iterdir():
+    """Takes away what an earlier attempt left, so that nothing of it is mistaken for this one's, and nothing else.
+
+    Raises BadInput where no run was begun and others' files lie there, as behind a link to a folder of theirs.
+    """
+    found = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    strange = [path.name for path in found if path.name not in OWN and not _step_of(path.name)]
+    if not os.path.exists(folder / INFO) and (strange or (found and folder.is_symlink())):
+        where = f"{folder}, a link to {os.path.realpath(folder)}," if folder.is_symlink() else str(folder)
+        raise BadInput(
+            f"{where} holds no run but {min(strange or [found[0].name])}; move that elsewhere, or choose another --out"
+        )
+    for path in found:
+        if path.name in strange:
+            continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)  # what was measured on the weights that go
-        elif path.name not in (store.LOCK, *keep):
+        elif path.name not in keep:
             path.unlink()
 
 

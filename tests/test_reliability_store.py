@@ -756,6 +756,59 @@ def test_what_vanishes_while_a_run_trains_is_there_when_it_ends(name, out, tmp_p
     assert runs.is_finished(folder)
 
 
+def strangers(folder: Path) -> dict[str, str]:
+    """What somebody keeps in a folder of their own."""
+    (folder / "photographs").mkdir(parents=True)
+    (folder / "photographs" / "one.jpg").write_text("dear")
+    (folder / "thesis.tex").write_text("dear")
+    return {str(folder / name): "dear" for name in ("photographs/one.jpg", "thesis.tex")}
+
+
+def there(files: dict[str, str]) -> bool:
+    return all(os.path.exists(path) and Path(path).read_text() == text for path, text in files.items())
+
+
+@pytest.mark.parametrize("link", [True, False])
+def test_a_training_deletes_nothing_of_others_where_its_folder_should_be(link, tmp_path):
+    folder = planned("first").folder(tmp_path / "out")
+    home = tmp_path / "home" if link else folder
+    kept = strangers(home)
+    if link:
+        folder.parent.mkdir(parents=True)
+        folder.symlink_to(home)
+    with pytest.raises(BadInput, match=r"holds no run but photographs; move that elsewhere, or choose another --out"):
+        runs.ensure(planned("first"), tmp_path / "out", device="cpu")
+    assert there(kept)
+
+
+def test_a_link_to_others_files_that_are_called_like_a_runs_is_not_followed(tmp_path):
+    folder, home = planned("first").folder(tmp_path / "out"), tmp_path / "home"
+    home.mkdir()
+    (home / evaluate.GRID).write_text("dear")
+    folder.parent.mkdir(parents=True)
+    folder.symlink_to(home)
+    with pytest.raises(BadInput, match=f"a link to {home}, holds no run but {evaluate.GRID}"):
+        runs.ensure(planned("first"), tmp_path / "out", device="cpu")
+    assert (home / evaluate.GRID).read_text() == "dear"
+
+
+def test_a_resumed_training_leaves_notes_beside_it_alone(tmp_path):
+    folder = begun("first", 0, tmp_path)
+    kept = strangers(folder)
+    (folder / measure.TIMING).mkdir()
+    runs.ensure(planned("first"), tmp_path, device="cpu")
+    assert there(kept)
+    assert not (folder / measure.TIMING).exists()
+    assert runs.is_finished(folder)
+
+
+def test_what_a_run_holds_is_known_as_its_own(out):
+    names = {path.name for path in planned("second").folder(out).iterdir() if not path.name.startswith(".")}
+    assert {name for name in names if not runs._step_of(name)} <= runs.OWN
+    parts = (evaluate.GRID, evaluate.SAMPLES, evaluate.ASKED, evaluate.PLANS, evaluate.SPACES, measure.TIMING)
+    assert runs.OWN.issuperset(parts)
+
+
 @pytest.mark.parametrize("harm", ["gone", "a digit", "cut", "another's"])
 def test_the_log_of_a_resumed_training_is_not_believed_line_by_line(harm, out, tmp_path):
     expected, there = planned("first").folder(out), tmp_path / "again"
