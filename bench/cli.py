@@ -26,6 +26,7 @@ import typer
 from typer.core import TyperGroup
 
 from bench import terminal
+from bench.tiers import MOST_SEEDS
 from bench.walk import Walk, walk
 from paradigms.errors import BadInput, unknown
 from reports.words import shortened, visible
@@ -196,6 +197,8 @@ KINDS = ("recipes", "datasets", "tiers", "runs", "samplers")
 FORMATS = ("html", "md", "tex", "csv")
 PICTURES = (".png", ".svg", ".pdf")
 ARRAYS = (".npz", ".npy", ".safetensors")
+LARGEST_INT = 2**63 - 1  # that files of the suite hold
+MOST_THREADS = 1024  # with far more, OpenMP ends the process
 
 DatasetOption = Annotated[
     str,
@@ -267,7 +270,8 @@ def all_(
         ),
     ] = "rows",
     seeds: Annotated[
-        int | None, typer.Option("--seeds", min=1, help="Training seeds; the tier's own by default.")
+        int | None,
+        typer.Option("--seeds", min=1, max=MOST_SEEDS, help="Training seeds; the tier's own by default."),
     ] = None,
     match: MatchOption = None,
     conditional: ConditionalOption = False,
@@ -356,7 +360,7 @@ def train(
     test: TestOption = None,
     called: NameOption = None,
     tier: TierOption = "quick",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Training seed.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=LARGEST_INT, help="Training seed.")] = 0,
     settings: SetOption = None,
     match: MatchOption = None,
     conditional: ConditionalOption = False,
@@ -365,7 +369,9 @@ def train(
     compiled: CompileOption = False,
     threads: Annotated[
         int | None,
-        typer.Option("--threads", min=1, help="CPU threads; by default every core above 16 pixels, else one."),
+        typer.Option(
+            "--threads", min=1, max=MOST_THREADS, help="CPU threads; by default every core above 16 pixels, else one."
+        ),
     ] = None,
     out: OutOption = Path("runs"),
     as_json: JsonOption = False,
@@ -440,7 +446,7 @@ def sample(
     option: Annotated[
         list[str] | None, typer.Option("--option", help="Another option of the sampler: key=value. Repeatable.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the samples.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=LARGEST_INT, help="Of the samples.")] = 0,
     trajectory: Annotated[
         bool,
         typer.Option("--trajectory", help="Draw the way from noise to data instead: strips, or density and paths."),
@@ -841,7 +847,7 @@ def time_(
         str | None, typer.Option("--tier", "-t", help="Protocol (repeats, seconds); the run's own by default.")
     ] = None,
     device: DeviceOption = "auto",
-    threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads.")] = 1,
+    threads: Annotated[int, typer.Option("--threads", min=1, max=MOST_THREADS, help="CPU threads.")] = 1,
     out: OutOption = Path("runs"),
     as_json: JsonOption = False,
 ) -> None:

@@ -359,8 +359,13 @@ def _changed(config: Any, key: str, text: str, setting: str) -> Any:
     else:
         try:
             value = _parse(text, hints[name])
-        except ValueError:
+        except (ValueError, OverflowError):
             raise BadInput(f"--set {setting}: '{name}' must be {_words(hints[name])}, not '{text}'") from None
+        if not store.fits(hints[name])(value):  # run.json could not be read again
+            raise BadInput(
+                f"--set {setting}: {text} is more than files hold; give a whole number of at most 63 bits, or a number of at "
+                f"most {store.LARGEST:g}"
+            )
     try:
         return replace(config, **{name: value})
     except ValueError as error:  # a config may check itself

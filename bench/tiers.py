@@ -13,14 +13,16 @@ from paradigms.errors import BadInput, unknown
 if TYPE_CHECKING:
     from paradigms.contract import Space
 
-__all__ = ["MATCHES", "SMALL_IMAGE", "SWEEPS", "Budget", "Tier", "get", "tiers"]
+__all__ = ["MATCHES", "MOST_SEEDS", "SMALL_IMAGE", "SWEEPS", "Budget", "Tier", "get", "tiers"]
 
 MATCHES = ("flops", "images", "seconds")
 SWEEPS = ("main", "all")
 SMALL_IMAGE = 16
+MOST_SEEDS = 10_000
 _SHIPPED = Path(__file__).with_name("tiers.toml")
 # None of the seeds; of anything else there must be some.
 _MAY_BE_ZERO = {"batch", "sweep_seeds", "timing_seeds", "raw_seeds", "snapshot_seeds"}
+MOST = {"int": 2**63 - 1, "float": 1e100}  # that files hold
 _NUMBER = {"int": "a whole number", "float": "a number", "str": "a text", "Budget": "a table"}
 
 
@@ -156,6 +158,9 @@ def _fill(kind: Any, values: Mapping[str, Any], defaults: Mapping[str, Any], whe
             raise BadInput(f"{where}: '{name}' must be {_NUMBER[str(f.type)]}, not {value!r}")
         if isinstance(value, (int, float)) and not 0 <= value < float("inf"):
             raise BadInput(f"{where}: '{name}' must be finite and not negative, not {value!r}")
+        most = MOST_SEEDS if name.endswith("seeds") else MOST[str(f.type)] if f.type in MOST else value
+        if value > most:  # run.json could not be read again, or the runs could not be counted
+            raise BadInput(f"{where}: '{name}' must be at most {most:,}")
         if value == 0 and name not in _MAY_BE_ZERO:
             raise BadInput(f"{where}: '{name}' must be more than 0")
         filled[name] = value

@@ -414,6 +414,24 @@ def test_names_that_are_too_long_are_told_in_one_line(verb, tmp_path, monkeypatc
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "vae", "--seed", str(2**63)),
+        ("train", "vae", "--threads", "100000"),
+        ("train", "vae", "--threads", str(10**20)),
+        ("time", "vae", "--threads", "100000"),
+        ("sample", "vae", "--seed", str(10**30)),
+        ("all", "--seeds", str(10**9)),
+    ],
+)
+def test_numbers_that_nothing_holds_are_refused_before_any_work(words):
+    result = bench(*words)
+    assert result.exit_code == 2
+    assert f"Invalid value for '{words[-2]}'" in result.output
+    assert result.output.count("\n") == 1
+
+
 def test_a_folder_that_goes_away_is_told_in_one_line(world, monkeypatch):
     def gone(root: Path) -> None:
         raise FileNotFoundError(2, "No such file or directory", str(root))

@@ -313,6 +313,10 @@ def test_settings_take_the_type_of_their_field(setting, field, value):
         ("inner.deep=3", "did you mean 'depth'"),
         ("dept=3", "did you mean 'inner.depth'"),
         ("lr.x=3", "'lr' has no parts"),
+        ("batch=1e400", "'batch' must be a whole number"),
+        ("batch=9223372036854775808", "is more than files hold"),
+        ("widths=1,1e30", "is more than files hold"),
+        ("lr=1e101", "is more than files hold"),
     ],
 )
 def test_bad_settings_are_one_clear_line(setting, match):
