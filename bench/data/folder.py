@@ -59,6 +59,7 @@ SUFFIXES = frozenset(
 FORMATS = ("PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "JPEG", "PPM")
 LARGEST = 2 << 30  # bytes of decoded images: they are held in memory
 VERSION = 1  # of the treatment above; part of the cache's key
+STRIP = 1 << 18  # pixels of an image that are worked on at once
 DARK = 31  # of 255: levels of 4 or 5 bits, and 12 bits in a file of 16, reach no more
 SETTLED = 2_000_000_000  # nanoseconds: two changes of a file within a tick of its file system look like one (FAT: 2 s)
 
@@ -410,7 +411,8 @@ def read_image(path: Path) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata; an image too large to be safe is an error below
             with Image.open(path, formats=FORMATS) as opened:
-                return _plain(ImageOps.exif_transpose(opened), path)
+                ImageOps.exif_transpose(opened, in_place=True)
+                return _whole(opened, path)
     except BadInput:
         raise
     except Exception as error:  # decoders raise almost anything on damaged files
@@ -432,8 +434,25 @@ def centred_square(image: Image.Image) -> Image.Image:
     return image.crop((left, top, left + side, top + side))
 
 
+def _whole(image: Image.Image, path: Path) -> Image.Image:
+    """The image in mode L or RGB, of a large one strip by strip: a small file may hold a gigabyte of pixels."""
+    rows = max(1, STRIP // image.width)
+    strips = (
+        (top, image.crop((0, top, image.width, min(top + rows, image.height)))) for top in range(0, image.height, rows)
+    )
+    _, first = next(strips)
+    first = _plain(first, path)
+    if first.size == image.size:
+        return first
+    whole = Image.new(first.mode, image.size)
+    whole.paste(first)
+    for top, strip in strips:
+        whole.paste(_plain(strip, path), (0, top))
+    return whole
+
+
 def _plain(image: Image.Image, path: Path) -> Image.Image:
-    """The image in mode L or RGB."""
+    """A strip of an image in mode L or RGB."""
     if image.mode == "F":
         raise BadInput(f"{path} holds real numbers, whose range is unknown; convert it to 8 bits")
     if image.mode.startswith("I"):  # Pillow's own conversion would clip 16 bits at 255
