@@ -86,16 +86,24 @@ class Found(NamedTuple):
 
 
 def cache_folder() -> Path:
-    """$BENCH_DATA, or `paradigm-bench` in the platform's cache folder. Not created here."""
+    """$BENCH_DATA, or `paradigm-bench` in the platform's cache folder. Not created here. Raises BadInput."""
     if own := os.environ.get("BENCH_DATA"):
-        return Path(own).expanduser()
+        return expanded(own)
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
     elif sys.platform == "darwin":
         base = "~/Library/Caches"
     else:
         base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "paradigm-bench"
+    return expanded(base) / "paradigm-bench"
+
+
+def expanded(path: str) -> Path:
+    """A path with its ~ or ~user replaced. Raises BadInput where that user is not known, as one without a home is not."""
+    found = os.path.expanduser(path)
+    if found.startswith("~"):
+        raise BadInput(f"the home folder in {path} is not known; set BENCH_DATA to a folder for the cache")
+    return Path(found)
 
 
 def obtain(origin: Origin, source: Path | None = None, progress: Progress | None = None) -> dict[str, Found]:
@@ -106,7 +114,7 @@ def obtain(origin: Origin, source: Path | None = None, progress: Progress | None
     mentioned when nothing better is found.
     """
     if source is not None:
-        source = source.expanduser()
+        source = Path(os.path.expanduser(source))
         if not os.path.exists(source):
             raise BadInput(f"{source} does not exist; give --from a folder that holds {_wanted(origin)}")
         if found := _look(origin, source):
@@ -279,9 +287,9 @@ def _download(origin: Origin, progress: Progress) -> dict[str, bytes]:
 
 def _get(url: str, limit: int, what: str, progress: Progress) -> bytes:
     """The body at `url`, whole or not at all, of at most `limit` bytes."""
-    host = urllib.parse.urlsplit(url).netloc or url
-    data = bytearray()
+    host, data = url, bytearray()
     try:
+        host = urllib.parse.urlsplit(url).netloc or url
         request = urllib.request.Request(url, headers={"User-Agent": "paradigm-bench"})
         with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
             length = answer.headers.get("Content-Length", "")
