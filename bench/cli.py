@@ -66,6 +66,7 @@ class Verbs(TyperGroup):
     """The group of verbs. Turns every way to end into one line and an exit code."""
 
     def main(self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **extra: Any) -> Any:  # type: ignore[override]
+        _open_streams()
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="bench.plainly")  # a terminal without ± must not end an hour's work
@@ -97,9 +98,19 @@ class Verbs(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
+            os.getcwd()  # libraries that are loaded without one end the program
+        except OSError as error:
+            gone = f"there is no working folder: {error.strerror}; cd to one, and run the same again"
+            raise typer.Exit(_fail(gone)) from None
+        try:
             return super().invoke(ctx)
         except BadInput as error:
             raise typer.Exit(_fail(str(error))) from None
+        except SystemExit as error:  # none of ours
+            code = (
+                f"code that is not of this package, a plugin or a factory, ended the program (exit code {error.code})"
+            )
+            raise typer.Exit(_fail(f"{code}; mend or uninstall it", 1)) from None
         except OSError as error:
             # Of a file: its name is too long, it went away meanwhile, or a folder may not be entered.
             if error.filename is None:
@@ -111,6 +122,13 @@ class Verbs(TyperGroup):
             again = shlex.join(["bench", *self.given])
             print(f"\nstopped. What was done is kept; to go on:\n  {again}", file=sys.stderr)
             raise typer.Exit(130) from None
+
+
+def _open_streams() -> None:
+    """Opens nothing in the place of streams that were closed, so that no file that is written gets their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (for as long as the program runs)
 
 
 # A disk, a quota or the largest size of a file is full, or the device fails.

@@ -579,6 +579,8 @@ def named(spec: str, space: Space, progress: Progress | None = None) -> FeatureS
             raise BadInput(f"--features {spec}: {INCEPTION} takes from=PATH only; how it resizes is part of its name")
         return inception(space, Path(source) if settings else None, progress)
     if what == RANDOM:
+        if settings:
+            raise BadInput(f"--features {spec}: {RANDOM} takes images as they are; no settings")
         return random_conv(space.shape)
     path, suffix = Path(what), Path(what).suffix.lower()
     if suffix in PROGRAMS:
@@ -617,7 +619,7 @@ def _foreign(name: str, digest: str, network: nn.Module, policy: Policy, space: 
         x = space.encode(grey.view(3, 1, 1, 1).expand(3, *space.shape))
         with torch.no_grad():
             values, fewer = body(x), body(x[1:])
-    except Exception as error:  # whatever a stranger's network raises
+    except (Exception, SystemExit) as error:  # whatever a stranger's network raises
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise BadInput(
             f"--features {spec}: the network does not take images {space.shape} as '{policy}' ({reason}); "
@@ -675,7 +677,7 @@ def _made(spec: str) -> tuple[nn.Module, str]:
     try:
         module = importlib.import_module(where)
         network = getattr(module, name)()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise BadInput(f"--features {spec}: {type(error).__name__}: {' '.join(str(error).split())[:160]}") from None
     if not isinstance(network, nn.Module):
         raise BadInput(f"--features {spec}: it must return a torch module, not {type(network).__name__}")

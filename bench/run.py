@@ -1093,7 +1093,7 @@ def _train(
             )
             _failed(folder, info or before or started, reason)
             return
-        except Exception as error:  # a paradigm's own fault: recorded, and the suite goes on
+        except (Exception, SystemExit) as error:  # a paradigm's own fault: recorded, and the suite goes on
             text = (str(error).strip() or type(error).__name__).splitlines()[0]
             reason = text if isinstance(error, RuntimeError) and text.startswith("it needs ") else _located(error, text)
             store.write_atomic(folder / ERROR, visible(traceback.format_exc(), lines=True).encode())
@@ -1255,7 +1255,7 @@ def _clear(folder: Path, keep: tuple[str, ...] = ()) -> None:
             path.unlink()
 
 
-def _located(error: Exception, text: str) -> str:
+def _located(error: BaseException, text: str) -> str:
     """An unexpected error in one line, with the place where it was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if "site-packages" not in f.filename]

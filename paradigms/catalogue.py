@@ -128,7 +128,7 @@ def _load(point: EntryPoint) -> tuple[Recipe, ...]:
     try:
         loaded = point.load()
         found = tuple(getattr(loaded, "RECIPES", loaded))
-    except Exception as error:  # a stranger's code may raise anything
+    except (Exception, SystemExit) as error:  # a stranger's code may raise anything
         raise BadInput(f"{where} can not be loaded: {type(error).__name__}: {error}; mend or uninstall it") from error
     if not found or not all(isinstance(r, Recipe) for r in found):
         raise BadInput(f"{where} must name a module with RECIPES or a tuple of Recipe; mend or uninstall it")

@@ -9,7 +9,9 @@ import io
 import json
 import os
 import pickle
+import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -430,6 +432,44 @@ def test_numbers_that_nothing_holds_are_refused_before_any_work(words):
     assert result.exit_code == 2
     assert f"Invalid value for '{words[-2]}'" in result.output
     assert result.output.count("\n") == 1
+
+
+def in_a_process(*words: str, before: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """`bench` with such arguments, started by a shell that first does something."""
+    command = f"{before} exec {shlex.quote(sys.executable)} -m bench.cli {shlex.join(words)}"
+    return subprocess.run(
+        ["sh", "-c", command],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1]), **environment},
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("closed", ["exec <&-;", "exec >&-;", "exec 2>&-;", "exec <&- >&- 2>&-;"])
+def test_streams_that_are_closed_end_no_command(closed):
+    for words, code in ((("list", "tiers"), 0), (("list", "nonsense"), 2)):
+        result = in_a_process(*words, before=closed)
+        assert result.returncode == code, result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_a_working_folder_that_is_gone_is_told_in_one_line(tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    place = shlex.quote(str(gone))
+    result = in_a_process("data", "folder:x", before=f"cd {place}; rmdir {place};")
+    assert result.returncode == 2
+    assert "there is no working folder" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_code_of_others_that_ends_the_program_is_a_failure(monkeypatch):
+    monkeypatch.setattr("bench.recipes.listed", lambda: sys.exit(0))
+    result = bench("list", "recipes")
+    assert result.exit_code == 1
+    assert "a plugin or a factory, ended the program (exit code 0)" in result.output
 
 
 def test_a_folder_that_goes_away_is_told_in_one_line(world, monkeypatch):

@@ -931,6 +931,7 @@ def test_names_that_a_plugin_computes_are_found_by_loading_it(stranger, tmp_path
         ("import nonsense_that_is_not_there", "can not be loaded: ModuleNotFoundError: No module named 'nonsense"),
         ("1/0", "can not be loaded: ZeroDivisionError"),
         ("x = (", "can not be loaded: SyntaxError"),
+        ("raise SystemExit(0)", "can not be loaded: SystemExit"),
         ("RECIPES = ()", "must name a module with RECIPES"),
         ("RECIPES = ('mean',)", "must name a module with RECIPES"),
         ("", "can not be loaded: TypeError"),
