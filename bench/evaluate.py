@@ -82,6 +82,7 @@ from paradigms.contract import (
 from paradigms.errors import BadInput
 from paradigms.maths.likelihood import bits_per_dim
 from paradigms.standardise import column_units
+from reports.words import shortened
 
 __all__ = [
     "ASKED",
@@ -338,7 +339,7 @@ def _section(rows: list[Row], base: Row, metric: str) -> Iterator[None]:
         rows.append(dataclasses.replace(base, status="diverged", metric=metric, value=math.nan, reason=str(error)))
     except BadInput as error:  # what a metric refuses to compute
         rows.append(dataclasses.replace(base, metric=metric, value=math.nan, reason=str(error)))
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a plugin's code may end the program
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         rows.append(dataclasses.replace(base, status="failed", metric=metric, value=math.nan, reason=reason))
 
@@ -1794,7 +1795,7 @@ def _heads(path: Path) -> Iterator[dict[str, _Array]]:
         return
     with open(path, "rb") as file:
         if file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX:
-            yield {"": _head_of_npy(lambda: path.open("rb"))}
+            yield {"": _head_of_npy(lambda: path.open("rb"), path)}
             return
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
@@ -1802,26 +1803,37 @@ def _heads(path: Path) -> Iterator[dict[str, _Array]]:
                 raise _not_an_archive(path)  # what numpy does not write
             if len(members) > MEMBERS:
                 raise BadInput(f"{path} holds {len(members):,} arrays, and at most {MEMBERS:,} are looked at")
+            names = [info.filename.removesuffix(".npy") for info in members]
+            if len(set(names)) < len(names):
+                twice = next(name for name in names if names.count(name) > 1)
+                raise BadInput(
+                    f"{path} holds several arrays called {shortened(twice, 80)}; write each under its own name"
+                )
             yield {
-                info.filename.removesuffix(".npy"): _head_of_npy(partial(archive.open, info.filename))
-                for info in members
+                name: _head_of_npy(partial(archive.open, info.filename), path)
+                for name, info in zip(names, members, strict=True)
             }
 
 
-def _head_of_npy(opened: Callable[[], IO[bytes]]) -> _Array:
+def _head_of_npy(opened: Callable[[], IO[bytes]], path: Path) -> _Array:
     try:
         with opened() as file:
             version = np.lib.format.read_magic(file)
             head = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = head(file)
-    except ValueError:
+    except (ValueError, MemoryError):  # also of a head that is nested too deeply to be parsed
         dtype = np.dtype(object)
     if dtype.hasobject:
         return _Array(np.dtype(object), (), lambda: np.array(None, dtype=object))
 
     def read() -> np.ndarray:
         with opened() as file:
-            return np.lib.format.read_array(file, allow_pickle=False)
+            array = np.lib.format.read_array(file, allow_pickle=False)
+            if file.read(1):  # numpy.save into a file that is open already appends
+                raise BadInput(
+                    f"{path} holds more behind an array; write all samples as one array, with numpy.save(path, x)"
+                )
+            return array
 
     return _Array(dtype, shape, read)
 
@@ -1871,7 +1883,10 @@ def _labels_in(others: Mapping[str, _Array], n: int, space: Space, path: Path) -
         name = able[0] if len(able) == 1 else None
     said = [] if name is None or name in LABELS or not space.classes else [f"{name} taken as labels"]
     if unused := [key for key in others if key != name or not space.classes]:
-        said.append(f"not used: {', '.join(unused)}" + ("" if space.classes else ", as the data set has no classes"))
+        said.append(
+            f"not used: {shortened(', '.join(unused), 200)}"
+            + ("" if space.classes else ", as the data set has no classes")
+        )
     return None if name is None or not space.classes else _checked_labels(others[name], n, space, path), said
 
 
@@ -1932,8 +1947,8 @@ def _only_array(file: Mapping[str, _Array], path: Path) -> tuple[_Array, dict[st
         raise BadInput(f"{path} holds no array of samples; write one with numpy.savez(path, samples=x)")
     if len(able) > 1:
         raise BadInput(
-            f"{path} holds {len(able)} arrays, {', '.join(able)}: which are the samples? name that one 'samples', as in "
-            "numpy.savez(path, samples=x)"
+            f"{path} holds {len(able)} arrays, {shortened(', '.join(able), 200)}: which are the samples? name that one "
+            "'samples', as in numpy.savez(path, samples=x)"
         )
     return every.pop(next(iter(able))), every
 

@@ -44,6 +44,7 @@ from bench.data.whole import read_whole
 from bench.evaluate import read_samples
 from bench.features import SUMS, WEIGHTS, FeatureSpace, cached, hashes, named, random_conv, spaces_for
 from bench.pack import unpack
+from bench.reading import Range
 from bench.store import read_json
 from bench.tiers import get as named_tier
 from paradigms.contract import Space
@@ -415,6 +416,36 @@ def test_heads_of_tensors_are_those_of_their_arrays(kind: str, tmp_path: Path) -
         assert (array.dtype, array.shape) == (heads["a"].dtype, heads["a"].shape)
 
 
+def test_no_part_of_the_samples_is_left_out_unseen(tmp_path: Path) -> None:
+    """numpy reads the first array of a file that several were appended to, and one of two of a name."""
+    array, packed = np.zeros((4, 1, 8, 8), np.uint8), io.BytesIO()
+    np.save(packed, array)
+    appended = tmp_path / "appended.npy"
+    with appended.open("wb") as file:
+        for _ in range(2):
+            np.save(file, array)
+    with refused("holds more behind an array"):
+        read_samples(appended, BYTES, span=Range(0, 255))
+    with refused("holds more behind an array"):
+        read_samples(npz(tmp_path / "x.npz", {"samples.npy": 2 * packed.getvalue()}), BYTES, span=Range(0, 255))
+    for names in (("samples.npy", "samples"), ("samples.npy", "samples.npy")):
+        path = tmp_path / "twice.npz"
+        with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as archive:
+            warnings.simplefilter("ignore")
+            for name in names:
+                archive.writestr(name, packed.getvalue())
+        with refused("holds several arrays called samples"):
+            read_samples(path, BYTES, span=Range(0, 255))
+
+
+def test_names_of_arrays_make_no_endless_message(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    np.savez(path, **{"a" * 50_000: np.zeros((4, 1, 8, 8)), "b": np.zeros((4, 1, 8, 8))})
+    with pytest.raises(BadInput, match="which are the samples") as told:
+        read_samples(path, BYTES)
+    assert len(str(told.value)) < 600
+
+
 def test_labels_that_are_no_array(tmp_path: Path) -> None:
     good = head((2, 1, 8, 8)) + bytes(128)
     for name, data in (("labels", b"no array"), ("labels.npy", b""), ("y.npy", b"\x93NUMPY"), ("y", pickle.dumps([1]))):
@@ -457,6 +488,33 @@ def test_archives_unpack_to_no_more_than_they_should(tmp_path: Path) -> None:
         obtain(origin, tmp_path)
 
 
+def test_a_large_picture_takes_little_more_memory_than_it_holds(tmp_path: Path) -> None:
+    side, path = 2000, tmp_path / "x.png"
+    Image.new("I;16", (side, side)).save(path, compress_level=1)
+    tracemalloc.start()  # of numpy's arrays; Pillow's own are not seen
+    try:
+        image = folder_module.read_image(path)
+        assert tracemalloc.get_traced_memory()[1] < 4 * side * side
+    finally:
+        tracemalloc.stop()
+    assert image.size == (side, side)
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "I;16", "P", "PA", "1", "CMYK"])
+def test_a_picture_taken_in_strips_is_the_same(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, path = np.random.default_rng(0), tmp_path / "x.tif"
+    if kind == "I;16":
+        Image.fromarray(rng.integers(0, 65536, (23, 17)).astype(np.uint16)).save(path)
+    else:
+        colours = Image.fromarray(rng.integers(0, 256, (23, 17, 4)).astype(np.uint8), "RGBA")
+        path = path if kind == "CMYK" else path.with_suffix(".png")
+        made = colours if kind == "RGBA" else colours.convert("RGB").convert("P" if kind == "PA" else kind)
+        made.save(path, **({"transparency": 3} if kind == "PA" else {}))
+    whole = np.asarray(folder_module.read_image(path))
+    monkeypatch.setattr(folder_module, "STRIP", 5 * 17)
+    assert np.array_equal(np.asarray(folder_module.read_image(path)), whole)
+
+
 def test_a_picture_of_any_size_is_refused_by_its_head(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "x.png").write_bytes(png_head())
@@ -467,6 +525,42 @@ def test_a_picture_of_any_size_is_refused_by_its_head(tmp_path: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------- damage, and the wrong place
+
+
+def test_homes_that_are_not_known_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, path in (("BENCH_DATA", "~nobody.of.this.name/x"), ("XDG_CACHE_HOME", "~nobody.of.this.name")):
+        monkeypatch.delenv("BENCH_DATA", raising=False)
+        monkeypatch.setenv(name, path)
+        with refused("is not known; set BENCH_DATA"):
+            cache_folder()
+    with refused("does not exist"):
+        named("inception-2015:from=~nobody.of.this.name/x", BYTES)
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://[x]/", "nonsense", "http://127.0.0.1:port/"])
+def test_addresses_that_are_none_are_one_line(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCH_DATA", str(tmp_path))
+    monkeypatch.setenv("BENCH_DATA_URL_NONE", url)
+    with refused("no connection to"):
+        obtain(Origin("none", (Part("a", 3, "0" * 64),), ()))
+
+
+def test_settings_of_a_space_that_takes_none_are_refused() -> None:
+    for spec in ("random-conv:size=99", "random-conv:channels=3"):
+        with refused("takes images as they are; no settings"):
+            named(spec, BYTES)
+
+
+@pytest.mark.parametrize("body", ["sys.exit(0)", "torch.nn.Module()", "Ends()"])
+def test_a_factory_that_ends_the_program_is_one_line(
+    body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "class Ends(torch.nn.Module):\n    def forward(self, x):\n        sys.exit(0)\n"
+    (tmp_path / "ending.py").write_text(f"import sys, torch\n{text}def net():\n    return {body}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "ending", raising=False)
+    with refused("--features ending:net: "):
+        named("ending:net", BYTES)
 
 
 def test_damaged_digits_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
