@@ -136,7 +136,8 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def _fail(message: str, code: int = 2) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    with contextlib.suppress(OSError):  # the exit code says it, too, where there is no room for words
+        print("error: " + " ".join(message.split()), file=sys.stderr)
     return code
 
 

@@ -680,12 +680,20 @@ def report(
 
 
 def _only_a_report(folder: Path) -> None:
-    """Raises BadInput where a folder holds results, whose manifest a report would replace by its own."""
+    """Raises BadInput where a folder holds results, whose manifest a report would replace by its own, or is not its own.
+
+    A link may lead to somebody's files of the same names: behind one there must be nothing yet, or a report.
+    """
     files: Mapping[str, Mapping[str, Any]] = {}
     with suppress(BadInput):  # a damaged manifest is replaced
         files = store.manifest(folder)
     if os.path.exists(folder / runs.INFO) or any("report" not in said for said in files.values()):
         raise BadInput(f"{folder} holds results, and no report; choose another --to")
+    for path in (folder, folder / "figures"):
+        if path.is_symlink() and not files and any(name != store.LOCK for name in os.listdir(path)):
+            raise BadInput(
+                f"{path} is a link to {os.path.realpath(path)}, which holds other files and no report; choose another --to"
+            )
 
 
 def _report_key(

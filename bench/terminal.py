@@ -55,4 +55,7 @@ def console(**options: Any) -> Console:
             for segment in super().render(renderable, options):
                 yield segment if segment.control else segment._replace(text=visible(segment.text, lines=True))
 
+        def on_broken_pipe(self) -> None:
+            raise  # rich would end the program; whoever holds the program says how it ends
+
     return Shown(**options)

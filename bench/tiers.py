@@ -19,6 +19,7 @@ MATCHES = ("flops", "images", "seconds")
 SWEEPS = ("main", "all")
 SMALL_IMAGE = 16
 MOST_SEEDS = 10_000
+LONGEST = 64  # characters of a name
 _SHIPPED = Path(__file__).with_name("tiers.toml")
 # None of the seeds; of anything else there must be some.
 _MAY_BE_ZERO = {"batch", "sweep_seeds", "timing_seeds", "raw_seeds", "snapshot_seeds"}
@@ -118,6 +119,10 @@ def _tables(path: Path) -> dict[str, dict[str, Any]]:
 
 def _tier(name: str, table: Mapping[str, Any], path: Path) -> Tier:
     """A table of a file as a Tier, after checking every field."""
+    if not (0 < len(name.strip()) <= LONGEST and name.isprintable()):  # it stands in run.json, rows and tables
+        raise BadInput(
+            f"{path}: the name of a tier has 1 to {LONGEST} characters that can be shown, unlike [{name[:LONGEST]}]"
+        )
     values = dict(table)
     base = values.pop("base", None)
     if base is not None:

@@ -455,6 +455,18 @@ def test_streams_that_are_closed_end_no_command(closed):
         assert "Traceback" not in result.stderr
 
 
+def test_streams_that_take_nothing_end_in_an_exit_code():
+    assert in_a_process("list", "nonsense", before="exec 2>/dev/full;").returncode == 2
+    unread, into = os.pipe()
+    os.close(unread)
+    words = [sys.executable, "-m", "bench.cli", "list", "recipes"]
+    try:
+        ended = subprocess.run(words, stdout=into, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    finally:
+        os.close(into)
+    assert (ended.returncode, ended.stderr) == (1, "")
+
+
 def test_a_working_folder_that_is_gone_is_told_in_one_line(tmp_path):
     gone = tmp_path / "gone"
     gone.mkdir()

@@ -570,6 +570,20 @@ def test_a_report_is_not_written_over_results(out):
         assert store.load_rows(folder)
 
 
+@pytest.mark.parametrize("part", [".", "figures"])
+def test_a_report_is_not_written_over_others_files_behind_a_link(part, out, tmp_path):
+    home, to = tmp_path / "home", tmp_path / "report"
+    kept = strangers(home)
+    place = to / part
+    place.parent.mkdir(exist_ok=True)
+    place.symlink_to(home)
+    refused(
+        bench("report", out, "--to", to, "--formats", "md"), f"{place} is a link to {home}, which holds other files"
+    )
+    assert there(kept)
+    assert {path.name for path in home.iterdir()} <= {"photographs", "thesis.tex", store.LOCK}
+
+
 def test_a_damaged_manifest_of_the_baselines_ends_no_report(out, caplog):
     (out / "ring8" / store.BASELINES / "tiny" / store.MANIFEST).write_bytes(b"{")
     done = bench("report", "--formats", "csv")

@@ -249,6 +249,10 @@ SPENT = ("flops", "seconds", "images", "params")
         ('[t]\nbase = "quick"\nsmall = { flop = 1 }', "did you mean 'flops'"),
         ('[t]\nbase = "quick"\nsmall = 3', "'small' must be a table"),
         ('[t]\nbase = "quik"', "did you mean 'quick'"),
+        *(
+            (f'["{name}"]\nbase = "quick"', "characters that can be shown")
+            for name in ("", " ", "\\u0000", "\\u001b", "a" * 65)
+        ),
         ('[t]\nbase = "quick"\nmatch = "flop"', "did you mean 'flops'"),
         ("[t]\nseeds = 1", "lacks"),
         ("seeds = 1", "one table for each tier"),
