@@ -520,7 +520,7 @@ class Checked:
 
     folders, run_folders: those that are whole.
     damaged:    why others are left out.
-    incomplete: which files they lack that their manifests list.
+    incomplete: which files they lack that their manifests list, and which rows another copy of their run contradicts.
     grids:      the picture of samples of each folder that has one; real: of each data set that of its images.
     unseen:     why other pictures are not shown.
     """
@@ -549,6 +549,8 @@ def check(folders: Iterable[Path], run_folders: Iterable[Path], real: Mapping[st
     kinds.append((*kinds[1], *(path.parent for path in real.values())) if real is not None else ())
     bad = damaged(itertools.chain(*kinds))
     rows, records, pictured = (tuple(folder for folder in kind if folder not in bad) for kind in kinds)
+    other = dict(_contradicting(rows))
+    rows = tuple(folder for folder in rows if folder not in other)
     grids, unseen = dict[Path, bytes](), list[str]()
     for folder in dict.fromkeys(pictured):
         try:
@@ -560,7 +562,7 @@ def check(folders: Iterable[Path], run_folders: Iterable[Path], real: Mapping[st
         rows,
         records,
         bad,
-        tuple(_incomplete(dict.fromkeys((*rows, *records, *pictured)))),
+        (*other.values(), *_incomplete(dict.fromkeys((*rows, *records, *pictured)))),
         grids,
         {name: grids[path.parent] for name, path in (real or {}).items() if path.parent in grids},
         tuple(unseen),
@@ -578,6 +580,30 @@ def damaged(folders: Iterable[Path]) -> dict[Path, str]:
         except BadInput as error:
             found[folder] = str(error)
     return found
+
+
+def _contradicting(folders: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+    """Those of whole folders of rows that hold others of a run than a copy of it does, with the reason.
+
+    Told as one, they would be averaged. What stands is the copy where the run was made, else the first.
+    """
+    copies: dict[tuple[str, str], dict[Path, bool]] = {}
+    for folder in folders:
+        home = store.owner(folder)
+        with suppress(BadInput):  # of a run that is damaged, which is said
+            if home is not None:
+                info, part = runs.read_info(home), os.path.relpath(os.path.realpath(folder), os.path.realpath(home))
+                at_home = home.absolute().as_posix().endswith(f"/{info.where}")
+                copies.setdefault((info.id, part), {})[folder] = at_home
+    for (run, _), some in copies.items():
+        first = max(some, key=lambda folder: some[folder])  # of equals the first
+        held = {folder: store.manifest(folder).get(store.RESULTS, {}).get("sha256") for folder in some}
+        for folder in some:
+            if held[folder] != held[first]:
+                yield (
+                    folder,
+                    f"left out: {folder} holds other rows of the run {run} than {first}; delete one of the two",
+                )
 
 
 def _incomplete(folders: Iterable[Path]) -> Iterator[str]:

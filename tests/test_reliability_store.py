@@ -670,6 +670,26 @@ def test_a_run_whose_rows_are_gone_is_a_row_that_says_so(out, jobs, caplog):
     assert bench("report", "--formats", "csv").exit_code == 0
 
 
+def test_copies_of_a_run_with_other_rows_are_never_averaged(out, tmp_path):
+    """The copy may come first by name, or be measured anew by other code; equal copies are one run."""
+    run = planned("first").folder(out)
+    before, alike = suite.check([run], []), out / "a copy"
+    shutil.copytree(run, alike)
+    assert not suite.check([alike, run], []).warnings
+    rows = [dataclasses.replace(row, value=row.value and 3 * row.value) for row in store.load_rows(run)]
+    store.save_rows(alike, rows, "again")
+    found = suite.check([alike, run], [])
+    assert found.folders == before.folders
+    assert found.warnings == [
+        f"left out: {alike} holds other rows of the run {run.name} than {run}; delete one of the two"
+    ]
+    assert suite.frame(found.folders, {}).equals(suite.frame(before.folders, {}))
+    assert bench("report", out, "--to", tmp_path / "report", "--formats", "csv").exit_code == 1
+    moved = out / "moved"
+    run.rename(moved)
+    assert suite.check([alike, moved], []).folders == (alike,)
+
+
 def test_rows_of_the_floor_that_are_gone_are_said(out, jobs, caplog):
     floor = out / "ring8" / "baselines" / "tiny"
     (floor / store.RESULTS).unlink()
