@@ -500,6 +500,7 @@ def sample(
     from bench import evaluate
     from bench.opened import opened
     from bench.progress import Progress, graceful_stop
+    from bench.sharing import beside_others
 
     held = opened(folder, device, data, out)
     model, info, where = held.paradigm, held.info, held.device
@@ -514,7 +515,8 @@ def sample(
 
         assert found is not None
         few = {k: _labels(model, info, found, label, k, seed) for k in (ways.ROWS, ways.POINTS)}
-        way = ways.draw(model, plan, found, info.recipe, seed, few.__getitem__, to, where)
+        with beside_others(where, lambda: None):
+            way = ways.draw(model, plan, found, info.recipe, seed, few.__getitem__, to, where)
         print(f"{to}: the way of {info.recipe} by {plan} through {len(way.times)} states")
         return
     name = f"sample {info.recipe} {plan}"
@@ -524,7 +526,8 @@ def sample(
         def tell(done: int) -> None:
             progress.update("sample", done, count, images=done)
 
-        pool = evaluate.draw(model, plan, count, seed, labels, where, tell)
+        with beside_others(where, lambda: progress.update("wait for the GPU to sample", 0, count)):
+            pool = evaluate.draw(model, plan, count, seed, labels, where, tell)
     evaluate.write_samples(pool, model.space, to, units=lambda x: model.to_core(x.to(where)).cpu())
     calls = "" if pool.calls is None else f", {pool.calls:.4g} network call{'s' * (pool.calls != 1)} each"
     print(f"{to}: {count} sample{'s' * (count != 1)} of {info.recipe} by {plan}{calls}")

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import io
 import itertools
 import json
@@ -25,9 +26,9 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache, partial, wraps
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple, get_args
+from typing import IO, Any, Literal, NamedTuple, ParamSpec, get_args
 
 import numpy as np
 import safetensors
@@ -47,6 +48,7 @@ from bench.features import Features, FeatureSpace, cached, named, shipped, space
 from bench.opened import Opened, opened
 from bench.progress import Progress
 from bench.reading import Range
+from bench.sharing import beside_others
 from bench.store import (
     RESULTS,
     SCHEMA,
@@ -124,6 +126,7 @@ WAYS: tuple[str, ...] = get_args(Resize)
 FEW = 32  # one in so many examples at most are few
 FLAT = 1e-10  # of the variance of a column: what is less in some direction is rounding
 KEPT_VECTORS = 2_000  # samples kept for the report's scatter plots
+P = ParamSpec("P")
 
 
 # ----------------------------------------------------------------------------------------------------- references
@@ -652,6 +655,22 @@ def _divergence(nll: Row, value: Tensor, data: Data, found: Dataset) -> Row:
 # ------------------------------------------------------------------------------------------------------------ runs
 
 
+def _beside_others(work: Callable[P, list[Row]]) -> Callable[P, list[Row]]:
+    """What scores a run on a `device` holds a part of it meanwhile, so that nothing is timed there (see `bench.sharing`)."""
+    signature = inspect.signature(work)
+
+    @wraps(work)
+    def sharing(*args: P.args, **kwargs: P.kwargs) -> list[Row]:
+        given = signature.bind(*args, **kwargs)
+        given.apply_defaults()
+        progress, device = given.arguments["progress"], runs.device_of(given.arguments["device"])
+        with beside_others(device, lambda: progress.update("wait for the GPU to score", 0, 1)):
+            return work(*args, **kwargs)
+
+    return sharing
+
+
+@_beside_others
 def evaluate(
     folder: Path,
     tier: Tier,
@@ -805,6 +824,7 @@ def _planned(base: Row, plan: Plan, card: Card) -> Row:
     )
 
 
+@_beside_others
 def in_spaces(
     folder: Path,
     specs: Sequence[str],
@@ -866,6 +886,7 @@ def shown(folder: Path) -> list[Row]:
     return [row for row in rows if row.features not in own and row.n == most[row.features]]
 
 
+@_beside_others
 def likelihoods(
     folder: Path,
     kinds: Sequence[Kind],
@@ -895,6 +916,7 @@ def likelihoods(
     return asked.with_new(rows, wanted)
 
 
+@_beside_others
 def sampled(
     folder: Path,
     chosen: Sequence[Plan],

@@ -22,6 +22,7 @@ from bench import run as runs
 from bench import tiers
 from bench.peers import megabytes
 from bench.script import answered
+from bench.sharing import alone_on
 from paradigms import catalogue
 from paradigms.contract import Noise, Paradigm, Space
 from paradigms.errors import BadInput
@@ -67,7 +68,8 @@ def compare(model: Any, batch: int, rounds: int = 10, device: str = "cpu") -> Pa
             torch.cuda.synchronize(device)
         return now() - start
 
-    pairs = [(clock(True), clock(False)) for _ in range(rounds + 1)][1:]
+    with alone_on(torch.device(device)):
+        pairs = [(clock(True), clock(False)) for _ in range(rounds + 1)][1:]
     held = [
         megabytes(lambda c=cached: model.flow.inverse(z, labels, cached=c), torch.device(device))  # type: ignore[misc]
         for cached in (True, False)

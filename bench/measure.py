@@ -34,6 +34,7 @@ from bench import run as runs
 from bench.flops import FlopCount
 from bench.opened import opened
 from bench.progress import Progress
+from bench.sharing import alone_on
 from bench.store import SCHEMA, Row, load_rows, manifest, results_key, save_rows
 from bench.tiers import Tier
 from paradigms import catalogue
@@ -340,7 +341,8 @@ def time_runs(
 
     The subject's plans: latency at batch 1 and throughput at the best of `BATCHES`, for `timing_repeats` or
     `timing_seconds` each, whichever comes first. The sweep: latency alone, for a tenth of that. All runs are timed
-    together, and again together when one of them has no times yet: what is compared was measured side by side.
+    together, and again together when one of them has no times yet: what is compared was measured side by side. A GPU is
+    waited for until nobody else trains or scores on it.
     out: where parents may be besides the runs' own output folder.
     """
     where = runs.device_of(device)
@@ -348,7 +350,8 @@ def time_runs(
     if threads is not None and where.type == "cpu":
         torch.set_num_threads(threads)
     try:
-        return _time_runs(subjects, tier, progress, where, force, keep, out)
+        with alone_on(where, lambda: progress.update("wait for the GPU to time sampling", 0, 1)):
+            return _time_runs(subjects, tier, progress, where, force, keep, out)
     finally:
         torch.set_num_threads(before)
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from bench.measure import LiveBytes
 from bench.script import answered
+from bench.sharing import alone_on
 from paradigms.errors import BadInput
 from paradigms.flows import Chain, Transform
 from paradigms.flows.autoregressive import MADE, Autoregressive
@@ -328,13 +329,14 @@ def compare(
             torch.cuda.synchronize(device)
         return now() - start
 
-    for work in (a, b, a, b):
-        work()
     times: tuple[list[float], list[float]] = ([], [])
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times[0]) < 5:
-        for work, into in zip((a, b), times):
-            into.append(clock(work))
+    with alone_on(device):
+        for work in (a, b, a, b):
+            work()
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end or len(times[0]) < 5:
+            for work, into in zip((a, b), times):
+                into.append(clock(work))
     return times
 
 

@@ -54,7 +54,7 @@ from bench.data.names import FOLDER, FolderName, Name, OwnData, is_stored, store
 from bench.loop import LOG, PREPARED, STATE, Diverged, Loop, Trained, seeded, train
 from bench.progress import Progress, graceful_stop
 from bench.schedule import cores
-from bench.sharing import alone_on, training_on
+from bench.sharing import alone_on, beside_others
 from bench.tiers import MATCHES, SMALL_IMAGE, Budget, Tier, tiers
 from paradigms import catalogue
 from paradigms.contract import BLOCKS, Data, Frozen, Noise, Recipe, Space, Trainable, seed_of
@@ -475,11 +475,13 @@ class Info:
     params_note: said where the parameters miss the target by more than 10 %.
     images, flops, seconds, cpu_seconds: this run's own training cost. seconds are wall clock without waiting or saving.
     images_per_second: while training.
-    costs:    own cost and that of each ancestor, {where: {flops, seconds, images}}; *_total are their sums.
+    costs:    own cost and that of each ancestor, {where: {flops, seconds, images}}; *_total are their sums. One that was
+              contended says so.
     skipped:  updates skipped because of their gradient norm.
     symptom:  what the model's log says is wrong with it, in words; "" for nothing, and for runs older than the field.
     resumed:  the steps at which training was taken up again, and `codes` the versions of the code that did.
-    contended: the machine had more work than cores while this was trained, so the seconds are not comparable.
+    contended: the machine had more work than cores, or others of its user trained or scored on the same GPU, while this
+              was trained, so the seconds are not comparable.
     precision, compiled, noise: see `Arithmetic`; dtype is the precision as rows have it.
     source:   of a user's own data, where they lay (see `OwnData.as_json`); {} elsewhere, and in runs older than the field.
     """
@@ -627,6 +629,7 @@ def base_row(info: Info) -> store.Row:
         device=info.device_name,
         threads=info.threads,
         dtype=info.dtype,
+        contended=info.contended,
         torch=info.torch,
         code=info.code,
     )
@@ -1069,20 +1072,27 @@ def _train(
             store.write_sealed(folder / INFO, dataclasses.asdict(info))
             seed = seed_of("init", run.key, run.recipe, run.seed)
             model = _build(recipe, run.space, info.width, held, run.config, seed, device, run.arithmetic.precision)
-            with training_on(device, lambda: progress.update(f"wait for the GPU to train {run.recipe}", 0, 1)):
-                trained = train(
-                    model,
-                    data,
-                    batch=info.batch,
-                    steps=info.planned_steps,
-                    coords=(run.key, run.recipe, run.seed),
-                    folder=folder,
-                    of=run.id,
-                    progress=progress,
-                    stage=f"train {run.recipe}",
-                    keep={round(part * info.planned_steps) for part in SNAPSHOTS},
-                    compiled=run.arithmetic.compiled,
-                )
+            with beside_others(
+                device, lambda: progress.update(f"wait for the GPU to train {run.recipe}", 0, 1)
+            ) as share:
+                try:
+                    trained = train(
+                        model,
+                        data,
+                        batch=info.batch,
+                        steps=info.planned_steps,
+                        coords=(run.key, run.recipe, run.seed),
+                        folder=folder,
+                        of=run.id,
+                        progress=progress,
+                        stage=f"train {run.recipe}",
+                        keep={round(part * info.planned_steps) for part in SNAPSHOTS},
+                        compiled=run.arithmetic.compiled,
+                    )
+                finally:
+                    if share.crowded and not info.contended:  # kept now, as the run may go on in another sitting
+                        info = replace(info, contended=True)
+                        store.write_sealed(folder / INFO, dataclasses.asdict(info))
         except (BadInput, KeyboardInterrupt):
             raise
         except torch.OutOfMemoryError:
@@ -1150,10 +1160,11 @@ def _costed(info: Info, trained: Trained, parents: Mapping[str, Path]) -> Info:
         "seconds": trained.seconds,
         "images": trained.images,
     }
+    contended = info.contended or os.getloadavg()[0] > 1.25 * (os.cpu_count() or 1)
     costs: dict[str, Mapping[str, float]] = {}
     for folder in parents.values():
         costs |= read_info(folder).costs
-    costs[info.where] = own
+    costs[info.where] = own | ({"contended": 1.0} if contended else {})
     return replace(
         info,
         status=trained.status,
@@ -1171,7 +1182,7 @@ def _costed(info: Info, trained: Trained, parents: Mapping[str, Path]) -> Info:
         skipped=trained.skipped,
         symptom=trained.symptom,
         resumed=trained.resumed,
-        contended=os.getloadavg()[0] > 1.25 * (os.cpu_count() or 1),
+        contended=contended,
         finished=_now(),
     )
 

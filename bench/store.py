@@ -159,7 +159,7 @@ class Row:
     threads: int | None = _column("CPU threads of the measurement", None)
     dtype: str = _column("number format of the network's arithmetic")
     torch: str = _column("version of torch that the number was made with")
-    contended: bool = _column("other work was running on the machine", False)
+    contended: bool = _column("other work was there while this was timed; elsewhere, while the run was trained", False)
     code: str = _column("short sha256 over the sources that trained the model; a+b where others measured it")
 
 

@@ -35,6 +35,7 @@ from bench.flops import FlopCount
 from bench.metrics.frechet import frechet_distance
 from bench.peers import megabytes
 from bench.script import answered
+from bench.sharing import alone_on
 from paradigms.backbones.build import denoiser, unet
 from paradigms.contract import Batch, Noise, Plan, Space
 from paradigms.errors import BadInput
@@ -167,12 +168,13 @@ def synchronise(device: torch.device) -> None:
 
 def rounds(sides: Sequence[Timed], count: int, device: torch.device) -> None:
     """Times the sides in turn, `count` times, after two rounds that are not counted."""
-    for _ in range(2):
-        for side in sides:
-            side.work()
-    for _ in range(count):
-        for side in sides:
-            side.once(device)
+    with alone_on(device):
+        for _ in range(2):
+            for side in sides:
+                side.work()
+        for _ in range(count):
+            for side in sides:
+                side.once(device)
 
 
 def ratio(a: Sequence[float], b: Sequence[float]) -> str:

@@ -53,7 +53,12 @@ def decisive(metric: str, likelihood: bool = False) -> Mapping[str, str]:
     """The columns that decide a metric, each with its name in words."""
     if likelihood:
         return LIKELIHOOD
-    return SPEED if metric.startswith(_SPEED) else QUALITY
+    return SPEED if is_speed(metric) else QUALITY
+
+
+def is_speed(metric: str) -> bool:
+    """Whether the metric was timed, or counted, while samples were drawn for that alone."""
+    return metric.startswith(_SPEED)
 
 
 def keys(rows: pd.DataFrame, fields: Mapping[str, str]) -> list[Key]:

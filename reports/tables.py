@@ -623,6 +623,7 @@ def headline(section: Section) -> Table:
             *thin,
             *_scale_notes(section),
             *_budget_notes(section),
+            *_contention_notes(section),
             *_code_notes(section),
             *_agreement_notes(section),
             *_interval_notes(section),
@@ -729,6 +730,14 @@ def _budget_notes(section: Section) -> list[str]:
             "multiples are of a row's own budget."
         )
     return notes
+
+
+def _contention_notes(section: Section) -> list[str]:
+    """Whose training seconds were taken while something else had the machine or the GPU."""
+    crowded = [e.name for e in section.finished if e.contended]
+    if not crowded:
+        return []
+    return [f"{words.listing(crowded)} trained beside other work: read those training seconds as upper bounds."]
 
 
 def budget_words(entry: Entry) -> str:
@@ -1065,7 +1074,7 @@ def cost(section: Section) -> Table:
         (Column("Seeds", key="seeds"), seeds_cell),
     ]
     lines = _lines(section, columns)
-    notes = _budget_notes(section)
+    notes = [*_budget_notes(section), *_contention_notes(section)]
     took = [s.mean for e in section.finished if (s := summarise(e.fact("seconds")))]
     if section.match == "flops" and took and max(took) > 1.5 * min(took) > 0:
         notes.append(
@@ -1196,7 +1205,7 @@ def speed(section: Section) -> tuple[Table, Table]:
         rows = entry.main[entry.main["sampler"] != ""]
         for plan in sorted(plans_of(rows), key=lambda p: (p != entry.plan, p[0], p[1], p[2])):
             mine = at_plan(rows, plan)
-            contended |= bool(mine["contended"].any())
+            contended |= bool(mine.loc[mine["metric"].map(provenance.is_speed), "contended"].any())
             by_metric = {str(name): seed_means(group) for name, group in mine.groupby("metric")}
             scored = mine[(mine["metric"] == metric) & (mine["split"] == "test") & (mine["features"] == features)]
             cells = (

@@ -787,6 +787,25 @@ def _timed(tmp_path: Path, **wall: float) -> tuple[list[dict[str, Any]], list[di
     return rows, runs
 
 
+@pytest.mark.parametrize("where", ["run", "parent", "rows"])
+def test_training_seconds_taken_beside_other_work_are_marked_under_their_tables(tmp_path: Path, where: str) -> None:
+    rows, runs = made(tmp_path)
+    name = runs[0]["recipe"]
+    alone = tables.headline(one(rows, runs)), tables.cost(one(rows, runs))
+    if where == "run":
+        runs[0]["contended"] = True
+    elif where == "parent":
+        runs[0]["costs"] = {"a": {"seconds": 1.0, "contended": 1.0}, runs[0]["where"]: {"seconds": 30.0}}
+    else:  # run.json is gone
+        runs = []
+        rows = [row | {"contended": row.get("recipe") == name and row["metric"] == "fd"} for row in rows]
+    section = one(rows, runs)
+    said = f"{name} trained beside other work: read those training seconds as upper bounds."
+    assert not any(said in table.notes for table in alone)
+    assert all(said in table.notes for table in (tables.headline(section), tables.cost(section)))
+    assert not any("Some timings" in note for table in tables.speed(section) for note in table.notes)
+
+
 def test_matched_seconds_are_cpu_seconds_on_one_thread(tmp_path: Path) -> None:
     section = one(*_timed(tmp_path, alpha=80.0, beta=60.0))
     assert not any(e.over_budget for e in section.entries)  # 7 % of jitter is allowed, the wall clock not asked
