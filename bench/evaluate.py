@@ -48,6 +48,7 @@ from bench.features import Features, FeatureSpace, cached, named, shipped, space
 from bench.opened import Opened, opened
 from bench.progress import Progress
 from bench.reading import Range
+from bench.schedule import is_spoiled
 from bench.sharing import beside_others
 from bench.store import (
     RESULTS,
@@ -335,7 +336,7 @@ def _identity(card: Card, plan: Plan) -> tuple[object, ...]:
 
 @contextmanager
 def _section(rows: list[Row], base: Row, metric: str) -> Iterator[None]:
-    """A part of the evaluation that fails is a row with its reason; the other parts go on."""
+    """A part of the evaluation that fails is a row with its reason; the other parts go on where this process still can."""
     try:
         yield
     except NotFinite as error:
@@ -344,6 +345,8 @@ def _section(rows: list[Row], base: Row, metric: str) -> Iterator[None]:
         rows.append(dataclasses.replace(base, metric=metric, value=math.nan, reason=str(error)))
     except (Exception, SystemExit) as error:  # a plugin's code may end the program
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        if is_spoiled(reason):  # the other parts would fail of it, and a fresh process may have none of them fail
+            raise
         rows.append(dataclasses.replace(base, status="failed", metric=metric, value=math.nan, reason=reason))
 
 

@@ -6,7 +6,8 @@ persistent (torch is imported, data and feature networks are loaded once each) a
 threads. A job is a pure function of its arguments, so results depend neither on the number of workers nor on the order.
 
 Each worker has a pipe of its own: a queue shared by processes has a lock, and a worker that is killed while it holds
-the lock would hang the suite. A worker that dies (out of memory, kill -9) fails its job and is replaced.
+the lock would hang the suite. A worker that dies (out of memory, kill -9) fails its job and is replaced; so is one whose
+process can use its GPU no more (see `is_spoiled`).
 
 Nothing here imports torch.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing as mp
 import os
+import re
 import signal
 import time
 import traceback
@@ -31,7 +33,7 @@ from bench.progress import Display, Event, Progress, Stopping, graceful_stop
 from bench.terminal import shown
 from paradigms.errors import BadInput
 
-__all__ = ["Job", "Outcome", "Place", "cores", "critical_paths", "gpu_places", "perform"]
+__all__ = ["Job", "Outcome", "Place", "cores", "critical_paths", "gpu_places", "is_spoiled", "perform"]
 
 LAST = 5.0  # seconds for a process to end that has closed its pipe: its job has failed, this only finds the reason
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -123,6 +125,19 @@ def gpu_places(gpus: Sequence[str], trainers: int, scorers: int) -> list[Place]:
     return [Place(kind, seen(k)) for kind, n in ((TRAIN, trainers), (SCORE, scorers)) for k in range(n)]
 
 
+_SPOILED = re.compile(
+    "CUDA error(?!: out of memory)|device-side assert|illegal memory access|unspecified launch failure"
+)
+
+
+def is_spoiled(failure: str) -> bool:
+    """Whether a failure is of a kernel that went wrong on a GPU: whatever its process asks of CUDA later fails likewise.
+
+    Want of memory is not: the next job may need less.
+    """
+    return _SPOILED.search(failure) is not None
+
+
 def critical_paths(jobs: Sequence[Job]) -> dict[str, float]:
     """For each job the cost of the longest chain that starts with it. Raises ValueError on a cycle or unknown need."""
     by_name = {job.name: job for job in jobs}
@@ -203,6 +218,11 @@ def perform(
                     current, worker.job = worker.job, None
                     assert current is not None  # only busy workers are waited for
                     settle(current, message)
+                    if is_spoiled(message.failure):
+                        display.say(
+                            f"{current.name} left its process unable to use the GPU; jobs after it get a new one"
+                        )
+                        worker.stop()
             display.tick()
             if stopping():
                 raise KeyboardInterrupt
@@ -284,6 +304,11 @@ class Worker:
                 except (EOFError, OSError):
                     self.process.join(LAST)
                     return
+
+    def stop(self) -> None:
+        """Ends the process, and with it what it holds of a GPU; `renew` starts another where one is needed."""
+        self.process.kill()
+        self.process.join()
 
     def renew(self) -> None:
         self.close()

@@ -197,13 +197,25 @@ def _job_names(found: Mapping[str, Run]) -> dict[str, str]:
 
 @contextmanager
 def _returned(device: str) -> Iterator[None]:
-    """Gives the memory of a GPU back after a job: the worker stays, and others share it."""
+    """Gives the memory of a GPU back after a job: the worker stays, and others share it.
+
+    Raises RuntimeError, with what the job itself failed of, where the GPU no longer answers this process.
+    """
+    failure = ""
     try:
         yield
+    except Exception as error:
+        failure = str(error) or type(error).__name__
+        raise
     finally:
         if device != "cpu":
             gc.collect()
-            torch.cuda.empty_cache()
+            try:
+                torch.cuda.empty_cache()
+                torch.cuda.synchronize()
+            except RuntimeError as error:
+                said = [text.partition("\n")[0] for text in (failure, str(error)) if text]
+                raise RuntimeError("; ".join(dict.fromkeys(said))) from error
 
 
 def _train(run: Run, out: Path, device: str, threads: int, progress: Progress) -> str:

@@ -12,10 +12,11 @@ import pytest
 import torch
 from conftest import thinned
 
-from bench import evaluate, features, measure, metrics
+from bench import evaluate, features, measure, metrics, suite
 from bench.features import Features
 from bench.gpu_check import few
 from bench.loop import Diverged, Loop, seeded
+from bench.schedule import is_spoiled
 from paradigms import catalogue
 from paradigms.contract import BLOCKS, Data, Frozen, Noise, Paradigm, Plan, Space, Trainable
 from paradigms.maths.sums import running_sums
@@ -279,6 +280,25 @@ def test_a_training_on_the_device_has_the_weights_of_one_on_the_cpu(name, gpu, m
         weights.append([p.detach().cpu() for p in loop.average.mean])
     for here, there in zip(*weights, strict=True):
         torch.testing.assert_close(there, here, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("own", ["", "CUDNN_STATUS_EXECUTION_FAILED"])
+def test_a_job_after_which_the_gpu_answers_no_more_fails_and_says_of_what(own, monkeypatch):
+    def assertion() -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered\nCUDA kernel errors might be ...")
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", assertion)
+
+    def job() -> None:
+        with suite._returned("cuda"):
+            if own:
+                raise ValueError(own)
+
+    with pytest.raises(RuntimeError) as caught:
+        job()
+    assert str(caught.value) == "; ".join(filter(None, (own, "CUDA error: device-side assert triggered")))
+    assert is_spoiled(str(caught.value))
 
 
 def test_running_sums_on_the_device_are_those_of_the_cpu(gpu):

@@ -650,6 +650,16 @@ def test_a_part_that_fails_is_a_row_and_never_a_cache_hit(ring_run: Path, monkey
     assert {row.status for row in evaluate.evaluate(ring_run, TIER, QUIET)} == {"ok"}
 
 
+def test_a_part_that_leaves_the_gpu_unusable_ends_the_scoring() -> None:
+    """The parts after it would fail of it too: the job fails, and another process scores the run."""
+    rows: list[Row] = []
+    with pytest.raises(RuntimeError, match="illegal memory"), evaluate._section(rows, Row(), "fd"):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be ...")
+    with evaluate._section(rows, Row(), "fd"):
+        raise RuntimeError("CUDA error: out of memory")
+    assert [(row.status, row.reason) for row in rows] == [("failed", "RuntimeError: CUDA error: out of memory")]
+
+
 def test_samples_that_are_not_finite_are_divergence(ring_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, info = runs.load(ring_run)
     with torch.no_grad():

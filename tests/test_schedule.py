@@ -47,6 +47,19 @@ def vanish(progress: Progress) -> None:
     os._exit(3)
 
 
+_spoiled = ""  # as CUDA has it, for the rest of the process
+
+
+def on_a_gpu(text: str, progress: Progress) -> int:
+    """Fails as a kernel does, if told what of, and then whatever this process does on its GPU."""
+    global _spoiled
+    text = _spoiled or text
+    if text:
+        _spoiled = "" if text == "out of memory" else text
+        raise RuntimeError(f"CUDA error: {text}\nCUDA kernel errors might be asynchronously reported")
+    return os.getpid()
+
+
 def environment(progress: Progress) -> tuple[str | None, int]:
     import torch
 
@@ -135,6 +148,25 @@ def test_failures_stay_with_their_job(tmp_path: Path) -> None:
 def fail_if(fails: bool) -> None:
     if fails:
         raise ZeroDivisionError
+
+
+STICKY = ["device-side assert triggered", "an illegal memory access was encountered", "unspecified launch failure"]
+
+
+@pytest.mark.parametrize("text", [*STICKY, "misaligned address", "out of memory"])
+def test_a_worker_whose_gpu_answers_no_more_is_replaced(text: str) -> None:
+    """Two jobs after the one that spoils it, in one worker: both run, in one process, the old one where it is whole."""
+    out = io.StringIO()
+    costs = {"pid": 9.0, "bad": 5.0, "one": 2.0, "two": 1.0}  # one after the other, the dearest first
+    jobs = [Job(name, on_a_gpu, (text if name == "bad" else "",), cost=cost) for name, cost in costs.items()]
+    outcomes = perform(jobs, Plain(costs, out), workers=1, threads=None)
+    assert outcomes["bad"].failure == f"RuntimeError: CUDA error: {text}"
+    assert [name for name, outcome in outcomes.items() if not outcome.ok] == ["bad"]
+    assert outcomes["one"].value == outcomes["two"].value
+    replaced = outcomes["pid"].value != outcomes["one"].value
+    assert replaced is (text != "out of memory")
+    said = "bad left its process unable to use the GPU; jobs after it get a new one\n"
+    assert out.getvalue().count(said) == replaced
 
 
 @pytest.mark.parametrize("workers", [1, 2])
