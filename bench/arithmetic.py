@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -24,7 +24,18 @@ from paradigms.backbones import Backbone, bfloat16
 from paradigms.contract import BLOCKS, Plan, Recipe, Trainable
 from paradigms.errors import BadInput, unknown
 
-__all__ = ["DTYPES", "USUAL", "Arithmetic", "chosen", "compile_networks", "computing", "demand", "exact", "sampling"]
+__all__ = [
+    "DTYPES",
+    "USUAL",
+    "Arithmetic",
+    "card_of",
+    "chosen",
+    "compile_networks",
+    "computing",
+    "demand",
+    "exact",
+    "sampling",
+]
 
 DTYPES = {"fp32": "float32", "tf32": "tf32", "bf16": "bfloat16"}  # by precision: as rows have it
 ADAPTIVE = frozenset({"rk45"})  # samplers whose steps follow their own error
@@ -35,17 +46,19 @@ class Arithmetic:
     """What of a device enters the numbers that a run computes, and so its identity.
 
     precision: "fp32", "tf32" or "bf16". compiled: its networks are compiled for training. noise: the version of
-    `contract.BLOCKS`, 1 on a CPU and 2 on a GPU.
+    `contract.BLOCKS`, 1 on a CPU and 2 on a GPU. card: the model of GPU, as models differ in their noise (see there); "" on
+    a CPU, and in runs from before it was told.
     """
 
     precision: str = "fp32"
     compiled: bool = False
     noise: int = 1
+    card: str = ""
 
     def of(self, paradigm: type[Trainable]) -> Arithmetic:
         """What of it this paradigm can have."""
         precision = "fp32" if self.precision == "bf16" and paradigm.fp32 else self.precision
-        return Arithmetic(precision, self.compiled and "*" not in paradigm.eager, self.noise)
+        return replace(self, precision=precision, compiled=self.compiled and "*" not in paradigm.eager)
 
     def identity(self) -> dict[str, object]:
         """What differs from a run on a CPU in fp32, whose name it leaves as it is."""
@@ -64,7 +77,12 @@ def chosen(device: torch.device, precision: str = "fp32", compiled: bool = False
     if precision != "fp32" and device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
         name = torch.cuda.get_device_name(device)
         raise BadInput(f"--precision {precision} is of newer GPUs than {name}; take fp32")
-    return Arithmetic(precision, compiled, BLOCKS[device.type].version)
+    return Arithmetic(precision, compiled, BLOCKS[device.type].version, card_of(device))
+
+
+def card_of(device: torch.device) -> str:
+    """The model of a GPU; "" for a CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else ""
 
 
 def demand(asked: Arithmetic, had: Arithmetic, recipe: Recipe) -> None:

@@ -49,9 +49,14 @@ from safetensors.torch import save as save_tensors
 
 import bench.data
 from bench import flops, store
+<<<<<<< HEAD
 from bench.arithmetic import DTYPES, USUAL, Arithmetic, compile_networks, exact
 from bench.data.names import FOLDER, FolderName, Name, OwnData, is_stored, stored
 from bench.loop import LOG, PREPARED, STATE, Diverged, Loop, Trained, seeded, train
+=======
+from bench.arithmetic import DTYPES, USUAL, Arithmetic, card_of, compile_networks, exact
+from bench.data.names import FOLDER, FolderName, Name
+>>>>>>> 4b64b9f (Hold the model of GPU in a run's identity, as its noise is that model's)
 from bench.progress import Progress, graceful_stop
 from bench.schedule import cores
 from bench.sharing import alone_on, beside_others
@@ -482,8 +487,13 @@ class Info:
     resumed:  the steps at which training was taken up again, and `codes` the versions of the code that did.
     contended: the machine had more work than cores, or others of its user trained or scored on the same GPU, while this
               was trained, so the seconds are not comparable.
+<<<<<<< HEAD
     precision, compiled, noise: see `Arithmetic`; dtype is the precision as rows have it.
     source:   of a user's own data, where they lay (see `OwnData.as_json`); {} elsewhere, and in runs older than the field.
+=======
+    precision, compiled, noise, card: see `Arithmetic`; dtype is the precision as rows have it.
+    source:   of a folder of images, where it lay: folder, size, test; {} elsewhere, and in runs older than the field.
+>>>>>>> 4b64b9f (Hold the model of GPU in a run's identity, as its noise is that model's)
     """
 
     schema: int
@@ -542,6 +552,7 @@ class Info:
     precision: str = "fp32"
     compiled: bool = False
     noise: int = 1
+    card: str = ""
     source: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -682,11 +693,21 @@ def device_for(name: str, budget: Budget) -> tuple[torch.device, str]:
 
 
 def gpus_of(device: torch.device) -> list[str]:
-    """The GPUs that "cuda" (all that are visible) or "cuda:N" stands for, each as CUDA_VISIBLE_DEVICES would name it."""
+    """The GPUs that "cuda" or "cuda:N" stands for, each as CUDA_VISIBLE_DEVICES would name it.
+
+    "cuda" is all that are visible and of the first one's model: the runs of a suite have the noise of one (see `Arithmetic`).
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     count = torch.cuda.device_count()
     names = [name.strip() for name in visible.split(",")][:count] if visible else [str(k) for k in range(count)]
-    return names if device.index is None else [names[device.index]]
+    if device.index is not None:
+        return [names[device.index]]
+    models = [card_of(torch.device("cuda", k)) for k in range(count)]
+    if others := sorted({model for model in models if model != models[0]}):
+        _log.warning(
+            f"warning: only {models[0]} is used, as noise on {', '.join(others)} is not the same; --device cuda:N takes one"
+        )
+    return [name for name, model in zip(names, models) if model == models[0]]
 
 
 def _device_name(device: torch.device) -> str:
@@ -921,6 +942,11 @@ def ensure(
     if run.arithmetic.noise != BLOCKS[where.type].version:
         raise BadInput(
             f"{run.where} was planned for another kind of device than {where.type}, whose noise is not the same"
+        )
+    if run.arithmetic.card != card_of(where):
+        raise BadInput(
+            f"{run.where} was planned for {run.arithmetic.card or 'no model of GPU'}, not for {card_of(where)}, whose noise "
+            "is not the same; run the same command again"
         )
     if progress is None:
         with graceful_stop() as stopping:

@@ -167,8 +167,9 @@ class Blocks(NamedTuple):
 
 
 # On a CPU a number costs the most: little waste at batch 1. On a GPU a launch does: one block holds any usual batch, and
-# filling it takes less than some 0.05 ms. There the numbers are those of one model of GPU, whose size decides how many
-# threads share a block.
+# filling it takes less than some 0.05 ms. There the numbers are those of one model of GPU: torch gives a thread of the
+# kernel a stream of its own, and takes as many threads as the multiprocessors hold (`calc_execution_policy` in ATen's
+# cuda/DistributionTemplates.h), 221,184 on 108 of them and 270,336 on 132. A larger draw goes round them again.
 BLOCKS: Mapping[str, Blocks] = {"cpu": Blocks(1, 1024, 2**12), "cuda": Blocks(2, 4096, 2**23)}
 
 

@@ -359,12 +359,15 @@ def _match(entry: Entry, section: Section) -> str:
 
 
 def _set(entry: Entry) -> str:
-    """The settings that the row's own name says differ."""
+    """The settings that the row's own name says differ, and what else it says of how its runs were computed."""
     inside = entry.name[len(entry.recipe) :].strip(" ()")
-    pairs = [
-        p for p in inside.split(", ") if "=" in p and not p.startswith(("match=", "budget.", "share=", "checksum="))
-    ]
-    return "".join(f" --set {shlex.quote(p)}" for p in pairs)
+    said = dict(p.split("=", 1) for p in inside.split(", ") if "=" in p)
+    options = f" --precision {shlex.quote(said['precision'])}" if "precision" in said else ""
+    options += " --compile" if said.get("compiled") == "true" else ""
+    options += " --device cuda" if "card" in said or said.get("noise") == "2" else ""
+    told = ("match", "share", "checksum", "precision", "compiled", "noise", "card")
+    pairs = [f"{k}={v}" for k, v in said.items() if k not in told and not k.startswith("budget.")]
+    return "".join(f" --set {shlex.quote(p)}" for p in pairs) + options
 
 
 def limitations(section: Section) -> list[str]:

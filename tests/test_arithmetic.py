@@ -106,6 +106,39 @@ def test_the_arithmetic_is_part_of_a_runs_name_and_the_usual_one_is_not():
     assert {blocks.version for blocks in BLOCKS.values()} == {1, 2}
 
 
+def pretend_cards(monkeypatch, *models: str) -> None:
+    """As many GPUs, by their models' names; `cuda` alone is the first."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(models))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: models[torch.device(device).index or 0])
+
+
+def test_the_model_of_gpu_is_part_of_a_runs_name(monkeypatch, tmp_path):
+    """Noise there is that of one model: see `contract.BLOCKS`."""
+    pretend_cards(monkeypatch, "Card A", "Card B")
+    on_a, on_b = (planned("consistency", chosen(torch.device("cuda", k))) for k in (0, 1))
+    assert len({planned("consistency").id, on_a.id, on_b.id}) == 3
+    assert on_a.parents[0][1].id != on_b.parents[0][1].id
+    assert on_a.id == planned("consistency", chosen(torch.device("cuda"))).id
+    with pytest.raises(runs.BadInput, match="planned for Card A, not for Card B"):
+        runs.ensure(on_a, tmp_path, device=torch.device("cuda", 1))
+    with pytest.raises(runs.BadInput, match="planned for no model of GPU, not for Card B"):
+        runs.ensure(planned("ddpm", Arithmetic(noise=2)), tmp_path, device=torch.device("cuda", 1))
+    assert vars(USUAL) == {"precision": "fp32", "compiled": False, "noise": 1, "card": ""}
+
+
+def test_a_suite_on_all_gpus_takes_those_of_one_model_and_names_the_others(monkeypatch, caplog):
+    pretend_cards(monkeypatch, "Card A", "Card B", "Card A")
+    assert runs.gpus_of(torch.device("cuda")) == ["0", "2"]
+    assert "only Card A is used, as noise on Card B is not the same" in caplog.text
+    assert runs.gpus_of(torch.device("cuda", 1)) == ["1"]
+    caplog.clear()
+    pretend_cards(monkeypatch, "Card A", "Card A")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5")
+    assert runs.gpus_of(torch.device("cuda")) == ["3", "GPU-5"]
+    assert not caplog.text
+
+
 def test_what_a_recipe_can_not_have_it_does_not_get():
     asked = Arithmetic("bf16", compiled=True)
     had = [planned(name, asked).arithmetic for name in ("normalizing-flow", "mean-flow", "gan")]

@@ -382,6 +382,19 @@ def test_different_settings_are_never_averaged(tmp_path: Path) -> None:
     assert ("--set lr=0.002") in dict(verdict.commands(section))["alpha (lr=0.002)"]
 
 
+def test_runs_on_different_models_of_gpu_are_never_averaged(tmp_path: Path) -> None:
+    rows, runs = made(tmp_path, {"alpha": 2.0})
+    for record, card in zip(runs, ("Card A", "Card A", "Card B"), strict=True):
+        record |= {"card": card, "precision": "bf16" if card == "Card B" else "fp32"}
+    section = one(rows, runs)
+    names = ["alpha (card=Card A, precision=fp32)", "alpha (card=Card B, precision=bf16)"]
+    assert [(e.name, len(e.seeds)) for e in section.entries] == [(names[0], 2), (names[1], 1)]
+    assert dict(verdict.commands(section))[names[1]].endswith("--seed 2 --precision bf16 --device cuda")
+    for record in runs:  # the others on a CPU
+        record |= {"card": "" if record["card"] == "Card A" else "Card B", "precision": "fp32"}
+    assert [e.name for e in one(rows, runs).entries] == ["alpha", "alpha (card=Card B)"]
+
+
 def test_draws_are_averaged_within_a_seed_and_their_spread_is_shown_apart(tmp_path: Path) -> None:
     rows, runs = made(tmp_path)
     more = [r | {"draw": 1, "value": r["value"] + 0.5} for r in rows if r["metric"] == "fd" and r.get("run")]
