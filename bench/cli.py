@@ -263,7 +263,8 @@ MatchOption = Annotated[
     ),
 ]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", help="Change the recipe's config: key=value. Repeatable.")
+    list[str] | None,
+    typer.Option("--set", help="Change the recipe's config: key=value, or RECIPE.key=value of one it needs."),
 ]
 RUN_HELP = "A run's folder, or a recipe's name: its newest finished run on --dataset under --out."
 COMPARED = "A recipe, RECIPE:SAMPLER-STEPS, RECIPE:raw (not averaged weights), or a run's folder."
@@ -298,7 +299,10 @@ def all_(
     precision: PrecisionOption = "fp32",
     compiled: CompileOption = False,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a recipe's config: RECIPE.key=value. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--set", help="Change the config of a recipe, or of one that is needed: RECIPE.key=value. Repeatable."
+        ),
     ] = None,
     jobs: Annotated[
         str,

@@ -49,14 +49,9 @@ from safetensors.torch import save as save_tensors
 
 import bench.data
 from bench import flops, store
-<<<<<<< HEAD
-from bench.arithmetic import DTYPES, USUAL, Arithmetic, compile_networks, exact
+from bench.arithmetic import DTYPES, USUAL, Arithmetic, card_of, compile_networks, exact
 from bench.data.names import FOLDER, FolderName, Name, OwnData, is_stored, stored
 from bench.loop import LOG, PREPARED, STATE, Diverged, Loop, Trained, seeded, train
-=======
-from bench.arithmetic import DTYPES, USUAL, Arithmetic, card_of, compile_networks, exact
-from bench.data.names import FOLDER, FolderName, Name
->>>>>>> 4b64b9f (Hold the model of GPU in a run's identity, as its noise is that model's)
 from bench.progress import Progress, graceful_stop
 from bench.schedule import cores
 from bench.sharing import alone_on, beside_others
@@ -93,6 +88,7 @@ __all__ = [
     "load",
     "made_anew",
     "measured",
+    "needed",
     "other_code",
     "out_of",
     "plan",
@@ -221,7 +217,8 @@ def plan(
     match: str | None = None,
     arithmetic: Arithmetic = USUAL,
 ) -> Run:
-    """The run of a recipe, with those that it needs. `settings` are `key=value` changes to the recipe's config.
+    """The run of a recipe, with those that it needs. `settings` are `key=value` changes to the recipe's config, and
+    `RECIPE.key=value` to that of one that it needs, or that those need.
 
     `arithmetic` is what is asked for; a recipe that can not have it all takes what it can. Raises BadInput for an unknown
     recipe, data set or setting, and for data that the recipe can not model.
@@ -241,7 +238,8 @@ def plan(
         if name in path:
             raise BadInput(f"recipe '{path[0]}' needs itself ({' -> '.join((*path, name))}); break the circle")
         usual = _sized(known.config, tier.budget(space))
-        config = configure(usual, changes)
+        own, below = _addressed(known, changes)
+        config = configure(usual, own)
         reason = known.paradigm.refuses(config, space)
         if reason is not None:
             raise BadInput(f"{name} can not model {found.name}: {reason}")
@@ -256,13 +254,46 @@ def plan(
             tier=tier,
             conditional=conditional,
             share=known.share if share is None else share,
-            parents=tuple((role, run(n.recipe, n.share, (), (*path, name))) for role, n in known.needs.items()),
+            parents=tuple(
+                (role, run(n.recipe, n.share, _to(n.recipe, below), (*path, name))) for role, n in known.needs.items()
+            ),
             arithmetic=arithmetic.of(known.paradigm),
             source=source,
             place=found.place,
         )
 
     return run(recipe, None, settings, ())
+
+
+def needed(recipe: Recipe) -> list[Recipe]:
+    """Those that a recipe needs, those that these need, and so on; none for a circle, which `plan` refuses."""
+    found: dict[str, Recipe] = {}
+    pending = [need.recipe for need in recipe.needs.values()]
+    while pending:
+        known = catalogue.get(pending.pop())
+        if known.name not in found:
+            found[known.name] = known
+            pending += [need.recipe for need in known.needs.values()]
+    return list(found.values())
+
+
+def _addressed(recipe: Recipe, settings: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Those of the settings that are of a recipe itself, and (recipe, setting) of those it needs."""
+    names = {name: known.name for known in needed(recipe) for name in (known.name, *known.aliases)}
+    own, below = list[str](), list[tuple[str, str]]()
+    for setting in settings:
+        name, dot, change = setting.partition(".")
+        if dot and name in names and not hasattr(recipe.config, name):
+            below.append((names[name], change))
+        else:
+            own.append(setting)
+    return own, below
+
+
+def _to(name: str, below: Sequence[tuple[str, str]]) -> list[str]:
+    """Settings of several recipes as one of them takes them, which passes on what is not its own."""
+    name = catalogue.get(name).name
+    return [change if recipe == name else f"{recipe}.{change}" for recipe, change in below]
 
 
 def _sized(config: Any, budget: Budget) -> Any:
@@ -487,13 +518,9 @@ class Info:
     resumed:  the steps at which training was taken up again, and `codes` the versions of the code that did.
     contended: the machine had more work than cores, or others of its user trained or scored on the same GPU, while this
               was trained, so the seconds are not comparable.
-<<<<<<< HEAD
-    precision, compiled, noise: see `Arithmetic`; dtype is the precision as rows have it.
-    source:   of a user's own data, where they lay (see `OwnData.as_json`); {} elsewhere, and in runs older than the field.
-=======
     precision, compiled, noise, card: see `Arithmetic`; dtype is the precision as rows have it.
-    source:   of a folder of images, where it lay: folder, size, test; {} elsewhere, and in runs older than the field.
->>>>>>> 4b64b9f (Hold the model of GPU in a run's identity, as its noise is that model's)
+    source:   of a user's own data, where they lay (see `OwnData.as_json`); {} elsewhere, and in runs older than the field.
+    above:    the settings of what it stands on that are not their recipes' own, {RECIPE.key: value} as --set takes them.
     """
 
     schema: int
@@ -554,6 +581,7 @@ class Info:
     noise: int = 1
     card: str = ""
     source: Mapping[str, Any] = field(default_factory=dict)
+    above: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def place(self) -> Name:
@@ -1174,9 +1202,26 @@ def _start(run: Run, recipe: Recipe, parents: Mapping[str, Path], device: torch.
         params_target=budget.params,
         started=_now(),
         source=run.place.as_json() if isinstance(run.place, OwnData) else {},
+        above=_above(run),
         **vars(run.arithmetic),
         **environment(device, threads, recipe, run.arithmetic.precision),
     )
+
+
+def _above(run: Run) -> dict[str, str]:
+    """See `Info.above`."""
+    found: dict[str, str] = {}
+    for _, parent in run.parents:
+        usual = _sized(catalogue.get(parent.recipe).config, parent.tier.budget(parent.space))
+        changed = _changes(usual, dataclasses.asdict(parent.config))
+        found |= _above(parent) | {f"{parent.recipe}.{key}": text for key, text in changed.items()}
+    return found
+
+
+def _changes(usual: Any, config: Mapping[str, Any]) -> dict[str, str]:
+    """What a config has other than the usual one of its recipe, as --set takes it."""
+    was, now = flat(dataclasses.asdict(usual)), flat(config)
+    return {key: text for key, text in now.items() if was.get(key, text) != text}
 
 
 def _costed(info: Info, trained: Trained, parents: Mapping[str, Path]) -> Info:
@@ -1455,12 +1500,13 @@ def again(info: Info, out: Path, role: str = "") -> str:
     space = _space(info.space)
     words = ["bench", "train", recipe.name, "--dataset", *_as_typed(info)]
     words += ["--tier", info.tier if tier is not None else f"FILE.toml:{info.tier}", "--seed", str(info.seed)]
+    settings: dict[str, str] = {}
     if changes:
         usual = recipe.config if tier is None else _sized(recipe.config, tier.budget(space))
-        was, now = flat(dataclasses.asdict(usual)), flat(dict(info.config))
-        words += [
-            word for key, text in now.items() if was.get(key, text) != text for word in ("--set", f"{key}={text}")
-        ]
+        settings = _changes(usual, info.config)
+    # What stands above a parent is among what stands above its child.
+    above = {name.removeprefix(f"{recipe.name}."): text for name, text in info.above.items() if _is_of(recipe, name)}
+    words += [word for key, text in (settings | above).items() for word in ("--set", f"{key}={text}")]
     words += ["--match", info.match] if tier is None or info.match != tier.match else []
     words += ["--conditional"] if info.conditional else []
     words += ["--device", info.device] if info.device != "cpu" or torch.cuda.is_available() else []
@@ -1471,6 +1517,11 @@ def again(info: Info, out: Path, role: str = "") -> str:
     out = Path(out)
     words += ["--out", str(out)] if out.resolve() != Path("runs").resolve() else []
     return shlex.join(words)
+
+
+def _is_of(recipe: Recipe, setting: str) -> bool:
+    """Whether RECIPE.key is of a recipe or of what it needs."""
+    return setting.partition(".")[0] in {recipe.name, *(known.name for known in needed(recipe))}
 
 
 def flat(values: Mapping[str, Any], before: str = "") -> dict[str, str]:

@@ -127,7 +127,8 @@ def plan_runs(
 
     names: recipes or their aliases, and words for sets of them: "rows" (one per paradigm), "all", and "NAME+" (that
     paradigm with its variants). A member of a set that can not be run here is left out; raises BadInput for one that was
-    asked for by its own name. `settings` are RECIPE.key=value; raises BadInput for one whose recipe is not among them.
+    asked for by its own name. `settings` are RECIPE.key=value, of these recipes and of what they need; raises BadInput for
+    another's.
     """
     known = catalogue.recipes()
     asked: dict[str, bool] = {}  # by its own name
@@ -150,7 +151,7 @@ def plan_runs(
         raise BadInput("; ".join([f"no recipe can model '{found.name}'", *(f"{n}: {r}" for n, r in skipped.items())]))
     own = _by_recipe(settings, asked)
     return [
-        runs.plan(name, dataset, seed, tier, own.get(name, ()), conditional=conditional, arithmetic=arithmetic)
+        runs.plan(name, dataset, seed, tier, own[name], conditional=conditional, arithmetic=arithmetic)
         for name in asked
         if name not in skipped
         for seed in range(seeds or tier.seeds)
@@ -158,16 +159,23 @@ def plan_runs(
 
 
 def _by_recipe(settings: Sequence[str], names: Iterable[str]) -> dict[str, list[str]]:
-    """RECIPE.key=value as the key=value of each recipe."""
-    found: dict[str, list[str]] = {}
+    """RECIPE.key=value as the settings of each recipe (see `bench.run.plan`): its own, and those of what it needs."""
+    above = {name: {known.name for known in runs.needed(catalogue.get(name))} for name in names}
+    found: dict[str, list[str]] = {name: [] for name in above}
     for setting in settings:
         name, dot, change = setting.partition(".")
         if not dot or "=" in name:
             raise BadInput(f"--set {setting}: write it as RECIPE.key=value, as in --set ddpm.batch=128")
         recipe = catalogue.get(name).name
-        if recipe not in names:
-            raise BadInput(f"--set {setting}: {name} is not among the recipes that are run; add it to --recipes")
-        found.setdefault(recipe, []).append(change)
+        if recipe not in set(found).union(*above.values()):
+            raise BadInput(
+                f"--set {setting}: {name} is not among the recipes that are run, nor needed by one; add it to --recipes"
+            )
+        for own, settings_of in found.items():
+            if recipe == own:
+                settings_of.append(change)
+            elif recipe in above[own]:
+                settings_of.append(f"{recipe}.{change}")
     return found
 
 

@@ -816,7 +816,7 @@ def _run_keys(rows: pd.DataFrame) -> list[str]:
     return [run or f"{recipe}/{seed}" for run, recipe, seed in zip(rows["run"], rows["recipe"], rows["seed"])]
 
 
-_DEFINING = ("config", "match", "budget", "share", "checksum", "precision", "compiled", "noise", "card")
+_DEFINING = ("config", "match", "budget", "share", "checksum", "precision", "compiled", "noise", "card", "above")
 _USUAL = {"precision": "fp32", "compiled": False, "noise": 1, "card": ""}  # of runs that do not say
 
 
@@ -848,7 +848,7 @@ def _labels(rows: pd.DataFrame, records: Sequence[Mapping[str, Any]]) -> dict[st
         differing = [k for k in names if len({c.get(k) for c in others}) > 1]
         extra = ["labels"] if conditional else []
         extra += [f"trained under {trained[key]}"] if trained.get(key) else []
-        extra += [f"{k.removeprefix('config.')}={config[k]}" for k in differing if config.get(k)]
+        extra += [f"{k.removeprefix('config.').removeprefix('above.')}={config[k]}" for k in differing if config.get(k)]
         labels[key] = plain(where[2] + (f" ({', '.join(extra)})" if extra else "")) or "unnamed"
     return labels
 

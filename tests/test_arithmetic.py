@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -206,6 +207,46 @@ def test_a_tier_sets_the_batch_to_the_nearest_multiple_of_the_recipes_own_and_sc
     game = planned("gan-nonsaturating", batch=500, lr=0.5).config
     assert game.critic_lr == catalogue.get("gan-nonsaturating").config.critic_lr / 2
     assert planned("ddpm", settings=("batch=32",), batch=500).config.batch == 32
+
+
+def test_settings_of_a_suite_reach_what_its_recipes_need():
+    """Where a recipe is named that only others need, where it is a row too, and where it stands two steps above."""
+
+    def made(names: list[str], *settings: str) -> dict[str, runs.Run]:
+        return {run.recipe: run for run in suite.plan_runs("digits", names, small(), 1, False, settings, USUAL)[0]}
+
+    names = ["latent-ddpm", "consistency", "flow-matching", "reflow-3", "gan"]
+    usual, changed = (
+        made(names),
+        made(names, "autoencoder.lr=1e-2", "flow-matching.batch=16", "latent-ddpm.inner.lr=1e-4"),
+    )
+    codec, teacher = (dict(changed[name].parents) for name in ("latent-ddpm", "consistency"))
+    assert codec["codec"].config.lr == 1e-2
+    assert changed["latent-ddpm"].config.inner.lr == 1e-4
+    assert teacher["teacher"].config.batch == 16
+    assert changed["flow-matching"].config.batch == 16
+    reflow = dict(changed["reflow-3"].parents)["parent"]
+    assert reflow.config == dict(usual["reflow-3"].parents)["parent"].config
+    assert dict(reflow.parents)["parent"].id == changed["flow-matching"].id
+    assert {name for name in names if changed[name].id != usual[name].id} == {*names} - {"gan"}
+    assert codec["codec"].id != dict(usual["latent-ddpm"].parents)["codec"].id
+    same = made(["consistency"], f"consistency.lr={usual['consistency'].config.lr}")
+    assert same["consistency"].id == usual["consistency"].id
+
+
+def test_a_run_says_what_settings_it_stands_on_and_how_it_is_made_again(tmp_path):
+    settings = ("flow-matching.batch=16", "lr=0.002")
+    run = runs.plan("consistency", "moons", 0, tiers.get("smoke"), settings)
+    info = runs._start(run, catalogue.get("consistency"), {}, CPU, 1)
+    assert info.above == {"flow-matching.batch": "16"}
+    words = runs.again(info, tmp_path).split()
+    again = [text for option, text in itertools.pairwise(words) if option == "--set"]
+    assert sorted(again) == sorted(settings)
+    assert runs.plan("consistency", "moons", 0, tiers.get("smoke"), again).id == run.id
+    teacher = runs.again(info, tmp_path, "teacher")
+    assert "train flow-matching " in teacher
+    assert "--set batch=16 " in teacher
+    assert runs._start(runs.plan("gan", "moons", 0, tiers.get("smoke")), catalogue.get("gan"), {}, CPU, 1).above == {}
 
 
 def test_settings_of_a_suite_go_to_their_recipe():
