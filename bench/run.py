@@ -1328,6 +1328,7 @@ def _clear(folder: Path, keep: tuple[str, ...] = ()) -> None:
         raise BadInput(
             f"{where} holds no run but {min(strange or [found[0].name])}; move that elsewhere, or choose another --out"
         )
+    store.sweep(folder, locked=True)
     for path in found:
         if path.name in strange:
             continue

@@ -358,12 +358,16 @@ def _is_at(path: Path, descriptor: int) -> bool:
         return False
 
 
-def sweep(folder: Path, name: str = "") -> None:
-    """Removes what writers that died left half-written in a folder, or of one file there. What can not be, stays."""
+def sweep(folder: Path, name: str = "", locked: bool = False) -> None:
+    """Removes what writers that died left half-written in a folder, or of one file there. What can not be, stays.
+
+    locked: whoever calls holds the folder's lock, so that nobody else writes there: the number of a dead process may have
+    been given to another one since.
+    """
     with suppress(OSError):
         for entry in list(os.scandir(folder)):
             half = re.fullmatch(r"\.(.+)\.(\d+)\.tmp", entry.name)
-            if half and name in ("", half[1]) and not _is_written(entry.path, int(half[2])):
+            if half and name in ("", half[1]) and (locked or not _is_written(entry.path, int(half[2]))):
                 with suppress(OSError):
                     os.unlink(entry)
 
