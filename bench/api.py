@@ -7,9 +7,11 @@ name, or what is in memory. A mistake raises `BadInput`, one line that says what
 from __future__ import annotations
 
 import dataclasses
+import operator
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
@@ -58,6 +60,7 @@ def load(run: str | Path, dataset: Data | None = None, *, device: str = "auto", 
     >>> run.info.status, run.space.shape
     ('ok', (2,))
     """
+    _texts(device=device)
     place = None if dataset is None else _name_of(dataset, Path(out))
     folder, where = cli._run_on(str(run), place, Path(out))
     return opened(folder, device, where, Path(out))
@@ -98,10 +101,8 @@ def sample(
     >>> sample(run, 3).shape
     torch.Size([3, 2])
     """
-    _at_least(n, 1, "n")
-    _at_least(seed, 0, "seed")
-    if steps is not None:
-        _at_least(steps, 1, "steps")
+    n, seed = _whole(n, 1, "n"), _whole(seed, 0, "seed")
+    steps = None if steps is None else _whole(steps, 1, "steps")
     held = run if isinstance(run, Opened) else load(run, device=device, out=out)
     model = held.paradigm
     texts = [f"{key}={value}" for key, value in options.items()]
@@ -153,7 +154,8 @@ def score(
     ['c2st', 'energy', 'mmd2']
     """
     place = _data(dataset, Path(out), test).place
-    taken = None if span is None else Range.parse(f"{span[0]}..{span[1]}")
+    _texts(name=name, **({} if tier is None else {"tier": tier}))
+    taken = _span(span)
     if resize is not None and resize not in evaluate.WAYS:
         raise unknown("way to resize", str(resize), evaluate.WAYS)
     given: Path | evaluate.Samples
@@ -233,9 +235,11 @@ def train(
     """
     from bench import arithmetic
 
-    _at_least(seed, 0, "seed")
-    if threads is not None:
-        _at_least(threads, 1, "threads")
+    _texts(recipe=recipe, tier=tier, device=device)
+    seed = _whole(seed, 0, "seed")
+    threads = None if threads is None else _whole(threads, 1, "threads")
+    if not isinstance(settings, (Mapping, NoneType)):
+        raise BadInput(f"settings must be a dictionary, as {{'lr': 5e-4}}, not {settings!r}")
     if match is not None and match not in tiers.MATCHES:
         raise unknown("match", match, tiers.MATCHES)
     chosen, out = tiers.get(tier), Path(out)
@@ -284,9 +288,29 @@ def frame(where: str | Path = "runs", *, tier: str = "") -> DataFrame:
 # ------------------------------------------------------------------------------------------------- what is given
 
 
-def _at_least(value: object, least: int, what: str) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+def _whole(value: Any, least: int, what: str) -> int:
+    """A whole number of any type. Raises BadInput."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least or isinstance(value, bool):
         raise BadInput(f"{what} must be a whole number of at least {least}, not {value!r}")
+    return number
+
+
+def _texts(**given: object) -> None:
+    for what, value in given.items():
+        if not isinstance(value, str):
+            raise BadInput(f"{what} must be a text, not {value!r}")
+
+
+def _span(given: tuple[float, float] | None) -> Range | None:
+    """(low, high) as a range. Raises BadInput."""
+    if given is None:
+        return None
+    low, high = given if isinstance(given, (tuple, list)) and len(given) == 2 else (given, given)
+    return Range.parse(f"{low}..{high}")
 
 
 def _data(given: Data, out: Path, test: Data | str | Path | None = None, name: str | None = None) -> Dataset:

@@ -1275,6 +1275,7 @@ def data(
         bench data fashion-mnist
         bench data cifar10 --from ~/Downloads/cifar-10-binary.tar.gz
         bench data folder:my-images@32
+        bench data array:mine.npz
     """
     place = _place(name, Path("runs"), test, called)
     if source is not None and not source.exists():

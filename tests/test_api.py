@@ -125,6 +125,7 @@ def test_samples_are_those_of_the_command_line(run, tmp_path):
     assert np.array_equal(same, x.numpy())
     assert torch.equal(x, bench.sample(run.folder, 9, seed=3, temperature=0.5)[:5])
     assert not torch.equal(x, bench.sample(run, 5, seed=4, temperature=0.5))
+    assert torch.equal(x, bench.sample(run, np.int64(5), seed=np.uint8(3), temperature=np.float32(0.5)))
 
 
 def test_scores_are_those_of_the_command_line(run, tmp_path):
@@ -274,6 +275,8 @@ def test_a_run_of_data_in_memory_is_found_scored_and_resumed(world, images):
     assert bench.train("vae", "array:noise.npz", tier=TINY, out="own").folder == run.folder
     found = [bench.load("vae", data, out="own").folder for data in ("noise", (x, y), "array:noise.npz")]
     assert set(found) == {run.folder}
+    told = command("data", "array:noise.npz").stdout
+    assert "46 training and 14 test examples of shape (1, 8, 8), 256 levels, 2 classes" in told
     rows = bench.score(bench.sample(run, 32), (x, y), out="own")
     assert set(rows.dataset) == {"noise"}
     by_name = json.loads(
@@ -416,6 +419,16 @@ def test_mistakes_are_one_line(world, run, images):
     refused("--name report means something else", bench.train, "vae", x, name="report")
     refused("n must be a whole number of at least 1, not 0", bench.sample, run, 0)
     refused("n must be", bench.sample, run, 2.5)
+    refused("n must be", bench.sample, run, True)
+    refused("recipe must be a text, not None", bench.train, None, "ring8")
+    refused("tier must be a text, not 3", bench.train, "vae", "ring8", tier=3)
+    refused("device must be a text", bench.load, run.folder, device=0)
+    refused("unknown device 'gpu'", bench.load, run.folder, device="gpu")
+    refused("settings must be a dictionary", bench.train, "vae", "ring8", settings=["lr=1"])
+    refused("there is no array x", bench.train, "vae", None)
+    refused("object of shape", bench.train, "vae", object())
+    refused("is no range", bench.score, X, "digits", span=5)
+    refused("not of Python objects", bench.score, run, "ring8")
     refused("steps must be", bench.sample, run, 2, steps=0)
     refused("has no sampler 'ddim'", bench.sample, run, 2, "ddim")
     refused("unknown option of sampler", bench.sample, run, 2, eta=0.5)
