@@ -379,36 +379,44 @@ def everything(
 
     if jobs or to_time:
         store.writable(out)
+    run_folders = tuple(dict.fromkeys(run.folder(out) for run in planned))
+
+    def shown() -> tuple[Checked, list[Path]]:
+        """What there is, and the files of the report of it. Raises as `report`."""
+        parts = ("", measure.TIMING, evaluate.ASKED, evaluate.PLANS)
+        folders = [_measured(run, tier) / part for run in run_folders for part in parts]
+        folders = [folder for folder in (*folders, baseline_folder) if store.has_rows(folder)]
+        found = check(folders, run_folders, {planned[0].dataset: baseline_folder / evaluate.GRID})
+        failures.extend((str(folder), reason) for folder, reason in found.damaged.items())
+        gone.update({folder: _lost_rows(folder, reason) for folder, reason in found.damaged.items()})
+        to = Path(out) / "report" / f"{root.name}-{baseline_folder.name}"
+        try:
+            return found, report(found, to, tier=tier.name, equal=True, lost=gone)
+        except store.Unwritable as error:  # what the suite came to can be told all the same
+            failures.append(("report", str(error)))
+            return found, []
+
     costs = {job.name: job.cost for job in jobs}
     outcomes: dict[str, Outcome] = {}
-    if jobs:
-        with show(costs) as display:
-            display.say(_announcement(planned, jobs, tier, skipped))
-            outcomes = perform(jobs, display, workers, threads, done, places)
-
-    subjects = [_subject(run, out, tier) for run in timed if run in planned and _is_whole(run, out)]
-    if subjects and not measure.is_timed(subjects, tier, str(where), threads):
-        # By itself: the workers are gone, and one process does nothing else.
-        job = Job("time sampling", _time, (subjects, tier, where.type, threads), (), seconds * TIME, TRAIN)
-        with show({job.name: job.cost}) as display:
-            outcome = perform([job], display, 1, threads, places=places)[job.name]
-        if not outcome.ok:
-            failures.append((job.name, outcome.failure))
-
-    run_folders = tuple(dict.fromkeys(run.folder(out) for run in planned))
-    parts = ("", measure.TIMING, evaluate.ASKED, evaluate.PLANS)
-    folders = [_measured(run, tier) / part for run in run_folders for part in parts]
-    folders.append(baseline_folder)
-    folders = [folder for folder in folders if store.has_rows(folder)]
-    found = check(folders, run_folders, {planned[0].dataset: baseline_folder / evaluate.GRID})
-    failures.extend((str(folder), reason) for folder, reason in found.damaged.items())
-    gone |= {folder: _lost_rows(folder, reason) for folder, reason in found.damaged.items()}
-    to = Path(out) / "report" / f"{root.name}-{baseline_folder.name}"
-    written = list[Path]()
     try:
-        written = report(found, to, tier=tier.name, equal=True, lost=gone)
-    except store.Unwritable as error:  # what the suite came to can be told all the same
-        failures.append(("report", str(error)))
+        if jobs:
+            with show(costs) as display:
+                display.say(_announcement(planned, jobs, tier, skipped))
+                outcomes = perform(jobs, display, workers, threads, done, places)
+        subjects = [_subject(run, out, tier) for run in timed if run in planned and _is_whole(run, out)]
+        if subjects and not measure.is_timed(subjects, tier, str(where), threads):
+            # By itself: the workers are gone, and one process does nothing else.
+            job = Job("time sampling", _time, (subjects, tier, where.type, threads), (), seconds * TIME, TRAIN)
+            with show({job.name: job.cost}) as display:
+                outcome = perform([job], display, 1, threads, places=places)[job.name]
+            if not outcome.ok:
+                failures.append((job.name, outcome.failure))
+    except KeyboardInterrupt:  # what is there may be all that there will be
+        with suppress(BadInput):  # nothing is
+            if (files := shown()[1]) != []:
+                _log.warning("stopped; %s shows what had ended", files[0])
+        raise
+    found, written = shown()
     ended = [name for name, outcome in outcomes.items() if outcome.ok]
     return Result(
         folders=found.folders,

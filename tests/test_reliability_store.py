@@ -6,6 +6,7 @@ Faults are injected into the store, and into the folders of two small recipes th
 from __future__ import annotations
 
 import builtins
+import csv
 import dataclasses
 import errno
 import json
@@ -902,6 +903,30 @@ def sealed(out: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             os, name, lambda path, *rest, real=real, **o: refuse(path) if inside(path) else real(path, *rest, **o)
         )
     return out
+
+
+def test_a_stopped_suite_leaves_a_report_of_what_had_ended(tmp_path, caplog, monkeypatch):
+    """Stopped before anything had ended there is none; after the runs of one recipe their table; then the rest is made."""
+    report, perform, let = tmp_path / "report" / "ring8-tiny" / "report.csv", suite.perform, list[str]()
+
+    def stopped(jobs, *args, **named):
+        perform([job for job in jobs if any(word in job.name for word in let)], *args, **named)
+        raise KeyboardInterrupt
+
+    def shown() -> set[str]:
+        with open(report) as file:
+            return {line["recipe"] for line in csv.DictReader(file)}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(suite, "perform", stopped)
+        for let[:] in ([], ["second"]):
+            assert not report.exists()
+            with pytest.raises(KeyboardInterrupt):
+                everything(tmp_path)
+    assert f"stopped; {report} shows what had ended" in caplog.text
+    assert shown() == {"second"}
+    assert not everything(tmp_path).failures
+    assert shown() > {"first", "second"}  # and the baselines
 
 
 def test_a_finished_suite_on_a_read_only_place_is_shown_again(sealed, jobs):
