@@ -5,7 +5,8 @@
     bf16   products inside networks in bfloat16 (autocast); weights, losses, norms, sums and all else as fp32
 
 They hold for training and for sampling with fixed steps. Likelihoods, adaptive solvers, feature networks and metrics are
-always IEEE fp32: TF32 moves a log density of 130 nats by 0.01, a hundred times what its tests allow.
+always IEEE fp32: TF32 moves a log density of 130 nats by 0.01, a hundred times what its tests allow. So is what
+`Trainable.prepare` makes (reflow's pairs, latent codes): it is data, which is the same whatever precision learns from it.
 
 What a paradigm can not have stays as it is, and the run and its rows say what they had: `Trainable.fp32` says why
 bfloat16 is wrong for a class, `Trainable.eager` names the networks that can not be compiled.

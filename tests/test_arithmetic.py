@@ -14,10 +14,10 @@ from torch import nn
 from bench import arithmetic, suite, tiers
 from bench import run as runs
 from bench.arithmetic import USUAL, Arithmetic, chosen, compile_networks, computing
-from bench.loop import Loop
+from bench.loop import Loop, _prepare
 from paradigms import catalogue
 from paradigms.backbones import Backbone
-from paradigms.contract import BLOCKS, Data, Noise, Plan, Space
+from paradigms.contract import BLOCKS, Data, Frozen, Noise, Plan, Space
 
 CPU = torch.device("cpu")
 DIGITS = Space((1, 8, 8), 0, 17)
@@ -94,6 +94,21 @@ def test_likelihoods_and_adaptive_solvers_stay_in_float32():
     for same in ("rk45", "log p"):
         assert torch.equal(found["fp32", same], found["bf16", same])
     assert not torch.equal(found["fp32", "heun"], found["bf16", "heun"])
+
+
+@pytest.mark.parametrize("name", ["reflow", "latent-ddpm", "normalizing-flow"])
+def test_what_is_prepared_to_be_learnt_from_is_computed_in_fp32(name, tmp_path):
+    made = []
+    for precision in ("fp32", "bf16"):
+        recipe, space = catalogue.get(name), DIGITS
+        parents = {role: Frozen(build(need.recipe, space)) for role, need in recipe.needs.items()}
+        model = recipe.build(space, 8, parents)
+        for one in (model, *(parent.model for parent in parents.values())):
+            one.precision = precision
+        data = Data(space.decode(examples(space, 16).x), None, space)
+        made.append(_prepare(model, data, ("d", name, 0), tmp_path / precision, None, "")[0])
+    for here, there in zip(*[(d.x, d.z) for d in made], strict=True):
+        assert here is there is None or torch.equal(here, there)
 
 
 def planned(name: str, arithmetic: Arithmetic = USUAL, settings: tuple[str, ...] = (), **changes) -> runs.Run:
