@@ -7,7 +7,8 @@ Eleven steps, each of which survives the failure of another:
      3  agreement    loss, gradient, sample and log p of every recipe on the CPU and on the card at equal noise
      4  oracles      densities, inverses and samplers against closed forms
      5  resume       a training stopped and taken up again: are the bits equal, and what does that cost
-     6  speed        a training step of small and large U-Nets by precision and batch, as a part of what the card does
+     6  speed        a training step of small and large U-Nets by precision and batch, as a part of what the card does;
+                     and beside diffusers' UNet2DModel, where that is installed
      7  profile      launches of a step, and the part of it that the card is busy
      8  samplers     latency, throughput, and what a sampler costs beyond its network
      9  metrics      features and distances on the card against the CPU: how equal, how much faster
@@ -34,13 +35,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bench import arithmetic, features, flops, metrics, tiers
+from bench import arithmetic, features, flops, metrics, tiers, unet_speed
 from bench import run as runs
 from bench.features import FeatureSpace
 from bench.loop import Loop, seeded
@@ -50,6 +52,7 @@ from bench.script import answered
 from bench.sharing import alone_on
 from bench.store import write_atomic
 from paradigms import catalogue
+from paradigms.backbones import Backbone
 from paradigms.contract import BLOCKS, Data, Frozen, Kind, Noise, Paradigm, Plan, Space, Trainable
 from paradigms.errors import BadInput
 from paradigms.maths import bounds, samplers
@@ -86,7 +89,7 @@ class Check:
         """The quickest of several times, everything asked of the device having ended."""
         work()
         found = []
-        for _ in range(repeats if self.large else 2):
+        for _ in range(repeats if self.large else 1):
             self.wait()
             start = time.perf_counter()
             work()
@@ -145,10 +148,16 @@ def few(kind: Kind) -> Kind:
     return dataclasses.replace(kind, options=tuple(options))
 
 
-def names() -> list[str]:
-    """Every recipe that models small images; first those differentiated forward, which no test without a card can run."""
-    every = [n for n, r in catalogue.recipes().items() if r.paradigm.refuses(r.config, DIGITS) is None]
-    return sorted(every, key=lambda name: "*" not in catalogue.get(name).paradigm.eager)
+def names(check: Check) -> list[str]:
+    """Every recipe that models small images; first those differentiated forward, which no test without a card can run.
+
+    In the dry run one of each class, which compute alike.
+    """
+    every = {n: r.paradigm for n, r in catalogue.recipes().items() if r.paradigm.refuses(r.config, DIGITS) is None}
+    if not check.large:
+        first = {paradigm: name for name, paradigm in reversed(every.items())}
+        every = {name: paradigm for name, paradigm in every.items() if first[paradigm] == name}
+    return sorted(every, key=lambda name: "*" not in every[name].eager)
 
 
 def one_denoiser() -> str:
@@ -158,10 +167,10 @@ def one_denoiser() -> str:
     return min(found, key=lambda name: rows[name].paradigm.card.default.steps)  # type: ignore[attr-defined]
 
 
-def each(check: Check, work: Callable[[str], object]) -> list[str]:
-    """Does it for every recipe; those that failed, each with a line."""
+def each(check: Check, work: Callable[[str], object], some: Sequence[str]) -> list[str]:
+    """Does it for some recipes; those that failed, each with a line."""
     bad = []
-    for name in names():
+    for name in some:
         try:
             work(name)
         except Exception as error:
@@ -210,8 +219,8 @@ def recipes(check: Check) -> None:
         if isinstance(model, Paradigm):
             samples_and_likelihood(model, check.device)
 
-    bad = each(check, one)
-    check.say("recipes that run", f"{len(names()) - len(bad)} of {len(names())}", ok=not bad)
+    bad = each(check, one, names(check))
+    check.say("recipes that run", f"{len(names(check)) - len(bad)} of {len(names(check))}", ok=not bad)
 
 
 @torch.no_grad()
@@ -253,7 +262,7 @@ def agreement(check: Check) -> None:
         worst.append(off[key])
         check.say(f"{name}: {key}", off[key], ok=off[key] <= 1e-4)
 
-    each(check, one)
+    each(check, one, names(check) if check.large else catalogue.rows())  # in the dry run both sides are the CPU
     check.say("largest relative difference", max(worst, default=math.nan), ok=max(worst, default=1.0) <= 1e-4)
 
 
@@ -295,7 +304,7 @@ def oracles(check: Check) -> None:
         check.say(f"{name}: where the flow of a Gaussian ends", off, "off", ok=off < bar)
     off = float((ends["ddim"] - ends["euler"]).abs().max())
     check.say("DDIM less Euler's method on the linear path", off, ok=off < 1e-4)
-    for name in names():
+    for name in names(check):
         if hasattr(catalogue.get(name).paradigm, "invert"):
             here, there = (inverse_error(name, where) for where in (torch.device("cpu"), device))
             check.say(f"{name}: inverse of its flow", there, "off", ok=there <= 10 * here + 1e-3)
@@ -317,7 +326,7 @@ def resume(check: Check) -> None:
         for kernels in ("usual", "deterministic"):
             torch.use_deterministic_algorithms(kernels == "deterministic")
             try:
-                equal, spent = resumed(check, name, 60 if check.large else 4)
+                equal, spent = resumed(check, name, 60 if check.large else 2)
             except RuntimeError as error:  # an operation that has no deterministic kernel
                 check.say(f"{name}, {kernels} kernels", str(error).splitlines()[0][:140])
             else:
@@ -332,10 +341,15 @@ def resumed(check: Check, name: str, steps: int) -> tuple[bool, float]:
 
     def loop() -> Loop:
         return Loop(
-            shaken(name, DIGITS, check.device), noise_images(DIGITS, 256, check.device), 64, steps, ("c", name, 0)
+            shaken(name, DIGITS, check.device),
+            noise_images(DIGITS, 256, check.device),
+            64 if check.large else 8,
+            steps,
+            ("c", name, 0),
         )
 
-    run_steps(loop(), 0, 2)  # kernels are chosen at first use
+    if check.large:
+        run_steps(loop(), 0, 2)  # kernels are chosen at first use
     start = time.perf_counter()
     whole = run_steps(loop(), 0, steps)
     check.wait()
@@ -378,6 +392,7 @@ def speed(check: Check) -> None:
                 each_speed(check, params, batch, precision, best.get(precision), False)
     params, batches = sizes[-1]
     each_speed(check, params, batches[-1] // 4 or 1, "bf16", best.get("bf16"), check.large)
+    beside_peer(check)
 
 
 def each_speed(check: Check, params: int, batch: int, precision: str, best: Any, compiled: bool) -> None:
@@ -402,6 +417,45 @@ def each_speed(check: Check, params: int, batch: int, precision: str, best: Any,
             check.say(f"{title}: memory", torch.cuda.max_memory_allocated(check.device) / 2**30, "GiB")
     except torch.OutOfMemoryError:
         check.say(title, "out of memory", ok=False)
+
+
+class Called(Backbone):
+    """Anyone's network as one of ours: in bfloat16 where `computing` says so."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        out: Tensor = self.net(x, t, y)
+        return out
+
+
+def beside_peer(check: Check) -> None:
+    """A training step of our U-Net and of diffusers' with the same channels at each level, at equal precision."""
+    if find_spec("diffusers") is None:
+        check.say("beside diffusers' UNet2DModel", "diffusers is not installed")
+        return
+    channels, batch = ((176, 352, 352), 256) if check.large else ((8, 16, 16), 2)
+    nets = {"ours": unet_speed.fitted(CIFAR, 0, unet_speed.Shape(channels, 0))[0]}
+    nets |= {f"diffusers', {name}": unet_speed.Peer(CIFAR, channels).to(memory_format=layout)  # type: ignore[call-overload]
+             for name, layout in unet_speed.LAYOUTS.items()}  # fmt: skip
+    x, t = torch.randn(batch, *CIFAR.shape, device=check.device), torch.rand(batch, device=check.device)
+    rates: dict[tuple[str, str], float] = {}
+    for name, net in nets.items():
+        step = unet_speed.training_step(Called(net.to(check.device)), x, t, None)
+        for precision in ("fp32", "tf32", "bf16") if check.device.type == "cuda" else ("fp32", "bf16"):
+            title = f"{name}, {unet_speed.parameters(net) / 1e6:.3g}M, batch {batch}, {precision}"
+            with arithmetic.computing(precision, check.device):
+                rates[name, precision] = batch / check.seconds(step)
+            check.say(title, rates[name, precision], "images/s")
+        net.to("cpu")
+    for precision in {precision for _, precision in rates}:
+        theirs = max(rate for (name, p), rate in rates.items() if p == precision and name != "ours")
+        ratio = rates["ours", precision] / theirs
+        check.say(
+            f"as fast as diffusers' quicker layout, {precision}", ratio, "times", ratio >= 1 if check.large else None
+        )
 
 
 def profile(check: Check) -> None:
@@ -482,7 +536,7 @@ def table(check: Check) -> None:
     from bench.progress import display
 
     tier = tiers.get("gpu-minute" if check.large else "smoke")
-    chosen = ["rows"] if check.large else catalogue.rows()[-2:]
+    chosen = ["rows"] if check.large else [one_denoiser()]
     start = time.perf_counter()
     found = suite.everything(
         check.dataset, chosen, tier, check.folder / "table", display, device=str(check.device), timing=check.large

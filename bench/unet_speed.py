@@ -57,10 +57,11 @@ class Peer(nn.Module):
     parameters. Images of up to 16 pixels: 24 and 40 channels, about 0.28M.
     """
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: Space, channels: tuple[int, ...] = ()) -> None:
+        """channels: of each level in place of the default's, multiples of 8."""
         super().__init__()
         make: Any = import_module("diffusers").UNet2DModel
-        channels = (32, 64, 64) if min(space.shape[1:]) > 16 else (24, 40)
+        channels = channels or ((32, 64, 64) if min(space.shape[1:]) > 16 else (24, 40))
         self.net: nn.Module = make(
             in_channels=space.shape[0],
             out_channels=space.shape[0],

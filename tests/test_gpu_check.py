@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from bench import gpu_check
 
@@ -16,6 +17,13 @@ def test_steps_pass_on_a_cpu(tmp_path, capsys):
     assert {row["step"] for row in rows} == {1, 4, 6, 8}
     assert "| 4 | heun: where the flow of a Gaussian ends |" in (tmp_path / "gpu_check.md").read_text()
     assert str(tmp_path) in capsys.readouterr().out
+
+
+def test_a_peer_that_is_not_installed_is_said(tmp_path, monkeypatch):
+    check = gpu_check.Check(torch.device("cpu"), False, "digits", tmp_path)
+    monkeypatch.setattr(gpu_check, "find_spec", lambda name: None)
+    gpu_check.beside_peer(check)
+    assert [(row["value"], row["ok"]) for row in check.rows] == [("diffusers is not installed", None)]
 
 
 def test_a_step_that_fails_leaves_the_others(tmp_path, monkeypatch, capsys):
