@@ -149,8 +149,31 @@ app = typer.Typer(
 )
 
 
+def _versions(asked: bool) -> None:
+    """Prints one line for `--version` and ends. The versions come from the packages' metadata: torch is not imported."""
+    if not asked:
+        return
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = []
+    for package in ("paradigm-bench", "torch"):
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            found.append(f"{package} (not installed)")
+    print(f"{', '.join(found)}, Python {platform.python_version()}")
+    raise typer.Exit
+
+
 @app.callback(invoke_without_command=True)
-def bench(ctx: typer.Context) -> None:
+def bench(
+    ctx: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_versions, is_eager=True, help="Show the versions and exit."),
+    ] = False,
+) -> None:
     """Train, time, score and compare ways of learning to generate, under one protocol.
 
     [bold]Start here[/bold]

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import platform
 import resource
 import shutil
 import signal
@@ -19,6 +20,8 @@ import textwrap
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from importlib import metadata
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +113,36 @@ def test_help_and_completion_do_not_wait_for_torch() -> None:
         assert not heavy & set(sys.modules), heavy & set(sys.modules)
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, cwd=ROOT)
+
+
+def test_the_version_is_one_line_and_does_not_wait_for_torch() -> None:
+    """The package's, torch's and Python's, from the packages' metadata alone."""
+    script = """
+        import sys
+        from bench import cli
+        try:
+            cli.app(["--version"])
+        except SystemExit as ended:
+            assert not ended.code, ended.code
+        heavy = {"torch", "pandas", "sklearn", "numpy", "scipy", "matplotlib"}
+        assert not heavy & set(sys.modules), heavy & set(sys.modules)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    line = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout
+    python = platform.python_version()
+    assert line == f"paradigm-bench {version('paradigm-bench')}, torch {version('torch')}, Python {python}\n"
+
+
+def test_the_version_says_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a checkout that was never installed there is no metadata: a line, no traceback."""
+
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    result = bench("--version")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("paradigm-bench (not installed), torch (not installed), Python 3.")
 
 
 def test_what_is_kept_of_the_recipes_is_what_they_say() -> None:
