@@ -1,21 +1,31 @@
-"""Keeps the generated parts of README.md true: `python -m bench.readme [RUNS/report/report.md]`.
+"""Keeps the generated parts of README.md and docs/ true: `python -m bench.readme [RUNS/report/report.md]`.
 
-The table of recipes comes from the catalogue, that of columns from `bench.store.Row`, that of metrics from
-`bench.metrics.METRICS`, that of feature spaces from the shipped weights, that of coverage from `reports/coverage.json`, the
-results from the report of a suite. What `bench list` says of the recipes (`bench/recipes.json`) is made with them.
+`PARTS` names each generated part, the page that it stands on and what makes it: the table of recipes comes from the
+catalogue, that of columns from `bench.store.Row`, that of metrics from `bench.metrics.METRICS`, that of feature spaces from
+the shipped weights, those of statistics from `reports/coverage.json`. The results in README.md come from the report of a
+suite, where one is given. The pages in docs/paradigms are the docstrings of the paradigms' files. What `bench list` says of
+the recipes (`bench/recipes.json`) is made with them.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from bench.metrics.cards import METRICS
 from bench.recipes import KEPT, describe, kept
 from bench.store import columns, write_atomic
 from reports import coverage
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+DOCS = ROOT / "docs"
+COLUMN = " " * 12  # where the text of "Model.", "Objective." ... stands in a paradigm's docstring
 
 
 def column_table() -> str:
@@ -78,10 +88,10 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def replace_part(text: str, part: str, content: str) -> str:
-    """The text with what stands between <!-- part --> and <!-- /part --> replaced."""
+    """The text with what stands between <!-- part --> and <!-- /part --> replaced. Raises ValueError without them."""
     found = re.compile(rf"(<!-- {part} -->\n).*?(<!-- /{part} -->)", re.DOTALL)
     if not found.search(text):
-        raise ValueError(f"README.md has no part '{part}'")
+        raise ValueError(f"the text has no part '{part}'; put <!-- {part} --> and <!-- /{part} --> around its place")
     return found.sub(lambda m: f"{m[1]}{content.strip()}\n{m[2]}", text)
 
 
@@ -93,15 +103,80 @@ def headline(report: str) -> str:
     return table[0]
 
 
+# part: (the page that it stands on, what makes it).
+PARTS: Mapping[str, tuple[Path, Callable[[], str]]] = {
+    "columns": (DOCS / "rows.md", column_table),
+    "comparison": (DOCS / "statistics.md", comparison_table),
+    "coverage": (DOCS / "statistics.md", coverage_table),
+    "metrics": (DOCS / "metrics.md", metric_table),
+    "recipes": (DOCS / "recipes.md", recipe_table),
+    "spaces": (DOCS / "features.md", space_table),
+}
+
+
+# ------------------------------------------------------------------------------------------ docstrings as pages
+
+
+def lectures() -> dict[str, tuple[str, str]]:
+    """Name of the file: its first line and its page, for each file in paradigms/ that explains a model. Imports none."""
+    pages = {}
+    for path in sorted((ROOT / "paradigms").glob("*.py")):
+        text = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+        if "\nModel." in text:
+            pages[path.stem] = text.partition("\n")[0], lecture_page(text, path.name)
+    return pages
+
+
+def lecture_page(text: str, file: str) -> str:
+    """A paradigm's docstring as Markdown: its parts become headings, its indented equations blocks of code."""
+    title, _, rest = text.partition("\n")
+    name, _, about = title.partition(": ")
+    lines = [f"# {_escaped(name)}", "", _escaped(about[:1].upper() + about[1:]), ""]
+    lines += [f"This page is the docstring of [paradigms/{file}](../../paradigms/{file}).", ""]
+    for head, body in re.findall(r"^(\w[^\n.]*)\.?(.*?)(?=^\w|\Z)", rest, re.DOTALL | re.MULTILINE):
+        lines += [f"## {head}", "", *_section(body), ""]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
+
+
+def _section(body: str) -> Iterator[str]:
+    """The lines of one part: a list where each entry is indented, else paragraphs, with what is indented further as code."""
+    first, *others = body.splitlines()
+    if not first.strip():
+        for line in textwrap.dedent("\n".join(others)).splitlines():
+            yield _escaped(line if line[:1] in ("", " ", "-") else f"- {line}")
+        return
+    lines = [first.strip(), *(other.removeprefix(COLUMN) for other in others)]
+    for indented, group in groupby(lines, lambda line: line.startswith(" ")):
+        if indented:
+            yield from ("", "```text", *textwrap.dedent("\n".join(group)).splitlines(), "```", "")
+        else:
+            yield from map(_escaped, group)
+
+
+def _escaped(line: str) -> str:
+    """A line in which Markdown sees no emphasis, links or HTML; code spans stay as they are."""
+    parts = re.split(r"(`[^`]*`)", line)
+    return "".join(part if part.startswith("`") else re.sub(r"([*<\[\]\\])", r"\\\1", part) for part in parts)
+
+
+def generated() -> dict[Path, str]:
+    """Every page with a generated part, and every page that is generated, as it should be."""
+    pages: dict[Path, str] = {}
+    for part, (page, make) in PARTS.items():
+        pages[page] = replace_part(pages.get(page) or page.read_text("utf-8"), part, make())
+    listed = []
+    for name, (title, page) in lectures().items():
+        pages[DOCS / "paradigms" / f"{name}.md"] = page
+        listed.append(f"- [{name}]({name}.md): {_escaped(title)}")
+    index = DOCS / "paradigms" / "README.md"
+    pages[index] = replace_part(index.read_text("utf-8"), "paradigms", "\n".join(listed))
+    return pages
+
+
 if __name__ == "__main__":
-    readme = Path(__file__).parents[1] / "README.md"
-    text = replace_part(readme.read_text(), "columns", column_table())
-    text = replace_part(text, "recipes", recipe_table())
-    text = replace_part(text, "metrics", metric_table())
-    text = replace_part(text, "coverage", coverage_table())
-    text = replace_part(text, "comparison", comparison_table())
-    text = replace_part(text, "spaces", space_table())
+    for page, text in generated().items():
+        write_atomic(page, text.encode())
     if len(sys.argv) > 1:
-        text = replace_part(text, "results", headline(Path(sys.argv[1]).read_text()))
-    write_atomic(readme, text.encode())
+        report = Path(sys.argv[1]).read_text("utf-8")
+        write_atomic(README, replace_part(README.read_text("utf-8"), "results", headline(report)).encode())
     write_atomic(KEPT, kept().encode())

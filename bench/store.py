@@ -8,7 +8,7 @@ file of (a run's id, a plan's key), and whoever reads it compares that with wher
 
 Whoever writes into a folder holds its lock (`locked`); who reads needs none. What stands in a manifest are the hashes of
 the bytes that were written (`put`), not of what lies there later.
-`Row` documents every column of the results, in one place; the README's table is made from it.
+`Row` documents every column of the results, in one place; the table in docs/rows.md is made from it.
 """
 
 from __future__ import annotations

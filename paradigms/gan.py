@@ -31,14 +31,11 @@ Sampling.   G(z), one call.
 
 Likelihood. None: the model defines samples, not a density.
 
-Log.        real, fake: mean scores; critic, generator: the losses without penalties; the penalties by name; diversity:
-            how far the samples of a batch lie from each other, over how far data lie from them, each by its nearest
-            (0: all alike; 1: spread as data are). Below 0.7 a collapse is said. Real images of k of ten classes only, in
-            place of samples, have 0.53, 0.63, 0.70, 0.82 at k = 1, 2, 3, 5 on digits (0.54, 0.67, 0.76, 0.86 on Fashion-
-            MNIST at 14x14), 5 modes of 8 on ring8 0.22, all of them 1.0 to 1.1. Trained on digits: runs that lost most of
-            the data (recall below 0.16) had 0.12 to 0.43, those with a recall of 0.6 and more 0.72 to 0.96; on ring8
-            those with 5 to 7 modes 0.27 to 0.45, gan with all 8 0.84. data_diversity: of one half of the batch's data
-            against the other, about 1 but where data repeat; there less is asked of samples too.
+Log.        real, fake: mean scores. critic, generator: the losses without penalties. The penalties, by name. diversity:
+            the mean distance from a sample to the nearest other sample of its batch, over that from a datum to the nearest
+            sample (0: all samples alike; 1: as spread as data). Below 0.7 the run is reported as collapsed.
+            data_diversity: the same for one half of the batch's data against the other, about 1 unless data repeat; where
+            they repeat, the threshold falls with it. `docs/notes.md` has the measurements behind the threshold.
 
 References
     N. Huang, A. Gokaslan, V. Kuleshov, J. Tompkin. The GAN is dead; long live the GAN! NeurIPS 2024. arXiv:2501.05441
@@ -64,18 +61,12 @@ Where this differs from the papers
       is noise at a batch this small; no augmentation.
     - All but gan: larger learning rates that fall to 0, for short budgets. SNGAN takes up to five
       critic steps for one of the generator; here it is one.
-    - gan-nonsaturating: no momentum (DCGAN: beta_1 = 0.5) and a critic that learns half as fast as G, as nothing else keeps
-      it from memorising a small set. Validation part of digits at batches of 32, Frechet distance and recall: 39.5 and 0.16
-      with momentum at one rate of 2e-3, 28.1 and 0.05 with momentum at the present rates, 15.4 and 0.84 without it at one
-      rate of 1e-3, 3.4 and 0.80 at the present rates (gan: 3.5 and 0.85), 5.6 at a quarter of G's. Larger batches cost there
-      (4.9 with 64, 5.6 with 128, as it is) and are needed on the plane: ring8, two seeds, 6 and 6 modes of 8 with 32, 7 and 5
-      with 64, 8 and 6 with 128.
-    - wgan-gp keeps its five critic steps. On the same part (one seed, equal FLOPs) the distance, that on random
-      convolutions and recall are 8.1, 2.9, 0.72 with five; 6.3, 3.2, 0.84 with two of 32 examples and 6.4, 2.7, 0.62 with
-      two of 16, which is no clear gain; one step collapses (91, 19, 0.00).
-    - wgan-gp takes lambda = 0.1 on vectors, as the authors' own experiments on the plane do, and the paper's 10 on images.
-      With 10 the critic is too flat there to part the modes: on ring8 (6e10 FLOPs, one seed) G ends in one point, no mode
-      of 8 covered and a Wasserstein-2 distance of 1.34, where 0.1 covers all 8 and reaches 0.27.
+    - gan-nonsaturating: no momentum (DCGAN: beta_1 = 0.5), and a critic that learns half as fast as G, because nothing else
+      keeps it from memorising a small set. Batches of 128: smaller ones do better on digits and lose modes on the plane.
+    - wgan-gp keeps the paper's five critic steps: fewer gave no clear gain, and one collapses.
+    - wgan-gp takes lambda = 0.1 on vectors, as in the authors' own experiments on the plane, and the paper's 10 on images.
+      With 10 the critic is too flat on vectors to separate the modes.
+      `docs/notes.md` has the measurements behind these three choices.
     - Labels: by projection (Miyato & Koyama 2018) in every D.
 """
 
@@ -124,7 +115,7 @@ def lipschitz_penalty(critic: nn.Module, x: Tensor, fake: Tensor, y: Tensor | No
     return (norm - 1).square().mean()
 
 
-COLLAPSED = 0.7  # diversity; what was measured: the module's text
+COLLAPSED = 0.7  # diversity; measured in docs/notes.md
 
 
 def diversity(fake: Tensor, real: Tensor) -> Tensor:

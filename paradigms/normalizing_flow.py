@@ -7,8 +7,7 @@ Model.      z = f(x) with f a composition of invertible steps; z has independent
               glow                  (actnorm, invertible 1x1 mixing, affine coupling), K times a level
               neural-spline-flow    (actnorm, mixing, rational-quadratic spline coupling), K times a level
               maf                   x_i -> x_i exp(s_i) + m_i with (s_i, m_i) of x_1 ... x_{i-1}, by masked networks
-            The row `normalizing-flow` is the neural spline flow: at equal budgets, on validation parts of the training
-            splits, it had fewer bits/dim and a lower Frechet distance on digits, and a lower NLL on ring8, than Glow.
+            The row `normalizing-flow` is the neural spline flow, which did better than Glow (`docs/notes.md`).
             On images the first three stand in levels: 2x2 pixels are folded into channels, and after each level half of
             the channels is split off to the noise. maf reads images as vectors.
 
@@ -34,16 +33,14 @@ References
     Y. Burda, R. Grosse, R. Salakhutdinov. Importance Weighted Autoencoders. ICLR 2016. arXiv:1509.00519
 
 Where this differs from the papers
-    - On images the noise is Student's t with 4 degrees of freedom in each coordinate: under a normal, held-out pixels far
-      from all that were seen are too dear (Glow on digits, validation part: 2.57 bits/dim under a normal, 2.41 so).
+    - On images the noise is Student's t with 4 degrees of freedom in each coordinate: a normal gives too little density to
+      held-out pixels that are far from all training pixels.
     - The affine scale is exp(c tanh(s / c)), bounded so that no coupling stretches by more than e^c; Glow's is a sigmoid.
     - The couplings' networks are the suite's residual blocks, with dropout: small sets are memorised otherwise.
     - Real NVP's checkerboard networks see the larger images with 2x2 pixels folded into channels: half of the cost.
     - Real NVP and MAF normalise by actnorm, which needs no running statistics, in place of batch normalisation.
-    - maf sees an image as a vector and overfits a small set; on images its weight decay is ten times that of the others.
-      Bits/dim on a validation part of digits and on the 620 images learnt from, with the Frechet distance: 3.46, 1.50, 8
-      at a decay of 0.5; 2.71, 2.00, 11 at 5, as it is; 2.67, 2.26, 15 at 20 (more dropout: the same). The histograms of
-      single pixels have 2.44 there: none of these is below them.
+    - maf reads an image as a vector and overfits a small set, so its weight decay on images is ten times that of the others.
+      `docs/notes.md` has the measurements behind this and the choice of Student's t.
     - The 1x1 mixing is P L U with P fixed, started at a random rotation (Kingma & Dhariwal, section 3.2); Glow's learned
       density of what a split hands over is left out, since one more coupling does the same.
     - The spline couplings leave the kept half as it is; their parameters at zero are the identity.

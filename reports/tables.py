@@ -1386,7 +1386,7 @@ def sources(section: Section) -> Table | None:
     columns = tuple(Column(title, numeric=False, key=key) for key, title in heads.items())
     versions = sorted({f"{v:g}" for v in rows["schema"].dropna()})
     schema = (
-        f" Rows of schema {words.listing(versions)}, which the README documents column by column." if versions else ""
+        f" Rows of schema {words.listing(versions)}, which docs/rows.md documents column by column." if versions else ""
     )
     caption = "Numbers that differ in any of these columns are never compared." + schema
     columns = (*columns, Column("Rows", numeric=False, key="rows"))

@@ -1,4 +1,4 @@
-"""The metrics, as data: what is best, what each is and where from, and what it costs. The README's table is this."""
+"""The metrics, as data: what is best, what each is and where from, and what it costs. The table in docs/metrics.md is this."""
 
 from __future__ import annotations
 
