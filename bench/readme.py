@@ -165,8 +165,8 @@ def generated() -> dict[Path, str]:
     for part, (page, make) in PARTS.items():
         pages[page] = replace_part(pages.get(page) or page.read_text("utf-8"), part, make())
     listed = []
-    for name, (title, page) in lectures().items():
-        pages[DOCS / "paradigms" / f"{name}.md"] = page
+    for name, (title, lecture) in lectures().items():
+        pages[DOCS / "paradigms" / f"{name}.md"] = lecture
         listed.append(f"- [{name}]({name}.md): {_escaped(title)}")
     index = DOCS / "paradigms" / "README.md"
     pages[index] = replace_part(index.read_text("utf-8"), "paradigms", "\n".join(listed))

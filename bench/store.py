@@ -113,8 +113,10 @@ class Row:
 
     schema: int = _column("version of this table", SCHEMA)
     run: str = _column("id of the run: its seed and the hash of what defines it, as in the folder's name")
-    status: str = _column('"ok", "baseline" (no model), "external" (someone\'s samples), "diverged" or "failed"', "ok")
-    reason: str = _column("why the run stopped, why the value is missing, or what must be known to read it")
+    status: str = _column(
+        '"ok", "baseline" (no model), "external" (samples from elsewhere), "diverged" or "failed"', "ok"
+    )
+    reason: str = _column("why the run stopped, why the value is missing, or a caveat")
     recipe: str = _column("recipe, or the name of a baseline or of external samples")
     paradigm: str = _column("title of the paradigm")
     tier: str = _column("budget and evaluation protocol")
@@ -127,9 +129,9 @@ class Row:
     options: str = _column('options of the sampler or of the likelihood, "name=value,..."')
     headline: bool = _column("drawn by the plan that the card named as its default before any score was seen", False)
     calls: float | None = _column("network calls per sample, or per example of a likelihood, counted", None)
-    conditional: bool = _column("the model is told class labels", False)
+    conditional: bool = _column("the model was trained with class labels", False)
     metric: str = _column("what was measured")
-    value: float | None = _column("the number; None when it could not be had (see reason)", None)
+    value: float | None = _column("the number; None when it could not be measured (see reason)", None)
     error: float | None = _column("standard error of the value within this run, where there is one", None)
     low: float | None = _column("lower end of a proportion's 95 % interval (Wilson's), within this run", None)
     high: float | None = _column("upper end of the same", None)
@@ -159,8 +161,10 @@ class Row:
     threads: int | None = _column("CPU threads of the measurement", None)
     dtype: str = _column("number format of the network's arithmetic")
     torch: str = _column("version of torch that the number was made with")
-    contended: bool = _column("other work was there while this was timed; elsewhere, while the run was trained", False)
-    code: str = _column("short sha256 over the sources that trained the model; a+b where others measured it")
+    contended: bool = _column("other work ran on the machine, or on the same GPU, during the timing or training", False)
+    code: str = _column(
+        "short sha256 over the sources that trained the model; a+b: trained by version a, measured by version b"
+    )
 
 
 def columns() -> list[tuple[str, str, str]]:

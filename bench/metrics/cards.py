@@ -29,9 +29,9 @@ METRICS = (
         "arXiv:1706.08500",
         "0.01",
     ),
-    Card("fd_inf", "0", "the same at infinitely many samples, by its line in 1/n", "arXiv:1911.07023", "0.03"),
-    Card("fd_inf_r2", "1", "R² of that line: how much of fd is its bias and how straight that is", "", ""),
-    Card("rfd", "0", "fd of a codec's reconstructions of held-out images from these images: its ceiling", "", ""),
+    Card("fd_inf", "0", "fd extrapolated to infinitely many samples by a line in 1/n", "arXiv:1911.07023", "0.03"),
+    Card("fd_inf_r2", "1", "R² of that line: how much of fd is bias, and how linear the bias is", "", ""),
+    Card("rfd", "0", "fd between a codec's reconstructions of held-out images and these images: what it loses", "", ""),
     Card(
         "kd",
         "0",
@@ -44,7 +44,7 @@ METRICS = (
     Card(
         "density",
         "floor",
-        "real images that reach a sample, over k; unbounded, prefers contraction",
+        "real images with a sample within reach, counted for each sample, over k; contraction raises it",
         "arXiv:2002.09797",
         "",
     ),
@@ -59,7 +59,9 @@ METRICS = (
         "arXiv:1606.03498",
         "<0.01",
     ),
-    Card("label_accuracy", "1", "share of samples that are read as the label they were drawn for", "", "<0.01"),
+    Card(
+        "label_accuracy", "1", "share of samples that the classifier gives the label they were drawn for", "", "<0.01"
+    ),
     Card(
         "cas",
         "floor",
@@ -77,14 +79,14 @@ METRICS = (
     Card(
         "nn_ratio",
         "1",
-        "samples' distance to training images over held-out images' to them; 0 = copies",
+        "distance to the nearest training image: of samples over that of held-out images; 0 = copies",
         "",
         "1.4",
     ),
     Card(
         "authenticity",
         "floor",
-        "samples farther from the nearest training image than that from its next",
+        "share of samples farther from their nearest training image than that is from its own nearest",
         "arXiv:2102.08921",
         "",
     ),
@@ -122,7 +124,7 @@ METRICS = (
     Card(
         "modes",
         "all",
-        "modes with at least a tenth of the samples they should have; of stacked images: with one",
+        "modes with at least a tenth of their expected samples; in stacked images, with one sample",
         "",
         "<0.01",
     ),
