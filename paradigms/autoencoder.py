@@ -24,9 +24,7 @@ Where this differs from the papers
     - Of real-valued data p(x | z) has a fixed scale. A nat of precision costs only beta nats of KL, so that with a learned
       scale one coordinate of ring8 was told ever more exactly (to 0.004) and the other not at all.
     - Encoder and decoder are those of the VQ-VAE here, without attention. Labels, where there are any, are told to both.
-    - Small batches: at these budgets steps are what is short. Fashion-MNIST at 28 x 28, a validation part of the training
-      split, Frechet distance of reconstructions from the images: 9.4 after 200 steps of 64 at lr 1e-3 and beta 0.3 (2 TFLOP);
-      after 1,045 of 16 at 2e-3 (2.5 TFLOP) 0.5 at beta 0.1 and 1.0 at 0.4, the code carrying 0.6 and 0.3 bits/dim.
+    - Small batches: at these budgets a run has too few steps otherwise (`docs/notes.md` has the measurements).
 """
 
 from __future__ import annotations

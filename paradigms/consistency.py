@@ -34,13 +34,11 @@ Where this differs from the papers
       serve in distillation too.
     - Easy: c is that of improved training, not 0, at which a perfect f has no gradient. No dropout.
     - Easy: samples begin at s = 20, above which 2 % of the draws log s ~ N(-1.1, 2^2) lie, where Geng et al.'s code begins
-      at 80, with 0.3 % (0.8 % above 40): so few at a small budget leave f untrained there. On digits one step of the tuned EDM
-      has a Frechet distance of 9.6 from 80, 2.1 from 40, 1.6 from 20 and 1.6 from 10, two steps 2.8, 1.4, 1.2 and 1.1; tuned
-      from flow matching, whose path has no end, one step 3.1 from there and 2.8 from 20. The distance of x_20 / 20 from
-      N(0, I), which is data / 20, is the price.
+      at 80, with 0.3 % (0.8 % above 40): at a small budget so few draws leave f untrained there. The price is the distance of
+      x_20 / 20 from N(0, I), which is data / 20.
     - f is never clipped; Song et al.'s sampler clips it to [-1, 1] after every step by default. Rounding to the data's levels
-      does that to the last one, so that one step is the same. On digits clipping makes two to eight steps worse: 1.70 to 1.78
-      with two, 1.42 to 1.52 with four (distilled from flow matching, mean of two draws).
+      does that to the last step, so that one step is the same. Clipping makes two to eight steps worse.
+      `docs/notes.md` has the measurements behind both choices.
     - Distillation: the target's average has the paper's rate for ImageNet, 0.95 (0 on CIFAR-10); its loss is divided by t - r,
       where the paper's has weight 1 on a grid of fixed size (18 or 40 steps).
     - Training: 8 to 128 steps (the paper's 10 to 1,280), f = x_t - t F down to t = 0 for EDM's c_skip and c_out down to
