@@ -42,12 +42,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench import arithmetic, features, flops, metrics, tiers, unet_speed
+from bench import arithmetic, features, flops, metrics, tiers
 from bench import run as runs
 from bench.features import FeatureSpace
+from bench.lab import unet_speed
+from bench.lab.overhead import overhead
 from bench.loop import Loop, seeded
 from bench.measure import Setting
-from bench.overhead import overhead
 from bench.script import answered
 from bench.sharing import alone_on
 from bench.store import write_atomic

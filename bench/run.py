@@ -752,13 +752,14 @@ def _device_name(device: torch.device) -> str:
 def _code_here() -> str:
     root = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for path in sorted(p for part in ("paradigms", "bench") for p in (root / part).rglob("*.py")):
+    found = (path for part in ("paradigms", "bench") for path in (root / part).rglob("*.py"))
+    for path in sorted(path for path in found if root / "bench" / "lab" not in path.parents):  # trains nothing
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
 
 
 def code_version(recipe: Recipe | None = None) -> str:
-    """Short sha256 over the sources of paradigms/ and bench/, and of a plugin's file where the recipe is one."""
+    """Short sha256 over the sources of paradigms/ and bench/ but bench/lab, and of a plugin's file where the recipe is one."""
     module = sys.modules.get(recipe.paradigm.__module__) if recipe is not None else None
     source = getattr(module, "__file__", None)
     if source is None or Path(__file__).parents[1] in Path(source).parents:

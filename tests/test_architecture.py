@@ -76,6 +76,15 @@ def test_reports_import_no_models(path):
     assert not {name.split(".")[0] for name in imports(path)} & {"torch", "torchmetrics", "bench", "paradigms"}
 
 
+@each("paradigms", "bench", "reports")
+def test_nothing_of_the_product_imports_an_experiment(path):
+    """But the check of a GPU, which measures what the experiments on speed measure."""
+    lab = PACKAGES["bench"] / "lab"
+    if lab in path.parents or path == PACKAGES["bench"] / "gpu_check.py":
+        return
+    assert not [name for name in imports(path) if name == "bench.lab" or name.startswith("bench.lab.")]
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
 def test_no_paradigm_imports_a_sibling(path):
     siblings = {f"paradigms.{other.stem}" for other in FILES if other != path}
@@ -196,15 +205,15 @@ CLOCKS = {
     "bench/data/folder.py:_key": "a changed file is known by the time of its change, to the nanosecond",
     "bench/data/folder.py:_recall": "two changes within a tick of the file system look like one: then it decodes again",
     "bench/gpu_check.py": MEASURED,
-    "bench/kv_cache.py": MEASURED,
+    "bench/lab/kv_cache.py": MEASURED,
     "bench/lab/fuzz.py:_limited": "a command that hangs is told after so long; nothing else depends on it",
     "bench/measure.py:Setting.once": MEASURED,
     "bench/measure.py:Watch.__enter__": MEASURED,
     "bench/measure.py:Watch.__exit__": MEASURED,
     "bench/measure.py:Watch.contended": "rows say that the machine was busy while they were timed",
-    "bench/metric_speed.py": MEASURED,
-    "bench/overhead.py": MEASURED,
-    "bench/peers.py": MEASURED,
+    "bench/lab/metric_speed.py": MEASURED,
+    "bench/lab/overhead.py": MEASURED,
+    "bench/lab/peers.py": MEASURED,
     "bench/progress.py:Progress.update": SHOWN,
     "bench/sharing.py:_take": "asks every tenth of a second whether a GPU's lock is free; how often decides nothing",
     "bench/progress.py:Meter.__init__": SHOWN,
@@ -232,7 +241,7 @@ CLOCKS = {
     "bench/suite.py:everything": MEASURED,
     "bench/loop.py:train": MEASURED + "; a checkpoint is written every so often, and changes no result",
     "bench/train_features.py:main": SHOWN,
-    "bench/unet_speed.py": MEASURED,
+    "bench/lab/unet_speed.py": MEASURED,
     "tests/costs.py:_cpu": MEASURED,
     "tests/costs.py:pytest_runtest_protocol": MEASURED,
     "tests/costs.py:pytest_runtest_makereport": MEASURED,

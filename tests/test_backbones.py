@@ -11,7 +11,7 @@ from conftest import shake
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench import unet_speed
+from bench.lab import unet_speed
 from paradigms.backbones.blocks import Attention
 from paradigms.backbones.build import denoiser
 from paradigms.backbones.embed import Embedding

@@ -146,7 +146,7 @@ def test_the_version_says_what_is_not_installed(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_what_is_kept_of_the_recipes_is_what_they_say() -> None:
-    assert recipes.KEPT.read_text("utf-8") == recipes.kept(), "make it anew: python -m bench.readme"
+    assert recipes.KEPT.read_text("utf-8") == recipes.kept(), "make it anew: python -m bench.lab.readme"
 
 
 def test_what_is_kept_of_the_recipes_is_not_believed_where_it_may_be_wrong(

@@ -22,10 +22,11 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from bench import evaluate, measure, metrics, overhead, store
+from bench import evaluate, measure, metrics, store
 from bench import run as runs
 from bench.data import Dataset
 from bench.data.dataset import checksum
+from bench.lab import overhead
 from bench.progress import Event, Progress
 from bench.reading import Range
 from bench.store import Row

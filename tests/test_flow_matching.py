@@ -31,7 +31,7 @@ from typer.testing import CliRunner
 
 from bench import cli, suite, tiers
 from bench import run as runs
-from bench import straightness as shown
+from bench.lab import straightness as shown
 from bench.loop import PREPARED, STATE
 from bench.progress import Progress
 from paradigms import catalogue, rectified_flow

@@ -2,7 +2,7 @@
 
 `pytest -s` prints the difference of each. torch-fidelity itself can not be a dependency of these tests: it needs
 torchvision, whose wheel does not import beside a CPU build of torch, and from then on neither does torchmetrics. Its
-formulas stand here as they are in its metric modules, written from the papers; `python -m bench.metric_speed
+formulas stand here as they are in its metric modules, written from the papers; `python -m bench.lab.metric_speed
 --torch-fidelity FOLDER` compares with its own code where somebody has unpacked it.
 """
 

@@ -192,7 +192,7 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("metric", ["kernel", "neighbours", "memorisation"])
 def test_no_matrix_of_all_pairs_is_held(metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same code at 50,000 × 50,000 then holds a few blocks: `python -m bench.metric_speed` measures it."""
+    """The same code at 50,000 × 50,000 then holds a few blocks: `python -m bench.lab.metric_speed` measures it."""
     monkeypatch.setattr(blocks_module, "BLOCK", 40_000)
     x, y, told = normal(1500, 4, 0), normal(2000, 4, 1), []
     run: dict[str, Callable[[], object]] = {

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from typer.main import get_command
 
-from bench import readme
 from bench.cli import app
-from bench.publish import publish
+from bench.lab import readme
+from bench.lab.publish import publish
 from paradigms.contract import Batch, Noise, Space
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +23,7 @@ named = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to
 
 
 def test_the_generated_pages_are_current() -> None:
-    """`python -m bench.readme` makes them anew."""
+    """`python -m bench.lab.readme` makes them anew."""
     stale = [page for page, text in readme.generated().items() if page.read_text("utf-8") != text]
     assert not stale
 

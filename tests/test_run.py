@@ -1008,3 +1008,14 @@ def test_sets_of_recipes(monkeypatch):
         names("gan+")
     with pytest.raises(BadInput, match="unknown recipe 'meen'; did you mean 'mean'"):
         names("meen+")
+
+
+def test_experiments_are_no_part_of_a_runs_code(monkeypatch):
+    read = Path.read_bytes
+
+    def seen(path):
+        assert "lab" not in path.parts
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", seen)
+    assert runs._code_here.__wrapped__() == runs._code_here()

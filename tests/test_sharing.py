@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import evaluate, kv_cache, measure, peers, sharing, tiers, unet_speed
+from bench import evaluate, measure, sharing, tiers
 from bench import run as runs
+from bench.lab import kv_cache, peers, unet_speed
 from bench.progress import Progress
 from bench.sharing import alone_on, beside_others
 from paradigms.contract import Plan

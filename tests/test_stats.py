@@ -17,7 +17,8 @@ from scipy import stats as scipy_stats
 from test_reports import SPACE, made, one
 from typer.testing import CliRunner, Result
 
-from bench import cli, readme, store
+from bench import cli, store
+from bench.lab import readme
 from reports import across, coverage, provenance, stats, tables
 from reports.compare import Comparison, NotComparable, Selector, UnknownName, compare
 from reports.sections import sections

@@ -12,7 +12,7 @@ from conftest import build, examples, shake, train_a_little
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
-from bench import kv_cache
+from bench.lab import kv_cache
 from paradigms import catalogue
 from paradigms.backbones import count_calls
 from paradigms.backbones.causal import CausalTransformer

@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bench import flops, step_cost
+from bench import flops
+from bench.lab import step_cost
 from bench.loop import LOG, PREPARED, STATE, Average, Loop, Order, train
 from bench.progress import Progress
 from paradigms.contract import Batch, Data, Noise, Space, Trainable, Update

@@ -1,4 +1,4 @@
-"""What a training step costs: `python -m bench.step_cost BASE RECIPE... [--dataset digits] [--batch 256] [--rounds 20]`.
+"""What a training step costs: `python -m bench.lab.step_cost BASE RECIPE... [--dataset digits] [--batch 256] [--rounds 20]`.
 
 Whole steps of the training loop (batch, loss, gradients, optimizer, average) of each recipe beside BASE's at equal
 batches and parameters, in turn; a ratio is the median of each round's and its quartiles. So `flow-matching
@@ -19,9 +19,9 @@ import torch
 
 from bench import run as runs
 from bench.data import Dataset
+from bench.lab.unet_speed import Timed, parameters, ratio, rounds
 from bench.loop import Loop, seeded
 from bench.script import answered
-from bench.unet_speed import Timed, parameters, ratio, rounds
 from paradigms import catalogue
 from paradigms.contract import Frozen, Noise, Trainable
 from paradigms.errors import BadInput
@@ -66,7 +66,7 @@ def compare(
 
 @answered
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.step_cost", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m bench.lab.step_cost", description=__doc__.splitlines()[0])
     parser.add_argument("recipes", nargs="+", help="the first is what the others are compared with")
     parser.add_argument("--dataset", default="digits")
     parser.add_argument("--params", type=int, default=280_000)

@@ -1,4 +1,4 @@
-"""Keeps a suite's report in the repository: `python -m bench.publish RUNS/report/SUITE [NAME]`.
+"""Keeps a suite's report in the repository: `python -m bench.lab.publish RUNS/report/SUITE [NAME]`.
 
 reports/results/NAME/report.md      the tables and the figures, without the curves of single trainings
                      figures/*.svg  those that it shows
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench.store import write_atomic
 
-RESULTS = Path(__file__).parents[1] / "reports" / "results"
+RESULTS = Path(__file__).parents[2] / "reports" / "results"
 FIGURE = re.compile(r"^!\[.*\]\((figures/[^)]+)\)\n\n?", re.MULTILINE)
 
 

@@ -1,4 +1,4 @@
-"""Speed, memory and agreement of the metrics: `python -m bench.metric_speed [--torch-fidelity FOLDER]`.
+"""Speed, memory and agreement of the metrics: `python -m bench.lab.metric_speed [--torch-fidelity FOLDER]`.
 
 Times are CPU seconds of one thread, the two sides of a row in turn, medians of a few rounds: only their ratio means
 much on a machine that does other work. Memory is the peak of a child process less what it had before.
@@ -171,7 +171,7 @@ def main() -> None:
             ("features", "statistics, CPU-s", "one product, CPU-s", "ratio"),
             statistics_rows(asked.dims),
         )
-    child = [sys.executable, "-m", "bench.metric_speed", "--pairs", str(asked.neighbours)]
+    child = [sys.executable, "-m", "bench.lab.metric_speed", "--pairs", str(asked.neighbours)]
     row = subprocess.run(child, check=True, stdout=subprocess.PIPE, text=True).stdout.strip().split("|")
     show(
         "precision, recall, density, coverage",

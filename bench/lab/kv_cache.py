@@ -1,4 +1,4 @@
-"""What a key-value cache saves in sequential sampling: `python -m bench.kv_cache [RECIPE ...] [--batch 1 64]`.
+"""What a key-value cache saves in sequential sampling: `python -m bench.lab.kv_cache [RECIPE ...] [--batch 1 64]`.
 
 For every recipe whose model has `flow.inverse(z, y, cached)`, at 16, 49 and 64 tokens and the width of the quick tier's
 parameters, one batch is drawn with the cache and without in turn (A B A B ...). Without it each step reads all tokens
@@ -20,7 +20,7 @@ import torch
 
 from bench import run as runs
 from bench import tiers
-from bench.peers import megabytes
+from bench.lab.peers import megabytes
 from bench.script import answered
 from bench.sharing import alone_on
 from paradigms import catalogue
@@ -85,7 +85,7 @@ def spread(values: list[float], scale: float = 1.0, digits: int = 1) -> str:
 
 @answered
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.kv_cache", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m bench.lab.kv_cache", description=__doc__.splitlines()[0])
     parser.add_argument("recipes", nargs="*", metavar="RECIPE", help="default: all that draw token by token")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 64], help="batch sizes")
     parser.add_argument("--rounds", type=int, default=10)

@@ -1,4 +1,4 @@
-"""Our U-Net against diffusers' `UNet2DModel`: `python -m bench.unet_speed [--shape 1 32 32] [--batch 128] [--threads 1]`.
+"""Our U-Net against diffusers' `UNet2DModel`: `python -m bench.lab.unet_speed [--shape 1 32 32] [--batch 128] [--threads 1]`.
 
 Both have about the same number of parameters, the peer's or --params. A training step is a squared loss, its gradient
 and one fused AdamW step. Beside each network its own layers run alone: every convolution and linear layer it calls,
@@ -32,8 +32,8 @@ from bench import data as datasets
 from bench.data import Dataset
 from bench.features import spaces_for
 from bench.flops import FlopCount
+from bench.lab.peers import megabytes
 from bench.metrics.frechet import frechet_distance
-from bench.peers import megabytes
 from bench.script import answered
 from bench.sharing import alone_on
 from paradigms.backbones.build import denoiser, unet
@@ -293,7 +293,7 @@ def learned(
 
 @answered
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.unet_speed", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m bench.lab.unet_speed", description=__doc__.splitlines()[0])
     parser.add_argument("--shape", type=int, nargs=3, default=[1, 32, 32], metavar=("C", "H", "W"))
     parser.add_argument("--classes", type=int, default=0)
     parser.add_argument("--batch", type=int, default=128)

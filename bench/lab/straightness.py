@@ -1,4 +1,4 @@
-"""How straight a flow's paths are: `python -m bench.straightness RUN... [-n 512] [--steps 128] [--json]`.
+"""How straight a flow's paths are: `python -m bench.lab.straightness RUN... [-n 512] [--steps 128] [--json]`.
 
 S = int_0^1 E || (Z_1 - Z_0) - v(Z_t, t) ||^2 dt along the model's own ODE (Liu et al. 2022, arXiv:2209.03003, section 2.2),
 0 where all paths are straight; shown with its standard error over the paths, and as a part of the mean squared length of
@@ -62,7 +62,7 @@ def measure(folder: Path, n: int = 512, steps: int = 128) -> Straightness:
 
 @answered
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.straightness", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m bench.lab.straightness", description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs")
     parser.add_argument("-n", type=int, default=512, help="paths")
     parser.add_argument("--steps", type=int, default=128, help="of a fourth-order solver")

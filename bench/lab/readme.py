@@ -1,4 +1,4 @@
-"""Keeps the generated parts of README.md and docs/ true: `python -m bench.readme [RUNS/report/report.md]`.
+"""Keeps the generated parts of README.md and docs/ true: `python -m bench.lab.readme [RUNS/report/report.md]`.
 
 `PARTS` names each generated part, the page that it stands on and what makes it: the table of recipes comes from the
 catalogue, that of columns from `bench.store.Row`, that of metrics from `bench.metrics.METRICS`, that of feature spaces from
@@ -22,7 +22,7 @@ from bench.recipes import KEPT, describe, kept
 from bench.store import columns, write_atomic
 from reports import coverage
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 COLUMN = " " * 12  # where the text of "Model.", "Objective." ... stands in a paradigm's docstring

@@ -1,4 +1,4 @@
-"""What a sampler costs beyond its network: `python -m bench.overhead RUN [--sampler ddim] [--batch 1] [--rounds 20]`.
+"""What a sampler costs beyond its network: `python -m bench.lab.overhead RUN [--sampler ddim] [--batch 1] [--rounds 20]`.
 
 A sampling's time is what its network calls take, each clocked where it happens, and the rest, which is the overhead: it
 holds what is done once as well, the draw from the prior, the levels, the coefficients. On an accelerator, where a call
@@ -155,7 +155,7 @@ def overhead(model: Paradigm, plan: Plan, batch: int = 1, rounds: int = 20, devi
 
 @answered
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.overhead", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m bench.lab.overhead", description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="folder of a finished run")
     parser.add_argument("--sampler", nargs="+", default=[], help="those alone, by name")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 64], help="batch sizes")

@@ -1,4 +1,4 @@
-"""Our flow transforms against the libraries people use: `python -m bench.peers [--seconds 4] [--threads 1] [--device cpu]`.
+"""Our flow transforms against the libraries people use: `python -m bench.lab.peers [--seconds 4] [--threads 1] [--device cpu]`.
 
 Each pair is one stack of transforms at equal shapes around *the same conditioner network*, so that what differs is the
 transforms themselves: a Glow step (actnorm, 1x1 convolution by L U, affine coupling) and a rational-quadratic coupling
@@ -373,7 +373,7 @@ def megabytes(work: Callable[[], None], device: torch.device) -> float:
 
 @answered
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.peers", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m bench.lab.peers", description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=4.0, help="for each comparison")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
