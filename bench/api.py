@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from bench import cli, evaluate, store, suite, tiers
-from bench import run as runs
+from bench import cli, evaluate, runs, store, suite, tiers
 from bench.data import Dataset
 from bench.data.array import keep_arrays
 from bench.data.names import Name, OwnData

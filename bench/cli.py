@@ -435,8 +435,7 @@ def train(
     place = _place(dataset, out, test, called)
     _new_folder(out)
 
-    from bench import arithmetic
-    from bench import run as runs
+    from bench import arithmetic, runs
     from bench.progress import Progress, graceful_stop
     from paradigms import catalogue
 
@@ -810,7 +809,7 @@ def evaluate(
     if number is not None and not features:
         raise BadInput("--samples goes with --features; a run's own rows are of as many as its tier says")
     from bench import evaluate as scores
-    from bench import run as runs
+    from bench import runs
     from bench.progress import Progress, graceful_stop
     from bench.reading import Range
     from bench.store import BASELINES
@@ -911,8 +910,7 @@ def time_(
     counts = _counts(steps)
     found = [_run_and_data(name, dataset, out) for name in chosen]
 
-    from bench import measure
-    from bench import run as runs
+    from bench import measure, runs
     from bench.progress import Progress, graceful_stop
     from paradigms import catalogue
 
@@ -990,7 +988,7 @@ def report(
     folders = _measured_by(_with_rows(below), tier, runs)
     if not folders:
         raise BadInput(f"no results in {runs}; run `bench all` or `bench evaluate` first")
-    from bench.run import slug
+    from bench.runs import slug
 
     target = to or runs / (f"report-{slug(tier)}" if tier else "report")
     _new_folder(target)
@@ -1099,7 +1097,7 @@ def _selector(base: str, details: Sequence[str]) -> Any:
         )
     run, name = "", base
     if (Path(base) / "run.json").exists():
-        from bench import run as runs
+        from bench import runs
 
         info = runs.read_info(Path(base))
         run, name = info.id, info.recipe
@@ -1358,7 +1356,7 @@ def _measured_by(folders: Iterable[Path], tier: str, root: Path) -> list[Path]:
 
     root: the folder that the user named; what it lies in itself is asked for.
     """
-    from bench.run import INFO, PROTOCOLS, slug
+    from bench.runs import INFO, PROTOCOLS, slug
 
     def measurer(folder: Path) -> str:
         inside = itertools.takewhile(lambda up: up != root, (folder, *folder.parents))
@@ -1412,7 +1410,7 @@ def _own_called(name: str, runs: Iterable[Mapping[str, Any]]) -> dict[str, Mappi
 
 def _shown_name(dataset: str, run_folders: Iterable[Path]) -> str:
     """The name in rows of what a user means by --dataset; the same where nothing is known of it."""
-    from bench import run as runs
+    from bench import runs
     from bench.data.names import own_data
 
     infos = [_json_of(folder / "run.json") for folder in run_folders] if dataset else []
@@ -1436,7 +1434,7 @@ def _same_data(place: Name) -> Callable[[Mapping[str, Any]], bool]:
 
     if not isinstance(place, OwnData):
         return lambda info: info.get("dataset") == place
-    from bench import run as runs
+    from bench import runs
 
     if _is_gone(place):
         return lambda info: info.get("source") == place.as_json()
@@ -1446,7 +1444,7 @@ def _same_data(place: Name) -> Callable[[Mapping[str, Any]], bool]:
 
 def _told(place: Name, out: Path) -> Dataset:
     """The data set, said on stderr once where it is a user's own: its classes and what was decided of its files."""
-    from bench import run as runs
+    from bench import runs
     from bench.data.names import OwnData
 
     found = _known(place, out)
@@ -1469,7 +1467,7 @@ def _known(place: Name, out: Path) -> Dataset:
 
     Raises BadInput where a user's own are gone, or other data have their name there.
     """
-    from bench import run as runs
+    from bench import runs
     from bench.data.names import OwnData
 
     if isinstance(place, OwnData) and place.name and _is_gone(place):

@@ -37,8 +37,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench import arithmetic, measure, metrics, reading
-from bench import run as runs
+from bench import arithmetic, measure, metrics, reading, runs
 from bench.arithmetic import DTYPES
 from bench.data import Dataset
 from bench.data.dataset import label_of
@@ -685,14 +684,14 @@ def evaluate(
 ) -> list[Row]:
     """Scores a finished run and writes results.jsonl, grid.png and samples.npz into its folder; returns the rows.
 
-    What another tier than its own measures goes into a folder of that tier's inside (see `bench.run.measured`), here and
+    What another tier than its own measures goes into a folder of that tier's inside (see `bench.runs.measured`), here and
     below. What was there before stays until all of the new is made.
 
     Every sampler and step count is tried on the first `tier.sweep_seeds` training seeds, the headline plan on all. That
     one draws `tier.draws` disjoint sets, and on the first seeds it is drawn with other weights too (see `others`). A
     codec, which does not sample, is asked for its reconstructions, and nothing of that is kept: rows are for what can be
     compared, and the models that stand on it have these among theirs. `data` says where its data lie, if not where they
-    did, `out` where its parents may be besides its own output folder (as below; see `bench.run.load`).
+    did, `out` where its parents may be besides its own output folder (as below; see `bench.runs.load`).
     Raises BadInput when the folder is not that of a finished, whole run.
     """
     folder = Path(folder)

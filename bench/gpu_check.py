@@ -42,8 +42,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench import arithmetic, features, flops, metrics, tiers
-from bench import run as runs
+from bench import arithmetic, features, flops, metrics, runs, tiers
 from bench.features import FeatureSpace
 from bench.lab import unet_speed
 from bench.lab.overhead import overhead

@@ -29,8 +29,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bench import arithmetic
-from bench import run as runs
+from bench import arithmetic, runs
 from bench.flops import FlopCount
 from bench.opened import opened
 from bench.progress import Progress

@@ -8,10 +8,10 @@ from typing import Literal
 
 import torch
 
-from bench import run as runs
+from bench import runs
 from bench.data import Dataset
 from bench.data.names import Name
-from bench.run import Info
+from bench.runs import Info
 from paradigms import catalogue
 from paradigms.contract import Paradigm, Recipe, Space, Trainable
 from paradigms.errors import BadInput
@@ -63,7 +63,7 @@ def opened(
     weights: Literal["ema", "raw"] = "ema",
     step: int | None = None,
 ) -> Opened:
-    """Opens a finished run; weights, step and out are those of `bench.run.load`. Raises BadInput as that does."""
+    """Opens a finished run; weights, step and out are those of `bench.runs.load`. Raises BadInput as that does."""
     where = runs.device_of(device) if isinstance(device, str) else device
     model, info = runs.load(folder, weights, where, step, out)
     return Opened(Path(folder), info, catalogue.get(info.recipe), model, where, place)

@@ -73,10 +73,10 @@ def describe() -> list[Described]:
 
 
 def refusal(recipe: str, space: Space) -> str | None:
-    """As `bench.run.refusal`."""
-    from bench import run
+    """As `bench.runs.refusal`."""
+    from bench import runs
 
-    return run.refusal(recipe, space)
+    return runs.refusal(recipe, space)
 
 
 def _described(recipe: Recipe) -> Described:

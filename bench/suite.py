@@ -24,13 +24,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bench import evaluate, measure, store
-from bench import run as runs
+from bench import evaluate, measure, runs, store
 from bench.arithmetic import USUAL, Arithmetic, chosen
 from bench.data.names import Name
 from bench.loop import LOG
 from bench.progress import Display, Progress, duration
-from bench.run import Run
+from bench.runs import Run
 from bench.schedule import SCORE, TRAIN, Job, Outcome, Place, cores, gpu_places, perform
 from bench.tiers import Budget, Tier
 from paradigms import catalogue
@@ -159,7 +158,7 @@ def plan_runs(
 
 
 def _by_recipe(settings: Sequence[str], names: Iterable[str]) -> dict[str, list[str]]:
-    """RECIPE.key=value as the settings of each recipe (see `bench.run.plan`): its own, and those of what it needs."""
+    """RECIPE.key=value as the settings of each recipe (see `bench.runs.plan`): its own, and those of what it needs."""
     above = {name: {known.name for known in runs.needed(catalogue.get(name))} for name in names}
     found: dict[str, list[str]] = {name: [] for name in above}
     for setting in settings:

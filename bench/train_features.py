@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from bench.data import load
 from bench.data.names import own_data
 from bench.features import SUMS, WEIGHTS, Architecture, Classifier, listed, serialise
-from bench.run import slug
+from bench.runs import slug
 from bench.store import write_atomic
 from paradigms.contract import Data, Space, seed_of
 from paradigms.errors import BadInput

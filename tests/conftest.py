@@ -84,7 +84,7 @@ def jobs_here(patch: pytest.MonkeyPatch) -> list[str]:
 @contextmanager
 def installed_package(module: str, home: Path) -> Iterator[None]:
     """A package whose `module` in the folder `home` has recipes, and the tiers "tiny" and "other" of `home`/t.toml."""
-    from bench import run, tiers
+    from bench import tiers
 
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(home)
@@ -92,8 +92,7 @@ def installed_package(module: str, home: Path) -> Iterator[None]:
         catalogue._plugins.cache_clear()
         shown = tiers.tiers()
         mine = {name: tiers.get(f"{home}/t.toml:{name}") for name in ("tiny", "other")}
-        for holder in (tiers, run):
-            patch.setattr(holder, "tiers", lambda: {**shown, **mine})
+        patch.setattr(tiers, "tiers", lambda: {**shown, **mine})
         yield
     catalogue._plugins.cache_clear()
     sys.modules.pop(module, None)

@@ -11,13 +11,14 @@ import torch
 from conftest import build, examples
 from torch import nn
 
-from bench import arithmetic, suite, tiers
-from bench import run as runs
+from bench import arithmetic, runs, suite, tiers
 from bench.arithmetic import USUAL, Arithmetic, chosen, compile_networks, computing
 from bench.loop import Loop, _prepare
+from bench.runs import training
 from paradigms import catalogue
 from paradigms.backbones import Backbone
 from paradigms.contract import BLOCKS, Data, Frozen, Noise, Plan, Space
+from paradigms.errors import BadInput
 
 CPU = torch.device("cpu")
 DIGITS = Space((1, 8, 8), 0, 17)
@@ -136,9 +137,9 @@ def test_the_model_of_gpu_is_part_of_a_runs_name(monkeypatch, tmp_path):
     assert len({planned("consistency").id, on_a.id, on_b.id}) == 3
     assert on_a.parents[0][1].id != on_b.parents[0][1].id
     assert on_a.id == planned("consistency", chosen(torch.device("cuda"))).id
-    with pytest.raises(runs.BadInput, match="planned for Card A, not for Card B"):
+    with pytest.raises(BadInput, match="planned for Card A, not for Card B"):
         runs.ensure(on_a, tmp_path, device=torch.device("cuda", 1))
-    with pytest.raises(runs.BadInput, match="planned for no model of GPU, not for Card B"):
+    with pytest.raises(BadInput, match="planned for no model of GPU, not for Card B"):
         runs.ensure(planned("ddpm", Arithmetic(noise=2)), tmp_path, device=torch.device("cuda", 1))
     assert vars(USUAL) == {"precision": "fp32", "compiled": False, "noise": 1, "card": ""}
 
@@ -165,7 +166,7 @@ def test_what_a_recipe_can_not_have_it_does_not_get():
 
 def test_a_run_is_not_trained_where_its_noise_is_another(tmp_path):
     run = planned("ddpm", Arithmetic(noise=2))
-    with pytest.raises(runs.BadInput, match="another kind of device"):
+    with pytest.raises(BadInput, match="another kind of device"):
         runs.ensure(run, tmp_path, device="cpu")
 
 
@@ -181,7 +182,7 @@ def test_a_run_in_bfloat16_says_so_in_its_file_and_rows(tmp_path):
     ("precision", "words"), [("tf32", "of GPUs"), ("fp64", "unknown precision 'fp64'"), ("bfloat16", "bf16")]
 )
 def test_what_a_device_does_not_have_is_refused(precision, words):
-    with pytest.raises(runs.BadInput, match=words):
+    with pytest.raises(BadInput, match=words):
         chosen(CPU, precision)
 
 
@@ -252,7 +253,7 @@ def test_settings_of_a_suite_reach_what_its_recipes_need():
 def test_a_run_says_what_settings_it_stands_on_and_how_it_is_made_again(tmp_path):
     settings = ("flow-matching.batch=16", "lr=0.002")
     run = runs.plan("consistency", "moons", 0, tiers.get("smoke"), settings)
-    info = runs._start(run, catalogue.get("consistency"), {}, CPU, 1)
+    info = training._start(run, catalogue.get("consistency"), {}, CPU, 1)
     assert info.above == {"flow-matching.batch": "16"}
     words = runs.again(info, tmp_path).split()
     again = [text for option, text in itertools.pairwise(words) if option == "--set"]
@@ -261,7 +262,9 @@ def test_a_run_says_what_settings_it_stands_on_and_how_it_is_made_again(tmp_path
     teacher = runs.again(info, tmp_path, "teacher")
     assert "train flow-matching " in teacher
     assert "--set batch=16 " in teacher
-    assert runs._start(runs.plan("gan", "moons", 0, tiers.get("smoke")), catalogue.get("gan"), {}, CPU, 1).above == {}
+    assert (
+        training._start(runs.plan("gan", "moons", 0, tiers.get("smoke")), catalogue.get("gan"), {}, CPU, 1).above == {}
+    )
 
 
 def test_settings_of_a_suite_go_to_their_recipe():
@@ -274,5 +277,5 @@ def test_settings_of_a_suite_go_to_their_recipe():
         ("dpm.lr=1", "unknown recipe"),
         ("ddpm.speed=1", "speed"),
     ):
-        with pytest.raises(runs.BadInput, match=words):
+        with pytest.raises(BadInput, match=words):
             suite.plan_runs("digits", ["ddpm", "gan"], small(), 1, False, [setting], USUAL)

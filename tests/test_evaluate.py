@@ -22,8 +22,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from bench import evaluate, measure, metrics, store
-from bench import run as runs
+from bench import evaluate, measure, metrics, runs, store
 from bench.data import Dataset
 from bench.data.dataset import checksum
 from bench.lab import overhead

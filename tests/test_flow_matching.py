@@ -29,8 +29,7 @@ from scipy.integrate import quad
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from bench import cli, suite, tiers
-from bench import run as runs
+from bench import cli, runs, suite, tiers
 from bench.lab import straightness as shown
 from bench.loop import PREPARED, STATE
 from bench.progress import Progress

@@ -21,11 +21,11 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from bench import cli, store, suite, tiers
-from bench import run as runs
+from bench import cli, runs, store, suite, tiers
 from bench.lab import fuzz
 from bench.loop import STATE
 from bench.progress import Bars, Event
+from bench.runs.loading import _places
 from bench.terminal import console, shown
 from bench.walk import walk
 from paradigms.errors import BadInput
@@ -397,7 +397,7 @@ def test_a_run_near_the_root(world):
     """Less than three levels deep: /run."""
     info = runs.read_info(world.good[0])
     assert runs.out_of(Path("/run"), info) == Path("runs")
-    assert [place.as_posix() for place in runs._places(Path("/run"), "a/b/0-c", None)]
+    assert [place.as_posix() for place in _places(Path("/run"), "a/b/0-c", None)]
 
 
 # ------------------------------------------------------------------------------------------------- names and folders

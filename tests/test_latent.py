@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 from typer.testing import CliRunner
 
-from bench import evaluate, suite
-from bench import run as runs
+from bench import evaluate, runs, suite
 from bench.cli import app
 from bench.loop import PREPARED, STATE
 from bench.progress import Progress
-from bench.run import configure, ensure, plan, read_info
+from bench.runs import configure, ensure, plan, read_info
 from bench.tiers import get
 from paradigms import catalogue
 from paradigms.autoencoder import Autoencoder

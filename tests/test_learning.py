@@ -10,8 +10,7 @@ import pytest
 import torch
 
 import bench.data
-from bench import metrics, tiers
-from bench import run as runs
+from bench import metrics, runs, tiers
 from paradigms import catalogue
 from paradigms.contract import Noise, Paradigm
 

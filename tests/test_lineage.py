@@ -17,9 +17,9 @@ import torch
 from conftest import installed_package, jobs_here
 from typer.testing import CliRunner, Result
 
-from bench import cli, evaluate, store, suite, tiers
-from bench import run as runs
+from bench import cli, evaluate, runs, store, suite, tiers
 from bench.progress import Progress, Silent
+from bench.runs.loading import _places
 from bench.schedule import Outcome
 from paradigms.contract import Plan
 from paradigms.errors import BadInput
@@ -252,7 +252,7 @@ def test_a_copy_of_the_folder_alone_does_all_that_a_run_does(out, home, tmp_path
         assert done.exit_code == 0, done.output
         assert json.loads(done.stdout)
     assert bench("report", lone.parent, "--formats", "csv").exit_code == 0
-    assert not any(runs._places(Path("/x"), "d/r/0-1", None)[0].exists() for _ in "1"), "near the root"
+    assert not any(_places(Path("/x"), "d/r/0-1", None)[0].exists() for _ in "1"), "near the root"
 
 
 @pytest.mark.heavy

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from bench import cli, store
-from bench import run as runs
+from bench import cli, runs, store
 from bench.data.names import FolderName
+from bench.runs.loading import _places
 from paradigms.errors import BadInput
 
 TIER = """
@@ -187,7 +187,7 @@ def test_a_linked_run_finds_what_it_needs(world: Path) -> None:
     (world / "linked" / "a" / "b").mkdir(parents=True)
     (world / "linked" / "a" / "b" / "0-x").symlink_to(run)
     there = world / "linked" / "a" / "b" / "0-x"
-    places = runs._places(there, str(run.relative_to(world / "runs")), None)
+    places = _places(there, str(run.relative_to(world / "runs")), None)
     assert next(place for place in places if place.exists()) == run
     assert bench("sample", there, "-n", 2, "--to", world / "x.npz").exit_code == 0
 

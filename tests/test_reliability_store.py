@@ -22,10 +22,11 @@ import pytest
 from conftest import installed_package, jobs_here
 from typer.testing import CliRunner, Result
 
-from bench import cli, evaluate, measure, store, suite, tiers
-from bench import run as runs
+from bench import cli, evaluate, measure, runs, store, suite, tiers
 from bench.loop import LOG, PREPARED, STATE
 from bench.progress import Progress, Silent
+from bench.runs.info import step_of
+from bench.runs.training import OWN
 from bench.store import Row
 from paradigms.errors import BadInput
 
@@ -839,9 +840,9 @@ def test_a_resumed_training_leaves_notes_beside_it_alone(tmp_path):
 
 def test_what_a_run_holds_is_known_as_its_own(out):
     names = {path.name for path in planned("second").folder(out).iterdir() if not path.name.startswith(".")}
-    assert {name for name in names if not runs._step_of(name)} <= runs.OWN
+    assert {name for name in names if not step_of(name)} <= OWN
     parts = (evaluate.GRID, evaluate.SAMPLES, evaluate.ASKED, evaluate.PLANS, evaluate.SPACES, measure.TIMING)
-    assert runs.OWN.issuperset(parts)
+    assert OWN.issuperset(parts)
 
 
 @pytest.mark.parametrize("harm", ["gone", "a digit", "cut", "another's"])

@@ -24,13 +24,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import bench.data
-from bench import run as runs
-from bench import store, suite, tiers
+from bench import runs, store, suite, tiers
 from bench.cli import app
 from bench.loop import LOG, STATE
 from bench.progress import Progress, Silent
+from bench.runs import budget, loading, machine, make, settings, training
+from bench.runs.info import SCHEMA
 from paradigms import catalogue
-from paradigms.contract import Data, Frozen, Space
+from paradigms.contract import Data, Frozen, Space, Trainable
 from paradigms.errors import BadInput
 
 PLUGIN = '''
@@ -182,7 +183,7 @@ def test_identity_is_what_matters():
 @pytest.mark.heavy
 def test_identity_does_not_depend_on_the_process():
     script = (
-        "import sys; sys.path.insert(0, 'tests')\nfrom bench.run import Run\nfrom bench.tiers import get\n"
+        "import sys; sys.path.insert(0, 'tests')\nfrom bench.runs import Run\nfrom bench.tiers import get\n"
         "from paradigms.contract import Space\nfrom dataclasses import dataclass\n"
         "@dataclass(frozen=True)\nclass C:\n    a: float = 0.1\n    b: tuple = (1, 2)\n"
         "print(Run('r', C(), 'd', 'c', Space((2,)), 3, get('quick')).where)"
@@ -329,9 +330,9 @@ def test_bad_settings_are_one_clear_line(setting, match):
 def test_a_config_survives_its_run_json():
     config = runs.configure(Settings(), ["widths=4,5", "inner.depth=9", "clip=2"])
     values = json.loads(json.dumps(dataclasses.asdict(config)))
-    assert runs._restored(Settings(), values, Path("run.json")) == config
+    assert settings.restored(Settings(), values, Path("run.json")) == config
     with pytest.raises(BadInput, match="no longer has"):
-        runs._restored(Settings(), {"colour": 1}, Path("run.json"))
+        settings.restored(Settings(), {"colour": 1}, Path("run.json"))
 
 
 # -------------------------------------------------------------------------------------------------- width and steps
@@ -340,7 +341,7 @@ def test_a_config_survives_its_run_json():
 @pytest.mark.parametrize("large", [0, 10**9])
 @pytest.mark.parametrize("target", [20, 500, 10_000, 300_000])
 def test_the_width_is_the_nearest_to_the_target(target, large, monkeypatch):
-    monkeypatch.setattr(runs, "LARGE", large)  # networks on the meta device, and real ones
+    monkeypatch.setattr(budget, "LARGE", large)  # networks on the meta device, and real ones
     recipe = catalogue.get("mean")
     width, params = runs.fit_width(recipe, Space((3,)), target, {}, recipe.config)
 
@@ -373,7 +374,7 @@ def test_images_fix_the_number_of_steps(out):
 def millisecond_steps(monkeypatch):
     """A clock that advances by 1 ms whenever it is read, so that each step takes that long."""
     ticks = itertools.count()
-    monkeypatch.setattr(runs, "_clock", lambda device, threads: lambda: next(ticks) / 1000)
+    monkeypatch.setattr(budget, "_clock", lambda device, threads: lambda: next(ticks) / 1000)
 
 
 def test_the_cap_in_seconds_binds_and_says_so(out, millisecond_steps):
@@ -390,13 +391,13 @@ def test_all_seeds_share_one_schedule(out, monkeypatch, millisecond_steps):
     steps = {runs.read_info(runs.ensure(plan(tier=tier, seed=seed), out)).steps for seed in range(3)}
     assert len(steps) == 1
     assert len(list((out / "toy" / "mean").glob("plan-*.json"))) == 1
-    monkeypatch.setattr(runs, "_calibrate", lambda *_: pytest.fail("calibrated again"))
+    monkeypatch.setattr(budget, "_calibrate", lambda *_: pytest.fail("calibrated again"))
     runs.ensure(plan(tier=tier, seed=3), out)
 
 
 @pytest.mark.parametrize(("steps", "rounded"), [(0.5, 0.5), (7.9, 7), (56, 56), (563, 560), (12_999, 12_000)])
 def test_two_digits(steps, rounded):
-    assert runs._two_digits(steps) == rounded
+    assert budget._two_digits(steps) == rounded
 
 
 def test_a_missed_parameter_target_is_said(out):
@@ -493,7 +494,7 @@ def test_a_stopped_run_goes_on_with_the_steps_it_began_with(stop, out, tmp_path,
     assert runs.read_info(folder).status == "training"
     with pytest.raises(BadInput, match="has not finished training"):
         runs.load(folder)
-    monkeypatch.setattr(runs, "_calibrate", lambda *_: pytest.fail("calibrated again"))
+    monkeypatch.setattr(budget, "_calibrate", lambda *_: pytest.fail("calibrated again"))
     store.save_rows(folder, [store.Row(status="failed", reason="its process was killed")], key="failed")
     (folder / ".weights.safetensors.1.tmp").write_text("cut short")
     runs.ensure(plan(), out)
@@ -616,9 +617,9 @@ def test_a_failure_keeps_the_checkpoint_and_the_next_attempt_goes_on_from_it(out
     def full(*_, **__):
         raise MemoryError
 
-    for name in ("train", "_build"):  # while training, and before
+    for name in ("train", "build"):  # while training, and before
         with monkeypatch.context() as patch:
-            patch.setattr(runs, name, full)
+            patch.setattr(training, name, full)
             folder = runs.ensure(plan(), out)
         assert runs.read_info(folder).status == "failed"
         assert (folder / STATE).exists()
@@ -651,7 +652,7 @@ def test_other_code_is_said_and_new_seeds_share_the_schedule(out, monkeypatch, c
     runs.ensure(plan("child"), out)
     assert runs.other_code([plan("child"), plan("child", seed=1)], out) is None
     assert not caplog.records
-    monkeypatch.setattr(runs, "code_version", lambda recipe=None: "0ther")
+    monkeypatch.setattr(make, "code_version", lambda recipe=None: "0ther")
     line = runs.other_code([plan("child"), plan("child", seed=1)], out)
     assert line is not None
     assert "2 finished runs were trained by another version" in line
@@ -659,7 +660,7 @@ def test_other_code_is_said_and_new_seeds_share_the_schedule(out, monkeypatch, c
     assert "\n" not in line
     runs.ensure(plan("child"), out)
     assert [record.getMessage() for record in caplog.records] == [line]
-    monkeypatch.setattr(runs, "_calibrate", lambda *_: pytest.fail("calibrated again"))
+    monkeypatch.setattr(budget, "_calibrate", lambda *_: pytest.fail("calibrated again"))
     runs.ensure(plan("child", seed=1), out)
 
 
@@ -850,13 +851,14 @@ def test_two_processes_do_not_train_the_same_folder(out):
 
 def test_labels_are_told_only_on_request(out, monkeypatch):
     told = []
-    build = runs._build
+    build = loading.build
 
     def watched(recipe, space, *rest):
         told.append(space.classes)
         return build(recipe, space, *rest)
 
-    monkeypatch.setattr(runs, "_build", watched)
+    for module in (budget, training, loading):
+        monkeypatch.setattr(module, "build", watched)
     runs.ensure(plan(), out)
     runs.load(runs.ensure(plan(conditional=True), out))
     assert set(told[:2]) == {0}
@@ -882,7 +884,7 @@ def test_what_the_log_says_is_wrong_is_kept(out):
 def test_a_run_from_before_symptoms_is_still_a_run(out):
     """Its run.json lacks the field and has the schema before; one of a later schema is refused as such."""
     folder = runs.ensure(plan("mean"), out)
-    assert runs.read_info(folder).schema == runs.SCHEMA
+    assert runs.read_info(folder).schema == SCHEMA
     values = store.read_sealed(folder / runs.INFO)
     del values["symptom"]
     told = store.write_sealed(folder / runs.INFO, {**values, "schema": 1})
@@ -890,7 +892,7 @@ def test_a_run_from_before_symptoms_is_still_a_run(out):
     assert runs.is_finished(folder)
     assert runs.read_info(folder).symptom == ""
     assert runs.load(folder)[1].schema == 1
-    store.write_sealed(folder / runs.INFO, {**values, "schema": runs.SCHEMA + 1})
+    store.write_sealed(folder / runs.INFO, {**values, "schema": SCHEMA + 1})
     with pytest.raises(BadInput, match="written by a newer version"):
         runs.read_info(folder)
 
@@ -988,7 +990,7 @@ def test_a_name_that_leads_nowhere_or_twice_is_refused(recipe, match, stranger, 
 
 def test_sets_of_recipes(monkeypatch):
     """A suite's recipes by word: rows, all, NAME+; what a set can not run is left out with its reason."""
-    monkeypatch.setattr(suite, "Paradigm", runs.Trainable)  # of this file's recipes none samples
+    monkeypatch.setattr(suite, "Paradigm", Trainable)  # of this file's recipes none samples
 
     def names(*asked):
         planned, skipped = suite.plan_runs("toy", asked, TIER, 1, False)
@@ -1018,4 +1020,4 @@ def test_experiments_are_no_part_of_a_runs_code(monkeypatch):
         return read(path)
 
     monkeypatch.setattr(Path, "read_bytes", seen)
-    assert runs._code_here.__wrapped__() == runs._code_here()
+    assert machine._code_here.__wrapped__() == machine._code_here()

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import evaluate, measure, sharing, tiers
-from bench import run as runs
+from bench import evaluate, measure, runs, sharing, tiers
 from bench.lab import kv_cache, peers, unet_speed
 from bench.progress import Progress
+from bench.runs import budget, training
 from bench.sharing import alone_on, beside_others
 from paradigms.contract import Plan
+from paradigms.errors import BadInput
 
 CPU = torch.device("cpu")
 SMALL = tiers.get("smoke")
@@ -76,7 +77,12 @@ def run(tmp_path, card) -> Path:
 def test_what_is_timed_has_the_gpu_alone_and_who_trains_or_scores_shares_it(run, card, tmp_path, monkeypatch):
     planned, trained, drawn, timed = (
         watched(monkeypatch, module, name, card)
-        for module, name in ((runs, "_seconds_per_step"), (runs, "train"), (evaluate, "draw"), (measure, "measure"))
+        for module, name in (
+            (budget, "_seconds_per_step"),
+            (training, "train"),
+            (evaluate, "draw"),
+            (measure, "measure"),
+        )
     )
     runs.ensure(runs.plan("gan", "moons", 0, SMALL), tmp_path / "runs", device="cpu")
     evaluate.evaluate(run, SMALL, QUIET)
@@ -90,7 +96,7 @@ def test_what_is_timed_has_the_gpu_alone_and_who_trains_or_scores_shares_it(run,
 def test_likelihoods_and_named_spaces_share_the_gpu_too(run, card, monkeypatch):
     loaded = watched(monkeypatch, runs, "load", card)
     evaluate.likelihoods(run, (), SMALL, QUIET)
-    with pytest.raises(runs.BadInput):  # points have no such space
+    with pytest.raises(BadInput):  # points have no such space
         evaluate.in_spaces(run, ["no-such-space"], SMALL, QUIET)
     assert loaded == ["shared", "shared"]
 
@@ -137,8 +143,8 @@ def test_a_share_is_whole_after_its_holder_asked_whether_it_is_alone(card):
 
 
 def test_training_beside_another_is_said_in_the_run_its_rows_and_what_stands_on_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs.os, "getloadavg", lambda: (0.0, 0.0, 0.0))
-    train, ended = runs.train, []
+    monkeypatch.setattr(training.os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+    train, ended = training.train, []
 
     def visited(*args, **named):
         ended.append(train(*args, **named))
@@ -147,7 +153,7 @@ def test_training_beside_another_is_said_in_the_run_its_rows_and_what_stands_on_
                 pass
         return ended[-1]
 
-    monkeypatch.setattr(runs, "train", visited)
+    monkeypatch.setattr(training, "train", visited)
     alone, beside = (
         runs.read_info(runs.ensure(runs.plan("flow-matching", "moons", seed, SMALL), tmp_path / "runs", device="cpu"))
         for seed in (1, 2)
@@ -156,7 +162,7 @@ def test_training_beside_another_is_said_in_the_run_its_rows_and_what_stands_on_
     assert "contended" not in json.dumps(alone.costs)
     assert beside.contended
     assert runs.base_row(beside).contended
-    child = runs._costed(
+    child = training._costed(
         replace(alone, where="moons/child/1-0"), ended[0], {"teacher": tmp_path / "runs" / beside.where}
     )
     assert not child.contended
@@ -164,8 +170,8 @@ def test_training_beside_another_is_said_in_the_run_its_rows_and_what_stands_on_
 
 
 def test_a_stopped_training_remembers_that_it_was_not_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs.os, "getloadavg", lambda: (0.0, 0.0, 0.0))
-    plan, train = runs.plan("flow-matching", "moons", 2, SMALL), runs.train
+    monkeypatch.setattr(training.os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+    plan, train = runs.plan("flow-matching", "moons", 2, SMALL), training.train
 
     def stopped(*args, **named):
         def stop() -> bool:
@@ -174,8 +180,8 @@ def test_a_stopped_training_remembers_that_it_was_not_alone(tmp_path, monkeypatc
         return train(*args, **{**named, "progress": Progress("test", None, stop)})
 
     with beside_others(CPU, pytest.fail), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "train", stopped)
-        patch.setattr(runs, "alone_on", lambda *_: ExitStack())  # its plan was made before the other came
+        patch.setattr(training, "train", stopped)
+        patch.setattr(budget, "alone_on", lambda *_: ExitStack())  # its plan was made before the other came
         with pytest.raises(KeyboardInterrupt):
             runs.ensure(plan, tmp_path / "runs", device="cpu")
     folder = runs.ensure(plan, tmp_path / "runs", device="cpu")  # goes on alone

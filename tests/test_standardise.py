@@ -11,8 +11,7 @@ import torch
 from conftest import thinned
 from torch import Tensor
 
-from bench import evaluate, tiers
-from bench import run as runs
+from bench import evaluate, runs, tiers
 from bench.data import toys
 from bench.data.dataset import Dataset, Density, checksum
 from bench.gpu_check import few

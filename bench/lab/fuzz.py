@@ -56,12 +56,12 @@ import typer
 from PIL import Image
 from safetensors.numpy import save as save_tensors
 
-from bench import cli, evaluate, store, tiers
-from bench import run as runs
+from bench import cli, evaluate, runs, store, tiers
 from bench.features import WEIGHTS as SHIPPED
 from bench.lab import inline
 from bench.loop import LOG, STATE, train
 from bench.progress import Progress
+from bench.runs.budget import Spending
 from bench.script import answered
 from paradigms import catalogue
 from paradigms.contract import Paradigm
@@ -546,8 +546,8 @@ def _cut(tier: tiers.Tier) -> tiers.Tier:
     return dataclasses.replace(tier, **cut, timing_seconds=0.001)
 
 
-def _calibrated(run: runs.Run, *_: object) -> runs.Schedule:
-    return runs.Schedule(4, 100, "", STEPS, 8, 1e3, 1e-3, "flops")
+def _calibrated(run: runs.Run, *_: object) -> Spending:
+    return Spending(4, 100, "", STEPS, 8, 1e3, 1e-3, "flops")
 
 
 def _few_steps(*args: Any, steps: int, **rest: Any) -> Any:
@@ -576,8 +576,8 @@ def _stubbed(root: Path) -> Iterator[None]:
         for target, new in {
             "bench.tiers.get": lambda which: _cut(get(which)),
             "bench.tiers.tiers": lambda: {name: _cut(tier) for name, tier in everyone().items()},
-            "bench.run._calibrate": _calibrated,
-            "bench.run.train": _few_steps,
+            "bench.runs.budget._calibrate": _calibrated,
+            "bench.runs.training.train": _few_steps,
             "bench.suite.perform": inline.perform,
             "bench.loop.compile_networks": lambda model: None,
             "reports.figures._save": _sketched,

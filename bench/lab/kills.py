@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import run as runs
+from bench import runs
 from bench.lab.attack import Attack, Call, cut
 from bench.lab.same import differences, essence
 from bench.lab.verdict import Verdict

@@ -18,8 +18,7 @@ from typing import Any
 
 import torch
 
-from bench import run as runs
-from bench import tiers
+from bench import runs, tiers
 from bench.lab.peers import megabytes
 from bench.script import answered
 from bench.sharing import alone_on

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-from bench import run as runs
+from bench import runs
 from bench.measure import sample_once
 from bench.script import answered
 from paradigms.backbones import Backbone

@@ -17,7 +17,7 @@ from statistics import median
 
 import torch
 
-from bench import run as runs
+from bench import runs
 from bench.data import Dataset
 from bench.lab.unet_speed import Timed, parameters, ratio, rounds
 from bench.loop import Loop, seeded

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from bench import run as runs
+from bench import runs
 from bench.script import answered
 from paradigms.contract import Denoises, Noise, Paradigm
 from paradigms.errors import BadInput

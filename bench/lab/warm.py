@@ -289,7 +289,7 @@ def preload() -> None:
     import bench.evaluate
     import bench.measure
     import reports
-    from bench.run import code_version
+    from bench.runs import code_version
     from paradigms import catalogue
 
     matplotlib.use("Agg")
