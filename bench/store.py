@@ -37,6 +37,7 @@ from bench.data.names import readable
 from bench.data.whole import read_whole
 from bench.walk import walk
 from paradigms.errors import BadInput
+from reports import files
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -72,9 +73,7 @@ __all__ = [
     "read_verified",
     "results_key",
     "save_rows",
-    "sweep",
     "table",
-    "told",
     "unsealed",
     "verify",
     "writable",
@@ -175,41 +174,14 @@ def columns() -> list[tuple[str, str, str]]:
 # ---------------------------------------------------------------------------------------------------------- files
 
 
-_in_work = set[str]()  # what this process is writing, so that it does not take it for the rest of a dead one's work
-
-
 class Unwritable(BadInput):
     """A place can not be written to, or is full."""
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Writes `data` so that `path` holds either what it held before or all of it, whatever happens in between.
-
-    Raises Unwritable when the place can not be written to or is full; then nothing half-written stays.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """`reports.files.write` for the user's files: raises Unwritable when the place can not be written to or is full."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sweep(path.parent, path.name)
-        _in_work.add(os.path.realpath(temporary))
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        finally:
-            _in_work.discard(os.path.realpath(temporary))
-        # The rename itself is durable only once the folder is.
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        files.write(path, data)
     except OSError as error:
         raise Unwritable(
             f"can not write {path}: {error.strerror or error}; free the place or choose another --out"
@@ -232,15 +204,10 @@ def writable(folder: Path) -> None:
                 parent.rmdir()
 
 
-def told(data: bytes) -> dict[str, Any]:
-    """What a manifest says of a file that holds these bytes."""
-    return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-
-
 def put(path: Path, data: bytes) -> dict[str, Any]:
     """Writes a file atomically and returns what a manifest says of it (see `write_manifest`)."""
     write_atomic(path, data)
-    return told(data)
+    return files.fingerprint(data)
 
 
 def write_json(path: Path, value: Any) -> dict[str, Any]:
@@ -348,7 +315,7 @@ def locked(folder: Path, waiting: Callable[[], object] = lambda: None, name: str
                 continue
             held.add(key)
             try:
-                sweep(folder, name)
+                files.sweep(folder, name)
                 yield
             finally:
                 held.discard(key)
@@ -360,33 +327,6 @@ def _is_at(path: Path, descriptor: int) -> bool:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except OSError:
         return False
-
-
-def sweep(folder: Path, name: str = "", locked: bool = False) -> None:
-    """Removes what writers that died left half-written in a folder, or of one file there. What can not be, stays.
-
-    locked: whoever calls holds the folder's lock, so that nobody else writes there: the number of a dead process may have
-    been given to another one since.
-    """
-    with suppress(OSError):
-        for entry in list(os.scandir(folder)):
-            half = re.fullmatch(r"\.(.+)\.(\d+)\.tmp", entry.name)
-            if half and name in ("", half[1]) and (locked or not _is_written(entry.path, int(half[2]))):
-                with suppress(OSError):
-                    os.unlink(entry)
-
-
-def _is_written(path: str, pid: int) -> bool:
-    """Whether the process with this number is there to finish a file; a dead one may have had that of this one."""
-    if pid == os.getpid():
-        return os.path.realpath(path) in _in_work
-    try:
-        os.kill(pid, 0)
-    except PermissionError:
-        return True
-    except (OSError, OverflowError):
-        return False
-    return True
 
 
 def _seal(value: Any) -> str:
@@ -627,7 +567,7 @@ def save_rows(folder: Path, rows: Sequence[Row], key: str) -> None:
     data = "".join(f"{line}\n" for line in lines).encode()
     with locked(folder):
         if (before := manifest(folder).get(RESULTS)) is not None:
-            write_manifest(folder, {RESULTS: {**before, "next": {**told(data), "key": key}}})
+            write_manifest(folder, {RESULTS: {**before, "next": {**files.fingerprint(data), "key": key}}})
         write_manifest(folder, {RESULTS: put(folder / RESULTS, data)}, key=key)
 
 

@@ -35,6 +35,7 @@ from bench.tiers import Budget, Tier
 from paradigms import catalogue
 from paradigms.contract import Paradigm
 from paradigms.errors import BadInput
+from reports.files import sweep
 from reports.words import visible
 
 if TYPE_CHECKING:
@@ -719,17 +720,16 @@ def report(
         with store.locked(to):
             _only_a_report(to)
             (to / store.MANIFEST).unlink(missing_ok=True)  # what an earlier report had is no part of this one
-            store.sweep(to / "figures")
+            sweep(to / "figures")
             written = reports.render(rows, told, found.real or None, to, wanted, families())
-            files = {str(path.relative_to(to)): store.told(path.read_bytes()) for path in written}
-            store.write_manifest(to, files, report=key)
+            store.write_manifest(to, {str(path.relative_to(to)): said for path, said in written.items()}, report=key)
     except OSError as error:
         raise store.Unwritable(
             f"can not write the report to {to}: {error.strerror or error}; choose another --to"
         ) from None
     except ValueError as error:
         raise BadInput(str(error)) from None
-    return written
+    return list(written)
 
 
 def _only_a_report(folder: Path) -> None:
@@ -762,9 +762,8 @@ def _report_key(
         held = sorted((n, f["sha256"]) for n, f in store.manifest(folder).items())
         place = os.path.relpath(folder, to)
         digest.update(f"{place}\0{held}\0{store.results_key(folder)}\0".encode("utf-8", "surrogateescape"))
-    for path in sorted(Path(reports.__file__).parent.iterdir()):
-        if path.is_file():
-            digest.update(path.read_bytes())
+    for path in reports.sources():
+        digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from reports.page import GridSource
 
 __distribution__ = "paradigm-bench"
-__all__ = ["FORMATS", "comparison", "render"]
+__all__ = ["FORMATS", "comparison", "render", "sources"]
 
 FORMATS = ("html", "md", "tex", "csv")
 
@@ -45,8 +45,8 @@ def render(
     to: Path,
     formats: Sequence[str] = FORMATS,
     families: Mapping[str, str] | None = None,
-) -> list[Path]:
-    """Write the report into the folder `to` and return the files written, the page first.
+) -> dict[Path, dict[str, Any]]:
+    """Write the report into the folder `to`; {file: its sha256 and size as they were written}, the page first.
 
     frame:     one row per metric value, with the columns of the row schema; missing columns count as empty.
     runs:      what each run.json holds plus "folder", the run's folder with log.jsonl and grid.png; and where that
@@ -60,3 +60,12 @@ def render(
     from reports.page import write
 
     return write(frame, runs, real_grid, to, formats, families)
+
+
+def sources() -> list[Path]:
+    """The files that decide what a report looks like, sorted: this package's code, its page and its measured tables."""
+    from pathlib import Path
+
+    here = Path(__file__).parent
+    found = (path for path in here.rglob("*") if path.suffix in (".py", ".html", ".css", ".js", ".json"))
+    return sorted(path for path in found if here / "results" not in path.parents)

@@ -18,9 +18,8 @@ from typing import Any
 import pandas as pd
 
 from reports import coverage, provenance, stats, words
+from reports.metrics import LIKELIHOODS, RATIOS, SHOWN, SPEED, UNITS
 from reports.sections import (
-    LIKELIHOODS,
-    RATIOS,
     Compared,
     Entry,
     Section,
@@ -37,8 +36,6 @@ from reports.sections import (
 )
 from reports.stats import Difference, Summary
 from reports.tables import (
-    METRICS,
-    UNITS,
     difference,
     families_of_likelihoods,
     metric_title,
@@ -47,7 +44,6 @@ from reports.tables import (
     seconds_text,
 )
 
-SPEED = {"latency": ("Latency", "↓"), "throughput": ("Throughput", "↑"), "peak_memory": ("Peak memory", "↓")}
 _LEFT_OUT = ("term_", "latency_", "throughput_", "flops", "entropy")
 _OF_TRAINING = ("nn_ratio", "authenticity")  # for these the training split is what is asked
 
@@ -337,7 +333,7 @@ def _lines(section: Section, a: Side, b: Side) -> list[Line]:
         same = a.entry is b.entry and x.index.equals(y.index)  # what neither plan nor weights touch
         if not same:
             made.append(_line(section, a, b, key, x, y))
-    order = {m: i for i, m in enumerate((*METRICS, *LIKELIHOODS, "kl", *SPEED))}
+    order = {m: i for i, m in enumerate((*SHOWN, *LIKELIHOODS, "kl", *SPEED))}
 
     def place(line: Line) -> tuple[int, bool, str]:
         return order.get(line.metric, 99), line.split == "train", line.key
@@ -435,8 +431,8 @@ def _title(section: Section, metric: str, split: str, rows: pd.DataFrame) -> str
 
 
 def _direction(metric: str) -> str:
-    if metric in METRICS:
-        return METRICS[metric][1] if METRICS[metric][3] else ""
+    if metric in SHOWN:
+        return SHOWN[metric].direction if SHOWN[metric].judged else ""
     return SPEED[metric][1] if metric in SPEED else "↓" if metric in (*LIKELIHOODS, "kl") else ""
 
 

@@ -29,6 +29,7 @@ from matplotlib.markers import CARETUP
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from reports import words
+from reports.metrics import SHOWN, UNITS
 from reports.sections import (
     Entry,
     Section,
@@ -44,7 +45,7 @@ from reports.sections import (
     seed_means,
 )
 from reports.stats import Summary, profile, summarise
-from reports.tables import METRICS, UNITS, metric_title
+from reports.tables import metric_title
 
 INK, MUTED, GRID, PAPER = "#1f2329", "#59636f", "#d1d9e1", "#fefefe"
 WINE = "#882255"
@@ -659,7 +660,7 @@ def _along_guidance(section: Section, across: str, metric: str, features: str) -
     if not lines:
         return None
     name, axis = metric_title(section, metric, features), metric_title(section, across) if across else "guidance"
-    best = METRICS[metric][1] if metric in METRICS else ""
+    best = SHOWN[metric].direction if metric in SHOWN else ""
 
     def paint(d: _Drawing) -> None:
         ax = d.figure.subplots()

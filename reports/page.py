@@ -10,9 +10,7 @@ import base64
 import csv
 import hashlib
 import io
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from markupsafe import Markup
 from PIL import Image, UnidentifiedImageError
 
 from reports import FORMATS, figures, tables, verdict, words
+from reports import files as whole
 from reports.across import Across, across
 from reports.figures import Picture
 from reports.sections import Section, plan_text, run_id, sections
@@ -394,7 +393,7 @@ def write(
     to: Path,
     formats: Sequence[str],
     families: Mapping[str, str] | None = None,
-) -> list[Path]:
+) -> dict[Path, dict[str, Any]]:
     """See `reports.render`."""
     for name in formats:
         if name not in FORMATS:
@@ -417,23 +416,8 @@ def write(
     drawn = [p for page in pages for p in page.pictures] + [a.picture for a in together if a.picture]
     for picture in drawn:
         files += [(f"figures/{picture.slug}.svg", picture.svg), (f"figures/{picture.slug}.pdf", picture.pdf)]
-    return list(_write(Path(to), files))
-
-
-def _write(to: Path, files: Iterable[tuple[str, bytes]]) -> Iterable[Path]:
-    """Each file whole or not at all: written beside its place, synced and renamed."""
+    written = {}
     for name, data in files:
-        path = to / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except OSError:
-            with suppress(OSError):
-                temporary.unlink()
-            raise
-        yield path
+        whole.write(Path(to) / name, data)
+        written[Path(to) / name] = whole.fingerprint(data)
+    return written

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from reports import provenance, stats
+from reports.metrics import LIKELIHOODS, RATIOS
 from reports.words import number, plain, slug
 
 TEXT = (
@@ -48,13 +49,7 @@ NUMBERS = (
 )
 FLAGS = ("headline", "conditional", "contended")
 
-LIKELIHOODS = ("bits_per_dim", "nll")
 FLOOR = "real-train"
-# Metrics that are compared as ratios, by their logarithms, where all scores are positive: distances and costs, whose
-# errors grow with them. All others (shares, counts, nats) are compared by differences, as they are.
-RATIOS = frozenset(
-    ("fd", "fd_inf", "kd", "w2", "sw2", "mmd2", "energy", "mode_kl", "label_kl", "latency", "throughput", "peak_memory")
-)
 NO_RUN = ("baseline", "external")  # rows of no model of the suite
 # A larger multiple of the budget is marked, never bold and never compared. Clocks jitter, counted quantities do not.
 OVER_BUDGET = 1.05

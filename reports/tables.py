@@ -15,9 +15,9 @@ from statistics import fmean as mean
 import pandas as pd
 
 from reports import coverage, provenance, stats, words
+from reports.metrics import DISTANCES, FID, RATIOS, SHOWN, UNITS
 from reports.sections import (
     FLOOR,
-    RATIOS,
     Compared,
     Entry,
     Section,
@@ -45,86 +45,6 @@ BASELINES = {
     "pixel-histograms": "pixel histograms",
     "train-copies": "copies of training images",
 }
-
-# metric: (title, direction, what it is, whether being best is meaningful).
-METRICS: dict[str, tuple[str, str, str, bool]] = {
-    "fd": ("FD", "↓", "Frechet distance between samples and the split, in the named feature space", True),
-    "fd_inf": ("FD∞", "↓", "Frechet distance extrapolated to infinitely many samples; can fall below 0", True),
-    "rfd": (
-        "rFD",
-        "",
-        "Frechet distance of a codec's reconstructions of held-out images from these images: what its decoder allows",
-        False,
-    ),
-    "kd": ("Kernel distance", "↓", "unbiased cubic-kernel distance in the same features; leads at small n", True),
-    "precision": ("Precision", "↑", "share of samples within the data's k-nearest-neighbour manifold", True),
-    "recall": ("Recall", "↑", "share of data within the samples' manifold", True),
-    "density": ("Density", "", "how many data neighbourhoods hold a sample; unbounded, contraction raises it", False),
-    "coverage": ("Coverage", "↑", "share of data neighbourhoods that hold a sample", True),
-    "label_tv": (
-        "Label TV",
-        "↓",
-        "total variation between label histograms of samples and data, by the classifier",
-        True,
-    ),
-    "label_kl": ("Label KL", "↓", "divergence of the samples' label histogram from the data's, nats", True),
-    "label_modes": ("Labels", "↑", "labels with at least a tenth of their real share of samples", True),
-    "classifier_score": (
-        "Classifier score",
-        "",
-        "the Inception score on the named network: are samples told apart and spread over the classes",
-        False,
-    ),
-    "label_accuracy": ("Label accuracy", "↑", "share of samples that are read as the label they were drawn for", True),
-    "cas": (
-        "CAS",
-        "↑",
-        "accuracy on real images of a linear classifier trained on samples' features and labels alone",
-        True,
-    ),
-    "sharpness": (
-        "Sharpness",
-        "",
-        "variance of the Laplacian of samples over that of data; near 1 is right, below blur, above noise",
-        False,
-    ),
-    "nn_ratio": (
-        "NN ratio",
-        "",
-        "distance to the nearest training example: samples over held-out data; near 1 is right, far below 1 is copying",
-        False,
-    ),
-    "authenticity": (
-        "Authenticity",
-        "",
-        "share of samples that are not nearer to a training example than its own neighbour",
-        False,
-    ),
-    "nn_gap": (
-        "NN gap",
-        "",
-        "how much nearer samples are to training than to held-out data; 0 is right, 1 is copying",
-        False,
-    ),
-    "fld_gap": (
-        "FLD gap",
-        "",
-        "100/d (NLL of training − of held-out features) under a mixture centred on samples; far below 0 is copying",
-        False,
-    ),
-    "w2": ("W₂", "↓", "exact Wasserstein-2 distance to held-out data", True),
-    "sw2": ("Sliced W₂", "↓", "sliced Wasserstein-2 distance to held-out data", True),
-    "mmd2": ("MMD²", "↓", "squared maximum mean discrepancy", True),
-    "energy": ("Energy", "↓", "energy distance, unbiased", True),
-    "c2st": ("C2ST", "↓", "how often a classifier tells samples from held-out data; 0.5 where it can not", True),
-    "modes": ("Modes", "↑", "modes that samples reach", True),
-    "mode_kl": ("Mode KL", "↓", "divergence of the samples' shares of modes from equal shares, nats", True),
-    "mode_tv": ("Mode TV", "↓", "total variation between shares of modes in samples and in the truth", True),
-    "off_support": ("Off support", "↓", "share of samples far from every mode or outside the support", True),
-}
-# The one space whose Frechet distance is called FID: the published weights behind their own treatment of an image.
-FID = "inception-2015/299-tensorflow-bilinear,rgb,bytes@6726825d0af5"
-UNITS = {"bits_per_dim": "bits/dim", "nll": "nats"}
 
 
 @dataclass(frozen=True)
@@ -216,7 +136,7 @@ def space_name(section: Section, features: str) -> str:
 
 
 def metric_title(section: Section, metric: str, features: str = "") -> str:
-    title = METRICS[metric][0] if metric in METRICS else metric
+    title = SHOWN[metric].title if metric in SHOWN else metric
     if metric == "fd" and features == FID:
         return "FID"
     if features and metric in ("fd", "fd_inf"):
@@ -235,8 +155,8 @@ def missing(entry: Entry, metric: str, default: str = "not measured") -> Cell:
     if not len(entry.rows):
         return Cell("–", missing=True, note=f"{entry.name}: no finished run")
     reason = entry.reason(metric) or default
-    if reason.startswith("not measured") and metric in METRICS:  # in a note below the table that is said of no column
-        reason = f"{METRICS[metric][0]} {reason}"
+    if reason.startswith("not measured") and metric in SHOWN:  # in a note below the table that is said of no column
+        reason = f"{SHOWN[metric].title} {reason}"
     return Cell("n/a", missing=True, note=f"{entry.name}: {reason}")
 
 
@@ -403,7 +323,9 @@ PARTICULAR = {**dict.fromkeys(LABELLED, "samples drawn for a label"), "rfd": "mo
 def _quality_column(
     section: Section, metric: str, split: str, features: str, title: str = ""
 ) -> tuple[Column, Callable[[Entry], Cell]]:
-    name, direction, note, judged = METRICS.get(metric, (metric, "", metric, False))
+    name, direction, judged, note = metric, "", False, metric
+    if metric in SHOWN:
+        _, name, direction, judged, _, note, *_ = SHOWN[metric]
     compared = section.compare(metric, split, features, direction != "↑") if judged and split != "train" else None
     where = f" on the {split} split" if split else ""
     space = f"; features: {words.plain(features)}" if features else ""
@@ -426,10 +348,6 @@ def _quality_column(
         return made if made.value is None else replace(made, extra=f"{made.extra} {units.iloc[0]}".strip())
 
     return column, make
-
-
-# Distances, whose baselines a model has to beat, from the easiest to beat.
-DISTANCES = ("fd", "fd_inf", "kd", "w2", "sw2", "mmd2", "energy")
 
 
 def beaten_by(section: Section, entry: Entry, metric: str, split: str, features: str, values: Sequence[float]) -> str:
@@ -809,7 +727,7 @@ def _quality(section: Section, space: str) -> Table:
     rows = rows[(rows["features"] == space) | (~rows["features"].isin(section.spaces) & lead)]
     columns: list[tuple[Column, Callable[[Entry], Cell]]] = []
     told = any(e.main["conditional"].eq(True).any() for e in section.finished)
-    for metric in METRICS:
+    for metric in SHOWN:
         found = rows[rows["metric"] == metric]
         if not len(found) or (metric == "label_accuracy" and not told):
             continue
@@ -818,7 +736,7 @@ def _quality(section: Section, space: str) -> Table:
         # Distances to both splits: much nearer to training than to held-out data is a sign of copying.
         both = metric in ("fd", "fd_inf", "kd") and splits >= {"test", "train"}
         for split in ("test", "train") if both else ("test",) if "test" in splits else sorted(splits)[:1]:
-            title = METRICS[metric][0] + (f", {split}" if both else "")
+            title = SHOWN[metric].title + (f", {split}" if both else "")
             columns.append(_quality_column(section, metric, split, features, title))
     metric, features = section.quality
     spread = {e.name: sampling_spread(e, metric, features) for e in section.finished} if lead else {}
@@ -1160,7 +1078,7 @@ def guidance(section: Section) -> Table | None:
         Column("Calls", key="calls", note="network calls per sample, counted"),
         Column(metric_title(section, metric, features), "↓", "on the test split", key="quality"),
     ]
-    columns += [Column(*METRICS[name][:3], key=name) for name in GUIDED]
+    columns += [Column(SHOWN[name].title, SHOWN[name].direction, SHOWN[name].meaning, key=name) for name in GUIDED]
     for group in guided(section):
         entry = group.entry
         rows = entry.main[(entry.main["split"] == "test") & (entry.main["features"] == features)]
@@ -1394,7 +1312,7 @@ def sources(section: Section) -> Table | None:
 
 
 def _short(metric: str) -> str:
-    return METRICS[metric][0] if metric in METRICS else words.plain(metric).replace("_", " ")
+    return SHOWN[metric].title if metric in SHOWN else words.plain(metric).replace("_", " ")
 
 
 def comparison(found: Sequence[Section]) -> pd.DataFrame:

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reports import words
+from reports.metrics import UNITS
 from reports.sections import Compared, Entry, Section, kind_text, plan_text, run_id, seed_means
 from reports.stats import Summary, summarise
 from reports.tables import (
     MATCHED,
-    UNITS,
     budget_words,
     chosen_likelihoods,
     metric_title,

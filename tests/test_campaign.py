@@ -17,6 +17,7 @@ from bench.lab import campaign, corruption, kills, museum
 from bench.lab.attack import Call
 from bench.lab.same import differences, essence
 from bench.lab.verdict import Verdict
+from reports.files import fingerprint
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,7 +32,7 @@ def _folder(root: Path, seconds: float = 1.0, value: float = 2.0) -> Path:
     store.write_sealed(folder / "run.json", {"status": "ok", "seconds": seconds, "steps": 3})
     store.save_rows(folder, [store.Row(metric="fd", value=value, seconds=seconds)], "key")
     store.write_manifest(
-        folder, {name: store.told((folder / name).read_bytes()) for name in ("weights.safetensors", "run.json")}
+        folder, {name: fingerprint((folder / name).read_bytes()) for name in ("weights.safetensors", "run.json")}
     )
     return folder
 

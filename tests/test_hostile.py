@@ -29,6 +29,7 @@ from bench.runs.loading import _places
 from bench.terminal import console, shown
 from bench.walk import walk
 from paradigms.errors import BadInput
+from reports.files import fingerprint
 from reports.words import csv_text, visible
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x9b2J\u202e\u2066\x7f\U000e0041\udcff"
@@ -56,7 +57,7 @@ def world(kept: fuzz.World) -> Iterator[fuzz.World]:
 
 def listed(folder: Path, name: str, **facts: str) -> None:
     """A file in the manifest as it now is."""
-    store.write_manifest(folder, {name: store.told((folder / name).read_bytes())}, **facts)
+    store.write_manifest(folder, {name: fingerprint((folder / name).read_bytes())}, **facts)
 
 
 def resealed(folder: Path, **changes: Any) -> None:

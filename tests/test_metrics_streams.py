@@ -19,7 +19,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bench.data import load
 from bench.features import Extractor, Features, FeatureSpace, shipped
 from bench.metrics import (
-    METRICS,
     PER_FEATURE,
     ClassifierScore,
     FrechetDistance,
@@ -49,6 +48,7 @@ from bench.metrics import blocks as blocks_module
 from bench.metrics.neighbours import nearest, reach
 from paradigms.contract import Space
 from paradigms.errors import BadInput
+from reports.metrics import METRICS
 
 
 def normal(n: int, d: int, seed: int = 0) -> Tensor:
@@ -473,5 +473,5 @@ def test_every_metric_has_a_card() -> None:
         *vector_quality(normal(200, 2), normal(200, 2, 1), load("ring8").density),
         *stacked_modes([test, test]),
     ]
-    assert {v.metric for v in made} == {card.metric for card in METRICS}
-    assert len({card.metric for card in METRICS}) == len(METRICS)
+    assert {v.metric for v in made} == {metric.name for metric in METRICS}
+    assert len({metric.name for metric in METRICS}) == len(METRICS)

@@ -29,6 +29,7 @@ from bench.runs.info import step_of
 from bench.runs.training import OWN
 from bench.store import Row
 from paradigms.errors import BadInput
+from reports.files import fingerprint
 
 PLUGIN = """
 from dataclasses import dataclass, replace
@@ -37,6 +38,7 @@ import torch
 
 from paradigms.backbones import Backbone
 from paradigms.contract import Card, Need, Paradigm, Plan, Recipe, Sampler, Update
+from reports.files import fingerprint
 
 
 @dataclass(frozen=True)
@@ -513,7 +515,7 @@ def test_weights_of_another_run_are_not_drawn_from_whatever_the_manifest_says(na
     with pytest.raises(BadInput, match=rf"{name} is of '{its.name}', and lies in the place of '{mine.name}'; delete"):
         runs.load(mine, step=step)
     (mine / name).write_bytes(b"no tensors")
-    store.write_manifest(mine, {name: store.told(b"no tensors")})
+    store.write_manifest(mine, {name: fingerprint(b"no tensors")})
     with pytest.raises(BadInput, match=rf"{name} does not say what it is of"):
         runs.load(mine, step=step)
 

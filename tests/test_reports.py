@@ -28,6 +28,7 @@ from scipy import stats as scipy_stats
 import reports
 from bench import store
 from reports import figures, page, stats, tables, verdict, words
+from reports.metrics import SHOWN
 from reports.sections import Section, sections
 
 EVIL = "<script>alert('x')</script>\"'&|`*_[a](b)\\%$#~^{}=1\x1b[31m\u202e"
@@ -441,7 +442,7 @@ def test_a_note_on_what_was_not_measured_names_the_column(tmp_path: Path) -> Non
     rows, runs = made(tmp_path)
     section = one([r for r in rows if r["recipe"] != "gamma" or r["metric"] != "kd"], runs)
     entry = next(e for e in section.finished if e.name == "gamma")
-    assert tables.missing(entry, "kd").note == f"gamma: {tables.METRICS['kd'][0]} not measured"
+    assert tables.missing(entry, "kd").note == f"gamma: {SHOWN['kd'].title} not measured"
 
 
 def test_frontier() -> None:
@@ -955,7 +956,8 @@ def test_what_a_log_says_is_wrong_stands_in_the_verdict_and_under_the_table(tmp_
     assert "The training log of gamma names a symptom" in verdict.plain_text(verdict.verdict(section))
     (note,) = set(tables.headline(section).notes) - before
     assert note.startswith("The log of gamma seed 1: collapse <script>")
-    shown = reports.render(pd.DataFrame(rows), runs, None, tmp_path / "out", ("html",))[0].read_text()
+    (page, *_) = reports.render(pd.DataFrame(rows), runs, None, tmp_path / "out", ("html",))
+    shown = page.read_text()
     assert "collapse &lt;script&gt;" in shown
     assert "collapse <script>" not in shown
 

@@ -33,6 +33,7 @@ from bench.runs.info import SCHEMA
 from paradigms import catalogue
 from paradigms.contract import Data, Frozen, Space, Trainable
 from paradigms.errors import BadInput
+from reports.files import fingerprint
 
 PLUGIN = '''
 """A regression that knows its place, one that needs it, and some that fail."""
@@ -42,6 +43,7 @@ import torch
 from torch import nn
 
 from paradigms.contract import Need, Recipe, Trainable, Update
+from reports.files import fingerprint
 
 
 @dataclass(frozen=True)
@@ -717,8 +719,7 @@ def test_a_report_leaves_out_a_damaged_folder_and_names_it(name, out, tmp_path, 
         lost = frame[frame["status"] == "failed"]
         assert sorted(frame["seed"]) == ([1] if name == "run.json" else [0, 1]), "never an absence where it is known"
         assert [name in reason for reason in lost["reason"]] == [True] * (len(frame) - 1)
-        store.write_atomic(page, b"page")
-        return [page]
+        return {page: store.put(page, b"page")}
 
     monkeypatch.setattr("reports.render", render)
     assert suite.report(suite.check(folders, folders), page.parent) == [page]
@@ -737,14 +738,13 @@ def test_a_report_shows_no_picture_but_a_run_s_own(out, tmp_path, monkeypatch, c
         folder.mkdir(exist_ok=True)
         Image.new("RGB", (8, 8), colour).save(folder / "grid.png")
         store.save_rows(folder, [store.Row(dataset="ring8", recipe="real-train", metric="fd")], key="k")
-        store.write_manifest(folder, {"grid.png": store.told((folder / "grid.png").read_bytes())})
+        store.write_manifest(folder, {"grid.png": fingerprint((folder / "grid.png").read_bytes())})
     good = {folder: (folder / "grid.png").read_bytes() for folder in (*folders, real)}
     told = []
 
     def render(frame, records, grids, to, *_):
         told.append((grids, {Path(record["folder"]): record["grid"] for record in records}))
-        store.write_atomic(to / "report.html", b"page")
-        return [to / "report.html"]
+        return {to / "report.html": store.put(to / "report.html", b"page")}
 
     def report() -> list[str]:
         caplog.clear()

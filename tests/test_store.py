@@ -17,6 +17,7 @@ from bench import store, tiers
 from bench.store import Row
 from paradigms.contract import Space
 from paradigms.errors import BadInput
+from reports.files import fingerprint
 
 ROWS = [
     Row(run="0-ab", recipe="ddpm", seed=0, metric="fd", value=2.5, n=898, headline=True, relation="≤", calls=20),
@@ -282,7 +283,7 @@ def test_every_field_of_a_tier_has_a_type_that_is_checked():
 
 def test_files_are_verified_without_being_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "log.jsonl").write_bytes(b"1\n" * 1000)
-    store.write_manifest(tmp_path, {"log.jsonl": store.told(b"1\n" * 1000)})
+    store.write_manifest(tmp_path, {"log.jsonl": fingerprint(b"1\n" * 1000)})
     monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} is read whole"))
     monkeypatch.setattr(store, "read_json", lambda path: json.loads(path.read_text()))
     store.verify(tmp_path)

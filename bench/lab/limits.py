@@ -29,6 +29,7 @@ from bench.loop import LOG
 from bench.script import answered
 from bench.walk import walk
 from paradigms import catalogue
+from reports.files import fingerprint
 
 __all__ = ["Case", "Cost", "cost_of", "main"]
 
@@ -104,7 +105,7 @@ def many_runs(folder: Path, part: float) -> list[Case]:
     train(long, tier, one, 2)
     run = walk(long).holding(LOG)[0]
     lengthen(run / LOG, max(1_000, round(part * LINES)))
-    store.write_manifest(run, {LOG: store.told((run / LOG).read_bytes())})
+    store.write_manifest(run, {LOG: fingerprint((run / LOG).read_bytes())})
     return [
         Case("300 runs: list runs", ["list", "runs", "--out", runs], 2, GIB // 4),
         Case("300 runs: compare", ["compare", one, other, runs], 15, GIB),

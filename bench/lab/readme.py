@@ -1,7 +1,7 @@
 """Keeps the generated parts of README.md and docs/ true: `python -m bench.lab.readme [RUNS/report/report.md]`.
 
 `PARTS` names each generated part, the page that it stands on and what makes it: the table of recipes comes from the
-catalogue, that of columns from `bench.store.Row`, that of metrics from `bench.metrics.METRICS`, that of feature spaces from
+catalogue, that of columns from `bench.store.Row`, that of metrics from `reports.metrics`, that of feature spaces from
 the shipped weights, those of statistics from `reports/coverage.json`. The results in README.md come from the report of a
 suite, where one is given. The pages in docs/paradigms are the docstrings of the paradigms' files. What `bench list` says of
 the recipes (`bench/recipes.json`) is made with them.
@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from bench.metrics.cards import METRICS
 from bench.recipes import KEPT, describe, kept
 from bench.store import columns, write_atomic
 from reports import coverage
+from reports.metrics import METRICS
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -48,10 +48,10 @@ def comparison_table() -> str:
 def metric_table() -> str:
     """Every metric as a Markdown table: what is best, what it is, where from, what it costs."""
     rows = []
-    for card in METRICS:
-        number = card.source.removeprefix("arXiv:")
-        source = card.source if number == card.source else f"[{number}](https://arxiv.org/abs/{number})"
-        rows.append((f"`{card.metric}`", card.best, card.what, source, card.cost))
+    for metric in METRICS:
+        number = metric.source.removeprefix("arXiv:")
+        source = metric.source if number == metric.source else f"[{number}](https://arxiv.org/abs/{number})"
+        rows.append((f"`{metric.name}`", metric.best, metric.meaning, source, metric.cost))
     return _table(("metric", "best", "what", "source", "CPU-s"), rows)
 
 

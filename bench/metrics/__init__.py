@@ -5,14 +5,13 @@ merged across processes. Where all pairs count it is a function that holds a blo
 input gives the same value whatever the batch, no random number is drawn that is not fixed by the code, and nothing here
 disturbs the global generators. Samples come first and real data second, everywhere.
 
-`METRICS` says of each what is best, what it is, where from and what it costs. Each value has a floor, which is what real
+`reports.metrics` says of each what is best, what it is, where from and what it costs. Each value has a floor: what real
 images score against other real images; `floor` computes it, and no value means much without it.
 """
 
 from __future__ import annotations
 
 from bench.metrics.blocks import Tell, in_turn
-from bench.metrics.cards import METRICS, Card
 from bench.metrics.frechet import (
     FrechetDistance,
     distance_of_gaussians,
@@ -40,10 +39,8 @@ from bench.metrics.stream import Stream
 from bench.metrics.values import PER_FEATURE, Features, Value, evenly
 
 __all__ = [
-    "METRICS",
     "NEIGHBOURS",
     "PER_FEATURE",
-    "Card",
     "ClassifierScore",
     "Features",
     "FrechetDistance",
