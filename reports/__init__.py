@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from pandas import DataFrame
 
-    from reports.page import GridSource
+    from reports.writers.grids import GridSource
 
 __distribution__ = "paradigm-bench"
 __all__ = ["FORMATS", "comparison", "render", "sources"]
@@ -33,7 +33,7 @@ def comparison(
     `families` the recipe that each one varies, or itself: they stand together, that one first.
     """
     from reports.sections import sections
-    from reports.tables import comparison as compare
+    from reports.tables.headline import comparison as compare
 
     return compare(sections(frame, runs, families))
 
@@ -57,7 +57,7 @@ def render(
 
     Raises ValueError for an unknown format and OSError when `to` can not be written.
     """
-    from reports.page import write
+    from reports.writers.report import write
 
     return write(frame, runs, real_grid, to, formats, families)
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reports import coverage, figures, stats, words
-from reports.figures import Picture
+from reports import coverage, stats, words
+from reports.figures.curves import profiles
+from reports.figures.drawing import Picture
 from reports.sections import Section
-from reports.tables import Cell, Column, Line, Table
+from reports.tables.cells import Cell, Column, Line, Table
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def _across(tier: str, found: Sequence[Section], pictured: bool) -> Across:
     slug = words.slug(f"across-{tier}")
     table = Table(slug, heading, caption, columns, tuple(lines), tuple(notes))
     strata = {name: list(whole[name].values()) for name in order}
-    return Across(heading, "", table, figures.profiles(slug, strata, marks) if pictured else None)
+    return Across(heading, "", table, profiles(slug, strata, marks) if pictured else None)
 
 
 def normalised(section: Section, values: Sequence[float]) -> list[float]:

@@ -17,34 +17,22 @@ from typing import Any
 
 import pandas as pd
 
-from reports import coverage, provenance, stats, words
-from reports.metrics import LIKELIHOODS, RATIOS, SHOWN, SPEED, UNITS
-from reports.sections import (
-    Compared,
-    Entry,
-    Section,
-    at_plan,
-    finite,
-    kind_key,
-    kind_text,
-    plan_text,
-    plans_of,
-    run_id,
-    sections,
-    seed_means,
-    space_of,
-)
-from reports.stats import Difference, Summary
-from reports.tables import (
-    difference,
-    families_of_likelihoods,
-    metric_title,
-    multiple_text,
-    sampling_spread_of,
-    seconds_text,
-)
+from reports import provenance, stats, words
+from reports.answer import Comparison, Contrast
+from reports.budgets import multiple_text
+from reports.entries import Entry
+from reports.likelihoods import kind_key, kind_text
+from reports.metrics import LIKELIHOODS, RATIOS, SHOWN, SPEED
+from reports.plans import at_plan, plan_text, plans_of
+from reports.records import run_id
+from reports.rows import finite, seed_means, space_of
+from reports.sections import Compared, Section, sections
+from reports.stats import Difference
+from reports.tables.quality import sampling_spread_of
 
 _LEFT_OUT = ("term_", "latency_", "throughput_", "flops", "entropy")
+
+
 _OF_TRAINING = ("nn_ratio", "authenticity")  # for these the training split is what is asked
 
 
@@ -82,108 +70,6 @@ class Side:
     rows: pd.DataFrame
     plan: str = ""  # where it is another than the default
     whole: bool = True  # whether these are the rows that the report compares
-
-
-@dataclass(frozen=True)
-class Line:
-    """One metric that both sides have: their means, the difference a - b with its test, or why it was not taken.
-
-    adjusted: p after Holm's correction over the lines that were not asked for; of the one that was, p itself.
-    family:   p among all pairs of so many `recipes` together; NaN where the two are not compared in the report.
-    floor:    the smallest p that a permutation test could give here. spread: of disjoint sample sets, either side.
-    """
-
-    key: str
-    metric: str
-    split: str
-    space: str
-    title: str
-    direction: str
-    a: Summary
-    b: Summary
-    found: Difference | None = None
-    adjusted: float = math.nan
-    family: float = math.nan
-    recipes: int = 2
-    shuffled: float | None = None
-    floor: float = math.nan
-    needed: int | None = None
-    spread: tuple[float | None, float | None] = (None, None)
-    refused: str = ""
-    unit: str = ""
-    left_out: tuple[str, ...] = ()  # why the report does not compare either side on this metric
-
-    @property
-    def significant(self) -> bool:
-        return self.adjusted < stats.ALPHA
-
-    def winner(self, a: str, b: str) -> str:
-        """Who is better, or "tie", "differ" (where no direction is better) or "" (no test)."""
-        if self.found is None or math.isnan(self.found.p):
-            return ""
-        if not self.significant:
-            return "tie"
-        if not self.direction:
-            return "differ"
-        return a if (self.found.mean < 0) == (self.direction == "↓") else b
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A against B on one data set and tier; the first line is the metric that was asked for."""
-
-    a: str
-    b: str
-    dataset: str
-    tier: str
-    lines: tuple[Line, ...]
-    remarks: tuple[str, ...] = ()  # what the verdict must say of either side
-    again: str = ""  # the command that makes more seeds
-
-    @property
-    def lead(self) -> Line:
-        return self.lines[0]
-
-    def verdict(self) -> str:
-        return _verdict(self)
-
-    @property
-    def notes(self) -> list[str]:
-        """What the intervals are worth, what the table holds, and how to know more."""
-        line, out = self.lead, []
-        others = sum(not math.isnan(x.adjusted) for x in self.lines[1:])
-        if others:
-            out.append(
-                "The first line is what was asked, a single test; p of the other lines is corrected for their number "
-                f"({others}) by Holm's method."
-            )
-        if any(x.found is not None and x.found.log for x in self.lines):
-            out.append("A ratio (×) is one of geometric means.")
-        if any("–" in _said(x, s) for x in self.lines for s in (x.a, x.b)):
-            out.append(
-                "In brackets stand the least and the most of the seeds, where the interval is wider than half the mean."
-            )
-        if line.found is not None and not math.isnan(line.found.p):
-            out.append(coverage.sentence(min(line.found.n), "interval" if line.found.paired else "pair"))
-        if self.again and not line.significant:
-            out.append(f"To know more: {self.again}")
-        return out
-
-    def table(self) -> tuple[list[str], list[list[str]]]:
-        """(heads, rows) of texts."""
-        heads = ["metric", self.a, self.b, "difference or ratio [95 %]", "p, pair", "p, family", "p, Holm", "verdict"]
-        return heads, [_cells(line, self.a, self.b, i == 0) for i, line in enumerate(self.lines)]
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "a": self.a,
-            "b": self.b,
-            "dataset": self.dataset,
-            "tier": self.tier,
-            "verdict": self.verdict(),
-            "notes": self.notes,
-            "metrics": [_json(line, self.a, self.b) for line in self.lines],
-        }
 
 
 def compare(
@@ -238,9 +124,6 @@ def compare(
         _remarks(one, other),
         _again(section, one, other),
     )
-
-
-# -------------------------------------------------------------------------------------------------------------- sides
 
 
 def _where(dataset: str, tier: str) -> str:
@@ -308,8 +191,6 @@ def _side(section: Section, selector: Selector) -> Side:
     return Side(name, entry, rows, other, not (other or selector.weights or selector.run))
 
 
-# -------------------------------------------------------------------------------------------------------------- lines
-
 _Group = tuple[str, str, str, str, str, str]
 
 
@@ -325,7 +206,7 @@ def _groups(rows: pd.DataFrame) -> dict[_Group, pd.DataFrame]:
     return dict(iter(kept.groupby(by, sort=True)))
 
 
-def _lines(section: Section, a: Side, b: Side) -> list[Line]:
+def _lines(section: Section, a: Side, b: Side) -> list[Contrast]:
     mine, theirs = _groups(a.rows), _groups(b.rows)
     made = []
     for key in mine.keys() & theirs.keys():
@@ -335,18 +216,18 @@ def _lines(section: Section, a: Side, b: Side) -> list[Line]:
             made.append(_line(section, a, b, key, x, y))
     order = {m: i for i, m in enumerate((*SHOWN, *LIKELIHOODS, "kl", *SPEED))}
 
-    def place(line: Line) -> tuple[int, bool, str]:
+    def place(line: Contrast) -> tuple[int, bool, str]:
         return order.get(line.metric, 99), line.split == "train", line.key
 
     return sorted(made, key=place)
 
 
-def _line(section: Section, a: Side, b: Side, group: _Group, x: pd.DataFrame, y: pd.DataFrame) -> Line:
+def _line(section: Section, a: Side, b: Side, group: _Group, x: pd.DataFrame, y: pd.DataFrame) -> Contrast:
     metric, split, space, kind, _, _ = group
     left, right = stats.summarise(seed_means(x)), stats.summarise(seed_means(y))
     assert left is not None  # _groups keeps finite values only
     assert right is not None
-    line = Line(
+    line = Contrast(
         key="/".join(part for part in group if part),
         metric=metric,
         split=split,
@@ -408,7 +289,7 @@ def _compared(section: Section, a: Side, b: Side, metric: str, split: str, rows:
     if not (a.whole and b.whole):
         return none
     if metric in LIKELIHOODS:
-        return families_of_likelihoods(section).get(kind_key(rows), none) if split == "test" else none
+        return section.compared_likelihoods.get(kind_key(rows), none) if split == "test" else none
     return section.compare(metric, split, str(rows["features"].iloc[0]), _direction(metric) != "↑")
 
 
@@ -422,7 +303,7 @@ def _title(section: Section, metric: str, split: str, rows: pd.DataFrame) -> str
     if metric in LIKELIHOODS:
         name = f"NLL, {kind_text(rows)}"
     else:
-        name = metric_title(section, metric, str(rows["features"].iloc[0])).replace("_", " ")
+        name = section.title_of(metric, str(rows["features"].iloc[0])).replace("_", " ")
         lead = section.quality[1]
         if rows["features"].iloc[0] not in ("", lead) and metric not in ("fd", "fd_inf", "kd"):
             name += f" ({space_of(str(rows['features'].iloc[0]))})"
@@ -451,7 +332,7 @@ def _refusal(a: Side, b: Side, metric: str, likelihood: bool, x: pd.DataFrame, y
     return provenance.difference(keys[0][0], keys[1][0], fields, known, " and ")
 
 
-def _told(section: Section, line: Line) -> bool:
+def _told(section: Section, line: Contrast) -> bool:
     """Whether a metric that was not asked for is worth a line: held-out data, the leading features, and both spaces' FD."""
     lead = space_of(section.quality[1])
     if line.split == "train" and line.metric not in _OF_TRAINING:
@@ -460,10 +341,10 @@ def _told(section: Section, line: Line) -> bool:
     return line.metric in ("fd", "fd_inf") or line.space not in spaces
 
 
-def _asked(section: Section, lines: Sequence[Line], metric: str, a: Side, b: Side) -> Line:
+def _asked(section: Section, lines: Sequence[Contrast], metric: str, a: Side, b: Side) -> Contrast:
     wanted, features = section.quality
 
-    def leads(line: Line) -> bool:
+    def leads(line: Contrast) -> bool:
         return line.split == "test" and line.space == space_of(features)
 
     if metric:
@@ -475,7 +356,7 @@ def _asked(section: Section, lines: Sequence[Line], metric: str, a: Side, b: Sid
     return (found or [line for line in lines if not line.refused] or list(lines))[0]
 
 
-def _unshared(lines: Sequence[Line], metric: str, a: Side, b: Side) -> NotComparable:
+def _unshared(lines: Sequence[Contrast], metric: str, a: Side, b: Side) -> NotComparable:
     """Why a metric is not among those that both have."""
     kinds = []
     for side in (a, b):
@@ -490,129 +371,6 @@ def _unshared(lines: Sequence[Line], metric: str, a: Side, b: Side) -> NotCompar
         return NotComparable(f"{side.name} has no {metric}" + (f": {why}" if why else ""))
     both = [m for m in LIKELIHOODS if all(len(finite(s.rows[s.rows["metric"] == m])) for s in (a, b))]
     return UnknownName("metric", metric, dict.fromkeys([*(line.metric for line in lines), *both]))
-
-
-# -------------------------------------------------------------------------------------------------------------- words
-
-
-def _said(line: Line, summary: Summary) -> str:
-    if line.metric == "latency":
-        return " ".join(p for p in seconds_text(summary) if p)
-    if line.metric == "throughput":
-        return words.si(summary.mean, "/s")
-    if line.metric == "peak_memory":
-        return f"{words.number(summary.mean / 2**20)} MiB"
-    return " ".join(p for p in words.with_interval(summary) if p)
-
-
-def _number(line: Line, value: float) -> str:
-    if line.metric == "latency":
-        return words.minus("-" * (value < 0)) + words.seconds(abs(value))
-    if line.metric == "throughput":
-        return words.minus("-" * (value < 0)) + words.si(abs(value), "/s")
-    return words.number(value / 2**20) + " MiB" if line.metric == "peak_memory" else words.number(value)
-
-
-def _interval(line: Line, found: Difference) -> str:
-    if found.log:
-        ratio, low, high = words.ratio(*difference(found))
-        return f"{ratio}× [{low}, {high}]"
-    if line.metric in SPEED:
-        return f"{_number(line, found.mean)} [{_number(line, found.low)}, {_number(line, found.high)}]"
-    mean, low, high = words.alike(found.mean, found.low, found.high)
-    return f"{mean} [{low}, {high}]"
-
-
-def _p(p: float) -> str:
-    return "–" if math.isnan(p) else words.p_value(p).removeprefix("p = ").removeprefix("p ")
-
-
-def _cells(line: Line, a: str, b: str, lead: bool) -> list[str]:
-    heading = f"{line.title} {line.direction}".strip()
-    if line.unit and line.unit in UNITS.values():
-        heading += f", {line.unit}"
-    values = [heading, _said(line, line.a), _said(line, line.b)]
-    if line.refused:
-        return [*values, "", "", "", "", f"not compared: they differ in {line.refused}"]
-    if line.found is None:
-        return [*values, _number(line, line.a.mean - line.b.mean), "", "", "", "no test: one training seed"]
-    winner = line.winner(a, b)
-    verdict = {"": "no test: no spread", "tie": "not told apart", "differ": "different"}.get(
-        winner, f"{winner} is better"
-    )
-    adjusted = "asked" if lead else _p(line.adjusted)
-    return [*values, _interval(line, line.found), _p(line.found.p), _p(line.family), adjusted, verdict]
-
-
-def _verdict(c: Comparison) -> str:
-    line = c.lead
-    where = c.dataset + (f" (tier {c.tier})" if c.tier else "")
-    unit = f" {line.unit}" if line.unit in UNITS.values() else ""
-    counted = f"{line.a.n} and {line.b.n} training seeds"
-    if line.a.n == line.b.n:
-        counted = words.plural(line.a.n, "training seed") + (" each" if line.a.n > 1 else " each, and so no interval")
-    means = f"{_said(line, line.a)}{unit} against {_said(line, line.b)}{unit}"
-    out = [f"On {where}, {line.title} of {c.a} and {c.b}: {means} ({counted})."]
-    found = line.found
-    if found is None:
-        out.append(
-            f"The difference is {_number(line, line.a.mean - line.b.mean)}{unit}. With one training seed on a side no "
-            "difference can be tested: nothing is claimed. Needed: at least 2 seeds each, better 5."
-        )
-    elif math.isnan(found.p):
-        out.append(
-            "No score varies over seeds, so there is nothing to test the difference against: nothing is claimed."
-        )
-    else:
-        what, unit = ("Ratio", "") if found.log else ("Difference", unit)
-        out.append(f"{what} {_interval(line, found)}{unit} (95 % interval), {words.p_value(found.p)} {_test(line)}.")
-        winner = line.winner(c.a, c.b)
-        if winner == "differ":
-            out.append("They differ significantly; neither direction is better in itself.")
-        elif winner == "tie":
-            out.append("They are not told apart: no difference could be shown, which is not to say that there is none.")
-            out.append(_needed(line))
-        else:
-            better = {"↓": "lower", "↑": "higher"}[line.direction]
-            out.append(f"{winner} is significantly better ({better} is better).")
-        out.append(_shuffled(line))
-    if any(s is not None for s in line.spread):
-        parts = [f"{_number(line, s)} ({name})" for s, name in zip(line.spread, (c.a, c.b)) if s is not None]
-        out.append(
-            f"Disjoint sample sets of one trained model differ by a standard deviation of {words.listing(parts)}; that is "
-            "not the error of this comparison."
-        )
-    out += [*line.left_out, *c.remarks]
-    return " ".join(part for part in out if part)
-
-
-def _test(line: Line) -> str:
-    assert line.found is not None
-    if line.found.paired:
-        return f"by the paired t over the {line.found.n[0]} trained models that both share"
-    test = "by the moderated t over training seeds, for this pair alone as if it had been the one question asked"
-    if math.isnan(line.family):
-        return test
-    return f"{test}; {words.p_value(line.family)} among all pairs of the {line.recipes} recipes compared in the report"
-
-
-def _needed(line: Line) -> str:
-    if line.needed is None or line.found is None:
-        return ""
-    what = "pairs" if line.found.paired else "seeds each"
-    if line.needed <= min(line.found.n):
-        return ""
-    return f"Were this difference and this spread the true ones, {line.needed:,} {what} would show it in 80 % of repetitions."
-
-
-def _shuffled(line: Line) -> str:
-    assert line.found is not None
-    n, m = line.found.n
-    of = f"{n} pairs" if line.found.paired else f"{n} against {m} seeds"
-    least = f"its smallest attainable p is {line.floor:.2g}"
-    if line.shuffled is None:
-        return f"No permutation test: of {of} {least}, not below {stats.ALPHA:g}."
-    return f"A permutation test gives {words.p_value(line.shuffled)} (of {of} {least})."
 
 
 def _remarks(a: Side, b: Side) -> tuple[str, ...]:
@@ -647,33 +405,3 @@ def _again(section: Section, a: Side, b: Side) -> str:
     seeds = f"`bench all --dataset {shlex.quote(section.dataset)}{tier} --recipes {recipes} --seeds {more}`"
     then = " and then ".join(f"`bench evaluate RUN {asked}`" for asked in dict.fromkeys(plans))
     return seeds + (f", and then of each new run {then}" if plans else "")
-
-
-def _json(line: Line, a: str, b: str) -> dict[str, Any]:
-    def side(summary: Summary, spread: float | None) -> dict[str, Any]:
-        return {"mean": summary.mean, "half": summary.half, "seeds": summary.n, "sampling_sd": spread}
-
-    made: dict[str, Any] = {
-        "metric": line.key,
-        "title": line.title,
-        "better": {"↓": "lower", "↑": "higher"}.get(line.direction),
-        "a": side(line.a, line.spread[0]),
-        "b": side(line.b, line.spread[1]),
-        "refused": line.refused or None,
-        "test": None,
-    }
-    if line.found is not None:
-        found = line.found
-        made |= {
-            "test": "paired t" if found.paired else "moderated t",
-            "scale": "ratio" if found.log else "difference",
-            **dict(zip(("ratio" if found.log else "difference", "low", "high"), difference(found))),
-            "p": None if math.isnan(found.p) else found.p,
-            "p_family": None if math.isnan(line.family) else line.family,
-            "p_holm": None if math.isnan(line.adjusted) else line.adjusted,
-            "p_permutation": line.shuffled,
-            "p_permutation_floor": None if math.isnan(line.floor) else line.floor,
-            "verdict": line.winner(a, b) or None,
-            "needed": line.needed,
-        }
-    return made

@@ -10,17 +10,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reports import words
+from reports.budgets import MATCHED, budget_words, multiple_text
+from reports.entries import Entry
+from reports.likelihoods import kind_text
 from reports.metrics import UNITS
-from reports.sections import Compared, Entry, Section, kind_text, plan_text, run_id, seed_means
+from reports.plans import plan_text
+from reports.records import run_id
+from reports.rows import seed_means
+from reports.sections import Compared, Section
 from reports.stats import Summary, summarise
-from reports.tables import (
-    MATCHED,
-    budget_words,
-    chosen_likelihoods,
-    metric_title,
-    multiple_text,
-    space_agreement,
-)
+from reports.tables.notes import space_agreement
 
 Text = list[tuple[str, bool]]
 
@@ -46,7 +45,7 @@ def _names(entries: Sequence[Entry]) -> Text:
 def verdict(section: Section) -> Text:
     """One paragraph: who leads on quality and by how much, who ties, likelihood, cost, and what failed."""
     metric, features = section.quality
-    name = metric_title(section, metric, features)
+    name = section.title_of(metric, features)
     scores = {e.name: s for e in section.finished if (s := summarise(e.per_seed(metric, "test", features)))}
     out: Text = []
     if not section.finished:
@@ -227,7 +226,7 @@ def _modes(section: Section) -> Text:
 
 
 def _likelihood(section: Section) -> Text:
-    chosen = chosen_likelihoods(section)
+    chosen = section.chosen_likelihoods
     if not chosen:
         return []
     unit, entropy = UNITS[section.likelihood], section.entropy

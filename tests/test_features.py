@@ -51,7 +51,7 @@ from bench.metrics import frechet_distance
 from bench.train_features import Training, accuracy, augment, fit, recipe
 from paradigms.contract import Data, Space
 from paradigms.errors import BadInput
-from reports import tables
+from reports import metrics
 
 DIGITS = Space((1, 8, 8), classes=10, levels=17)
 
@@ -670,7 +670,7 @@ def test_inception_is_downloaded_once_and_verified(
 def test_the_name_fid_is_kept_for_one_space() -> None:
     assert INCEPTION_ORIGIN.parts[0].sha256.startswith("6726825d0af5f729")
     assert frechet_title(FID) == "FID"
-    assert tables.FID == FID, "the report calls the same space so"
+    assert metrics.FID == FID, "the report calls the same space so"
     assert frechet_title("digits@75d34dedc4ae") == "FD-digits"
     assert frechet_title("mnist@14@42f3079cbab3") == "FD-mnist@14"
     name, _, digest = FID.partition("@")

@@ -49,7 +49,7 @@ from bench.store import read_json
 from bench.tiers import get as named_tier
 from paradigms.contract import Space
 from paradigms.errors import BadInput
-from reports.page import _picture
+from reports.writers.grids import readable_image
 
 BYTES = Space((1, 8, 8), levels=256)
 DIGITS = Space((1, 8, 8), classes=10, levels=17)
@@ -258,7 +258,7 @@ def test_a_picture_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(started) == 1, "as it would be"
     with refused("x.png is not a readable image"):
         folder_module.read_image(path)
-    assert not _picture(path)
+    assert not readable_image(path)
     assert len(started) == 1
 
 

@@ -27,9 +27,14 @@ from scipy import stats as scipy_stats
 
 import reports
 from bench import store
-from reports import figures, page, stats, tables, verdict, words
+from reports import stats, verdict, words
+from reports.figures import curves, dots, drawing, pareto, training
 from reports.metrics import SHOWN
 from reports.sections import Section, sections
+from reports.tables import cells, cost, headline, likelihood, pairs, quality, sampling, sources
+from reports.writers import grids
+from reports.writers.markdown import as_markdown
+from reports.writers.page import page_of
 
 EVIL = "<script>alert('x')</script>\"'&|`*_[a](b)\\%$#~^{}=1\x1b[31m\u202e"
 SCORES = {"alpha": 2.0, "beta": 2.02, "gamma": 6.0}
@@ -192,7 +197,7 @@ def test_numbers_are_written_as_people_read_them() -> None:
 
 def test_one_seed_has_no_interval_no_group_and_nothing_bold(tmp_path: Path) -> None:
     section = one(*made(tmp_path, seeds=1))
-    table = tables.headline(section)
+    table = headline.headline(section)
     assert "Group" not in [c.title for c in table.columns]
     assert not any(c.bold or "±" in c.plain for line in table.lines for c in line.cells)
     assert "one training seed" in verdict.plain_text(verdict.verdict(section)).lower()
@@ -206,11 +211,11 @@ def test_ties_and_losers_are_told_apart(tmp_path: Path) -> None:
     said = verdict.plain_text(verdict.verdict(section))
     assert "alpha has the best mean FD-digits" in said
     assert "alpha and beta lead, not told apart: each of them is better than every other recipe" in said
-    lines = {line.name: line.cells for line in tables.headline(section).lines if line.kind == "recipe"}
+    lines = {line.name: line.cells for line in headline.headline(section).lines if line.kind == "recipe"}
     assert {name: cells[0].text for name, cells in lines.items()} == {"alpha": "a", "beta": "a", "gamma": "b"}
     assert lines["alpha"][0].title == "better than gamma"
     assert {name: cells[1].bold for name, cells in lines.items()} == {"alpha": True, "beta": True, "gamma": False}
-    order = tables.order(section)
+    order = pairs.partial_order(section)
     assert order is not None
     assert {line.name: [c.text for c in line.cells] for line in order.lines} == {
         "alpha": ["a", "gamma", "beta"],
@@ -265,7 +270,7 @@ def test_where_images_are_too_few_for_frechet_the_kernel_distance_leads(tmp_path
     said = verdict.plain_text(verdict.verdict(section))
     assert "best mean KD-digits" in said
     assert f"There is no Frechet distance ({why}); the kernel distance, unbiased at any number, leads." in said
-    table = tables.headline(section)
+    table = headline.headline(section)
     assert [c.text for c in table.lines[0].cells][:1] == ["a"]
 
 
@@ -317,7 +322,7 @@ def test_what_brackets_hold_is_called_so(tmp_path: Path) -> None:
 
 def test_a_row_worse_than_a_baseline_says_so(tmp_path: Path) -> None:
     section = one(*made(tmp_path, {"alpha": 2.0, "beta": 15.0}))
-    table = tables.headline(section)
+    table = headline.headline(section)
     fd = [c.key for c in table.columns].index("fd-digits-test")
     assert {line.name: line.cells[fd].sub for line in table.lines if line.kind == "recipe"} == {
         "alpha": "",
@@ -337,7 +342,7 @@ def test_over_budget_is_marked_never_bold_never_compared(tmp_path: Path) -> None
         if row["recipe"] == "alpha":
             row["cost_total"] = 2e12
     section = one(rows, runs)
-    line = next(line for line in tables.headline(section).lines if line.name == "alpha")
+    line = next(line for line in headline.headline(section).lines if line.name == "alpha")
     assert not any(c.bold for c in line.cells)
     assert "2.0× budget" in [c.sub for c in line.cells]
     compared = section.compare("fd", "test", SPACE)
@@ -361,9 +366,9 @@ def test_rows_with_other_provenance_are_not_compared(tmp_path: Path, column: str
 
 def test_likelihoods_are_compared_only_within_a_kind(tmp_path: Path) -> None:
     section = one(*made(tmp_path))
-    made_ = section.compare_likelihoods(tables.chosen_likelihoods(section))
+    made_ = section.compare_likelihoods(section.chosen_likelihoods)
     assert {kind: set(c.family.names) for kind, c in made_.items()} == {"≤ elbo": set(), "≈ pf-ode": {"beta", "gamma"}}
-    held_out = {line.name: line.cells[1] for line in tables.likelihood(section).lines}
+    held_out = {line.name: line.cells[1] for line in likelihood.likelihood(section).lines}
     assert held_out["beta"].bold
     assert not held_out["alpha"].bold  # the lowest number, but alone in its kind
     assert held_out["alpha"].text.startswith("≤ ")
@@ -402,7 +407,7 @@ def test_draws_are_averaged_within_a_seed_and_their_spread_is_shown_apart(tmp_pa
     section = one([*rows, *more], runs)
     entry = next(e for e in section.entries if e.name == "alpha")
     assert len(entry.per_seed("fd", "test", SPACE)) == 3
-    assert tables.sampling_spread(entry, "fd", SPACE) == pytest.approx(0.5 / math.sqrt(2))
+    assert quality.sampling_spread(entry, "fd", SPACE) == pytest.approx(0.5 / math.sqrt(2))
 
 
 def test_failed_runs_stay_visible(tmp_path: Path) -> None:
@@ -414,12 +419,12 @@ def test_failed_runs_stay_visible(tmp_path: Path) -> None:
     rows.append({"run": "0-z", "status": "failed", "reason": "out of memory", "recipe": "delta", "seed": 0,
                  "dataset": "digits", "tier": "quick", "metric": ""})  # fmt: skip
     section = one(rows, runs)
-    table = tables.headline(section)
+    table = headline.headline(section)
     seeds = {line.name: line.cells[-1].plain for line in table.lines if line.kind != "baseline"}
     assert seeds == {"alpha": "3", "beta": "2 of 3 †", "gamma": "3", "delta": "0 of 1 †"}
     assert next(line for line in table.lines if line.name == "delta").kind == "failed"
     assert any("step 3: loss is nan" in note for note in table.notes)
-    failed = tables.failed(section)
+    failed = sources.failed(section)
     assert failed is not None
     assert [line.name for line in failed.lines] == ["beta", "delta"]
     assert "2 runs did not finish" in verdict.plain_text(verdict.verdict(section))
@@ -430,7 +435,7 @@ def test_a_missing_metric_says_why(tmp_path: Path) -> None:
     rows = [r for r in rows if not (r["recipe"] == "gamma" and r["metric"] == "bits_per_dim")]
     gone = next(r for r in rows if r["recipe"] == "gamma")
     rows.append(gone | {"metric": "bits_per_dim", "value": None, "reason": "no tractable density", "split": "test"})
-    table = tables.headline(one(rows, runs))
+    table = headline.headline(one(rows, runs))
     column = next(i for i, c in enumerate(table.columns) if c.key == "bits_per_dim")
     cell = next(line.cells[column] for line in table.lines if line.name == "gamma")
     assert cell.text == "n/a"
@@ -442,35 +447,35 @@ def test_a_note_on_what_was_not_measured_names_the_column(tmp_path: Path) -> Non
     rows, runs = made(tmp_path)
     section = one([r for r in rows if r["recipe"] != "gamma" or r["metric"] != "kd"], runs)
     entry = next(e for e in section.finished if e.name == "gamma")
-    assert tables.missing(entry, "kd").note == f"gamma: {SHOWN['kd'].title} not measured"
+    assert cells.missing(entry, "kd").note == f"gamma: {SHOWN['kd'].title} not measured"
 
 
 def test_frontier() -> None:
-    assert figures.frontier([(4, 1.0), (1, 5.0), (2, 6.0), (3, 1.0), (8, 0.5)]) == [(1, 5.0), (3, 1.0), (8, 0.5)]
+    assert pareto.frontier([(4, 1.0), (1, 5.0), (2, 6.0), (3, 1.0), (8, 0.5)]) == [(1, 5.0), (3, 1.0), (8, 0.5)]
 
 
 def test_markers_and_colours_tell_many_recipes_apart() -> None:
-    seen = {(figures.colour(i), figures.marker(i)) for i in range(50)}
+    seen = {(drawing.colour(i), drawing.marker(i)) for i in range(50)}
     assert len(seen) == 50
-    assert len(figures.MARKERS) == len(figures.SHAPES)
-    assert len({figures.colour(i) for i in range(8)}) == 8, "one for each paradigm of the default comparison"
+    assert len(drawing.MARKERS) == len(drawing.SHAPES)
+    assert len({drawing.colour(i) for i in range(8)}) == 8, "one for each paradigm of the default comparison"
 
 
 def test_names_of_the_lines_do_not_meet() -> None:
     """A long name, and lines close together because a recipe lies far off."""
-    dots = [figures._Dot("far", 0, (2.4, 7.5)), figures._Dot("near", 1, (2.5, 2.6))]
+    shown = [dots._Dot("far", 0, (2.4, 7.5)), dots._Dot("near", 1, (2.5, 2.6))]
     lines = [("uniform", 4.09), ("Gaussian", 3.07), ("pixel histograms", 2.44)]
     boxes = []
 
     def measured(slug: str, title: str, caption: str, alt: str, size: tuple[float, float], paint: Any) -> Any:
-        drawing = figures._Drawing(Figure(figsize=size, layout="constrained"))
-        paint(drawing)
-        drawing.figure.draw_without_rendering()
-        boxes.extend(text.get_window_extent() for text in drawing.figure.axes[0].texts)
+        made = drawing.Drawing(Figure(figsize=size, layout="constrained"))
+        paint(made)
+        made.figure.draw_without_rendering()
+        boxes.extend(text.get_window_extent() for text in made.figure.axes[0].texts)
 
-    with pytest.MonkeyPatch.context() as patch, figures._settings():
-        patch.setattr(figures, "_draw", measured)
-        figures._dots("s", "t", "c", "a", "NLL", dots, lines)
+    with pytest.MonkeyPatch.context() as patch, drawing.settings():
+        patch.setattr(dots, "draw", measured)
+        dots._dots("s", "t", "c", "a", "NLL", shown, lines)
     assert len(boxes) == 3
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
@@ -595,20 +600,20 @@ def test_user_settings_of_matplotlib_change_nothing(tmp_path: Path) -> None:
     import matplotlib
 
     section = one(*made(tmp_path, {"alpha": 2.0}, seeds=1))
-    plain = figures.quality_dots(section)
+    plain = dots.quality_dots(section)
     with matplotlib.rc_context({"axes.grid": False, "font.size": 20, "svg.fonttype": "path"}):
-        assert figures.quality_dots(section) == plain
+        assert dots.quality_dots(section) == plain
         assert matplotlib.rcParams["font.size"] == 20
 
 
 def test_inline_figures_keep_their_tick_labels(tmp_path: Path) -> None:
     section = one(*made(tmp_path, {"alpha": 0.0712, "beta": 0.0723}, seeds=2, spread=0.001))
-    picture = figures.quality_dots(section)
+    picture = dots.quality_dots(section)
     assert picture is not None
     ticks = re.findall(r"<text[^>]*>([^<]*)</text>", picture.inline)
     assert ticks == re.findall(r"<text[^>]*>([^<]*)</text>", picture.svg.decode())
     assert "var(--ink)" in picture.inline
-    assert figures.INK not in picture.inline
+    assert drawing.INK not in picture.inline
     assert "<title>alpha: FD-digits" in picture.inline
 
 
@@ -632,7 +637,7 @@ def test_any_metric_may_be_missing(tmp_path: Path) -> None:
     for metric in sorted({r["metric"] for r in rows}):
         fewer = [r for r in rows if r["metric"] != metric]
         found = sections(pd.DataFrame(fewer), runs)
-        assert page._markdown([page._page(s, False, False, None) for s in found])
+        assert as_markdown([page_of(s, False, False, None) for s in found])
     bare = [{"recipe": "alpha", "dataset": "digits", "metric": "fd", "value": 2.0}]
     assert len(reports.comparison(pd.DataFrame(bare))) == 1
 
@@ -663,7 +668,7 @@ def test_two_data_sets_and_a_toy(tmp_path: Path) -> None:
     assert "8 of 8" in text
     toy_section = next(s for s in sections(frame, runs) if s.dataset == "ring8")
     assert toy_section.quality == ("w2", "")
-    (line,) = [line for line in tables.likelihood(toy_section).lines if line.kind == "recipe"]
+    (line,) = [line for line in likelihood.likelihood(toy_section).lines if line.kind == "recipe"]
     assert line.cells[3].text == "0.700"  # above entropy
     table = reports.comparison(frame, runs)
     assert list(table["dataset"].unique()) == ["digits", "ring8"]
@@ -675,19 +680,19 @@ def test_grids_are_embedded_captioned_and_kept_small(tmp_path: Path, monkeypatch
     rows, runs = made(tmp_path, {"alpha": 2.0, "beta": 3.0}, seeds=2)
     (runs[-1]["folder"] / "grid.png").write_bytes(b"not a picture")
     section = one(rows, runs)
-    first, more = page._tiles(section, png())
+    first, more = grids.tiles(section, png())
     assert [t.name for t in first] == ["real data", "alpha", "beta"]
     assert first[1].caption == "heun-10, seed 0, uncurated"
     assert [t.name for t in more] == ["alpha"]
     verified = [{**run, "grid": None if run["recipe"] == "alpha" else png(seed=7)} for run in runs]
-    shown, _ = page._tiles(one(rows, verified), png())
+    shown, _ = grids.tiles(one(rows, verified), png())
     assert [t.name for t in shown if t.image] == ["real data", "beta"], "what is in the folder is not shown unverified"
     assert shown[-1].image == png(seed=7)
-    page._embed(first)
+    grids.embed(first)
     assert all(t.data.startswith("data:image/png;base64,") for t in first)
-    monkeypatch.setattr(page, "IMAGE_BYTES", 6_000)
+    monkeypatch.setattr(grids, "IMAGE_BYTES", 6_000)
     small = [replace(t, data="") for t in first]
-    page._embed(small)
+    grids.embed(small)
     assert all(t.data.startswith("data:image/webp;base64,") for t in small)
     assert sum(len(t.data) for t in small) < 6_000 * 4 / 3 + 200
     assert "compressed" in small[1].caption
@@ -696,22 +701,22 @@ def test_grids_are_embedded_captioned_and_kept_small(tmp_path: Path, monkeypatch
 def test_logs_are_read_tolerantly(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 1, "loss": 2.0, "note": "x"}\nrubbish\n[1]\n{"step": 2, "loss": 1.0}\n{"step": 3, "lo')
-    log = figures.read_log(path)
+    log = training.read_log(path)
     assert list(log["step"]) == [1, 2]
     assert "note" not in log
-    assert figures.read_log(tmp_path / "none").empty
+    assert training.read_log(tmp_path / "none").empty
 
 
 def test_a_long_log_is_thinned_as_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each row is the mean of equally many lines that follow each other; what is held does not grow with the file."""
-    monkeypatch.setattr(figures, "_ROWS", 4)
+    monkeypatch.setattr(training, "_ROWS", 4)
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: pytest.fail("the file is read whole"))
     monkeypatch.setattr(Path, "read_bytes", lambda *_: pytest.fail("the file is read whole"))
     path = tmp_path / "log.jsonl"
     for n, several in ((7, 1), (8, 1), (9, 2), (16, 2), (17, 4), (1000, 128)):
         lines = [{"step": k, "loss": 2.0 * k, **({"late": float(k)} if k >= n // 2 else {})} for k in range(n)]
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        log, whole = figures.read_log(path), pd.DataFrame(lines, dtype=float)
+        log, whole = training.read_log(path), pd.DataFrame(lines, dtype=float)
         parts = whole.groupby(whole.index // several).mean()
         assert len(log) == len(parts) <= 8
         pd.testing.assert_frame_equal(log, parts[log.columns], check_index_type=False)
@@ -720,7 +725,7 @@ def test_a_long_log_is_thinned_as_it_is_read(tmp_path: Path, monkeypatch: pytest
 def test_a_line_of_a_log_that_is_no_number_costs_that_number_alone(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text(f'{{"step": 1, "loss": Infinity}}\n[1]\n{{"step": 2, "loss": 1{"0" * 400}}}\n{{"step": 3, "lo')
-    log = figures.read_log(path)
+    log = training.read_log(path)
     assert log["step"].tolist() == [1, 2]
     assert log["loss"].isna().all()
 
@@ -735,7 +740,7 @@ def test_bad_format_and_unwritable_place(tmp_path: Path) -> None:
 
 def test_reports_need_neither_torch_nor_the_suite() -> None:
     code = (
-        "import sys, reports.page, reports.figures\n"
+        "import sys, reports.writers.report\n"
         "bad = {'torch', 'bench', 'paradigms'} & {m.split('.')[0] for m in sys.modules}\n"
         "sys.exit(str(bad) if bad else 0)"
     )
@@ -805,7 +810,7 @@ def _timed(tmp_path: Path, **wall: float) -> tuple[list[dict[str, Any]], list[di
 def test_training_seconds_taken_beside_other_work_are_marked_under_their_tables(tmp_path: Path, where: str) -> None:
     rows, runs = made(tmp_path)
     name = runs[0]["recipe"]
-    alone = tables.headline(one(rows, runs)), tables.cost(one(rows, runs))
+    alone = headline.headline(one(rows, runs)), cost.cost(one(rows, runs))
     if where == "run":
         runs[0]["contended"] = True
     elif where == "parent":
@@ -816,8 +821,8 @@ def test_training_seconds_taken_beside_other_work_are_marked_under_their_tables(
     section = one(rows, runs)
     said = f"{name} trained beside other work: read those training seconds as upper bounds."
     assert not any(said in table.notes for table in alone)
-    assert all(said in table.notes for table in (tables.headline(section), tables.cost(section)))
-    assert not any("Some timings" in note for table in tables.speed(section) for note in table.notes)
+    assert all(said in table.notes for table in (headline.headline(section), cost.cost(section)))
+    assert not any("Some timings" in note for table in sampling.speed(section) for note in table.notes)
 
 
 def test_matched_seconds_are_cpu_seconds_on_one_thread(tmp_path: Path) -> None:
@@ -844,7 +849,7 @@ def test_multiples_of_seconds_stand_under_seconds_and_name_parents_only_where_th
     multiples = {e.name: e.multiple for e in section.entries}
     # The teacher's own record says its CPU time; what beta wrote down of it is the wall clock's.
     assert multiples == pytest.approx({"alpha": 38.5 / 36, "beta": 77 / 36, "gamma": 2.0})
-    for table in (tables.headline(section), tables.cost(section)):
+    for table in (headline.headline(section), cost.cost(section)):
         marked = {
             c.key for line in table.lines for c, made in zip(table.columns, line.cells) if made.sub.endswith("budget")
         }
@@ -865,7 +870,7 @@ def test_matched_images_charge_a_distilled_row_for_its_teacher(tmp_path: Path, c
         _costing(rows, "beta", images_total=64_000)
     section = one(rows, runs)
     assert [e.name for e in section.entries if e.over_budget] == ["beta"]
-    table = tables.headline(section)
+    table = headline.headline(section)
     (line,) = [line for line in table.lines if line.name == "beta"]
     assert [c.key for c, made in zip(table.columns, line.cells) if made.sub.endswith("budget")] == ["images_total"]
 
@@ -878,7 +883,7 @@ def test_budgets_that_differ_under_one_name_are_said_and_measured_each_by_its_ow
     _costing(rows, "gamma", flops=2e12, cost_total=2e12)
     section = one(rows, runs)
     assert [e.multiple for e in section.entries] == pytest.approx([1.0, 1.0, 1.0])
-    assert any("Budgets differ (alpha and beta: 1.00 TFLOP" in note for note in tables.headline(section).notes)
+    assert any("Budgets differ (alpha and beta: 1.00 TFLOP" in note for note in headline.headline(section).notes)
     assert "budgets differ" in _said(section)
     assert "gamma" in section.compare("fd", "test", SPACE).uncompared
     assert "gamma: 2.00 TFLOP" in dict(verdict.provenance(section))["Budget of a run"]
@@ -891,8 +896,8 @@ def test_values_without_spread_are_not_tested(tmp_path: Path) -> None:
     assert not compared.family.names
     why = "not compared: no score varies over seeds, so nothing can be tested"
     assert compared.uncompared == {"alpha": why, "beta": why}
-    assert tables.pairs(section) is None
-    assert tables.order(section) is None
+    assert pairs.pairs(section) is None
+    assert pairs.partial_order(section) is None
     said = _said(section)
     assert "told apart" not in said
     assert f"alpha and beta are {why}" in said
@@ -903,9 +908,9 @@ def test_a_recipe_trained_by_two_versions_of_the_code_is_marked_but_compared(tmp
     for record in runs:
         record["code"] = "new" if record["recipe"] == "beta" and record["seed"] == 1 else "old"
     section = one(rows, runs)
-    assert any("beta (new and old)" in note for note in tables.headline(section).notes)
+    assert any("beta (new and old)" in note for note in headline.headline(section).notes)
     assert set(section.compare("fd", "test", SPACE).family.names) == set(SCORES)
-    assert not any("differing versions" in note for note in tables.headline(one(*made(tmp_path / "b"))).notes)
+    assert not any("differing versions" in note for note in headline.headline(one(*made(tmp_path / "b"))).notes)
 
 
 def test_likelihoods_show_the_gap_between_splits_and_spaces_their_agreement(tmp_path: Path) -> None:
@@ -915,10 +920,10 @@ def test_likelihoods_show_the_gap_between_splits_and_spaces_their_agreement(tmp_
             row["value"] -= 0.25
     rows += [r | {"features": "random-conv@1"} for r in rows if r["metric"] == "fd"]
     section = one(rows, runs)
-    table = tables.likelihood(section)
+    table = likelihood.likelihood(section)
     gap = next(i for i, c in enumerate(table.columns) if c.key == "gap")
     assert [line.cells[gap].value for line in table.lines] == pytest.approx([0.25] * 3)
-    notes = [note for table in tables.quality(section) for note in table.notes]
+    notes = [note for table in quality.quality(section) for note in table.notes]
     assert sum("Kendall's τ = 1" in note for note in notes) == 1
 
 
@@ -928,7 +933,7 @@ def test_a_sweep_far_above_the_gaussian_does_not_flatten_the_pareto_picture(tmp_
     for row in rows:
         if row["recipe"] == "gamma" and row["metric"] == "fd" and row.get("steps") == 1:
             row["value"] = 5000.0
-    picture = next(p for p in figures.pareto(one(rows, runs)) if p.slug.endswith("calls"))
+    picture = next(p for p in pareto.pareto(one(rows, runs)) if p.slug.endswith("calls"))
     assert picture.caption.startswith("1 plan above the picture is drawn as arrows")
     assert "heun-1: FD-digits 5,000" in picture.inline
     assert "1000" not in re.findall(r"<text[^>]*>([^<]*)</text>", picture.inline)
@@ -938,23 +943,23 @@ def test_one_call_recipes_do_not_hide_each_other(tmp_path: Path) -> None:
     rows, runs = made(tmp_path)
     rows = [r for r in rows if r.get("steps") in (None, 10) or r["recipe"] == "gamma"]
     section = one(rows, runs)
-    points = figures._points(section, "calls")
-    beside = figures._beside(points)
+    points = pareto._points(section, "calls")
+    beside = pareto._beside(points)
     assert set(beside) == {"alpha", "beta"}
     assert beside["alpha"] != beside["beta"]
     assert 1.0 not in beside.values()  # there, gamma's own sweep stands
-    assert "20 calls" in next(p for p in figures.pareto(section) if p.slug.endswith("calls")).inline
+    assert "20 calls" in next(p for p in pareto.pareto(section) if p.slug.endswith("calls")).inline
 
 
 @pytest.mark.heavy
 def test_what_a_log_says_is_wrong_stands_in_the_verdict_and_under_the_table(tmp_path: Path) -> None:
     rows, runs = made(tmp_path, seeds=2)
-    before = set(tables.headline(one(rows, runs)).notes)
+    before = set(headline.headline(one(rows, runs)).notes)
     ill = next(r for r in runs if r["recipe"] == "gamma" and r["seed"] == 1)
     ill["symptom"] = f"collapse {EVIL}."
     section = one(rows, runs)
     assert "The training log of gamma names a symptom" in verdict.plain_text(verdict.verdict(section))
-    (note,) = set(tables.headline(section).notes) - before
+    (note,) = set(headline.headline(section).notes) - before
     assert note.startswith("The log of gamma seed 1: collapse <script>")
     (page, *_) = reports.render(pd.DataFrame(rows), runs, None, tmp_path / "out", ("html",))
     shown = page.read_text()
@@ -974,14 +979,14 @@ def test_modes_of_images_stand_beside_the_distance(tmp_path: Path) -> None:
     rows = [r for r in rows if r["metric"] not in ("fd", "coverage") or r["features"].startswith("random")]
     section = one(rows, runs)
     assert section.spaces == ("random-conv@0123456789ab",)
-    table = tables.headline(section)
+    table = headline.headline(section)
     titles = [c.title for c in table.columns]
     cells = {line.name: dict(zip(titles, line.cells)) for line in table.lines}
     assert cells["alpha"]["Modes"].plain == "1,000 of 1000"
     assert cells["beta"]["Modes"].plain == "981.0 ± 2.5 of 1000"
     assert cells["alpha"]["Mode KL"].bold
     assert cells["real training data (floor)"]["Modes"].text == "999"
-    (whole,) = tables.quality(section)
+    (whole,) = quality.quality(section)
     assert {"Modes", "Mode KL"} <= {c.title for c in whole.columns}
     assert "Of 1,000 modes not all are reached by beta (981)" in verdict.plain_text(verdict.verdict(section))
     assert any("noise reaches modes too" in said for said in verdict.limitations(section))
@@ -990,8 +995,8 @@ def test_modes_of_images_stand_beside_the_distance(tmp_path: Path) -> None:
 @pytest.mark.heavy
 def test_the_parts_of_a_bound_are_listed_in_order_and_drawn_by_number(tmp_path: Path) -> None:
     rows, runs = made(tmp_path, {"alpha": 2.0, "beta": 3.0}, seeds=2)
-    assert not tables.parts(one(rows, runs)).lines
-    assert not figures.parts(one(rows, runs))
+    assert not dots.parts(one(rows, runs)).lines
+    assert not dots.parts(one(rows, runs))
     for row in [r for r in rows if r["recipe"] == "alpha" and r["metric"] == "bits_per_dim"]:
         of = row | {"unit": "nats", "options": "steps=3"}
         rows += [of | {"metric": f"term_kl_{i}", "value": i + row["seed"] / 10} for i in range(1, 13)]
@@ -1002,15 +1007,15 @@ def test_the_parts_of_a_bound_are_listed_in_order_and_drawn_by_number(tmp_path: 
         if r["recipe"] == "beta" and r["metric"] == "bits_per_dim"
     ]
     section = one(rows, runs)
-    lines = [line for line in tables.parts(section).lines if line.name == "alpha"]
+    lines = [line for line in dots.parts(section).lines if line.name == "alpha"]
     assert [line.cells[1].text for line in lines] == [*(f"kl_{i}" for i in range(1, 13)), "reconstruction"]
     assert lines[0].cells[0].text == "elbo (steps=3)"
     assert lines[1].cells[2].value == pytest.approx(2.05)
     assert sum(line.cells[3].value or 0 for line in lines) == pytest.approx(1)
     assert lines[-1].cells[3].text == "21.4 %"
-    (beta,) = [line for line in tables.parts(section).lines if line.name == "beta"]
+    (beta,) = [line for line in dots.parts(section).lines if line.name == "beta"]
     assert beta.cells[3].text == "", "of a part below 0 there is no share"
-    (picture,) = figures.parts(section)
+    (picture,) = dots.parts(section)
     assert "; kl_2 2.0 ± 0.6; kl_3" in picture.alt
     assert "kl_12" in picture.inline
     reports.render(pd.DataFrame(rows), runs, None, tmp_path / "out", ("html", "md"))
@@ -1021,7 +1026,7 @@ def test_the_parts_of_a_bound_are_listed_in_order_and_drawn_by_number(tmp_path: 
 def test_the_sweep_is_a_line_for_each_sampler_and_a_column_for_each_step_count(tmp_path):
     rows, runs = made(tmp_path)
     extra = [r | {"sampler": "euler", "headline": False, "calls": r["steps"]} for r in rows if r.get("steps") == 1]
-    table = tables.sweep(one(rows + extra, runs))
+    table = sampling.sweep(one(rows + extra, runs))
     assert table is not None
     assert [c.title for c in table.columns] == ["Sampler", "1", "10", "100"]
     assert [line.name for line in table.lines] == ["alpha"] * 2 + ["beta"] * 2 + ["gamma"] * 2
@@ -1034,7 +1039,7 @@ def test_the_sweep_is_a_line_for_each_sampler_and_a_column_for_each_step_count(t
     assert [("●" in c.extra, c.seeds) for c in heun[1:]] == [(False, None), (True, None), (False, None)]
     assert table.notes == ("All but the defaults were tried on 1 training seed.",)
     alone = [r for r in rows if r.get("steps") != 1 and r.get("steps") != 100]
-    assert tables.sweep(one(alone, runs)) is None
+    assert sampling.sweep(one(alone, runs)) is None
 
 
 def guided(rows: list[dict[str, Any]], *strengths: str) -> list[dict[str, Any]]:
@@ -1060,14 +1065,14 @@ def guided(rows: list[dict[str, Any]], *strengths: str) -> list[dict[str, Any]]:
 @pytest.mark.heavy
 def test_guidance_is_a_table_of_strengths_and_three_pictures_where_there_is_any(tmp_path):
     rows, runs = made(tmp_path)
-    assert tables.guidance(one(rows, runs)) is None
-    assert figures.guidance(one(rows, runs)) == []
+    assert curves.guidance(one(rows, runs)) is None
+    assert curves.guidance(one(rows, runs)) == []
     reports.render(pd.DataFrame(rows), runs, None, tmp_path / "without", ("html",))
     assert "guidance" not in (tmp_path / "without" / "report.html").read_text().lower()
 
     more = guided(rows, "guidance=2", "guidance=0", "guidance=3,guide-to=5")
     section = one(more, runs)
-    table = tables.guidance(section)
+    table = curves.guidance(section)
     assert table is not None
     assert [c.title for c in table.columns] == [
         "Plan", "Guidance", "Calls", "FD-digits", "Precision", "Recall", "Label accuracy", "CAS"
@@ -1078,10 +1083,10 @@ def test_guidance_is_a_table_of_strengths_and_three_pictures_where_there_is_any(
         ["heun-10 guide-to=5 ●", "1", "20"], ["heun-10 guide-to=5", "3", "40"],
     ]  # fmt: skip
     assert [row[4].split()[0] for row in alpha] == ["0.600", "0.700", "0.800", "0.700", "0.900"]
-    swept = tables.sweep(section)
+    swept = sampling.sweep(section)
     assert swept is not None
     assert not any("guidance" in c.plain for line in swept.lines for c in line.cells)
-    pictures = figures.guidance(section)
+    pictures = curves.guidance(section)
     assert [p.title for p in pictures] == [
         "FD-digits against guidance", "Precision against recall", "Label accuracy against recall"
     ]  # fmt: skip
@@ -1100,7 +1105,7 @@ def test_a_kind_measured_in_two_ways_is_told_by_its_options(tmp_path):
     again = [
         r | {"kind": "pf-ode", "options": "steps=40", "headline": False} for r in rows if r.get("kind") == "pf-ode"
     ]
-    picture = figures.likelihood_dots(one(rows + again, runs))
+    picture = dots.likelihood_dots(one(rows + again, runs))
     assert picture is not None
     assert "beta ≈ pf-ode (steps=40) " in picture.alt
     assert "beta ≈ pf-ode 3" in picture.alt
@@ -1116,16 +1121,14 @@ def test_a_likelihood_that_its_solver_doubts_is_not_bold_and_says_so(tmp_path, e
         for r in rows
         if r.get("kind") == "pf-ode"
     ]
-    table = tables.headline(one(rows, runs))
+    table = headline.headline(one(rows, runs))
     column = [c.title for c in table.columns].index("NLL, bits/dim")
     beta = next(line for line in table.lines if line.name == "beta").cells[column]
     assert beta.sub == ("pf-ode, solver error 0.50" if doubted else "pf-ode")
     assert beta.bold != doubted
     section = one(rows, runs)
-    (compared,) = (
-        r for kind, r in section.compare_likelihoods(tables.chosen_likelihoods(section)).items() if "pf-ode" in kind
-    )
+    (compared,) = (r for kind, r in section.compare_likelihoods(section.chosen_likelihoods).items() if "pf-ode" in kind)
     assert set(compared.family.names) == (set() if doubted else {"beta", "gamma"})
     assert set(compared.uncompared) == ({"beta", "gamma"} if doubted else set())
-    whole = next(line for line in tables.likelihood(section).lines if line.name == "beta").cells[1]
+    whole = next(line for line in likelihood.likelihood(section).lines if line.name == "beta").cells[1]
     assert whole.bold != doubted

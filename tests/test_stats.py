@@ -19,9 +19,10 @@ from typer.testing import CliRunner, Result
 
 from bench import cli, store
 from bench.lab import readme
-from reports import across, coverage, provenance, stats, tables
+from reports import across, coverage, provenance, stats
 from reports.compare import Comparison, NotComparable, Selector, UnknownName, compare
 from reports.sections import sections
+from reports.tables import headline, pairs, quality, sources
 
 # -------------------------------------------------------------------------------------------------- tests of means
 
@@ -439,7 +440,7 @@ def test_recipes_are_compared_as_in_their_report_and_as_one_planned_pair(tmp_pat
     assert "among all pairs of the 3 recipes compared in the report" in said
     assert "alpha is significantly better (lower is better)" in said
     assert "smallest attainable p is 0.029" in said
-    table = tables.pairs(section)
+    table = pairs.pairs(section)
     assert table is not None
     (line,) = [line for line in table.lines if line.name == "alpha / gamma"]
     assert [c.value for c in line.cells[1:3]] == [pair.adjusted, pair.found.p], "page and command agree"
@@ -674,7 +675,7 @@ def external(rows: list[dict[str, Any]], **other: Any) -> list[dict[str, Any]]:
 def test_external_samples_stand_in_the_table_marked_and_not_compared(tmp_path: Path) -> None:
     rows, runs = made(tmp_path)
     section = one(rows + external(rows), runs)
-    table = tables.headline(section)
+    table = headline.headline(section)
     (line,) = [line for line in table.lines if line.kind == "external"]
     assert (line.name, line.sub) == ("theirs", "external samples")
     assert not any(c.bold for c in line.cells)
@@ -710,13 +711,13 @@ def test_the_field_that_differs_is_named_in_the_table(tmp_path: Path, column: st
     compared = section.compare("fd", "test", SPACE)
     assert set(compared.family.names) == {"alpha", "beta"}
     assert compared.uncompared["gamma"] == f"not compared: differs from the others in {words}"
-    assert any(words in note for note in tables.headline(section).notes)
+    assert any(words in note for note in headline.headline(section).notes)
 
 
 def test_every_scored_number_tells_where_it_comes_from(tmp_path: Path) -> None:
     rows, runs = made(tmp_path)
     section = one(rows, runs)
-    for table in (tables.headline(section), *tables.quality(section)):
+    for table in (headline.headline(section), *quality.quality(section)):
         for line in (line for line in table.lines if line.kind == "recipe"):
             assert "runs 0-" in line.source
             for column, made_ in zip(table.columns, line.cells):
@@ -725,7 +726,7 @@ def test_every_scored_number_tells_where_it_comes_from(tmp_path: Path) -> None:
                     assert "n = 898 against 898" in made_.source
                 if column.key == "bits_per_dim":
                     assert "n = 256" in made_.source
-    found = tables.sources(section)
+    found = sources.sources(section)
     assert found is not None
     assert f"schema {store.SCHEMA}" in found.caption
     (fd,) = [line for line in found.lines if line.name.startswith("FD") and line.cells[0].text == "test"]
@@ -748,7 +749,7 @@ def test_families_stand_together_behind_the_recipe_they_vary(tmp_path: Path) -> 
     rows, runs = made(tmp_path, {"alpha": 4.0, "beta": 3.0, "alpha-b": 2.0, "alpha-c": 5.0, "gamma-b": 6.0})
     families = {"alpha": "alpha", "alpha-b": "alpha", "alpha-c": "alpha", "beta": "beta", "gamma-b": "gamma"}
     (section,) = sections(pd.DataFrame(rows), runs, families)
-    lines = [line for line in tables.headline(section).lines if line.kind == "recipe"]
+    lines = [line for line in headline.headline(section).lines if line.kind == "recipe"]
     assert [line.name for line in lines] == ["alpha", "alpha-b", "alpha-c", "beta", "gamma-b"]
     assert [line.member for line in lines] == [False, True, True, False, False]
     from reports import verdict
@@ -759,12 +760,12 @@ def test_families_stand_together_behind_the_recipe_they_vary(tmp_path: Path) -> 
 def test_the_bias_in_n_and_the_floors_own_n_are_said(tmp_path: Path) -> None:
     rows, runs = made(tmp_path)
     rows += [r | {"metric": "fd_inf", "value": r["value"] - 0.25} for r in rows if r["metric"] == "fd" and r.get("run")]
-    (table,) = tables.quality(one(rows, runs))
+    (table,) = quality.quality(one(rows, runs))
     titles = [c.title for c in table.columns]
     assert titles[:4] == ["FD, test", "FD, train", "FD∞, test", "FD∞, train"]
     assert any("At n = 898 FD lies 0.25 above FD∞" in note for note in table.notes)
     for row in rows:
         if row["recipe"] == "real-train":
             row["n"] = 500
-    said = " ".join(tables.headline(one(rows, runs)).notes)
+    said = " ".join(headline.headline(one(rows, runs)).notes)
     assert "were measured with 500 and 898 samples, the recipes with 898" in said

@@ -66,7 +66,7 @@ from bench.script import answered
 from paradigms import catalogue
 from paradigms.contract import Paradigm
 from paradigms.errors import BadInput
-from reports.figures import _save
+from reports.figures.drawing import save
 
 __all__ = ["Finding", "World", "main", "table", "trials"]
 
@@ -557,7 +557,7 @@ def _few_steps(*args: Any, steps: int, **rest: Any) -> Any:
 def _sketched(figure: Any, kind: str) -> bytes:
     """Of twenty figures one is drawn, the others are painted but not saved: that takes most of a report's time."""
     _drawn[0] += 1
-    return _save(figure, kind) if _drawn[0] % 20 == 0 else b'<svg viewBox="0 0 1 1"></svg>'
+    return save(figure, kind) if _drawn[0] % 20 == 0 else b'<svg viewBox="0 0 1 1"></svg>'
 
 
 _drawn = [0]
@@ -580,7 +580,7 @@ def _stubbed(root: Path) -> Iterator[None]:
             "bench.runs.training.train": _few_steps,
             "bench.suite.perform": inline.perform,
             "bench.loop.compile_networks": lambda model: None,
-            "reports.figures._save": _sketched,
+            "reports.figures.drawing.save": _sketched,
             "urllib.request.urlopen": _no_network,
         }.items():
             stack.enter_context(mock.patch(target, new))
