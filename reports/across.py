@@ -45,7 +45,7 @@ def _across(tier: str, found: Sequence[Section], pictured: bool) -> Across:
     marks: dict[str, int] = {}
     for section in scaled:
         for entry in section.finished:
-            values = normalised(section, entry.per_seed(section.quality[0], "test", section.quality[1]))
+            values = normalised(section, entry.scores[section.lead].values)
             if len(values) > 1 and not entry.over_budget:
                 scores.setdefault(entry.name, {})[section.dataset] = values
                 marks[entry.name] = entry.mark

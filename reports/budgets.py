@@ -82,6 +82,7 @@ MATCHED = {"flops": "FLOPs", "images": "images", "seconds": "seconds"}
 
 
 def multiple_text(entry: Entry) -> str:
+    """What an entry cost as a multiple of its budget, "2.0×"; "" where it kept to it or that is not known."""
     if entry.multiple is None or abs(entry.multiple - 1) <= entry.allowance - 1:
         return ""
     return f"{entry.multiple:.1f}×" if entry.multiple >= 0.095 else f"{entry.multiple:.2f}×"

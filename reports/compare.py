@@ -23,12 +23,12 @@ from reports.budgets import multiple_text
 from reports.entries import Entry
 from reports.likelihoods import kind_key, kind_text
 from reports.metrics import LIKELIHOODS, RATIOS, SHOWN, SPEED
-from reports.plans import at_plan, plan_text, plans_of
+from reports.plans import at_plan, plans_of
 from reports.records import run_id
-from reports.rows import finite, seed_means, space_of
+from reports.rows import finite, space_of
+from reports.scores import Measure, Score
 from reports.sections import Compared, Section, sections
 from reports.stats import Difference
-from reports.tables.quality import sampling_spread_of
 
 _LEFT_OUT = ("term_", "latency_", "throughput_", "flops", "entropy")
 
@@ -176,7 +176,7 @@ def _side(section: Section, selector: Selector) -> Side:
     plan = entry.plan
     if selector.plan:
         plans = plans_of(rows)
-        texts = {plan_text(p).replace(" ", ","): p for p in plans}
+        texts = {p.text.replace(" ", ","): p for p in plans}
         if selector.plan.replace(" ", ",") not in texts:
             raise UnknownName(f"plan of {selector.name}:", selector.plan, texts)
         plan = texts[selector.plan.replace(" ", ",")]
@@ -185,7 +185,10 @@ def _side(section: Section, selector: Selector) -> Side:
     elif not entry.external:
         rows = rows[~drawn | rows["headline"]]
     name = entry.name + (f" {selector.run}" if selector.run else "")
-    parts = [selector.plan and plan_text(plan), {"raw": "raw weights", "ema": "averaged weights"}.get(selector.weights)]
+    parts = [
+        selector.plan and plan and plan.text,
+        {"raw": "raw weights", "ema": "averaged weights"}.get(selector.weights),
+    ]
     name += f" ({', '.join(p for p in parts if p)})" if any(parts) else ""
     other = selector.plan if plan != entry.plan else ""
     return Side(name, entry, rows, other, not (other or selector.weights or selector.run))
@@ -224,7 +227,8 @@ def _lines(section: Section, a: Side, b: Side) -> list[Contrast]:
 
 def _line(section: Section, a: Side, b: Side, group: _Group, x: pd.DataFrame, y: pd.DataFrame) -> Contrast:
     metric, split, space, kind, _, _ = group
-    left, right = stats.summarise(seed_means(x)), stats.summarise(seed_means(y))
+    mine, theirs = Score(x), Score(y)
+    left, right = mine.summary, theirs.summary
     assert left is not None  # _groups keeps finite values only
     assert right is not None
     line = Contrast(
@@ -241,7 +245,7 @@ def _line(section: Section, a: Side, b: Side, group: _Group, x: pd.DataFrame, y:
     )
     if line.refused:
         return line
-    line = replace(line, spread=(sampling_spread_of(x), sampling_spread_of(y)))
+    line = replace(line, spread=(mine.spread, theirs.spread))
     runs = [r for r in dict.fromkeys(x["run"]) if r and (y["run"] == r).any()]
     if runs:
         if len(runs) < 2:
@@ -254,7 +258,7 @@ def _line(section: Section, a: Side, b: Side, group: _Group, x: pd.DataFrame, y:
             shuffled=stats.sign_flips(one, other, found.log) if not math.isnan(found.p) else None,
             floor=stats.permutation_floor(len(runs)),
         )
-    one, other = seed_means(x), seed_means(y)
+    one, other = mine.values, theirs.values
     if min(len(one), len(other)) < 2:
         return line
     compared = _compared(section, a, b, metric, split, x)
@@ -290,7 +294,7 @@ def _compared(section: Section, a: Side, b: Side, metric: str, split: str, rows:
         return none
     if metric in LIKELIHOODS:
         return section.compared_likelihoods.get(kind_key(rows), none) if split == "test" else none
-    return section.compare(metric, split, str(rows["features"].iloc[0]), _direction(metric) != "↑")
+    return section.compare(Measure(metric, split, str(rows["features"].iloc[0])), _direction(metric) != "↑")
 
 
 def _of_run(rows: pd.DataFrame, run: str) -> float:
@@ -304,7 +308,7 @@ def _title(section: Section, metric: str, split: str, rows: pd.DataFrame) -> str
         name = f"NLL, {kind_text(rows)}"
     else:
         name = section.title_of(metric, str(rows["features"].iloc[0])).replace("_", " ")
-        lead = section.quality[1]
+        lead = section.lead.space
         if rows["features"].iloc[0] not in ("", lead) and metric not in ("fd", "fd_inf", "kd"):
             name += f" ({space_of(str(rows['features'].iloc[0]))})"
     training = split == "train" and metric not in _OF_TRAINING
@@ -334,7 +338,7 @@ def _refusal(a: Side, b: Side, metric: str, likelihood: bool, x: pd.DataFrame, y
 
 def _told(section: Section, line: Contrast) -> bool:
     """Whether a metric that was not asked for is worth a line: held-out data, the leading features, and both spaces' FD."""
-    lead = space_of(section.quality[1])
+    lead = space_of(section.lead.space)
     if line.split == "train" and line.metric not in _OF_TRAINING:
         return False
     spaces = {space_of(s) for s in section.spaces} - {lead}
@@ -342,7 +346,7 @@ def _told(section: Section, line: Contrast) -> bool:
 
 
 def _asked(section: Section, lines: Sequence[Contrast], metric: str, a: Side, b: Side) -> Contrast:
-    wanted, features = section.quality
+    wanted, _, features = section.lead
 
     def leads(line: Contrast) -> bool:
         return line.split == "test" and line.space == space_of(features)

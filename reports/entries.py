@@ -12,15 +12,13 @@ import pandas as pd
 
 from reports import provenance
 from reports.metrics import LIKELIHOODS
-from reports.plans import at_plan, plans_of
+from reports.plans import Plan, at_plan, plans_of
 from reports.records import run_id, text_of
-from reports.rows import seed_means
+from reports.scores import Scores
 from reports.words import plain
 
 # A larger multiple of the budget is marked, never bold and never compared. Clocks jitter, counted quantities do not.
 OVER_BUDGET = 1.05
-
-
 OVER_SECONDS = 1.10
 
 
@@ -110,28 +108,39 @@ class Entry:
         return finished_rows(self.rows)
 
     @cached_property
-    def plan(self) -> tuple[str, float, str] | None:
-        """The card's default plan: sampler, steps, options."""
+    def plans(self) -> list[Plan]:
+        """The plans that samples of its finished model were drawn by."""
+        return plans_of(self.main)
+
+    @cached_property
+    def plan(self) -> Plan | None:
+        """The card's default plan."""
         plans = plans_of(self.main[self.main["headline"]])
         return plans[0] if plans else None
 
-    def headline(self, metric: str) -> pd.DataFrame:
-        """The rows of a metric at the default plan; a baseline has no plans."""
-        return self._default.get(metric, self.main.iloc[:0])
+    @property
+    def plan_text(self) -> str:
+        """The card's default plan in words; "" where there is none."""
+        return self.plan.text if self.plan else ""
 
     @cached_property
-    def _default(self) -> dict[str, pd.DataFrame]:
-        """The same by metric: they are asked for many times."""
+    def scores(self) -> Scores:
+        """The scores at the default plan; a baseline and external samples have no plans."""
         rows = self.main
         if not (self.baseline or self.external):
             rows = at_plan(rows, self.plan) if self.plan else rows[rows["headline"]]
-        return {str(metric): group for metric, group in rows.groupby("metric")}
+        return Scores(rows)
 
-    def per_seed(self, metric: str, split: str = "", features: str = "") -> list[float]:
-        """One value per training seed at the default plan, disjoint sample sets averaged."""
-        rows = self.headline(metric)
-        rows = rows[(rows["split"] == split) & (rows["features"] == features)] if split or features else rows
-        return seed_means(rows)
+    def at(self, plan: Plan) -> Scores:
+        """The scores at a plan."""
+        if plan not in self._at:
+            self._at[plan] = self.scores if plan == self.plan else Scores(at_plan(self.main, plan))
+        return self._at[plan]
+
+    @cached_property
+    def _at(self) -> dict[Plan, Scores]:
+        """What `at` has computed: tables and figures ask for the same."""
+        return {}
 
     def fact(self, column: str) -> list[float]:
         """One value per training run of a column that describes the run (seconds, FLOPs, parameters ...)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
@@ -16,24 +16,48 @@ if TYPE_CHECKING:
     from reports.sections import Section
 
 
-def plans_of(rows: pd.DataFrame) -> list[tuple[str, float, str]]:
+class Plan(NamedTuple):
+    """How samples were drawn: a sampler, its number of steps (NaN where it has none) and options "name=value,..."."""
+
+    sampler: str
+    steps: float
+    options: str
+
+    @property
+    def text(self) -> str:
+        """heun-10 eta=0.5"""
+        steps = "" if math.isnan(self.steps) else f"-{self.steps:g}"
+        return plain(self.sampler + steps + (f" {self.options.replace(',', ' ')}" if self.options else ""))
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The options by name."""
+        return dict(part.split("=", 1) for part in self.options.split(",") if "=" in part)
+
+    @property
+    def guided(self) -> bool:
+        return "guidance" in self.settings
+
+    def without(self, *names: str) -> Plan:
+        """The plan without some of its options."""
+        rest = (f"{name}={value}" for name, value in self.settings.items() if name not in names)
+        return self._replace(options=",".join(rest))
+
+
+def plans_of(rows: pd.DataFrame) -> list[Plan]:
+    """The plans that rows were drawn by, each once, in their order."""
     plans = rows.loc[rows["sampler"] != "", ["sampler", "steps", "options"]].drop_duplicates()
-    return [(s, float(k), o) for s, k, o in plans.itertuples(index=False)]
+    return [Plan(sampler, float(steps), options) for sampler, steps, options in plans.itertuples(index=False)]
 
 
-def at_plan(rows: pd.DataFrame, plan: tuple[str, float, str]) -> pd.DataFrame:
-    sampler, steps, options = plan
-    same = rows["steps"].isna() if math.isnan(steps) else rows["steps"] == steps
-    return rows[(rows["sampler"] == sampler) & same & (rows["options"] == options)]
+def at_plan(rows: pd.DataFrame, plan: Plan) -> pd.DataFrame:
+    """The rows drawn by a plan."""
+    same = rows["steps"].isna() if math.isnan(plan.steps) else rows["steps"] == plan.steps
+    return rows[(rows["sampler"] == plan.sampler) & same & (rows["options"] == plan.options)]
 
 
-def plan_text(plan: tuple[str, float, str] | None) -> str:
-    if plan is None:
-        return ""
-    sampler, steps, options = plan
-    return plain(
-        sampler + ("" if math.isnan(steps) else f"-{steps:g}") + (f" {options.replace(',', ' ')}" if options else "")
-    )
+# Where guidance acts: of no effect on the model that is not guided, whose strength is 1.
+INTERVAL = ("guide-from", "guide-to")
 
 
 @dataclass(frozen=True)
@@ -42,39 +66,20 @@ class Guided:
 
     entry: Entry
     name: str
-    plans: Mapping[float, tuple[str, float, str]]
-
-
-# Where guidance acts: of no effect on the model that is not guided, whose strength is 1.
-INTERVAL = ("guide-from", "guide-to")
-
-
-def is_guided(plan: tuple[str, float, str]) -> bool:
-    return "guidance" in _options(plan)
-
-
-def _options(plan: tuple[str, float, str]) -> dict[str, str]:
-    return dict(part.split("=", 1) for part in plan[2].split(",") if "=" in part)
+    plans: Mapping[float, Plan]
 
 
 def guided(section: Section) -> list[Guided]:
     """The guided plans of every recipe, with the unguided one that goes with them (strength 1) where it was drawn."""
     found = []
     for entry in section.finished:
-        plans = plans_of(entry.main)
-        groups: dict[tuple[str, float, str], dict[float, tuple[str, float, str]]] = {}
-        for plan in filter(is_guided, plans):
-            rest = {k: v for k, v in _options(plan).items() if k != "guidance"}
-            shared = (plan[0], plan[1], _written(rest))
-            groups.setdefault(shared, {})[float(_options(plan)["guidance"])] = plan
+        groups: dict[Plan, dict[float, Plan]] = {}
+        for plan in entry.plans:
+            if plan.guided:
+                groups.setdefault(plan.without("guidance"), {})[float(plan.settings["guidance"])] = plan
         for shared, mine in sorted(groups.items()):
-            rest = {k: v for k, v in _options(shared).items() if k not in INTERVAL}
-            plain_one = (shared[0], shared[1], _written(rest))
-            if plain_one in plans:
-                mine.setdefault(1.0, plain_one)
-            found.append(Guided(entry, plan_text(shared), dict(sorted(mine.items()))))
+            unguided = shared.without(*INTERVAL)
+            if unguided in entry.plans:
+                mine.setdefault(1.0, unguided)
+            found.append(Guided(entry, shared.text, dict(sorted(mine.items()))))
     return found
-
-
-def _written(options: Mapping[str, str]) -> str:
-    return ",".join(f"{k}={v}" for k, v in options.items())

@@ -11,38 +11,17 @@ import pandas as pd
 
 TEXT = (
     *("run", "status", "reason", "recipe", "paradigm", "tier", "dataset", "split", "sampler", "options", "metric"),
-    *(
-        "unit",
-        "kind",
-        "relation",
-        "features",
-        "weights",
-        "device",
-        "dtype",
-        "code",
-        "data",
-        "samples",
-        "resize",
-        "reading",
-        "torch",
-    ),
+    *("unit", "kind", "relation", "features", "weights", "device", "dtype", "code", "data", "samples", "resize"),
+    *("reading", "torch"),
 )
-
-
 NUMBERS = (
     *("schema", "seed", "steps", "calls", "value", "error", "low", "high", "n", "n_ref", "draw", "fraction", "images"),
     *("flops", "seconds", "cost_total", "seconds_total", "images_total"),
     *("params_trained", "params_sampling", "threads"),
 )
-
-
 FLAGS = ("headline", "conditional", "contended")
-
-
-FLOOR = "real-train"
-
-
-NO_RUN = ("baseline", "external")  # rows of no model of the suite
+FLOOR = "real-train"  # the baseline that scores real training data
+NO_RUN = ("baseline", "external")  # the status of rows of no model of the suite
 
 
 def tidy(frame: pd.DataFrame) -> pd.DataFrame:
@@ -67,6 +46,7 @@ def tidy(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def finite(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows that have a finite value."""
     return rows[np.isfinite(rows["value"].to_numpy())]
 
 

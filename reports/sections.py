@@ -24,6 +24,7 @@ from reports.metrics import FID, LIKELIHOODS, RATIOS, SHOWN
 from reports.naming import names_of_runs, run_keys
 from reports.records import number_of, protocol_of, run_id, text_of, tier_of
 from reports.rows import FLOOR, NO_RUN, finite, seed_means, space_of, tidy
+from reports.scores import Measure
 from reports.words import number, plain, slug
 
 
@@ -110,14 +111,19 @@ class Section:
         return title
 
     @property
+    def lead_title(self) -> str:
+        """What the leading metric is called."""
+        return self.title_of(self.lead.metric, self.lead.space)
+
+    @property
     def second(self) -> str:
         """The space that guards against the blind spots of the leading one: that without labels, else the next."""
         rest = self.spaces[1:]
         return next((s for s in rest if s.startswith("random")), rest[0] if rest else "")
 
     @cached_property
-    def quality(self) -> tuple[str, str]:
-        """(metric, feature space) that leads: a Frechet distance on images, a transport distance on vectors.
+    def lead(self) -> Measure:
+        """What leads the report, on the test split: a Frechet distance on images, a transport distance on vectors.
 
         Where too few images were held out for any Frechet distance the kernel distance leads, which is unbiased at any
         number.
@@ -127,31 +133,28 @@ class Section:
             have = set(rows["metric"])
             for metric in ("fd", "kd"):
                 if metric in have and self.spaces:
-                    return metric, self.spaces[0]
+                    return Measure(metric, "test", self.spaces[0])
             if lead := next((m for m in ("w2", "sw2", "mmd2") if m in have), ""):
-                return lead, ""
-        return "fd", ""
+                return Measure(lead, "test")
+        return Measure("fd", "test")
 
     def baseline(self, recipe: str) -> Entry | None:
         return next((b for b in self.baselines if b.recipe == recipe), None)
 
     def scale(self, entry: Entry | None) -> float | None:
         """A baseline's value of the leading quality metric on the test split."""
-        metric, features = self.quality
-        summary = stats.summarise(entry.per_seed(metric, "test", features)) if entry else None
+        summary = entry.scores[self.lead].summary if entry else None
         return summary.mean if summary else None
 
     def place_of(self, entry: Entry) -> tuple[float, str]:
         """What orders the recipes by the leading metric: the better first, those without a score last."""
-        metric, features = self.quality
-        values = entry.per_seed(metric, "test", features)
+        values = entry.scores[self.lead].values
         return stats.location(values, self._by_ratio) if values else math.inf, entry.name
 
     @cached_property
     def _by_ratio(self) -> bool:
         """Whether the recipes' scores of the leading metric are compared by their ratios."""
-        metric, features = self.quality
-        return metric in RATIOS and stats.positive(*(e.per_seed(metric, "test", features) for e in self.finished))
+        return self.lead.metric in RATIOS and stats.positive(*(e.scores[self.lead].values for e in self.finished))
 
     @cached_property
     def budgets(self) -> dict[str, list[Entry]]:
@@ -179,26 +182,27 @@ class Section:
         have = set(self.rows["metric"])
         return next((m for m in LIKELIHOODS if m in have), "bits_per_dim")
 
-    def compare(self, metric: str, split: str = "test", features: str = "", lower_is_better: bool = True) -> Compared:
-        """Compare the recipes on one metric at their default plans.
+    def compare(self, measure: Measure, lower_is_better: bool = True) -> Compared:
+        """Compare the recipes on one measure at their default plans.
 
         Those scored by another version of the feature network are not, and are told so.
         """
-        rows = {}
-        for entry in (*self.entries, *self.externals):
-            mine = entry.headline(metric)
-            mine = mine[mine["split"] == split]
-            here = mine[mine["features"] == features]
-            alike = mine["features"].map(space_of) == space_of(features)
-            rows[entry.name] = here if len(finite(here)) else mine[alike]
-        key = metric, split, features, lower_is_better
+        key = measure, lower_is_better
         if key not in self._known:
-            fields = provenance.decisive(metric)
-            self._known[key] = self._compare(rows, lower_is_better, fields, metric in RATIOS, features)
+            rows = {e.name: self._comparable(e, measure) for e in (*self.entries, *self.externals)}
+            fields, logarithms = provenance.decisive(measure.metric), measure.metric in RATIOS
+            self._known[key] = self._compare(rows, lower_is_better, fields, logarithms, measure.space)
         return self._known[key]
 
+    def _comparable(self, entry: Entry, measure: Measure) -> pd.DataFrame:
+        """An entry's rows of a measure; where there are none, those by another version of the feature network."""
+        rows = entry.scores.of(measure.metric)
+        rows = rows[rows["split"] == measure.split]
+        here = rows[rows["features"] == measure.space]
+        return here if len(finite(here)) else rows[rows["features"].map(space_of) == space_of(measure.space)]
+
     @cached_property
-    def _known(self) -> dict[tuple[str, str, str, bool], Compared]:
+    def _known(self) -> dict[tuple[Measure, bool], Compared]:
         """What was compared: tables, words and figures ask for the same."""
         return {}
 
@@ -356,10 +360,9 @@ def _section(
         externals.append(Entry(name, str(recipe), -1, group, external=True))
     together = pd.concat([here, external, baseline])
     section = Section(dataset, tier, tuple(entries), tuple(baselines), mine, match, budget, tuple(externals), together)
-    metric, features = section.quality
 
     def order(entry: Entry) -> tuple[bool, float, str]:
-        summary = stats.summarise(entry.per_seed(metric, "test", features))
+        summary = entry.scores[section.lead].summary
         return (entry.recipe != FLOOR, summary.mean if summary else math.inf, entry.name)
 
     return replace(

@@ -14,9 +14,9 @@ from reports.budgets import MATCHED, budget_words, multiple_text
 from reports.entries import Entry
 from reports.likelihoods import kind_text
 from reports.metrics import UNITS
-from reports.plans import plan_text
 from reports.records import run_id
 from reports.rows import seed_means
+from reports.scores import Measure
 from reports.sections import Compared, Section
 from reports.stats import Summary, summarise
 from reports.tables.notes import space_agreement
@@ -44,9 +44,8 @@ def _names(entries: Sequence[Entry]) -> Text:
 
 def verdict(section: Section) -> Text:
     """One paragraph: who leads on quality and by how much, who ties, likelihood, cost, and what failed."""
-    metric, features = section.quality
-    name = section.title_of(metric, features)
-    scores = {e.name: s for e in section.finished if (s := summarise(e.per_seed(metric, "test", features)))}
+    name = section.lead_title
+    scores = {e.name: s for e in section.finished if (s := e.scores[section.lead].summary)}
     out: Text = []
     if not section.finished:
         out.append((_nothing(section), False))
@@ -91,8 +90,8 @@ def _score(summary: Summary) -> str:
 
 
 def _quality(section: Section, name: str, scores: Mapping[str, Summary]) -> Text:
-    metric, features = section.quality
-    compared = section.compare(metric, "test", features)
+    metric = section.lead.metric
+    compared = section.compare(section.lead)
     scored = sorted((e for e in section.finished if e.name in scores), key=section.place_of)
     within = [e for e in scored if not e.over_budget] or scored
     best = within[0]
@@ -108,7 +107,7 @@ def _quality(section: Section, name: str, scores: Mapping[str, Summary]) -> Text
     out.append((f" ({tier}{counted} {unit}, {matched}), ", False))
     out.append(("among the recipes within one budget, " if more else "", False))
     out.append((best.name, True))
-    plan = f" at its default plan {plan_text(best.plan)}" if best.plan else ""
+    plan = f" at its default plan {best.plan.text}" if best.plan else ""
     first = scores[best.name]
     said = _score(first)
     kind = ", 95 % t-interval" if "±" in said else ", the least and the most of the seeds" if "–" in said else ""
@@ -210,7 +209,7 @@ def _left_out(within: Sequence[Entry], compared: Compared) -> Text:
 
 def _modes(section: Section) -> Text:
     """Who misses modes, where they are counted."""
-    counted = {e.name: s for e in section.finished if (s := summarise(e.per_seed("modes")))}
+    counted = {e.name: s for e in section.finished if (s := e.scores[Measure("modes")].summary)}
     units = section.rows.loc[section.rows["metric"] == "modes", "unit"]
     total = next((int(u.removeprefix("of ")) for u in units if u.removeprefix("of ").isdigit()), 0)
     if not counted or not total:
@@ -248,7 +247,7 @@ def _likelihood(section: Section) -> Text:
 
 
 def _speed(section: Section) -> Text:
-    timed = [(s.mean, e) for e in section.finished if (s := summarise(seed_means(e.headline("latency"))))]
+    timed = [(s.mean, e) for e in section.finished if (s := e.scores[Measure("latency")].summary)]
     if not timed:
         return []
     fastest, slowest = min(timed, key=lambda t: t[0]), max(timed, key=lambda t: t[0])
@@ -371,7 +370,7 @@ def _set(entry: Entry) -> str:
 
 def limitations(section: Section) -> list[str]:
     """What a reader should not conclude."""
-    metric, _ = section.quality
+    metric = section.lead.metric
     said = []
     if section.seeds <= 1:
         said.append("One training seed: retraining moves these numbers more than resampling does. Treat gaps as hints.")

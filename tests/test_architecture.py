@@ -76,6 +76,56 @@ def test_reports_import_no_models(path):
     assert not {name.split(".")[0] for name in imports(path)} & {"torch", "torchmetrics", "bench", "paradigms"}
 
 
+# Which part of the reports may import which: what stands in a line imports nothing of the lines below it.
+FLOW = (
+    ("files", "metrics", "words", "stats", "provenance"),
+    ("rows", "plans", "records", "scores"),
+    ("entries", "naming", "budgets", "likelihoods"),
+    ("sections", "coverage", "strips"),
+    ("tables", "figures", "answer", "compare"),
+    ("verdict", "across"),
+    ("writers",),
+)
+
+
+@each("reports")
+def test_reports_flow_one_way(path):
+    """From rows to sections, to tables and figures, to words, to files."""
+    part = path.relative_to(PACKAGES["reports"]).parts[0].removesuffix(".py")
+    if part == "__init__":
+        return
+    place = {name: i for i, names in enumerate(FLOW) for name in names}
+    typed = {
+        id(inner)
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree(path)):
+        if (
+            isinstance(node, ast.ImportFrom)
+            and (node.module or "").split(".")[0] == "reports"
+            and id(node) not in typed
+        ):
+            module = node.module or ""
+            names = [module.split(".")[1]] if "." in module else [alias.name for alias in node.names]
+            assert all(place[name] <= place[part] for name in names if name in place), (part, names)
+
+
+@each("reports")
+def test_files_are_short(path):
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= (400 if path.parent.name in ("tables", "figures", "writers") else 600)
+
+
+@each("reports", "bench")
+def test_files_are_written_whole_in_one_place(path):
+    """Whoever writes a file that others read does it by `reports.files.write`, which syncs and renames."""
+    called = {getattr(n.func, "attr", "") for n in ast.walk(tree(path)) if isinstance(n, ast.Call)}
+    if path.relative_to(ROOT).as_posix() != "reports/files.py" and "lab" not in path.parts:
+        assert "fsync" not in called
+
+
 @each("paradigms", "bench", "reports")
 def test_nothing_of_the_product_imports_an_experiment(path):
     """But the check of a GPU, which measures what the experiments on speed measure."""

@@ -30,6 +30,7 @@ from bench import store
 from reports import stats, verdict, words
 from reports.figures import curves, dots, drawing, pareto, training
 from reports.metrics import SHOWN
+from reports.scores import Measure
 from reports.sections import Section, sections
 from reports.tables import cells, cost, headline, likelihood, pairs, quality, sampling, sources
 from reports.writers import grids
@@ -201,7 +202,7 @@ def test_one_seed_has_no_interval_no_group_and_nothing_bold(tmp_path: Path) -> N
     assert "Group" not in [c.title for c in table.columns]
     assert not any(c.bold or "±" in c.plain for line in table.lines for c in line.cells)
     assert "one training seed" in verdict.plain_text(verdict.verdict(section)).lower()
-    compared = section.compare("fd", "test", SPACE)
+    compared = section.compare(Measure("fd", "test", SPACE))
     assert not compared.family.names
     assert set(compared.uncompared.values()) == {"not compared: one training seed"}
 
@@ -238,11 +239,11 @@ def test_a_threefold_difference_is_no_tie(tmp_path: Path) -> None:
             value = seeds[row["recipe"]][row["seed"]]
             row["value"] = value if row["metric"] == "fd" else -value
     section = one(rows, runs)
-    family = section.compare("fd", "test", SPACE).family
+    family = section.compare(Measure("fd", "test", SPACE)).family
     assert family.log
     assert (family.best, family.leads) == (("alpha", "beta"), True)
     assert family.letters == {"alpha": "a", "beta": "a", "gamma": "b", "delta": "b"}
-    upwards = section.compare("coverage", "test", SPACE, lower_is_better=False).family  # a share: as it is
+    upwards = section.compare(Measure("coverage", "test", SPACE), lower_is_better=False).family  # a share: as it is
     assert (upwards.log, upwards.best) == (False, ("alpha", "beta"))
 
 
@@ -253,7 +254,7 @@ def test_no_leading_group_where_one_of_the_best_does_not_beat_all_others(tmp_pat
         if row["metric"] == "fd" and row["recipe"] in seeds:
             row["value"] = seeds[row["recipe"]][row["seed"]]
     section = one(rows, runs)
-    assert section.compare("fd", "test", SPACE).family.letters == {"alpha": "a", "beta": "a b", "gamma": "b"}
+    assert section.compare(Measure("fd", "test", SPACE)).family.letters == {"alpha": "a", "beta": "a b", "gamma": "b"}
     assert "alpha is the best of those compared, and not told apart from beta (" in verdict.plain_text(
         verdict.verdict(section)
     )
@@ -265,8 +266,8 @@ def test_where_images_are_too_few_for_frechet_the_kernel_distance_leads(tmp_path
     why = "207 samples are too few for a Frechet distance of 64 features: at least 640 are needed"
     rows = [r | ({"value": None, "reason": why} if r["metric"] == "fd" else {}) for r in rows]
     section = one(rows + kd, runs)
-    assert section.quality == ("kd", SPACE)
-    assert section.compare("kd", "test", SPACE).family.leads
+    assert section.lead == ("kd", "test", SPACE)
+    assert section.compare(Measure("kd", "test", SPACE)).family.leads
     said = verdict.plain_text(verdict.verdict(section))
     assert "best mean KD-digits" in said
     assert f"There is no Frechet distance ({why}); the kernel distance, unbiased at any number, leads." in said
@@ -282,10 +283,10 @@ def test_of_two_versions_of_a_feature_network_the_one_that_leads_is_compared(tmp
         if row["recipe"] in ("gamma", "delta", "epsilon") and row.get("features") == SPACE:
             row["features"] = "digits@000000000000"
     section = one(rows, runs)
-    lead = section.quality[1]
+    lead = section.lead.space
     said = verdict.plain_text(verdict.verdict(section))
-    compared = section.compare("fd", "test", lead)
-    scored = {e.name for e in section.finished if e.per_seed("fd", "test", lead)}
+    compared = section.compare(Measure("fd", "test", lead))
+    scored = {e.name for e in section.finished if e.scores[Measure("fd", "test", lead)].values}
     assert set(compared.family.names) <= scored
     assert all(name in said for name in compared.family.best)
     assert set(scores) - scored <= set(compared.uncompared)
@@ -296,7 +297,7 @@ def test_recipes_that_a_limit_ended_early_are_compared_and_that_is_said(tmp_path
     assert "limit on seconds" not in _said(one(rows, runs))
     _costing(rows, "gamma", flops=0.25e12, cost_total=0.25e12)
     section = one(rows, runs)
-    assert "gamma" in section.compare("fd", "test", SPACE).family.names
+    assert "gamma" in section.compare(Measure("fd", "test", SPACE)).family.names
     assert (
         "They trained for 0.25× to 1.0× of the budget, as the limit on seconds ended some early (gamma first), so part of "
         "a difference may be one of training." in _said(section)
@@ -305,7 +306,7 @@ def test_recipes_that_a_limit_ended_early_are_compared_and_that_is_said(tmp_path
 
 def test_a_lone_score_has_nothing_to_be_compared_with(tmp_path: Path) -> None:
     section = one(*made(tmp_path, {"alpha": 2.0}))
-    assert section.compare("fd", "test", SPACE).uncompared == {
+    assert section.compare(Measure("fd", "test", SPACE)).uncompared == {
         "alpha": "not compared: no other score to compare it with"
     }
     assert "the only recipe with a score" in verdict.plain_text(verdict.verdict(section))
@@ -345,7 +346,7 @@ def test_over_budget_is_marked_never_bold_never_compared(tmp_path: Path) -> None
     line = next(line for line in headline.headline(section).lines if line.name == "alpha")
     assert not any(c.bold for c in line.cells)
     assert "2.0× budget" in [c.sub for c in line.cells]
-    compared = section.compare("fd", "test", SPACE)
+    compared = section.compare(Measure("fd", "test", SPACE))
     assert "2.0×" in compared.uncompared["alpha"]
     assert set(compared.family.names) == {"beta", "gamma"}
     assert "alpha had 2.0× the budget" in verdict.plain_text(verdict.verdict(section))
@@ -359,7 +360,7 @@ def test_rows_with_other_provenance_are_not_compared(tmp_path: Path, column: str
             row[column] = value
     section = one(rows)
     (odd,) = [e.name for e in section.entries if e.recipe == "gamma"]
-    compared = section.compare("fd", "test", SPACE)
+    compared = section.compare(Measure("fd", "test", SPACE))
     assert set(compared.family.names) == {"alpha", "beta"}
     assert "differs" in compared.uncompared[odd]
 
@@ -406,8 +407,8 @@ def test_draws_are_averaged_within_a_seed_and_their_spread_is_shown_apart(tmp_pa
     more = [r | {"draw": 1, "value": r["value"] + 0.5} for r in rows if r["metric"] == "fd" and r.get("run")]
     section = one([*rows, *more], runs)
     entry = next(e for e in section.entries if e.name == "alpha")
-    assert len(entry.per_seed("fd", "test", SPACE)) == 3
-    assert quality.sampling_spread(entry, "fd", SPACE) == pytest.approx(0.5 / math.sqrt(2))
+    assert len(entry.scores[Measure("fd", "test", SPACE)].values) == 3
+    assert entry.scores[Measure("fd", "test", SPACE)].spread == pytest.approx(0.5 / math.sqrt(2))
 
 
 def test_failed_runs_stay_visible(tmp_path: Path) -> None:
@@ -667,7 +668,7 @@ def test_two_data_sets_and_a_toy(tmp_path: Path) -> None:
     assert "## ring8" in text
     assert "8 of 8" in text
     toy_section = next(s for s in sections(frame, runs) if s.dataset == "ring8")
-    assert toy_section.quality == ("w2", "")
+    assert toy_section.lead == ("w2", "test", "")
     (line,) = [line for line in likelihood.likelihood(toy_section).lines if line.kind == "recipe"]
     assert line.cells[3].text == "0.700"  # above entropy
     table = reports.comparison(frame, runs)
@@ -828,7 +829,7 @@ def test_training_seconds_taken_beside_other_work_are_marked_under_their_tables(
 def test_matched_seconds_are_cpu_seconds_on_one_thread(tmp_path: Path) -> None:
     section = one(*_timed(tmp_path, alpha=80.0, beta=60.0))
     assert not any(e.over_budget for e in section.entries)  # 7 % of jitter is allowed, the wall clock not asked
-    assert set(section.compare("fd", "test", SPACE).family.names) == set(SCORES)
+    assert set(section.compare(Measure("fd", "test", SPACE)).family.names) == set(SCORES)
     rows, runs = _timed(tmp_path / "b", alpha=80.0)
     for record in runs:
         record["threads"] = 4
@@ -885,14 +886,14 @@ def test_budgets_that_differ_under_one_name_are_said_and_measured_each_by_its_ow
     assert [e.multiple for e in section.entries] == pytest.approx([1.0, 1.0, 1.0])
     assert any("Budgets differ (alpha and beta: 1.00 TFLOP" in note for note in headline.headline(section).notes)
     assert "budgets differ" in _said(section)
-    assert "gamma" in section.compare("fd", "test", SPACE).uncompared
+    assert "gamma" in section.compare(Measure("fd", "test", SPACE)).uncompared
     assert "gamma: 2.00 TFLOP" in dict(verdict.provenance(section))["Budget of a run"]
 
 
 def test_values_without_spread_are_not_tested(tmp_path: Path) -> None:
     rows, runs = made(tmp_path, {"alpha": 2.0, "beta": 6.0}, spread=0.0)
     section = one(rows, runs)
-    compared = section.compare("fd", "test", SPACE)
+    compared = section.compare(Measure("fd", "test", SPACE))
     assert not compared.family.names
     why = "not compared: no score varies over seeds, so nothing can be tested"
     assert compared.uncompared == {"alpha": why, "beta": why}
@@ -909,7 +910,7 @@ def test_a_recipe_trained_by_two_versions_of_the_code_is_marked_but_compared(tmp
         record["code"] = "new" if record["recipe"] == "beta" and record["seed"] == 1 else "old"
     section = one(rows, runs)
     assert any("beta (new and old)" in note for note in headline.headline(section).notes)
-    assert set(section.compare("fd", "test", SPACE).family.names) == set(SCORES)
+    assert set(section.compare(Measure("fd", "test", SPACE)).family.names) == set(SCORES)
     assert not any("differing versions" in note for note in headline.headline(one(*made(tmp_path / "b"))).notes)
 
 

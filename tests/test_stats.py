@@ -21,6 +21,7 @@ from bench import cli, store
 from bench.lab import readme
 from reports import across, coverage, provenance, stats
 from reports.compare import Comparison, NotComparable, Selector, UnknownName, compare
+from reports.scores import Measure
 from reports.sections import sections
 from reports.tables import headline, pairs, quality, sources
 
@@ -422,7 +423,7 @@ def test_recipes_are_compared_as_in_their_report_and_as_one_planned_pair(tmp_pat
         rows.append(r | {"metric": "recall", "value": 0.5 + 0.01 * math.sin(7 * r["seed"] + len(r["recipe"]) ** 2)})
     found = asked(rows, runs, Selector("alpha"), Selector("gamma"))
     (section,) = sections(pd.DataFrame(rows), runs)
-    family = section.compare("fd", "test", SPACE).family
+    family = section.compare(Measure("fd", "test", SPACE)).family
     pair = family.pair("alpha", "gamma")
     assert pair is not None
     assert family.log
@@ -679,14 +680,19 @@ def test_external_samples_stand_in_the_table_marked_and_not_compared(tmp_path: P
     (line,) = [line for line in table.lines if line.kind == "external"]
     assert (line.name, line.sub) == ("theirs", "external samples")
     assert not any(c.bold for c in line.cells)
-    assert set(section.compare("fd", "test", SPACE).family.names) == {"alpha", "beta", "gamma"}
+    assert set(section.compare(Measure("fd", "test", SPACE)).family.names) == {"alpha", "beta", "gamma"}
     assert any(n.startswith("theirs: external, not compared: its training seeds") for n in table.notes)
     section = one(rows + external(rows, n=2000), runs)
     assert (
-        section.compare("fd", "test", SPACE).uncompared["theirs"].endswith("in the number of samples (2,000, not 898)")
+        section.compare(Measure("fd", "test", SPACE))
+        .uncompared["theirs"]
+        .endswith("in the number of samples (2,000, not 898)")
     )
     twice = one(rows + external(rows) + external(rows, run="external-cd34", value=2.0), runs)
-    assert [(e.name, e.per_seed("fd")) for e in twice.externals] == [("theirs", [1.0]), ("theirs (samples)", [2.0])]
+    assert [(e.name, e.scores[Measure("fd")].values) for e in twice.externals] == [
+        ("theirs", [1.0]),
+        ("theirs (samples)", [2.0]),
+    ]
     said = asked(rows + external(rows), runs, Selector("theirs"), Selector("alpha")).verdict()
     assert "theirs are samples from elsewhere" in said
     assert "nothing is claimed" in said
@@ -707,8 +713,8 @@ def test_the_field_that_differs_is_named_in_the_table(tmp_path: Path, column: st
         if row["recipe"] == "gamma":
             row[column] = value
     section = one(rows)
-    assert section.quality == ("fd", SPACE)
-    compared = section.compare("fd", "test", SPACE)
+    assert section.lead == ("fd", "test", SPACE)
+    compared = section.compare(Measure("fd", "test", SPACE))
     assert set(compared.family.names) == {"alpha", "beta"}
     assert compared.uncompared["gamma"] == f"not compared: differs from the others in {words}"
     assert any(words in note for note in headline.headline(section).notes)

@@ -26,13 +26,14 @@ from reports.figures.drawing import (
 from reports.metrics import SHOWN
 from reports.plans import at_plan, guided
 from reports.rows import seed_means
+from reports.scores import Measure
 from reports.sections import Section
 from reports.stats import Summary, profile, summarise
 
 
 def budget_curve(section: Section) -> Picture | None:
     """Quality after parts of the budget, where snapshots were scored."""
-    metric, features = section.quality
+    metric, _, features = section.lead
     name = section.title_of(metric, features)
     lines: list[tuple[Entry, list[tuple[float, Summary]]]] = []
     for entry in section.finished:
@@ -72,7 +73,7 @@ def budget_curve(section: Section) -> Picture | None:
 
 def guidance(section: Section) -> list[Picture]:
     """What guidance buys and costs: quality against its strength, and fidelity against diversity along it."""
-    metric, features = section.quality
+    metric, _, features = section.lead
     pairs = (("", metric), ("recall", "precision"), ("recall", "label_accuracy"))
     return [picture for x, y in pairs if (picture := _along_guidance(section, x, y, features))]
 
@@ -88,12 +89,11 @@ def _along_guidance(section: Section, across: str, metric: str, features: str) -
     """A metric against another, or against the strength where `across` is ""; a line for each recipe and sampler."""
     lines: list[tuple[Entry, str, list[_Strength]]] = []
     for group in guided(section):
-        rows = group.entry.main[(group.entry.main["split"] == "test") & (group.entry.main["features"] == features)]
         points = []
         for w, plan in group.plans.items():
-            mine = at_plan(rows, plan)
-            y = summarise(seed_means(mine[mine["metric"] == metric]))
-            x = summarise(seed_means(mine[mine["metric"] == across]) if across else [w])
+            scores = group.entry.at(plan)
+            y = scores[Measure(metric, "test", features)].summary
+            x = scores[Measure(across, "test", features)].summary if across else summarise([w])
             if x and y:
                 points.append(_Strength(w, x, y))
         if len(points) > 1:

@@ -109,9 +109,8 @@ def dots(section: Section) -> list[Picture]:
 
 
 def quality_dots(section: Section) -> Picture | None:
-    metric, features = section.quality
-    name = section.title_of(metric, features)
-    rows = [_Dot(e.name, e.mark, tuple(e.per_seed(metric, "test", features))) for e in section.finished]
+    name = section.lead_title
+    rows = [_Dot(e.name, e.mark, tuple(e.scores[section.lead].values)) for e in section.finished]
     rows = [r for r in rows if r.values]
     if not rows:
         return None

@@ -26,8 +26,9 @@ from reports.figures.drawing import (
     marker,
     score_text,
 )
-from reports.plans import at_plan, plan_text, plans_of
+from reports.plans import Plan
 from reports.rows import seed_means
+from reports.scores import Measure
 from reports.sections import Section
 from reports.stats import Summary, summarise
 
@@ -35,7 +36,7 @@ from reports.stats import Summary, summarise
 @dataclass(frozen=True)
 class _Point:
     entry: Entry
-    plan: tuple[str, float, str]
+    plan: Plan
     x: float
     y: Summary
 
@@ -48,18 +49,14 @@ _COSTS: tuple[tuple[str, str, str], ...] = (
 
 
 def _points(section: Section, cost: str) -> list[_Point]:
-    metric, features = section.quality
     points = []
     for entry in section.finished:
-        rows = entry.main
-        for plan in plans_of(rows):
-            mine = at_plan(rows, plan)
-            scored = (mine["metric"] == metric) & (mine["split"] == "test") & (mine["features"] == features)
-            y = summarise(seed_means(mine[scored]))
+        for plan in entry.plans:
+            scores = entry.at(plan)
+            lead = scores[section.lead]
+            y, x = lead.summary, scores[Measure(cost)].summary
             if cost == "calls":
-                x = summarise(seed_means(mine[scored], "calls") or seed_means(mine, "calls"))
-            else:
-                x = summarise(seed_means(mine[mine["metric"] == cost]))
+                x = summarise(lead.calls or seed_means(scores.rows, "calls"))
             if x and y and x.mean > 0:
                 points.append(_Point(entry, plan, x.mean, y))
     return points
@@ -76,8 +73,7 @@ def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
 
 def pareto(section: Section) -> list[Picture]:
     """Quality against sampling cost, for each cost that was measured."""
-    metric, features = section.quality
-    name = section.title_of(metric, features)
+    name = section.lead_title
     pictures = []
     for cost, label, unit in _COSTS:
         points = _points(section, cost)
@@ -91,7 +87,7 @@ def pareto(section: Section) -> list[Picture]:
         best = min(points, key=lambda p: (p.y.mean, p.entry.name))
         alt = (
             f"{name} against {label} on {section.title}, {len(points)} plans; the frontier has {len(found)}; lowest: "
-            f"{best.entry.name} with {plan_text(best.plan)}, {name} {words.number(best.y.mean)}."
+            f"{best.entry.name} with {best.plan.text}, {name} {words.number(best.y.mean)}."
         )
         slug = f"{section.slug}-pareto-{words.slug(cost)}"
         cut, title = _ceiling(section, points), f"{name} against {label.split(' (')[0]}"
@@ -162,7 +158,7 @@ def _paint_pareto(d: Drawing, section: Section, points: list[_Point], name: str,
                 bottom = max(p.y.low, p.y.mean * 0.05) if log else p.y.low
                 ax.plot([p.x, p.x], [bottom, p.y.high], color=tone, lw=1.1, zorder=2.5, solid_capstyle="butt")
             text = (
-                f"{entry.name}, {plan_text(p.plan)}{' (default)' if main else ''}: {name} {score_text(p.y)}, "
+                f"{entry.name}, {p.plan.text}{' (default)' if main else ''}: {name} {score_text(p.y)}, "
                 f"{_x(p.x / beside.get(entry.name, 1.0), unit)}"
             )
             if p.y.mean > cut:

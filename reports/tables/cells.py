@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import pandas as pd
-
-from reports import provenance, words
+from reports import words
 from reports.entries import Entry
 from reports.metrics import SHOWN
-from reports.rows import finite
 from reports.sections import Compared
 from reports.stats import Summary, summarise
 
@@ -116,10 +113,9 @@ def cell(
     prefix: str = "",
     compared: Compared | None = None,
     default: str = "not measured",
-    rows: pd.DataFrame | None = None,
-    likelihood: bool = False,
+    source: str = "",
 ) -> Cell:
-    """Mean and interval over seeds; says when it rests on fewer seeds than the row has. `rows`: where they stand."""
+    """Mean and interval over seeds; says when it rests on fewer seeds than the row has. `source`: where from."""
     summary = summarise(values)
     if summary is None:
         return missing(entry, metric, compared.uncompared.get(entry.name, default) if compared is not None else default)
@@ -137,7 +133,7 @@ def cell(
         note=note,
         bold=bold,
         seeds=fewer,
-        source="" if rows is None else provenance.described(finite(rows), likelihood),
+        source=source,
     )
 
 

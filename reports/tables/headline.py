@@ -9,8 +9,8 @@ import pandas as pd
 from reports import words
 from reports.entries import Entry
 from reports.metrics import UNITS
-from reports.plans import plan_text
 from reports.rows import seed_means
+from reports.scores import Measure
 from reports.sections import Section
 from reports.stats import Summary
 from reports.tables.cells import Cell, Column, Table, as_si, cell, count_text, of_runs, rate_text, seconds_text
@@ -34,8 +34,8 @@ from reports.tables.quality import quality_column
 
 def headline(section: Section) -> Table:
     """One table that answers the question: quality, likelihood, training cost, sampling cost."""
-    metric, features = section.quality
-    compared = section.compare(metric, "test", features)
+    metric, _, features = section.lead
+    compared = section.compare(section.lead)
 
     def group(entry: Entry) -> Cell:
         if entry.baseline:
@@ -48,7 +48,7 @@ def headline(section: Section) -> Table:
     columns: list[tuple[Column, Callable[[Entry], Cell]]] = []
     if section.seeds > 1:
         columns.append((Column("Group", note=GROUP, numeric=False, key="group"), group))
-    columns.append(quality_column(section, metric, "test", features, section.title_of(metric, features)))
+    columns.append(quality_column(section, metric, "test", features, section.lead_title))
     if metric == "fd" and section.second:
         columns.append(quality_column(section, "fd", "test", section.second, section.title_of("fd", section.second)))
     for counted in ("modes", "mode_kl"):
@@ -106,7 +106,7 @@ def headline(section: Section) -> Table:
         (Column("Seeds", note="training seeds that finished", key="seeds"), seeds_cell),
     ]
     heads = tuple(c for c, _ in columns)
-    lines, thin = without_seed_marks(heads, lines_of(section, columns, section.baselines, lambda e: plan_text(e.plan)))
+    lines, thin = without_seed_marks(heads, lines_of(section, columns, section.baselines, lambda e: e.plan_text))
     return Table(
         f"{section.slug}-headline",
         "Comparison",
@@ -134,8 +134,8 @@ def _better(names: Sequence[str]) -> str:
 
 def timed(metric: str, show: Callable[[Summary], tuple[str, str]]) -> Callable[[Entry], Cell]:
     def make(entry: Entry) -> Cell:
-        rows = entry.headline(metric)
-        return cell(entry, seed_means(rows), show, metric=metric, default="not timed", rows=rows)
+        score = entry.scores[Measure(metric)]
+        return cell(entry, score.values, show, metric=metric, default="not timed", source=score.source())
 
     return of_runs(make)
 

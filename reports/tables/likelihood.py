@@ -21,6 +21,7 @@ from reports.likelihoods import (
 )
 from reports.metrics import UNITS
 from reports.rows import seed_means
+from reports.scores import Score
 from reports.sections import Section
 from reports.stats import summarise
 from reports.tables.cells import Cell, Column, Line, Table, cell, missing, number_cell
@@ -85,7 +86,14 @@ def likelihood(section: Section) -> Table:
             relation = words.plain(rows["relation"].iloc[0])
             test, train = seed_means(rows), seed_means(trains[0]) if trains else []
             compared = None if entry.baseline else every.get(kind_key(rows))
-            held = cell(entry, test, metric=metric, prefix=relation, compared=compared, rows=rows, likelihood=True)
+            held = cell(
+                entry,
+                test,
+                metric=metric,
+                prefix=relation,
+                compared=compared,
+                source=Score(rows).source(likelihood=True),
+            )
             held = held if entry.baseline else replace(held, sub=likelihood_beaten_by(section, metric, test))
             cells = [
                 Cell(kind_text(rows) or "–"),
@@ -140,7 +148,9 @@ def likelihood_cell(section: Section) -> Callable[[Entry], Cell]:
         rows = frames[0]
         compared = families.get(kind_key(rows)) if entry.name in chosen else None
         relation = words.plain(rows["relation"].iloc[0])
-        made = cell(entry, seed_means(rows), prefix=relation, compared=compared, rows=rows, likelihood=True)
+        made = cell(
+            entry, seed_means(rows), prefix=relation, compared=compared, source=Score(rows).source(likelihood=True)
+        )
         note = "; ".join(x for x in (f"kind: {kind_text(rows)}", made.note) if x)
         doubt = solver_error(entry, rows)
         known = "" if doubt is None else f", solver error {words.number(doubt, 2)}"

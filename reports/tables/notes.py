@@ -8,8 +8,8 @@ from reports import coverage, stats, words
 from reports.budgets import budget_words, multiple_text
 from reports.entries import Entry
 from reports.rows import finite
+from reports.scores import Measure
 from reports.sections import Section
-from reports.stats import summarise
 
 GROUP = "recipes that share a letter are not told apart on the first score; groups may overlap"
 
@@ -31,7 +31,7 @@ def interval_notes(section: Section) -> list[str]:
 
 
 def agreement_notes(section: Section) -> list[str]:
-    tau, names = space_agreement(section), [section.space_name(s) for s in (section.quality[1], section.second)]
+    tau, names = space_agreement(section), [section.space_name(s) for s in (section.lead.space, section.second)]
     if tau is None:
         return []
     return [
@@ -41,11 +41,11 @@ def agreement_notes(section: Section) -> list[str]:
 
 
 def space_agreement(section: Section) -> float | None:
-    if not section.second or section.quality[0] != "fd":
+    if not section.second or section.lead.metric != "fd":
         return None
     means = []
     for entry in section.finished:
-        both = [summarise(entry.per_seed("fd", "test", s)) for s in (section.quality[1], section.second)]
+        both = [entry.scores[Measure("fd", "test", s)].summary for s in (section.lead.space, section.second)]
         if both[0] and both[1]:
             means.append((both[0].mean, both[1].mean))
     return stats.agreement([a for a, _ in means], [b for _, b in means]) if means else None
@@ -53,11 +53,10 @@ def space_agreement(section: Section) -> float | None:
 
 def scale_notes(section: Section) -> list[str]:
     """Whether the baselines give the scale of the other rows: with as many samples."""
-    metric, features = section.quality
+    metric, _, features = section.lead
 
     def counts(entries: Iterable[Entry]) -> set[float]:
-        rows = [e.headline(metric) for e in entries]
-        kept = [r[(r["split"] == "test") & (r["features"] == features)] for r in rows]
+        kept = [e.scores[section.lead].rows for e in entries]
         return {float(n) for r in kept for n in finite(r)["n"].dropna()}
 
     mine, theirs = counts(section.finished), counts(section.baselines)
@@ -74,10 +73,10 @@ def bias_notes(section: Section, space: str) -> list[str]:
     """How far n samples raise a Frechet distance, where it was extrapolated to infinitely many."""
     gaps, counts = [], set()
     for entry in (*section.finished, *section.baselines):
-        here, limit = (summarise(entry.per_seed(m, "test", space)) for m in ("fd", "fd_inf"))
+        here, limit = (entry.scores[Measure(m, "test", space)].summary for m in ("fd", "fd_inf"))
         if here and limit:
             gaps.append(here.mean - limit.mean)
-            counts |= set(entry.headline("fd")["n"].dropna())
+            counts |= set(entry.scores.of("fd")["n"].dropna())
     if not gaps:
         return []
     low, high = words.number(min(gaps), 2), words.number(max(gaps), 2)

@@ -17,8 +17,7 @@ TESTED = "moderated t with a family-wise error of 5 %"
 
 def partial_order(section: Section) -> Table | None:
     """The partial partial_order of the recipes on the leading metric; None where nothing can be tested."""
-    metric, features = section.quality
-    family = section.compare(metric, "test", features).family
+    family = section.compare(section.lead).family
     if not family.names:
         return None
     lines = []
@@ -33,7 +32,7 @@ def partial_order(section: Section) -> Table | None:
         Column("Not told apart from", numeric=False, key="alike"),
     )
     caption = (
-        f"By {section.title_of(metric, features)}, all recipes compared together ({TESTED}). A better mean that is not "
+        f"By {section.lead_title}, all recipes compared together ({TESTED}). A better mean that is not "
         "told apart is no partial_order: not told apart from the same recipe, two may still be told apart from each other."
         + (" Means are geometric, as ratios are compared." if family.log else "")
     )
@@ -42,12 +41,12 @@ def partial_order(section: Section) -> Table | None:
 
 def pairs(section: Section) -> Table | None:
     """All pairwise differences of the leading metric; None where nothing can be tested."""
-    metric, features = section.quality
-    family = section.compare(metric, "test", features).family
+    metric = section.lead.metric
+    family = section.compare(section.lead).family
     if not family.pairs:
         return None
-    title = section.title_of(metric, features)
-    values = {e.name: e.per_seed(metric, "test", features) for e in section.finished}
+    title = section.lead_title
+    values = {e.name: e.scores[section.lead].values for e in section.finished}
     lines, floors = [], {}
     for pair in sorted(family.pairs, key=lambda p: (p.adjusted, p.found.p, p.a, p.b)):
         a, b = values[pair.a], values[pair.b]

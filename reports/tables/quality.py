@@ -8,10 +8,11 @@ from statistics import fmean as mean
 
 import pandas as pd
 
-from reports import stats, words
+from reports import words
 from reports.entries import Entry
 from reports.metrics import DISTANCES, SHOWN
-from reports.rows import FLOOR, finite, seed_means, space_of
+from reports.rows import FLOOR, space_of
+from reports.scores import Measure
 from reports.sections import Section
 from reports.stats import Summary, summarise
 from reports.tables.cells import Cell, Column, Table, cell, count_text
@@ -36,7 +37,8 @@ def quality_column(
     name, direction, judged, note = metric, "", False, metric
     if metric in SHOWN:
         _, name, direction, judged, _, note, *_ = SHOWN[metric]
-    compared = section.compare(metric, split, features, direction != "↑") if judged and split != "train" else None
+    measure = Measure(metric, split, features)
+    compared = section.compare(measure, direction != "↑") if judged and split != "train" else None
     where = f" on the {split} split" if split else ""
     space = f"; features: {words.plain(features)}" if features else ""
     column = Column(
@@ -44,24 +46,22 @@ def quality_column(
     )
 
     def make(entry: Entry) -> Cell:
-        rows = entry.headline(metric)
-        rows = rows[(rows["split"] == split) & (rows["features"] == features)] if split or features else rows
-        values, none = seed_means(rows), "not measured"
-        beaten = beaten_by(section, entry, metric, split, features, values)
+        score, none = entry.scores[measure], "not measured"
+        beaten = beaten_by(section, entry, measure)
         if metric in PARTICULAR and not (metric in LABELLED and entry.main["conditional"].eq(True).any()):
             none = f"no {name}, which is of {PARTICULAR[metric]}"
         if metric != "modes":
-            made = cell(entry, values, metric=metric, compared=compared, rows=rows, default=none)
+            made = cell(entry, score.values, metric=metric, compared=compared, source=score.source(), default=none)
             return replace(made, sub=beaten) if beaten and made.value is not None else made
-        units = rows["unit"]
-        made = cell(entry, values, _modes, metric=metric, compared=compared, rows=rows, default=none)
+        units = score.rows["unit"]
+        made = cell(entry, score.values, _modes, metric=metric, compared=compared, source=score.source(), default=none)
         return made if made.value is None else replace(made, extra=f"{made.extra} {units.iloc[0]}".strip())
 
     return column, make
 
 
 def _quality(section: Section, space: str) -> Table:
-    lead = space == section.quality[1]
+    lead = space == section.lead.space
     rows = section.rows
     rows = rows[(rows["features"] == space) | (~rows["features"].isin(section.spaces) & lead)]
     columns: list[tuple[Column, Callable[[Entry], Cell]]] = []
@@ -77,8 +77,8 @@ def _quality(section: Section, space: str) -> Table:
         for split in ("test", "train") if both else ("test",) if "test" in splits else sorted(splits)[:1]:
             title = SHOWN[metric].title + (f", {split}" if both else "")
             columns.append(quality_column(section, metric, split, features, title))
-    metric, features = section.quality
-    spread = {e.name: sampling_spread(e, metric, features) for e in section.finished} if lead else {}
+    metric, _, features = section.lead
+    spread = {e.name: e.scores[section.lead].spread for e in section.finished} if lead else {}
     if any(v is not None for v in spread.values()):
 
         def make(entry: Entry) -> Cell:
@@ -104,11 +104,12 @@ def _modes(summary: Summary) -> tuple[str, str]:
     return words.with_interval(summary, 2) if summary.half else count_text(summary)
 
 
-def beaten_by(section: Section, entry: Entry, metric: str, split: str, features: str, values: Sequence[float]) -> str:
+def beaten_by(section: Section, entry: Entry, measure: Measure) -> str:
     """What a recipe's row says of itself beside the baselines: "worse than uniform noise"; "" where it beats them."""
+    values, metric = entry.scores[measure].values, measure.metric
     if not values or entry.baseline or metric not in DISTANCES:
         return ""
-    known = {b.recipe: b.per_seed(metric, split, features) for b in section.baselines}
+    known = {b.recipe: b.scores[measure].values for b in section.baselines}
     floor = summarise(known.get(FLOOR, []))
     if floor and metric in ("fd", "w2") and max(values) < floor.mean:
         return "below the floor: closer than real data are"
@@ -126,8 +127,8 @@ def worse_than(values: Sequence[float], known: Mapping[str, Sequence[float]]) ->
 
 def counts_words(section: Section) -> str:
     """How many samples stood against how many references, where one pair of numbers holds for all."""
-    metric, _ = section.quality
-    rows = pd.concat([e.headline(metric) for e in section.finished]) if section.finished else section.rows
+    metric = section.lead.metric
+    rows = pd.concat([e.scores.of(metric) for e in section.finished]) if section.finished else section.rows
     rows = rows[(rows["metric"] == metric) & (rows["split"] == "test")]
     n, ref = sorted(set(rows["n"].dropna())), sorted(set(rows["n_ref"].dropna()))
     if len(n) == 1 and len(ref) == 1:
@@ -139,14 +140,3 @@ def counts_words(section: Section) -> str:
         if len(n) > 1
         else f"{n[0]:,.0f} samples"
     )
-
-
-def sampling_spread(entry: Entry, metric: str, features: str) -> float | None:
-    """Pooled standard deviation over disjoint sample sets of the same trained model."""
-    rows = entry.headline(metric)
-    rows = finite(rows[(rows["split"] == "test") & (rows["features"] == features)])
-    return sampling_spread_of(rows)
-
-
-def sampling_spread_of(rows: pd.DataFrame) -> float | None:
-    return stats.pooled_spread(g["value"].tolist() for _, g in rows.groupby("run") if g["draw"].nunique() > 1)

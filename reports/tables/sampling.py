@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from reports import provenance, words
 from reports.entries import Entry
 from reports.metrics import SHOWN
-from reports.plans import at_plan, guided, is_guided, plan_text, plans_of
+from reports.plans import guided
 from reports.rows import seed_means
+from reports.scores import Measure, Scores
 from reports.sections import Section
 from reports.stats import summarise
 from reports.tables.cells import (
@@ -29,11 +29,10 @@ from reports.tables.lines import without_seed_marks
 
 def speed(section: Section) -> tuple[Table, Table]:
     """What a sample costs: the default plans, and every plan that was timed or scored."""
-    metric, features = section.quality
     columns = (
         Column("Plan", numeric=False, key="plan", note="sampler, steps, options; ● is the card's default"),
         Column("Calls", key="calls", note="network calls per sample, counted"),
-        Column(section.title_of(metric, features), "↓", "on the test split", key="quality"),
+        Column(section.lead_title, "↓", "on the test split", key="quality"),
         Column("Latency", "↓", "median time for one sample, batch 1; the quartiles beside it", key="latency"),
         Column("Throughput", "↑", "samples per second at the best batch", key="throughput"),
         Column("FLOPs/sample", "↓", key="flops_per_sample"),
@@ -42,20 +41,18 @@ def speed(section: Section) -> tuple[Table, Table]:
     lines = []
     contended = False
     for entry in section.finished:
-        rows = entry.main[entry.main["sampler"] != ""]
-        for plan in sorted(plans_of(rows), key=lambda p: (p != entry.plan, p[0], p[1], p[2])):
-            mine = at_plan(rows, plan)
-            contended |= bool(mine.loc[mine["metric"].map(provenance.is_speed), "contended"].any())
-            by_metric = {str(name): seed_means(group) for name, group in mine.groupby("metric")}
-            scored = mine[(mine["metric"] == metric) & (mine["split"] == "test") & (mine["features"] == features)]
+        for plan in sorted(entry.plans, key=lambda p: (p != entry.plan, p)):
+            scores = entry.at(plan)
+            rows = scores.rows
+            contended |= bool(rows.loc[rows["metric"].map(provenance.is_speed), "contended"].any())
             cells = (
-                Cell(plan_text(plan), "●" if plan == entry.plan else ""),
-                number_cell(seed_means(mine, "calls"), 4),
-                shown_cell(entry, seed_means(scored), words.with_interval),
-                _quartiles(shown_cell(entry, by_metric.get("latency", []), seconds_text), by_metric),
-                shown_cell(entry, by_metric.get("throughput", []), rate_text),
-                shown_cell(entry, by_metric.get("flops_per_sample", []), as_si("FLOP")),
-                shown_cell(entry, by_metric.get("peak_memory", []), bytes_text),
+                Cell(plan.text, "●" if plan == entry.plan else ""),
+                number_cell(seed_means(rows, "calls"), 4),
+                shown_cell(entry, scores[section.lead].values, words.with_interval),
+                _quartiles(shown_cell(entry, scores[Measure("latency")].values, seconds_text), scores),
+                shown_cell(entry, scores[Measure("throughput")].values, rate_text),
+                shown_cell(entry, scores[Measure("flops_per_sample")].values, as_si("FLOP")),
+                shown_cell(entry, scores[Measure("peak_memory")].values, bytes_text),
             )
             lines.append((plan == entry.plan, Line(entry.name, "recipe", entry.mark, cells)))
     notes = ["Empty: not timed or not scored at this plan. Timed alone on the machine, after warm-up; medians."]
@@ -70,8 +67,8 @@ def speed(section: Section) -> tuple[Table, Table]:
     return short, Table(f"{section.slug}-plans", title, caption, columns, every, (*thin, *notes))
 
 
-def _quartiles(made: Cell, values: Mapping[str, Sequence[float]]) -> Cell:
-    low, high = (summarise(values.get(f"latency_q{q}", [])) for q in (25, 75))
+def _quartiles(made: Cell, scores: Scores) -> Cell:
+    low, high = (scores[Measure(f"latency_q{q}")].summary for q in (25, 75))
     if made.value is None or low is None or high is None:
         return made
     scale, _ = words.seconds_scale(made.value)
@@ -80,18 +77,15 @@ def _quartiles(made: Cell, values: Mapping[str, Sequence[float]]) -> Cell:
 
 def sweep(section: Section) -> Table | None:
     """Quality against the number of steps: a line for each sampler of a recipe; None where nothing was swept over."""
-    metric, features = section.quality
     found: list[tuple[Entry, str, str, dict[float, Cell]]] = []
     for entry in section.finished:
-        rows = entry.main[(entry.main["metric"] == metric) & (entry.main["split"] == "test")]
-        rows = rows[rows["features"] == features]
         by_sampler: dict[tuple[str, str], dict[float, Cell]] = {}
-        for plan in plans_of(rows):
-            if is_guided(plan):
-                continue  # which have a table of their own
+        for plan in entry.plans:
+            score = entry.at(plan)[section.lead]
+            if plan.guided or not len(score.rows):
+                continue  # guided ones have a table of their own
             sampler, steps, options = plan
-            mine = at_plan(rows, plan)
-            made, calls = shown_cell(entry, seed_means(mine), words.with_interval), summarise(seed_means(mine, "calls"))
+            made, calls = shown_cell(entry, score.values, words.with_interval), summarise(score.calls)
             told = "" if calls is None or calls.mean == steps else f"{calls.mean:.3g} calls"
             mark = " ●" if plan == entry.plan else ""
             by_sampler.setdefault((sampler, options), {})[steps] = replace(
@@ -116,7 +110,7 @@ def sweep(section: Section) -> Table | None:
     )
     columns = [Column("Sampler", numeric=False, key="sampler")]
     columns += [Column(f"{k:g}", key=f"steps_{k:g}", note=words.plural(int(k), "step")) for k in counts]
-    title = f"{section.title_of(metric, features)} against steps"
+    title = f"{section.lead_title} against steps"
     caption = (
         "By sampler and number of steps, on the test split; below a number its network calls where they are not the "
         "steps; ● marks the card's default."
@@ -138,27 +132,28 @@ GUIDED = ("precision", "recall", "label_accuracy", "cas")
 
 def guidance(section: Section) -> Table | None:
     """What guidance buys and costs: a line for each strength; None where nothing was guided."""
-    metric, features = section.quality
+    metric, _, features = section.lead
     lines = []
     columns = [
         Column("Plan", numeric=False, key="plan", note="● is the card's default"),
         Column("Guidance", key="guidance", note="strength: 0 the model without labels, 1 with them, above 1 guided"),
         Column("Calls", key="calls", note="network calls per sample, counted"),
-        Column(section.title_of(metric, features), "↓", "on the test split", key="quality"),
+        Column(section.lead_title, "↓", "on the test split", key="quality"),
     ]
     columns += [Column(SHOWN[name].title, SHOWN[name].direction, SHOWN[name].meaning, key=name) for name in GUIDED]
     for group in guided(section):
         entry = group.entry
-        rows = entry.main[(entry.main["split"] == "test") & (entry.main["features"] == features)]
         for strength, plan in group.plans.items():
-            mine = at_plan(rows, plan)
+            scores = entry.at(plan)
+            rows = scores.rows[(scores.rows["split"] == "test") & (scores.rows["features"] == features)]
             cells = [
                 Cell(group.name, "●" if plan == entry.plan else ""),
                 Cell(f"{strength:g}", value=strength),
-                number_cell(seed_means(mine, "calls"), 4),
+                number_cell(seed_means(rows, "calls"), 4),
             ]
             for name in (metric, *GUIDED):
-                cells.append(shown_cell(entry, seed_means(mine[mine["metric"] == name]), words.with_interval))
+                score = scores[Measure(name, "test", features)]
+                cells.append(shown_cell(entry, score.values, words.with_interval))
             lines.append(Line(entry.name, "recipe", entry.mark, tuple(cells)))
     if not lines:
         return None

@@ -8,7 +8,7 @@ import pandas as pd
 
 from reports import provenance, words
 from reports.metrics import SHOWN
-from reports.plans import at_plan
+from reports.plans import Plan, at_plan
 from reports.rows import finite
 from reports.sections import Section
 from reports.tables.cells import Cell, Column, Line, Table
@@ -20,7 +20,7 @@ def sources(section: Section) -> Table | None:
     frames = []
     for entry in (*section.finished, *section.externals, *section.baselines):
         whole = entry.baseline or entry.external or entry.plan is None
-        rows = entry.main if whole else at_plan(entry.main, entry.plan or ("", math.nan, ""))
+        rows = entry.main if whole else at_plan(entry.main, entry.plan or Plan("", math.nan, ""))
         likely = entry.main[entry.main["kind"] != ""]
         rows = pd.concat([rows[rows["kind"] == ""], likely])
         name = BASELINES.get(entry.recipe, entry.name) if entry.baseline else entry.name

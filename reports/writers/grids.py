@@ -11,7 +11,6 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from reports import words
-from reports.plans import plan_text
 from reports.records import run_id
 from reports.sections import Section
 
@@ -79,7 +78,7 @@ def tiles(section: Section, real: GridSource) -> tuple[list[Tile], list[Tile]]:
             image = readable_image(source) if run not in failed else b""
             if not image:
                 continue
-            plan, seed = plan_text(entry.plan) or "default plan", words.plain(record.get("seed", "?"))
+            plan, seed = entry.plan_text or "default plan", words.plain(record.get("seed", "?"))
             caption = f"{plan}, seed {seed}, uncurated"
             alt = f"Samples of {entry.name} on {section.title}: {caption}"
             (more if shown else first).append(Tile(entry.name, caption, alt, entry.mark, image=image))
