@@ -6,7 +6,6 @@ name, or what is in memory. A mistake raises `BadInput`, one line that says what
 
 from __future__ import annotations
 
-import dataclasses
 import operator
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,17 +17,21 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from bench import cli, evaluate, runs, store, suite, tiers
+from bench import evaluate, runs, store, suite, tiers
 from bench.data import Dataset
 from bench.data.array import keep_arrays
 from bench.data.names import Name, OwnData
+from bench.inputs.chosen import run_on
+from bench.inputs.data import dataset_of, place_of
+from bench.inputs.plans import labels_of, plan_of
+from bench.inputs.runs import Runs
+from bench.inputs.samples import external_of
+from bench.inputs.training import training_of
 from bench.opened import Opened, opened
 from bench.progress import Progress, graceful_stop
 from bench.reading import Range
-from bench.walk import walk
-from paradigms import catalogue
 from paradigms.contract import Setting
-from paradigms.errors import BadInput, unknown
+from paradigms.errors import BadInput
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -60,9 +63,9 @@ def load(run: str | Path, dataset: Data | None = None, *, device: str = "auto", 
     ('ok', (2,))
     """
     _texts(device=device)
-    place = None if dataset is None else _name_of(dataset, Path(out))
-    folder, where = cli._run_on(str(run), place, Path(out))
-    return opened(folder, device, where, Path(out))
+    under = Runs(Path(out))
+    place = None if dataset is None else _place_of(dataset, under)
+    return run_on(str(run), place, under).open(device)
 
 
 def sample(
@@ -105,7 +108,7 @@ def sample(
     held = run if isinstance(run, Opened) else load(run, device=device, out=out)
     model = held.paradigm
     texts = [f"{key}={value}" for key, value in options.items()]
-    plan = cli._plan(model.card, held.info.recipe, sampler, steps, guidance, texts)
+    plan = plan_of(model.card, held.info.recipe, sampler, steps, guidance, texts)
     model.check(plan)
     return evaluate.draw(model, plan, n, seed, _labels(held, label, n, seed), held.device).x
 
@@ -152,11 +155,10 @@ def score(
     >>> sorted(rows[rows.status == "external"].metric)[:3]
     ['c2st', 'energy', 'mmd2']
     """
-    place = _data(dataset, Path(out), test).place
+    place = _data(dataset, Runs(Path(out)), test).place
     _texts(name=name, **({} if tier is None else {"tier": tier}))
-    taken = _span(span)
-    if resize is not None and resize not in evaluate.WAYS:
-        raise unknown("way to resize", str(resize), evaluate.WAYS)
+    joined = None if tier is None else tiers.get(tier)
+    external = external_of(resize, crop, _span(span), features, joined, name, None if to is None else Path(to))
     given: Path | evaluate.Samples
     if isinstance(samples, (str, Path)):
         if labels is not None:
@@ -164,22 +166,10 @@ def score(
         given = Path(samples)
     else:
         found = runs.dataset(place)
-        given = evaluate.samples_of(samples, labels, found.space, resize, span=taken, crop=crop, found=found)
-    if to is not None:
-        cli._new_results(Path(to), evaluate.GRID)
-    rows = evaluate.score(
-        given,
-        place,
-        Progress(),
-        resize=resize,
-        specs=tuple(features),
-        tier=None if tier is None else tiers.get(tier),
-        to=None if to is None else Path(to),
-        called=name,
-        span=taken,
-        crop=crop,
-    )
-    return store.table(rows)
+        given = evaluate.samples_of(
+            samples, labels, found.space, external.resize, span=external.span, crop=crop, found=found
+        )
+    return store.table(external.score(given, place, Progress()))
 
 
 def train(
@@ -232,28 +222,29 @@ def train(
     >>> again.folder == run.folder
     True
     """
-    from bench import arithmetic
-
     _texts(recipe=recipe, tier=tier, device=device)
     seed = _whole(seed, 0, "seed")
     threads = None if threads is None else _whole(threads, 1, "threads")
     if not isinstance(settings, (Mapping, NoneType)):
         raise BadInput(f"settings must be a dictionary, as {{'lr': 5e-4}}, not {settings!r}")
-    if match is not None and match not in tiers.MATCHES:
-        raise unknown("match", match, tiers.MATCHES)
-    chosen, out = tiers.get(tier), Path(out)
-    chosen = chosen if match is None else dataclasses.replace(chosen, match=match)
-    known = catalogue.get(recipe)
-    found = _data(dataset, out, test, name)
-    where, _ = runs.device_for(device, chosen.budget(found.space))
-    asked = arithmetic.chosen(where, precision, compiled)
-    changes = [f"{key}={text}" for key, text in runs.flat(settings or {}).items()]
-    planned = runs.plan(recipe, found.place, seed, chosen, changes, conditional=conditional, arithmetic=asked)
-    arithmetic.demand(asked, planned.arithmetic, known)
+    chosen, out = tiers.matched(tier, match), Path(out)
+    found = _data(dataset, Runs(out), test, name)
+    training = training_of(
+        recipe,
+        found,
+        seed,
+        chosen,
+        out,
+        [f"{key}={text}" for key, text in runs.flat(settings or {}).items()],
+        conditional=conditional,
+        device=device,
+        precision=precision,
+        compiled=compiled,
+        threads=threads,
+    )
     with graceful_stop() as stopping:
-        progress = Progress(f"train {recipe} seed {seed}", None, stopping)
-        folder = runs.ensure(planned, out, progress, device=where, threads=threads or cli._threads(planned.space))
-    return opened(folder, where, found.place if found.own else None, out)
+        folder = training.ensure(Progress(f"train {recipe} seed {seed}", None, stopping))
+    return opened(folder, training.device, found.place if found.own else None, out)
 
 
 def frame(where: str | Path = "runs", *, tier: str = "") -> DataFrame:
@@ -274,12 +265,9 @@ def frame(where: str | Path = "runs", *, tier: str = "") -> DataFrame:
     root = Path(where)
     if not root.is_dir():
         raise BadInput(f"there is no folder {root}; train something first, or name the folder that holds the runs")
-    below = walk(root)
-    folders = cli._measured_by(cli._with_rows(below), tier, root)
-    if not folders:
-        raise BadInput(f"no results in {root}; run `bench all` or `bench evaluate` first")
-    found = suite.check(folders, below.holding(runs.INFO))
-    for line in (*(f"left out: {reason}" for reason in below.lost.values()), *found.warnings):
+    under = Runs(root)
+    found = suite.check(under.results(tiers.name_of(tier)), under.folders)
+    for line in (*(f"left out: {reason}" for reason in under.lost), *found.warnings):
         warnings.warn(line, stacklevel=2)
     return suite.frame(found.folders, {})
 
@@ -312,13 +300,13 @@ def _span(given: tuple[float, float] | None) -> Range | None:
     return Range.parse(f"{low}..{high}")
 
 
-def _data(given: Data, out: Path, test: Data | str | Path | None = None, name: str | None = None) -> Dataset:
-    """The data set that a user means, under the name that runs under `out` know it by. Raises BadInput."""
-    return cli._known(_name_of(given, out, test, name), out)
+def _data(given: Data, under: Runs, test: Data | str | Path | None = None, name: str | None = None) -> Dataset:
+    """The data set that a user means, by the name that these runs have for it. Raises BadInput."""
+    return dataset_of(_place_of(given, under, test, name), under)
 
 
-def _name_of(given: Data, out: Path, test: Data | str | Path | None = None, name: str | None = None) -> Name:
-    """What data that a user gives are called; those in memory are written down. Raises BadInput."""
+def _place_of(given: Data, under: Runs, test: Data | str | Path | None = None, name: str | None = None) -> Name:
+    """The name of data that a user gives; those in memory are written into the cache. Raises BadInput."""
     if isinstance(given, Dataset):
         place = given.place
     elif isinstance(given, Path):
@@ -326,7 +314,7 @@ def _name_of(given: Data, out: Path, test: Data | str | Path | None = None, name
     elif isinstance(given, str):
         if test is not None and not isinstance(test, (str, Path)):
             raise BadInput(f"test must be a folder beside '{given}', not data in memory")
-        place = cli._place(given, out, None if test is None else Path(test), name)
+        place = place_of(given, under, None if test is None else Path(test), name)
     elif isinstance(test, (str, Path)):
         raise BadInput("test must be in memory, as the examples are, not a path")
     else:
@@ -370,12 +358,12 @@ def _stacked(items: Sequence[Any]) -> Any:
 
 
 def _labels(run: Opened, label: Any, n: int, seed: int) -> Tensor | None:
-    """Labels (n,) to draw for, or None where the model is told none. Raises BadInput."""
+    """Labels (n,) to draw for, or None for an unconditional model. Raises BadInput."""
     classes = run.space.classes
     one = label is None or isinstance(label, (str, int))
     text = None if label is None else str(label)
     if one or not classes:
-        return cli._labels(run.paradigm, run.info, run.data if classes else None, text, n, seed)
+        return labels_of(run, text, n, seed)
     try:
         many = torch.as_tensor(label)
     except (ValueError, TypeError, RuntimeError):

@@ -125,13 +125,13 @@ def _together(names: list[str]) -> str:
 
 
 def listed() -> dict[str, list[dict[str, Any]]]:
-    """What `bench list` shows of "recipes" and of their "samplers", as JSON has it.
+    """What `bench list` shows of "recipes", and of their "samplers" and "settings", as JSON has it.
 
     Where torch is loaded the recipes are asked, which then takes no time.
     """
     found = None if "torch" in sys.modules else _recalled()
     found = found or json.loads(kept())
-    return {what: found[what] for what in ("recipes", "samplers")}
+    return {what: found[what] for what in ("recipes", "samplers", "settings")}
 
 
 def _recalled() -> dict[str, Any] | None:
@@ -144,9 +144,9 @@ def _recalled() -> dict[str, Any] | None:
 
 
 def kept() -> str:
-    """The content of the kept file, read from the recipes: a line for each of them and of their samplers."""
+    """The content of the kept file, read from the recipes: a line for each of them, of their samplers and settings."""
     recipes = [dataclasses.asdict(found) | {"accepts": found.accepts} for found in describe()]
-    lists = {"recipes": recipes, "samplers": _samplers()}
+    lists = {"recipes": recipes, "samplers": _samplers(), "settings": _settings()}
     lines = [f'"sources": "{sources()}"']
     for name, entries in lists.items():
         lines.append(f'"{name}": [\n' + ",\n".join(json.dumps(one, ensure_ascii=False) for one in entries) + "\n]")
@@ -158,7 +158,7 @@ def sources() -> str:
     root = Path(paradigms.__file__).parent
     files = [path for path in sorted(root.rglob("*.py")) if path.name != "errors.py"]
     digest = hashlib.sha256(repr(DATASETS).encode())
-    for path in (*files, Path(__file__)):
+    for path in (*files, Path(__file__), Path(__file__).with_name("settings.py")):
         digest.update(f"{path.name} {path.stat().st_size}\n".encode() + path.read_bytes())
     return digest.hexdigest()
 
@@ -190,6 +190,13 @@ def _samplers() -> list[dict[str, Any]]:
                 }
             )
     return found
+
+
+def _settings() -> list[dict[str, Any]]:
+    """Every setting of every recipe."""
+    from bench.settings import described
+
+    return [setting for recipe in catalogue.recipes().values() for setting in described(recipe)]
 
 
 def _linear(a: int, b: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from paradigms.errors import BadInput, unknown
 if TYPE_CHECKING:
     from paradigms.contract import Space
 
-__all__ = ["MATCHES", "MOST_SEEDS", "SMALL_IMAGE", "SWEEPS", "Budget", "Tier", "get", "tiers"]
+__all__ = ["MATCHES", "MOST_SEEDS", "SMALL_IMAGE", "SWEEPS", "Budget", "Tier", "get", "matched", "name_of", "tiers"]
 
 MATCHES = ("flops", "images", "seconds")
 SWEEPS = ("main", "all")
@@ -100,6 +100,19 @@ def get(which: str) -> Tier:
             else BadInput(f"{path} holds {', '.join(found)}; name one, as in {path}:{next(iter(found))}")
         )
     return _tier(name, found[name], Path(path))
+
+
+def matched(which: str, match: str | None) -> Tier:
+    """As `get`, with another measure by which budgets are equal, unless that is None. Raises BadInput."""
+    if match is not None and match not in MATCHES:
+        raise unknown("match", match, MATCHES)
+    tier = get(which)
+    return tier if match is None else replace(tier, match=match)
+
+
+def name_of(which: str) -> str:
+    """The name by which rows know a tier that `get` takes, or any text that names none. Raises BadInput for a bad file."""
+    return get(which).name if which.endswith(".toml") else which.rpartition(".toml:")[2]
 
 
 LARGEST = 1 << 20  # bytes of a file of tiers

@@ -250,7 +250,7 @@ UNTOUCHED = "no file may have been written; the test misses a write within the s
 # its reason. What is not measured, shown or polled may not decide anything by it: results, order and success would depend
 # on how busy the machine is.
 CLOCKS = {
-    "bench/cli.py:_newest_first": "which of two runs that ended within a second is the newer, in runs of older versions",
+    "bench/inputs/runs.py:Runs.newest_first": "which of two runs of older versions that ended within a second is newer",
     "bench/data/files.py:_get": "a server that says nothing for so long is given up, and another asked",
     "bench/data/folder.py:_key": "a changed file is known by the time of its change, to the nanosecond",
     "bench/data/folder.py:_recall": "two changes within a tick of the file system look like one: then it decodes again",

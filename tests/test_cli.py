@@ -32,6 +32,10 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from bench import cli, recipes, store
+from bench.cli import listing, shown
+from bench.inputs import chosen, plans
+from bench.inputs.runs import Runs
+from bench.settings import meanings
 from paradigms import catalogue
 from paradigms.contract import Space
 from paradigms.errors import BadInput
@@ -100,15 +104,16 @@ def test_help_and_completion_do_not_wait_for_torch() -> None:
             with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
                 cli.app([*verb, "--help"])
             assert "Usage" in text.getvalue()
-        assert "flow-matching" in cli._complete_recipe("flow")
-        assert "gan,flow-matching" in cli._complete_recipes("gan,flow-m")
-        assert cli._complete_recipes("ro") == ["rows"]
-        assert cli._complete_dataset("fashion-mnist")[0] == "fashion-mnist"
-        assert cli._complete_tier("q") == ["quick"]
-        cli._complete_run("")
-        for what in ("recipes", "samplers", "datasets", "tiers", "runs"):
+        from bench.cli import options
+        assert "flow-matching" in options.complete_recipe("flow")
+        assert "gan,flow-matching" in options.complete_recipes("gan,flow-m")
+        assert options.complete_recipes("ro") == ["rows"]
+        assert options.complete_dataset("fashion-mnist")[0] == "fashion-mnist"
+        assert options.complete_tier("q") == ["quick"]
+        options.complete_run("")
+        for what in ("recipes", "samplers", "datasets", "tiers", "runs", "settings vae"):
             with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
-                cli.app(["list", what])
+                cli.app(["list", *what.split()])
             assert text.getvalue()
         assert not heavy & set(sys.modules), heavy & set(sys.modules)
     """
@@ -201,8 +206,8 @@ def test_shell_completion_answers() -> None:
         ("train vae --set batch=1000000 --tier smoke --out {tmp}", ["batch = 1,000,000", "899 training examples"]),
         ("train gan --match flop", ["unknown match 'flop'", "did you mean 'flops'?"]),
         ("train flow-matching --set lr=fast --out {tmp}", ["--set lr=fast", "'lr' must be a number"]),
-        ("train flow-matching --set learning=1 --out {tmp}", ["learning"]),
-        ("train flow-matching --set lr --out {tmp}", ["key=value"]),
+        ("train flow-matching --set learning=1 --out {tmp}", ["'learning'", "see `bench list settings flow-matching`"]),
+        ("train flow-matching --set lr --out {tmp}", ["key=value", "see `bench list settings flow-matching`"]),
         ("train flow-matching --device tpu --out {tmp}", ["unknown device 'tpu'"]),
         ("train flow-matching --dataset ring8 --out {tmp}/file/runs", ["can not write to", "choose another"]),
         ("train flow-matching --out /proc/runs", ["can not write to /proc/runs"]),
@@ -280,7 +285,7 @@ def test_the_newest_run_is_the_newest(tmp_path: Path, old: bool) -> None:
         (folder / "run.json").write_text(json.dumps(values))
         os.utime(folder / "run.json", ns=(0, k * 1000 if old else -k * 1000))
         made.append(str(folder))
-        assert cli._find_run("vae", "digits", tmp_path) == folder
+        assert chosen.run_on("vae", None, Runs(tmp_path)).folder == folder
         assert [row["run"] for row in json.loads(bench("list", "runs", "--json", "--out", tmp_path).stdout)] == made[
             ::-1
         ]
@@ -289,7 +294,7 @@ def test_the_newest_run_is_the_newest(tmp_path: Path, old: bool) -> None:
         folder.mkdir()
         values |= {"status": ended, "finished": "" if ended == "training" else "2026-06-01T00:00:00+00:00"}
         (folder / "run.json").write_text(json.dumps({**values, "started": "2026-06-02T00:00:00+00:00"}))
-        assert cli._find_run("vae", "digits", tmp_path) == Path(made[-1]), "a finished one before any other"
+        assert chosen.run_on("vae", None, Runs(tmp_path)).folder == Path(made[-1]), "a finished one before any other"
         assert json.loads(bench("list", "runs", "--json", "--out", tmp_path).stdout)[0]["run"] == str(folder)
 
 
@@ -310,8 +315,8 @@ def test_plans_are_checked_against_the_card() -> None:
     from paradigms import catalogue
 
     def asked(recipe: str, sampler: str | None, steps: int | None, *options: str) -> None:
-        card = cli._card(catalogue.get(recipe).paradigm, recipe)
-        cli._plan(card, recipe, sampler, steps, None, options)
+        card = chosen.card_of(catalogue.get(recipe).paradigm, recipe)
+        plans.plan_of(card, recipe, sampler, steps, None, options)
 
     asked("flow-matching", "rk45", None, "rtol=1e-3")
     asked("gan", None, 1)
@@ -324,7 +329,7 @@ def test_plans_are_checked_against_the_card() -> None:
     ):
         with pytest.raises(BadInput, match=words):
             asked(*arguments)
-    assert cli._counts("2,1,2") == [2, 1]
+    assert plans.step_counts("2,1,2") == [2, 1]
 
 
 def test_no_room_behind_the_output_is_one_line(tmp_path: Path) -> None:
@@ -359,15 +364,67 @@ def test_a_terminal_of_few_letters_still_says_what_is_a_bound() -> None:
 # ------------------------------------------------------------------------------------------------------------ lists
 
 
-@pytest.mark.parametrize("what", cli.KINDS)
+@pytest.mark.parametrize("what", [*(kind for kind in listing.KINDS if kind != "settings"), "settings vae"])
 def test_lists(what: str, tmp_path: Path) -> None:
-    text = bench("list", what, "--out", tmp_path)
+    text = bench("list", *what.split(), "--out", tmp_path)
     assert text.exit_code == 0
     assert text.stdout.strip()
     assert "\x1b" not in text.stdout
-    rows = json.loads(bench("list", what, "--json", "--out", tmp_path).stdout)
+    rows = json.loads(bench("list", *what.split(), "--json", "--out", tmp_path).stdout)
     assert isinstance(rows, list)
     assert rows or what == "runs"
+
+
+def test_settings_have_their_defaults_and_meanings() -> None:
+    """As the config has them: an inherited one, one inside another config, and one without a meaning."""
+    rows = {row["setting"]: row for row in json.loads(bench("list", "settings", "vae", "--json").stdout)}
+    assert list(rows["beta"]) == ["recipe", "setting", "default", "type", "meaning"]
+    assert list(rows["beta"].values()) == ["vae", "beta", 1.0, "a number", "the KL's weight after the warm-up"]
+    assert rows["latent"]["meaning"] == "dimensions of z", "which the config inherits"
+    inner = {
+        row["setting"]: row["default"] for row in json.loads(bench("list", "settings", "latent-ddpm", "--json").stdout)
+    }
+    assert inner["inner.predicts"] == "eps"
+    shown = bench("list", "settings", "vae").stdout
+    assert "the KL's weight after the warm-up" in shown
+    assert "recipe" not in shown.splitlines()[0]
+    refused(bench("list", "settings"), "name the recipe", "bench list recipes")
+    refused(bench("list", "settings", "vea"), "unknown recipe 'vea'", "did you mean 'vae'?")
+    refused(bench("list", "runs", "vae"), "leave out 'vae'")
+
+
+def test_meanings_are_read_from_docstrings() -> None:
+    """Each form that a config's docstring may have: lists of names, notes in brackets, several lines, other configs."""
+
+    @dataclasses.dataclass
+    class Other:
+        """clip: the largest norm."""
+
+        clip: float = 1.0
+
+    @dataclasses.dataclass
+    class Config(Other):
+        """first: of a pair, whose
+        second: has a line that begins so. a, b (images only) and c: weights; 0: none. d: said; e: of x: y, f: no more.
+
+        g: last. The others as before.
+        """
+
+        a: int = 0
+        b: int = 0
+        c: int = 0
+        d: int = 0
+        e: int = 0
+        f: int = 0
+        g: int = 0
+        h: int = 0
+        first: int = 0
+
+    assert meanings(Config) == {
+        "first": "of a pair, whose second: has a line that begins so",
+        "a": "weights; 0: none", "b": "weights; 0: none (images only)", "c": "weights; 0: none", "d": "said",
+        "e": "of x: y", "f": "no more", "g": "last", "clip": "the largest norm",
+    }  # fmt: skip
 
 
 def test_recipes_say_which_data_they_take_and_why_not_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -419,11 +476,11 @@ def test_what_a_user_wrote_is_never_markup(tmp_path: Path) -> None:
 
 def test_a_narrow_terminal_gets_fewer_columns_not_broken_ones() -> None:
     texts = {"recipe": ["flow-matching"], "FD-digits ↓": ["1.09 ± 0.02"], "Params": ["285 k"], "Seeds": ["3"]}
-    assert cli._fitting(texts, 200) == list(texts)
-    assert cli._fitting(texts, 40) == ["recipe", "FD-digits ↓", "Params"]
-    assert cli._fitting(texts, 10) == ["recipe", "FD-digits ↓"], "what the command is about stays"
+    assert shown._fitting(texts, 200) == list(texts)
+    assert shown._fitting(texts, 40) == ["recipe", "FD-digits ↓", "Params"]
+    assert shown._fitting(texts, 10) == ["recipe", "FD-digits ↓"], "what the command is about stays"
     grouped = {"recipe": ["gan"], "FD-digits ↓": ["1.09 ± 0.02"], "Group": ["a"], "Calls": ["1"]}
-    assert cli._fitting(grouped, 31) == ["recipe", "FD-digits ↓", "Group"]
+    assert shown._fitting(grouped, 31) == ["recipe", "FD-digits ↓", "Group"]
 
 
 def test_a_table_too_wide_for_its_words_becomes_blocks(
@@ -433,11 +490,11 @@ def test_a_table_too_wide_for_its_words_becomes_blocks(
 
     columns, row = ["recipe", "note"], ["flow-matching", "two[x] words"]
     for width, block in ((10, True), (17, False), (40, False)):
-        monkeypatch.setattr(cli, "_console", lambda width=width: Console(width=width))
-        cli._table(columns, [row])
-        shown = capsys.readouterr().out
-        assert ("note: two[x] words" in shown) is block
-        assert ("flow-matching" in shown) is (width != 17), "broken only where there is no room"
+        monkeypatch.setattr(shown, "_console", lambda width=width: Console(width=width))
+        shown.table(columns, [row])
+        text = capsys.readouterr().out
+        assert ("note: two[x] words" in text) is block
+        assert ("flow-matching" in text) is (width != 17), "broken only where there is no room"
 
 
 # ------------------------------------------------------------------------------------------------------------ a suite
@@ -879,18 +936,18 @@ def test_a_run_in_a_space_of_ones_own(
 def test_a_recipe_without_a_likelihood_says_why() -> None:
     from paradigms import catalogue
 
-    card = cli._card(catalogue.get("gan").paradigm, "gan")
+    card = chosen.card_of(catalogue.get("gan").paradigm, "gan")
     with pytest.raises(BadInput, match=f"gan has no likelihood: {card.no_likelihood}"):
-        cli._kind(card, "gan", Space((2,)), "elbo")
+        plans.kind_of(card, "gan", Space((2,)), "elbo")
 
 
 def test_a_likelihood_for_levels_is_refused_on_vectors() -> None:
     from paradigms import catalogue
 
-    card = cli._card(catalogue.get("maf").paradigm, "maf")
-    assert cli._kind(card, "maf", Space((1, 8, 8), 0, 17), "dequantised-iwae:K=5").option("K", 0) == 5
+    card = chosen.card_of(catalogue.get("maf").paradigm, "maf")
+    assert plans.kind_of(card, "maf", Space((1, 8, 8), 0, 17), "dequantised-iwae:K=5").option("K", 0) == 5
     with pytest.raises(BadInput, match=r"^dequantised-iwae is for data with levels, as pixels have"):
-        cli._kind(card, "maf", Space((2,)), "dequantised-iwae:K=5")
+        plans.kind_of(card, "maf", Space((2,)), "dequantised-iwae:K=5")
 
 
 @pytest.mark.heavy
@@ -927,23 +984,23 @@ def test_an_option_with_several_values_is_as_many_plans() -> None:
     from paradigms import catalogue
 
     card = catalogue.get("flow-matching").paradigm.card
-    plans = cli._chosen(card, "flow-matching", "heun-8:guidance=0/1/2,grid=uniform/cosine")
-    assert [str(p) for p in plans] == [
+    each = plans.plans_of(card, "flow-matching", "heun-8:guidance=0/1/2,grid=uniform/cosine")
+    assert [str(p) for p in each] == [
         "heun-8 guidance=0", "heun-8 grid=cosine guidance=0", "heun-8", "heun-8 grid=cosine", "heun-8 guidance=2",
         "heun-8 grid=cosine guidance=2",
     ]  # fmt: skip
-    swept = cli._chosen(card, "flow-matching", "heun-8:guidance=1/2,guide-to=3")
+    swept = plans.plans_of(card, "flow-matching", "heun-8:guidance=1/2,guide-to=3")
     assert [str(p) for p in swept] == ["heun-8", "heun-8 guidance=2 guide-to=3"]
-    (falling,) = cli._chosen(catalogue.get("mean-flow").paradigm.card, "mean-flow", "mean-flow-3:times=0.8/0.3")
+    (falling,) = plans.plans_of(catalogue.get("mean-flow").paradigm.card, "mean-flow", "mean-flow-3:times=0.8/0.3")
     assert dict(falling.options) == {"times": "0.8/0.3"}
     with pytest.raises(BadInput, match=r"^--sampler heun-8:guidance=1/: write it as key=value"):
-        cli._chosen(card, "flow-matching", "heun-8:guidance=1/")
+        plans.plans_of(card, "flow-matching", "heun-8:guidance=1/")
     with pytest.raises(BadInput, match="guidance is given twice"):
-        cli._chosen(card, "flow-matching", "heun-8:guidance=1,guidance=2")
+        plans.plans_of(card, "flow-matching", "heun-8:guidance=1,guidance=2")
     with pytest.raises(BadInput, match=r"^guide-to acts only beside guidance, which is not given"):
-        cli._chosen(card, "flow-matching", "heun-8:guide-to=5")
+        plans.plans_of(card, "flow-matching", "heun-8:guide-to=5")
     with pytest.raises(BadInput, match="guidance from 0 to 100"):
-        cli._chosen(card, "flow-matching", "heun-8:guidance=1/200")
+        plans.plans_of(card, "flow-matching", "heun-8:guidance=1/200")
 
 
 def test_train_conditional_and_draw_a_label(world: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 from bench import cli, runs, store, suite, tiers
+from bench.cli import listing, options
 from bench.lab import fuzz
 from bench.loop import STATE
 from bench.progress import Bars, Event
@@ -168,7 +169,7 @@ def test_what_a_run_says_of_itself_is_told_visibly(world):
 
 
 def test_completions_have_nothing_unseen():
-    assert cli._completions(["a", f"a{EVIL}"], "a") == ["a"]
+    assert options.completions(["a", f"a{EVIL}"], "a") == ["a"]
 
 
 # -------------------------------------------------------------------------------------------------------- checkpoints
@@ -442,7 +443,7 @@ def in_a_process(*words: str, before: str = "", **environment: str) -> subproces
         ["sh", "-c", command],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1]), **environment},
+        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2]), **environment},
         check=False,
     )
 
@@ -488,7 +489,7 @@ def test_a_folder_that_goes_away_is_told_in_one_line(world, monkeypatch):
     def gone(root: Path) -> None:
         raise FileNotFoundError(2, "No such file or directory", str(root))
 
-    monkeypatch.setattr(cli, "walk", gone)
+    monkeypatch.setattr("bench.inputs.runs.walk", gone)
     done = bench("list", "runs", "--out", world.runs)
     assert done.exit_code == 2
     assert "No such file" in done.stderr
@@ -560,7 +561,7 @@ def test_the_fuzzer_sees_what_it_looks_for(world, tmp_path, monkeypatch):
         sys.stdout._stream.write("\x1b[2J")  # past what makes it visible
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "_list_runs", evil)
+    monkeypatch.setattr(listing, "_runs", evil)
     faults = {fault for fault, _ in fuzz._held(world, ["list", "runs"], 10.0, [])}
     assert faults == {"traceback", "control", "outside"}
 

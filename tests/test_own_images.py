@@ -15,6 +15,8 @@ from typer.testing import CliRunner, Result
 
 from bench import cli, runs, store
 from bench.data.names import FolderName
+from bench.inputs.chosen import run_on
+from bench.inputs.runs import Runs
 from bench.runs.loading import _places
 from paradigms.errors import BadInput
 
@@ -175,7 +177,7 @@ def test_runs_older_than_the_hint_are_read(world: Path, monkeypatch: pytest.Monk
     info = runs.read_info(old)
     assert info.source == {}
     assert runs.data_of(old, info).checksum == info.checksum
-    assert cli._find_run("vae", FolderName.parse("folder:./imgs@8"), world / "older") == old
+    assert run_on("vae", FolderName.parse("folder:./imgs@8"), Runs(world / "older")).folder == old
     (world / "far").mkdir()
     monkeypatch.chdir(world / "far")
     with pytest.raises(BadInput, match=f"names the images in imgs@8, looked for at {world}/far/imgs"):

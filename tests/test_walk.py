@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bench import cli, store
+from bench.inputs.runs import Runs
 from bench.walk import walk
 
 
@@ -67,7 +68,7 @@ def test_linked_runs_are_in_frames_and_lists(tmp_path: Path) -> None:
     assert sorted(store.frame(runs)["seed"]) == [0, 1, 2]
     for seed, folder in enumerate((runs / "digits/vae/0-a", runs / "digits/vae/1-b", runs / "ring8/vae/2-c")):
         (folder / "run.json").write_text(f'{{"recipe": "vae", "seed": {seed}}}')
-    assert len(cli._newest_first(runs)) == 3
+    assert len(Runs(runs).newest_first) == 3
     (runs / "digits" / "vae" / "3-d").symlink_to(tmp_path / "gone")
     listed = CliRunner().invoke(cli.app, ["list", "runs", "--out", str(runs)])
     assert "3-d links to" in listed.stderr

@@ -265,7 +265,7 @@ def _command(world: World, rng: random.Random, verbs: Sequence[str] = (), odd: f
         flag = getattr(param, "is_flag", False)
         text = _hostile_text(rng) if rng.random() < odd else _usual(name, world, rng)
         if param.param_type_name == "argument":
-            if verb == "list":
+            if verb == "list" and name == "what":
                 text = text if rng.random() < odd else "runs"
             if param.required or rng.random() < 0.8:
                 last += [text]
