@@ -56,7 +56,7 @@ def cost(section: Section) -> Table:
     if section.match == "flops" and took and max(took) > 1.5 * min(took) > 0:
         notes.append(
             f"At matched FLOPs the training times differ {max(took) / min(took):.1f}-fold "
-            f"({words.seconds(min(took))} to {words.seconds(max(took))}): the partial_order at equal seconds could differ."
+            f"({words.seconds(min(took))} to {words.seconds(max(took))}): the order at equal seconds could differ."
         )
     caption = (
         f"Matched by training {MATCHED.get(section.match, section.match)}, with a cap on seconds that the tier sets."

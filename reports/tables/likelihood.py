@@ -111,10 +111,10 @@ def likelihood(section: Section) -> Table:
                 cells.insert(3, Cell(text, extra, value=excess.mean if excess else None))
             lines.append(flat_line(section, entry, kind_of_line, tuple(cells)))
 
-    def partial_order(line: Line) -> tuple[str, float]:
+    def order(line: Line) -> tuple[str, float]:
         return (line.cells[0].text, line.cells[1].value or math.inf)
 
-    recipes = sorted((line for line in lines if line.kind == "recipe"), key=partial_order)
+    recipes = sorted((line for line in lines if line.kind == "recipe"), key=order)
     ordered = (*recipes, *last, *(line for line in lines if line.kind == "baseline"))
     notes = [
         "= exact, ≤ an upper bound on the negative log-likelihood, ≈ an estimate. "

@@ -35,8 +35,8 @@ def agreement_notes(section: Section) -> list[str]:
     if tau is None:
         return []
     return [
-        f"Agreement of the feature spaces {names[0]} and {names[1]} on the partial_order of the recipes by FD: Kendall's τ = "
-        f"{words.number(tau, 2)} (1: the same partial_order, 0: unrelated, −1: reversed). They are never mixed."
+        f"Agreement of the feature spaces {names[0]} and {names[1]} on the order of the recipes by FD: Kendall's τ = "
+        f"{words.number(tau, 2)} (1: the same order, 0: unrelated, −1: reversed). They are never mixed."
     ]
 
 

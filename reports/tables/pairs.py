@@ -16,7 +16,7 @@ TESTED = "moderated t with a family-wise error of 5 %"
 
 
 def partial_order(section: Section) -> Table | None:
-    """The partial partial_order of the recipes on the leading metric; None where nothing can be tested."""
+    """The partial order of the recipes on the leading metric; None where nothing can be tested."""
     family = section.compare(section.lead).family
     if not family.names:
         return None
@@ -33,10 +33,10 @@ def partial_order(section: Section) -> Table | None:
     )
     caption = (
         f"By {section.lead_title}, all recipes compared together ({TESTED}). A better mean that is not "
-        "told apart is no partial_order: not told apart from the same recipe, two may still be told apart from each other."
+        "told apart is no order: not told apart from the same recipe, two may still be told apart from each other."
         + (" Means are geometric, as ratios are compared." if family.log else "")
     )
-    return Table(f"{section.slug}-partial_order", "Who is better than whom", caption, columns, tuple(lines))
+    return Table(f"{section.slug}-order", "Who is better than whom", caption, columns, tuple(lines))
 
 
 def pairs(section: Section) -> Table | None:
