@@ -56,28 +56,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from paradigms.backbones import build
-from paradigms.contract import (
-    Batch,
-    Card,
-    Frozen,
-    Need,
-    Noise,
-    Paradigm,
-    Plan,
-    Recipe,
-    Sampler,
-    Space,
-    Update,
-    require,
-)
+from paradigms.contract import Batch, Card, Frozen, Need, Noise, Plan, Recipe, Sampler, Space, Update, require
+from paradigms.diffusion import FromNoise
 from paradigms.maths.denoiser import Denoiser, Velocity
 from paradigms.maths.likelihood import dequantise
 from paradigms.maths.paths import LinearPath, expand
 from paradigms.maths.solvers import heun_step
-from paradigms.optim import adamw, check_training, cosine
+from paradigms.optim import check_training
 
 LINEAR = LinearPath()
 HIGHEST = 2.05  # of log s, in standard deviations from its mean: 2 % of easy tuning's draws lie above
@@ -141,10 +128,9 @@ CARD = Card(
 )
 
 
-class Consistency(Paradigm):
+class Consistency(FromNoise):
     """What the three share: `net` behind a denoiser on the linear path, and the sampler."""
 
-    net: nn.Module
     path = LINEAR
 
     @property
@@ -163,9 +149,6 @@ class Consistency(Paradigm):
         d = self.denoiser_of(self.net, cond)
         return jump(d, x_t, t.clamp(d.t_min, d.t_max))
 
-    def optimizers(self) -> dict[nn.Module, Optimizer]:
-        return {self.net: adamw(self.net, self.config.lr)}
-
     def update(
         self, f: Tensor, goal: Tensor, weight: Tensor | float, progress: float, terms: dict[str, Tensor]
     ) -> Update:
@@ -173,11 +156,7 @@ class Consistency(Paradigm):
         error = (f - goal).square().flatten(1).sum(1)
         scale = math.sqrt(self.space.dim)
         loss = (weight * pseudo_huber(error, self.config.huber * scale)).mean() / scale
-        terms = {"loss": loss, "gap": error.mean(), **terms}
-        return Update(self.net, loss, terms, {"lr": self.config.lr * cosine(progress)}, clip=self.config.clip)
-
-    def prior(self, n: int, noise: Noise) -> Tensor:
-        return noise.normal(n, *self.space.shape)
+        return self.descent(loss, {"gap": error.mean(), **terms}, progress)
 
     def sample(
         self,
@@ -307,7 +286,7 @@ class ConsistencyTraining(Consistency):
         self.net = build.denoiser(space, width, 0.0, config.backbone)
 
     def denoiser_of(self, net: nn.Module, y: Tensor | None) -> Denoiser:
-        return Denoiser(net, LINEAR, Velocity(), told, t_min=0.0, y=y)
+        return Denoiser(net, LINEAR, Velocity(), y=y)
 
     def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
         x, y = dequantise(batch.x, self.space.levels, noise), batch.y
@@ -320,11 +299,6 @@ class ConsistencyTraining(Consistency):
             goal = self.f(self.net, LINEAR.perturb(x, eps, r), r, y)
         f = self.f(self.net, LINEAR.perturb(x, eps, t), t, y)
         yield self.update(f, goal, float(n), progress, {"times": torch.tensor(float(n))})
-
-
-def told(t: Tensor) -> Tensor:
-    """What the network is told of the time: t itself."""
-    return t
 
 
 # ----------------------------------------------------------------------------------------------------------- easy

@@ -83,6 +83,11 @@ class Space:
     def is_image(self) -> bool:
         return len(self.shape) == 3
 
+    @property
+    def bin(self) -> float:
+        """The unit of the least noise: the width of a level's bin on [-1, 1], a twentieth of real-valued data's unit."""
+        return 2 / self.levels if self.levels else 0.05
+
     def encode(self, k: Tensor) -> Tensor:
         """Integers k in [0, L) to bin centres (2k + 1)/L - 1, float32; real-valued data passes unchanged."""
         if not self.levels:

@@ -45,37 +45,17 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
-from paradigms.backbones import build
-from paradigms.contract import (
-    CONDITIONAL,
-    Batch,
-    Card,
-    Data,
-    Estimate,
-    Frozen,
-    Kind,
-    Noise,
-    Paradigm,
-    Plan,
-    Recipe,
-    Space,
-    Update,
-    number,
-    require,
-)
+from paradigms.contract import Card, Data, Frozen, Noise, Plan, Recipe, Space, number, require
+from paradigms.diffusion import Regression, Training
 from paradigms.maths import bounds, samplers
 from paradigms.maths.denoiser import X0, Denoiser, Eps, Prediction, VPrediction
-from paradigms.maths.guidance import null_label, with_null, withheld
 from paradigms.maths.paths import BetaChainPath, CosinePath, GaussianPath, expand
-from paradigms.optim import adamw, check_training, cosine
 
 T = 1000
 PREDICTIONS: dict[str, Prediction] = {"eps": Eps(), "x0": X0(), "v": VPrediction()}
@@ -83,12 +63,11 @@ SCHEDULES = ("cosine", "linear")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Training):
     """predicts: "eps", "x0" or "v". schedule: "cosine", or "linear" in beta.
 
     first: noise of step 1 in bin widths (images) or twentieths (vectors); last: alpha_T. Of the cosine schedule.
-    beta_1, beta_T: of the linear one. batch, lr, dropout, weight_decay, clip: training. backbone: "auto" or "mlp".
-    unlabelled: the part of the examples whose label is withheld (of no effect without labels).
+    beta_1, beta_T: of the linear one.
     """
 
     predicts: str = "eps"
@@ -97,16 +76,9 @@ class Config:
     last: float = 0.005
     beta_1: float = 1e-4
     beta_T: float = 0.02
-    batch: int = 64
-    lr: float = 2e-3
-    dropout: float = 0.0
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    backbone: str = "auto"
-    unlabelled: float = field(default=0.1, metadata=CONDITIONAL)
 
     def __post_init__(self) -> None:
-        check_training(self)
+        super().__post_init__()
         require(self.predicts in PREDICTIONS, f"predicts must be one of {', '.join(PREDICTIONS)}")
         require(self.schedule in SCHEDULES, f"schedule must be one of {', '.join(SCHEDULES)}")
         require(0 < self.first <= 4, "first must be above 0 and at most 4 bins")
@@ -119,7 +91,7 @@ def schedule_of(config: Config, space: Space) -> GaussianPath:
     """The chain's alpha_t and sigma_t as a path through its times i / T."""
     if config.schedule == "linear":
         return BetaChainPath(T, config.beta_1, config.beta_T)
-    first = math.asin(config.first * (2 / space.levels if space.levels else 0.05))
+    first = math.asin(config.first * space.bin)
     last = math.acos(config.last)
     # Linear in t from the first step's noise at t = 1 / T to alpha_T at t = 1.
     return CosinePath((T * first - last) / (T - 1), last)
@@ -136,17 +108,14 @@ class LearnedConfig(Config):
         require(self.vlb > 0, "vlb must be above 0, or nothing trains the variances")
 
 
-class Chain(Paradigm):
+class Chain(Regression):
     """What the chains share. `net`: (x_t, t, y) -> what is predicted, and with `learned` as many numbers for the variance."""
 
-    learned: ClassVar[bool]
+    dequantised = False
     reach: Tensor
 
     def __init__(self, config: Config, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
         super().__init__(config, space, width, parents)
-        self.null = null_label(space, config.unlabelled)
-        told, outputs = with_null(space, self.null), 2 if self.learned else 1
-        self.net = build.denoiser(told, width, config.dropout, config.backbone, outputs)
         self.path = schedule_of(config, space)
         self.prediction = PREDICTIONS[config.predicts]
         # The largest |x| of the data, which on vectors is learned in `prepare`.
@@ -159,56 +128,23 @@ class Chain(Paradigm):
         return data
 
     def denoiser(self, cond: Tensor | None = None) -> Denoiser:
-        reach = number(self.reach)
         return Denoiser(
             self.net,
             self.path,
             self.prediction,
-            told,
-            1 / T,
+            t_min=1 / T,
             T=T,
-            reach=reach,
+            reach=number(self.reach),
             learned=self.learned,
             y=cond,
             null=self.null,
         )
 
-    def optimizers(self) -> dict[nn.Module, Optimizer]:
-        return {self.net: adamw(self.net, self.config.lr, weight_decay=self.config.weight_decay)}
+    def times(self, d: Denoiser, n: int, noise: Noise) -> Tensor:
+        return (1 + noise.integers(T, n)) / T
 
     @abstractmethod
-    def loss(self, x: Tensor, y: Tensor | None, t: Tensor, eps: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Of examples x (B, ...) at times t (B,), multiples of 1 / T, with its terms."""
-
-    def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
-        eps, t = noise.normal(*batch.x.shape), (1 + noise.integers(T, len(batch.x))) / T
-        y = withheld(batch.y, self.null, self.config.unlabelled, noise)
-        loss, terms = self.loss(batch.x, y, t, eps)
-        yield Update(self.net, loss, terms, {"lr": self.config.lr * cosine(progress)}, clip=self.config.clip)
-
-    def prior(self, n: int, noise: Noise) -> Tensor:
-        return noise.normal(n, *self.space.shape)
-
-    def sample(
-        self,
-        z: Tensor,
-        plan: Plan,
-        noise: Noise,
-        cond: Tensor | None = None,
-        watch: Callable[[float, Tensor], None] | None = None,
-    ) -> Tensor:
-        return samplers.sample(self.card.samplers, self.denoiser(cond), z, plan, noise, watch)
-
-    def check(self, plan: Plan) -> None:
-        samplers.guided(self.denoiser(), plan)
-
-    def log_likelihood(self, x: Tensor, kind: Kind, noise: Noise, cond: Tensor | None = None) -> Estimate:
-        return bounds.log_likelihood(self.denoiser(cond), x, self.space, kind, noise, dequantised=False)
-
-
-def told(t: Tensor) -> Tensor:
-    """What the network is told of the time: t itself."""
-    return t
+    def loss(self, d: Denoiser, x: Tensor, eps: Tensor, t: Tensor) -> tuple[Tensor, dict[str, Tensor]]: ...
 
 
 CARD = Card(
@@ -226,12 +162,7 @@ class DDPM(Chain):
     """The variance of a step is fixed."""
 
     card = CARD
-    learned = False
-
-    def loss(self, x: Tensor, y: Tensor | None, t: Tensor, eps: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        out = self.net(self.path.perturb(x, eps, t), t, y)
-        loss = (out - self.prediction.target(self.path, t, x, eps)).square().mean()
-        return loss, {"loss": loss}
+    loss = Regression.loss
 
 
 class LearnedVariance(Chain):
@@ -248,10 +179,10 @@ class LearnedVariance(Chain):
     )
     learned = True
 
-    def loss(self, x: Tensor, y: Tensor | None, t: Tensor, eps: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, d: Denoiser, x: Tensor, eps: Tensor, t: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         x_t = self.path.perturb(x, eps, t)
-        out, v = self.net(x_t, t, y).chunk(2, dim=1)
-        simple = (out - self.prediction.target(self.path, t, x, eps)).square().mean()
+        out, v = self.net(x_t, t, d.y).chunk(2, dim=1)
+        simple = (out - d.target(x, eps, t)).square().mean()
         # L_(t-1), or L_0 at t = 1, in bits. The mean is held fixed: it trains v alone.
         a, b, *_ = self.prediction.coefficients(self.path, t)
         x0, v = expand(a, x) * x_t + expand(b, x) * out.detach(), (v + 1) / 2
@@ -261,7 +192,7 @@ class LearnedVariance(Chain):
         decoder = -bounds.decoder_step(self.path, first, 2 * first, x, x0, v, self.space.levels)
         bound = T / math.log(2) * torch.where(expand(t < 1.5 / T, x), decoder, step).mean()
         loss = simple + self.config.vlb * bound
-        return loss, {"loss": loss, "simple": simple, "bound": bound}
+        return loss, {"simple": simple, "bound": bound}
 
 
 RECIPES = (

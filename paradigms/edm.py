@@ -30,65 +30,37 @@ Where this differs from the paper
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
-from paradigms.backbones import build
-from paradigms.contract import (
-    CONDITIONAL,
-    Batch,
-    Card,
-    Data,
-    Estimate,
-    Frozen,
-    Kind,
-    Noise,
-    Paradigm,
-    Plan,
-    Recipe,
-    Space,
-    Update,
-    number,
-    require,
-)
+from paradigms.contract import Card, Data, Frozen, Noise, Plan, Recipe, Space, number, require
+from paradigms.diffusion import Regression, Training
 from paradigms.maths import bounds, samplers
 from paradigms.maths.denoiser import Denoiser, Preconditioned
-from paradigms.maths.guidance import null_label, with_null, withheld
-from paradigms.maths.likelihood import dequantise
-from paradigms.maths.paths import EDMPath, expand
-from paradigms.optim import adamw, check_training, cosine
+from paradigms.maths.paths import EDMPath
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Training):
     """P_mean, P_std: of log (sigma / sigma_data) in training. sigma_max: where sampling starts. floor: sigma_min in bin
-    widths (images) or twentieths (vectors). batch, lr, dropout, weight_decay, clip: training. backbone: "auto" or "mlp".
-    unlabelled: the part of the examples whose label is withheld (of no effect without labels)."""
+    widths (images) or twentieths (vectors)."""
 
     P_mean: float = -0.5
     P_std: float = 1.2
     sigma_max: float = 80.0
     floor: float = 0.25
-    batch: int = 64
-    lr: float = 2e-3
-    dropout: float = 0.0
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    backbone: str = "auto"
-    unlabelled: float = field(default=0.1, metadata=CONDITIONAL)
 
     def __post_init__(self) -> None:
-        check_training(self)
+        super().__post_init__()
         require(self.P_std > 0, "P_std must be above 0")
         require(self.sigma_max >= 10, "sigma_max must be at least 10, or t = 1 is not noise")
         require(0 < self.floor <= 1, "floor must be above 0 and at most 1")
 
 
-class EDM(Paradigm):
+class EDM(Regression):
     """See the module's text. `net`: (c_in x, c_noise, y) -> F."""
 
     card = Card(
@@ -105,10 +77,8 @@ class EDM(Paradigm):
 
     def __init__(self, config: Config, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
         super().__init__(config, space, width, parents)
-        self.null = null_label(space, config.unlabelled)
-        self.net = build.denoiser(with_null(space, self.null), width, config.dropout, config.backbone)
         self.path = EDMPath(config.sigma_max)
-        self.sigma_min = config.floor * (2 / space.levels if space.levels else 0.05)
+        self.sigma_min = config.floor * space.bin
         self.register_buffer("sigma_data", torch.tensor(1.0))
 
     def prepare(self, data: Data, noise: Noise) -> Data:
@@ -120,41 +90,12 @@ class EDM(Paradigm):
         return Denoiser(self.net, self.path, prediction, self.c_noise, t_min, y=cond, null=self.null)
 
     def c_noise(self, t: Tensor) -> Tensor:
-        """log sigma, from 0 at sigma_min to 1 at sigma_max."""
+        """The network's time input: log sigma, scaled to 0 at sigma_min and 1 at sigma_max."""
         return 1 + torch.log(t) / math.log(self.config.sigma_max / self.sigma_min)
 
-    def optimizers(self) -> dict[nn.Module, Optimizer]:
-        return {self.net: adamw(self.net, self.config.lr, weight_decay=self.config.weight_decay)}
-
-    def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
-        x = dequantise(batch.x, self.space.levels, noise)
-        eps, log_sigma = noise.normal(*x.shape), self.config.P_mean + self.config.P_std * noise.normal(len(x))
-        y = withheld(batch.y, self.null, self.config.unlabelled, noise)
-        d = self.denoiser(y)
-        t = (self.sigma_data * log_sigma.exp() / self.config.sigma_max).clamp(d.t_min, d.t_max)
-        c_in = d.prediction.coefficients(self.path, t).c_in
-        out = self.net(expand(c_in, x) * self.path.perturb(x, eps, t), d.clock(t), y)
-        loss = (out - d.prediction.target(self.path, t, x, eps)).square().mean()
-        yield Update(self.net, loss, {"loss": loss}, {"lr": self.config.lr * cosine(progress)}, clip=self.config.clip)
-
-    def prior(self, n: int, noise: Noise) -> Tensor:
-        return noise.normal(n, *self.space.shape)
-
-    def sample(
-        self,
-        z: Tensor,
-        plan: Plan,
-        noise: Noise,
-        cond: Tensor | None = None,
-        watch: Callable[[float, Tensor], None] | None = None,
-    ) -> Tensor:
-        return samplers.sample(self.card.samplers, self.denoiser(cond), z, plan, noise, watch)
-
-    def check(self, plan: Plan) -> None:
-        samplers.guided(self.denoiser(), plan)
-
-    def log_likelihood(self, x: Tensor, kind: Kind, noise: Noise, cond: Tensor | None = None) -> Estimate:
-        return bounds.log_likelihood(self.denoiser(cond), x, self.space, kind, noise)
+    def times(self, d: Denoiser, n: int, noise: Noise) -> Tensor:
+        sigma = self.sigma_data * (self.config.P_mean + self.config.P_std * noise.normal(n)).exp()
+        return (sigma / self.config.sigma_max).clamp(d.t_min, d.t_max)
 
 
 RECIPES = (

@@ -45,60 +45,31 @@ Where this differs from the papers
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
-from paradigms.backbones import build
-from paradigms.contract import (
-    CONDITIONAL,
-    Batch,
-    Card,
-    Estimate,
-    Frozen,
-    Kind,
-    Noise,
-    Paradigm,
-    Plan,
-    Recipe,
-    Space,
-    Update,
-    require,
-)
+from paradigms.contract import Card, Frozen, Noise, Plan, Recipe, Space, require
+from paradigms.diffusion import Regression, Training
 from paradigms.maths import bounds, samplers
 from paradigms.maths.couplings import assign
 from paradigms.maths.denoiser import Denoiser, Velocity
-from paradigms.maths.guidance import null_label, with_null, withheld
-from paradigms.maths.likelihood import dequantise
 from paradigms.maths.paths import CosinePath, GaussianPath, LinearPath, VPPath
 from paradigms.maths.times import TIMES
-from paradigms.optim import adamw, check_training, cosine
 
 FLOOR = 0.1  # noise at the end of the VP path, in bin widths (images) or twentieths (vectors)
 
 
 @dataclass(frozen=True)
-class Config:
-    """times: where along the path it is trained, "uniform", "logit-normal", "skewed" (towards the data) or "u-shaped".
-
-    batch: examples a step. lr: peak learning rate. dropout, weight_decay: regularisation. backbone: "auto" or "mlp".
-    unlabelled: the part of the examples whose label is withheld (of no effect without labels).
-    """
+class Config(Training):
+    """times: where along the path it is trained, "uniform", "logit-normal", "skewed" (towards the data) or "u-shaped"."""
 
     times: str = "uniform"
-    batch: int = 64
-    lr: float = 2e-3
-    dropout: float = 0.0
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    backbone: str = "auto"
-    unlabelled: float = field(default=0.1, metadata=CONDITIONAL)
 
     def __post_init__(self) -> None:
-        check_training(self)
+        super().__post_init__()
         require(self.times in TIMES, f"times must be one of {', '.join(TIMES)}, not '{self.times}'")
 
 
@@ -115,60 +86,20 @@ class CoupledConfig(Config):
         )
 
 
-class Matching(Paradigm):
-    """What all share. `net`: (x_t, t, y) -> u."""
+class Matching(Regression):
+    """The four differ in path and coupling. `net`: (x_t, t, y) -> u."""
 
-    path: GaussianPath
     t_min: float = 0.0
 
-    def __init__(self, config: Config, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
-        super().__init__(config, space, width, parents)
-        self.null = null_label(space, config.unlabelled)
-        self.net = build.denoiser(with_null(space, self.null), width, config.dropout, config.backbone)
-        self.times = TIMES[config.times]
-
+    @property
     @abstractmethod
-    def couple(self, x: Tensor, eps: Tensor) -> Tensor:
-        """The noise (B, ...) that goes with each example: that of the batch, in this or another order."""
-
-    def optimizers(self) -> dict[nn.Module, Optimizer]:
-        return {self.net: adamw(self.net, self.config.lr, weight_decay=self.config.weight_decay)}
-
-    def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
-        x = dequantise(batch.x, self.space.levels, noise)
-        y = withheld(batch.y, self.null, self.config.unlabelled, noise)
-        eps, t = noise.normal(*x.shape), self.times.quantile(noise.uniform(len(x)))
-        eps, t = self.couple(x, eps), self.t_min + (1 - self.t_min) * t
-        x_t = self.path.perturb(x, eps, t)
-        loss = (self.net(x_t, t, y) - self.path.velocity(x, eps, t)).square().mean()
-        yield Update(self.net, loss, {"loss": loss}, {"lr": self.config.lr * cosine(progress)}, clip=self.config.clip)
+    def path(self) -> GaussianPath: ...
 
     def denoiser(self, cond: Tensor | None = None) -> Denoiser:
-        return Denoiser(self.net, self.path, Velocity(), told, t_min=self.t_min, y=cond, null=self.null)
+        return Denoiser(self.net, self.path, Velocity(), t_min=self.t_min, y=cond, null=self.null)
 
-    def prior(self, n: int, noise: Noise) -> Tensor:
-        return noise.normal(n, *self.space.shape)
-
-    def sample(
-        self,
-        z: Tensor,
-        plan: Plan,
-        noise: Noise,
-        cond: Tensor | None = None,
-        watch: Callable[[float, Tensor], None] | None = None,
-    ) -> Tensor:
-        return samplers.sample(self.card.samplers, self.denoiser(cond), z, plan, noise, watch)
-
-    def check(self, plan: Plan) -> None:
-        samplers.guided(self.denoiser(), plan)
-
-    def log_likelihood(self, x: Tensor, kind: Kind, noise: Noise, cond: Tensor | None = None) -> Estimate:
-        return bounds.log_likelihood(self.denoiser(cond), x, self.space, kind, noise)
-
-
-def told(t: Tensor) -> Tensor:
-    """What the network is told of the time: t itself."""
-    return t
+    def times(self, d: Denoiser, n: int, noise: Noise) -> Tensor:
+        return d.t_min + (1 - d.t_min) * TIMES[self.config.times].quantile(noise.uniform(n))
 
 
 CARD = Card(
@@ -188,9 +119,6 @@ class FlowMatching(Matching):
     card = CARD
     path = LinearPath()
 
-    def couple(self, x: Tensor, eps: Tensor) -> Tensor:
-        return eps
-
 
 class CosineFlowMatching(Matching):
     """The path along a circle, alpha = cos and sigma = sin of (pi / 2) t."""
@@ -202,9 +130,6 @@ class CosineFlowMatching(Matching):
         url="https://arxiv.org/abs/2209.15571",
     )
     path = CosinePath()
-
-    def couple(self, x: Tensor, eps: Tensor) -> Tensor:
-        return eps
 
 
 class VPFlowMatching(Matching):
@@ -221,11 +146,8 @@ class VPFlowMatching(Matching):
 
     def __init__(self, config: Config, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
         super().__init__(config, space, width, parents)
-        lowest = torch.tensor(FLOOR * (2 / space.levels if space.levels else 0.05), dtype=torch.float64)
+        lowest = torch.tensor(FLOOR * space.bin, dtype=torch.float64)
         self.t_min = float(self.path.time_of_log_snr(2 * (torch.sqrt(1 - lowest.square()) / lowest).log()))
-
-    def couple(self, x: Tensor, eps: Tensor) -> Tensor:
-        return eps
 
 
 class OTFlowMatching(Matching):

@@ -32,11 +32,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.optim import Optimizer
 
 from paradigms.backbones import bfloat16, build
 from paradigms.contract import (
@@ -44,7 +43,6 @@ from paradigms.contract import (
     Card,
     Frozen,
     Noise,
-    Paradigm,
     Plan,
     Recipe,
     Sampler,
@@ -52,9 +50,10 @@ from paradigms.contract import (
     Update,
     require,
 )
+from paradigms.diffusion import FromNoise
 from paradigms.maths.likelihood import dequantise
 from paradigms.maths.paths import LinearPath, expand
-from paradigms.optim import adamw, check_training, cosine
+from paradigms.optim import check_training
 
 LINEAR = LinearPath()
 SLOW = 1 / 32  # of the times that the network is told: of its frequencies the highest is half a cycle then, not 16
@@ -86,7 +85,7 @@ class Config:
         require(self.c > 0, "c must be above 0")
 
 
-class MeanFlow(Paradigm):
+class MeanFlow(FromNoise):
     """See the module's text. `net`: (z_t, slowed (t, t - r), y) -> u."""
 
     eager = frozenset({"*"})  # its loss holds a forward derivative of the network
@@ -115,9 +114,6 @@ class MeanFlow(Paradigm):
         self.net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
     path = LINEAR
-
-    def optimizers(self) -> dict[nn.Module, Optimizer]:
-        return {self.net: adamw(self.net, self.config.lr)}
 
     def jump_to_data(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         return x_t - expand(t, x_t) * self.u(x_t, torch.zeros_like(t), t, cond)
@@ -164,11 +160,7 @@ class MeanFlow(Paradigm):
         error = (self.u(z, r, t, y) - target).square().flatten(1).sum(1)
         weight = (error.detach() + self.config.c).pow(-self.config.p)
         loss = (weight * error).mean()
-        terms = {"loss": loss, "error": error.mean()}
-        yield Update(self.net, loss, terms, {"lr": self.config.lr * cosine(progress)}, clip=self.config.clip)
-
-    def prior(self, n: int, noise: Noise) -> Tensor:
-        return noise.normal(n, *self.space.shape)
+        yield self.descent(loss, {"error": error.mean()}, progress)
 
     def sample(
         self,

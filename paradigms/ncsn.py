@@ -29,64 +29,33 @@ Where this differs from the papers
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
-from paradigms.backbones import build
-from paradigms.contract import (
-    CONDITIONAL,
-    Batch,
-    Card,
-    Data,
-    Estimate,
-    Frozen,
-    Kind,
-    Noise,
-    Paradigm,
-    Plan,
-    Recipe,
-    Space,
-    Update,
-    number,
-    require,
-)
+from paradigms.contract import Card, Data, Frozen, Noise, Plan, Recipe, Space, number, require
+from paradigms.diffusion import Regression, Training
 from paradigms.maths import bounds, samplers
 from paradigms.maths.denoiser import Denoiser, Eps
-from paradigms.maths.guidance import null_label, with_null, withheld
-from paradigms.maths.likelihood import dequantise
-from paradigms.maths.paths import VEPath, expand
-from paradigms.optim import adamw, check_training, cosine
+from paradigms.maths.paths import VEPath
 
 
 @dataclass(frozen=True)
-class Config:
-    """L: noise levels. floor: sigma_L in bin widths (images) or twentieths (vectors).
-
-    batch, lr, dropout, weight_decay, clip: training. backbone: "auto" or "mlp". unlabelled: the part of the examples
-    whose label is withheld (of no effect without labels).
-    """
+class Config(Training):
+    """L: noise levels. floor: sigma_L in bin widths (images) or twentieths (vectors)."""
 
     L: int = 200
     floor: float = 0.25
-    batch: int = 64
-    lr: float = 2e-3
-    dropout: float = 0.0
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    backbone: str = "auto"
-    unlabelled: float = field(default=0.1, metadata=CONDITIONAL)
 
     def __post_init__(self) -> None:
-        check_training(self)
+        super().__post_init__()
         require(2 <= self.L <= 100_000, "L must be from 2 to 100,000")
         require(0 < self.floor <= 1, "floor must be above 0 and at most 1")
 
 
-class NCSN(Paradigm):
+class NCSN(Regression):
     """See the module's text. `net`: (x_i at unit variance, i / L, y) -> eps."""
 
     card = Card(
@@ -104,9 +73,7 @@ class NCSN(Paradigm):
 
     def __init__(self, config: Config, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
         super().__init__(config, space, width, parents)
-        self.null = null_label(space, config.unlabelled)
-        self.net = build.denoiser(with_null(space, self.null), width, config.dropout, config.backbone)
-        self.sigma_min = config.floor * (2 / space.levels if space.levels else 0.05)
+        self.sigma_min = config.floor * space.bin
         self.register_buffer("sigma_data", torch.tensor(1.0))
         self.register_buffer("sigma_max", torch.tensor(10.0))
 
@@ -118,44 +85,11 @@ class NCSN(Paradigm):
 
     def denoiser(self, cond: Tensor | None = None) -> Denoiser:
         path = VEPath(self.sigma_min, number(self.sigma_max))
-        return Denoiser(self.net, path, Eps(number(self.sigma_data)), told, t_min=0.0, y=cond, null=self.null)
+        return Denoiser(self.net, path, Eps(number(self.sigma_data)), y=cond, null=self.null)
 
-    def optimizers(self) -> dict[nn.Module, Optimizer]:
-        return {self.net: adamw(self.net, self.config.lr, weight_decay=self.config.weight_decay)}
-
-    def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
-        x = dequantise(batch.x, self.space.levels, noise)
-        eps, t = noise.normal(*x.shape), noise.integers(self.config.L, len(x)) / (self.config.L - 1)
-        y = withheld(batch.y, self.null, self.config.unlabelled, noise)
-        d = self.denoiser(y)
-        c_in = d.prediction.coefficients(d.path, t).c_in
-        out = self.net(expand(c_in, x) * d.path.perturb(x, eps, t), t, y)
-        loss = (eps - out).square().mean()
-        yield Update(self.net, loss, {"loss": loss}, {"lr": self.config.lr * cosine(progress)}, clip=self.config.clip)
-
-    def prior(self, n: int, noise: Noise) -> Tensor:
-        return noise.normal(n, *self.space.shape)
-
-    def sample(
-        self,
-        z: Tensor,
-        plan: Plan,
-        noise: Noise,
-        cond: Tensor | None = None,
-        watch: Callable[[float, Tensor], None] | None = None,
-    ) -> Tensor:
-        return samplers.sample(self.card.samplers, self.denoiser(cond), z, plan, noise, watch)
-
-    def check(self, plan: Plan) -> None:
-        samplers.guided(self.denoiser(), plan)
-
-    def log_likelihood(self, x: Tensor, kind: Kind, noise: Noise, cond: Tensor | None = None) -> Estimate:
-        return bounds.log_likelihood(self.denoiser(cond), x, self.space, kind, noise)
-
-
-def told(t: Tensor) -> Tensor:
-    """What the network is told of the level: its place between the least noise (0) and the most (1)."""
-    return t
+    def times(self, d: Denoiser, n: int, noise: Noise) -> Tensor:
+        """Places of levels between the least noise (0) and the most (1), which is also the network's time input."""
+        return noise.integers(self.config.L, n) / (self.config.L - 1)
 
 
 RECIPES = (

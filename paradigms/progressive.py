@@ -33,29 +33,14 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from paradigms.contract import (
-    Batch,
-    Card,
-    Frozen,
-    Need,
-    Noise,
-    Paradigm,
-    Plan,
-    Recipe,
-    Sampler,
-    Space,
-    Update,
-    number,
-    require,
-)
-from paradigms.maths import samplers
+from paradigms.contract import Batch, Card, Frozen, Need, Noise, Plan, Recipe, Sampler, Space, Update, number, require
+from paradigms.diffusion import Diffusion
 from paradigms.maths.denoiser import Denoiser
 from paradigms.maths.likelihood import dequantise
 from paradigms.maths.paths import LinearPath, expand
 from paradigms.maths.solvers import euler_step
-from paradigms.optim import adamw, check_training, cosine
+from paradigms.optim import check_training
 
 LINEAR = LinearPath()
 
@@ -81,7 +66,7 @@ class Config:
         return int(math.log2(self.steps_start / self.steps_end))
 
 
-class ProgressiveDistillation(Paradigm):
+class ProgressiveDistillation(Diffusion):
     """`net`: the student's. `teacher`: the network of the student before, first the parent's; `round`: whose student it is.
 
     Both are part of the state. The parent is held frozen.
@@ -113,9 +98,6 @@ class ProgressiveDistillation(Paradigm):
         self.teacher = copy.deepcopy(self.net).requires_grad_(False)
         self.register_buffer("round", torch.tensor(0))
 
-    def optimizers(self) -> dict[nn.Module, Optimizer]:
-        return {self.net: adamw(self.net, self.config.lr)}
-
     def denoiser_of(self, net: nn.Module, y: Tensor | None) -> Denoiser:
         """What the parent knows, with another network, on the linear path."""
         return replace(self.start.model.denoiser(y).on(LINEAR), net=net, null=None)
@@ -138,21 +120,11 @@ class ProgressiveDistillation(Paradigm):
         x_t = LINEAR.perturb(x, noise.normal(*x.shape), t)
         with torch.no_grad():
             u = self.two_steps(teacher, x_t, t, h)
-        goal = teacher.prediction.target(LINEAR, t, x_t - expand(t, x) * u, x_t + expand(1 - t, x) * u)
-
-        student = self.denoiser()
-        c_in = student.prediction.coefficients(LINEAR, t).c_in
-        out = self.net(expand(c_in, x) * x_t, student.clock(t), y)
-        out = out.chunk(2, dim=1)[0] if student.learned else out
-        loss = (out - goal).square().mean()
-        yield Update(
-            self.net,
-            loss,
-            {"loss": loss, "steps": torch.tensor(float(n))},
-            {"lr": self.config.lr * cosine(min(place - k, 1.0))},
-            clip=self.config.clip,
-            after=(lambda: self.begin(k, weights)) if begins else None,
-        )
+        student = self.denoiser(y)
+        goal = student.target(x_t - expand(t, x) * u, x_t + expand(1 - t, x) * u, t)
+        loss = (student.output(x_t, t) - goal).square().mean()
+        update = self.descent(loss, {"steps": torch.tensor(float(n))}, min(place - k, 1.0))
+        yield update._replace(after=(lambda: self.begin(k, weights)) if begins else None)
 
     @staticmethod
     def two_steps(teacher: Denoiser, x_t: Tensor, t: Tensor, h: float) -> Tensor:
@@ -167,9 +139,6 @@ class ProgressiveDistillation(Paradigm):
         torch._foreach_copy_(list(self.teacher.parameters()), weights)
         self.round.fill_(k)
 
-    def prior(self, n: int, noise: Noise) -> Tensor:
-        return noise.normal(n, *self.space.shape)
-
     def sample(
         self,
         z: Tensor,
@@ -180,7 +149,7 @@ class ProgressiveDistillation(Paradigm):
     ) -> Tensor:
         # The students' own times, t_max i / N.
         plan = replace(plan, options=(*plan.options, ("grid", "trailing"), ("eta", 0.0)))
-        return samplers.sample(self.card.samplers, self.denoiser(cond), z, plan, noise, watch)
+        return super().sample(z, plan, noise, cond, watch)
 
 
 RECIPES = (

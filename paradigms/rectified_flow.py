@@ -37,20 +37,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from paradigms.contract import (
     Batch,
     Card,
     Data,
-    Estimate,
     Frozen,
-    Kind,
     Need,
     Noise,
     Pairs,
-    Paradigm,
     Plan,
     Recipe,
     Sampler,
@@ -58,12 +54,13 @@ from paradigms.contract import (
     Update,
     require,
 )
+from paradigms.diffusion import Diffusion, FromNoise
 from paradigms.errors import BadInput
 from paradigms.maths import bounds, samplers
 from paradigms.maths.denoiser import Denoiser, Velocity
 from paradigms.maths.paths import LinearPath
 from paradigms.maths.times import TIMES
-from paradigms.optim import adamw, check_training, cosine
+from paradigms.optim import check_training
 
 TRAINING = 3  # calls of the network that a training step costs for each example: one forward, two of it backward
 CHUNK = 256  # pairs drawn at a time
@@ -100,7 +97,7 @@ class Config:
         return max(self.batch, min(self.most, int(self.drawing * TRAINING * images / calls)))
 
 
-class Rectified(Paradigm):
+class Rectified(FromNoise):
     """What both share. `net`: (x_t, t, y) -> u, at first the parent's."""
 
     def __init__(self, config: Config, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
@@ -117,9 +114,6 @@ class Rectified(Paradigm):
                 f"the parent of a rectified flow models {self.parent.model.space} and not {space}; train one on this data"
             )
         self.net = copy.deepcopy(self.parent.model.net).requires_grad_(True)
-
-    def optimizers(self) -> dict[nn.Module, Optimizer]:
-        return {self.net: adamw(self.net, self.config.lr, weight_decay=self.config.weight_decay)}
 
     @torch.no_grad()
     def prepare(self, data: Data, noise: Noise) -> Data:
@@ -145,14 +139,10 @@ class Rectified(Paradigm):
     def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
         if not isinstance(batch, Pairs):
             raise TypeError("a rectified flow trains on the pairs that `prepare` draws")
-        loss = self.loss(batch.x, batch.z, batch.y, noise)
-        yield Update(self.net, loss, {"loss": loss}, {"lr": self.config.lr * cosine(progress)}, clip=self.config.clip)
-
-    def prior(self, n: int, noise: Noise) -> Tensor:
-        return noise.normal(n, *self.space.shape)
+        yield self.descent(self.loss(batch.x, batch.z, batch.y, noise), {}, progress)
 
 
-class Reflow(Rectified):
+class Reflow(Rectified, Diffusion):
     """A flow on straightened paths."""
 
     card = Card(
@@ -171,20 +161,7 @@ class Reflow(Rectified):
 
     def denoiser(self, cond: Tensor | None = None) -> Denoiser:
         """x0 and eps are the ends of the line that u points along: means given x_t, of a coupling that is not independent."""
-        return Denoiser(self.net, LinearPath(), Velocity(), told, t_min=0.0, y=cond)
-
-    def sample(
-        self,
-        z: Tensor,
-        plan: Plan,
-        noise: Noise,
-        cond: Tensor | None = None,
-        watch: Callable[[float, Tensor], None] | None = None,
-    ) -> Tensor:
-        return samplers.sample(self.card.samplers, self.denoiser(cond), z, plan, noise, watch)
-
-    def log_likelihood(self, x: Tensor, kind: Kind, noise: Noise, cond: Tensor | None = None) -> Estimate:
-        return bounds.log_likelihood(self.denoiser(cond), x, self.space, kind, noise)
+        return Denoiser(self.net, LinearPath(), Velocity(), y=cond)
 
 
 class Distilled(Rectified):
@@ -217,11 +194,6 @@ class Distilled(Rectified):
         if watch:
             watch(0.0, x)
         return x
-
-
-def told(t: Tensor) -> Tensor:
-    """What the network is told of the time: t itself."""
-    return t
 
 
 RECIPES = (

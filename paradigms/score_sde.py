@@ -42,67 +42,36 @@ Where this differs from the paper
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
-from paradigms.backbones import build
-from paradigms.contract import (
-    CONDITIONAL,
-    Batch,
-    Card,
-    Data,
-    Estimate,
-    Frozen,
-    Kind,
-    Noise,
-    Paradigm,
-    Plan,
-    Recipe,
-    Space,
-    Update,
-    number,
-    require,
-)
+from paradigms.contract import Card, Data, Frozen, Noise, Plan, Recipe, Space, number, require
+from paradigms.diffusion import Regression, Training
 from paradigms.maths import bounds, samplers
 from paradigms.maths.denoiser import Denoiser, Preconditioned
-from paradigms.maths.guidance import null_label, with_null, withheld
-from paradigms.maths.likelihood import dequantise
-from paradigms.maths.paths import GaussianPath, SubVPPath, VEPath, VPPath, expand
-from paradigms.optim import adamw, check_training, cosine
+from paradigms.maths.paths import GaussianPath, SubVPPath, VEPath, VPPath
 
 SDES = ("vp", "subvp", "ve")
 WEIGHTINGS = ("uniform", "likelihood")
 
 
 @dataclass(frozen=True)
-class Config:
-    """sde: "vp", "subvp" or "ve". weighting: "uniform" or "likelihood".
-
-    beta_min, beta_max: of VP and sub-VP. floor: noise at t_min in bin widths (images) or twentieths (vectors).
-    batch, lr, dropout, weight_decay, clip: training. backbone: "auto" or "mlp". unlabelled: the part of the examples
-    whose label is withheld (of no effect without labels).
-    """
+class Config(Training):
+    """sde: "vp", "subvp" or "ve". weighting: "uniform" or "likelihood". beta_min, beta_max: of VP and sub-VP.
+    floor: noise at t_min in bin widths (images) or twentieths (vectors)."""
 
     sde: str = "vp"
     weighting: str = "uniform"
     beta_min: float = 0.1
     beta_max: float = 20.0
     floor: float = 0.1
-    batch: int = 64
-    lr: float = 2e-3
-    dropout: float = 0.0
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    backbone: str = "auto"
-    unlabelled: float = field(default=0.1, metadata=CONDITIONAL)
 
     def __post_init__(self) -> None:
-        check_training(self)
+        super().__post_init__()
         require(self.sde in SDES, f"sde must be one of {', '.join(SDES)}")
         require(self.weighting in WEIGHTINGS, f"weighting must be one of {', '.join(WEIGHTINGS)}")
         require(0 < self.beta_min <= self.beta_max, "beta_min must be above 0 and at most beta_max")
@@ -110,7 +79,7 @@ class Config:
         require(0 < self.floor <= 1, "floor must be above 0 and at most 1")
 
 
-class ScoreSDE(Paradigm):
+class ScoreSDE(Regression):
     """See the module's text. `net`: (x_t at unit variance, angle in units of a right angle, y) -> F."""
 
     card = Card(
@@ -128,8 +97,7 @@ class ScoreSDE(Paradigm):
 
     def __init__(self, config: Config, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
         super().__init__(config, space, width, parents)
-        self.null = null_label(space, config.unlabelled)
-        self.net = build.denoiser(with_null(space, self.null), width, config.dropout, config.backbone)
+        self.lowest = config.floor * space.bin
         self.register_buffer("sigma_data", torch.tensor(1.0))
         self.register_buffer("sigma_max", torch.tensor(50.0))
 
@@ -141,59 +109,31 @@ class ScoreSDE(Paradigm):
 
     @property
     def path(self) -> GaussianPath:
-        config, lowest = self.config, self.config.floor * (2 / self.space.levels if self.space.levels else 0.05)
-        if config.sde == "ve":
-            return VEPath(lowest, number(self.sigma_max))
-        return (VPPath if config.sde == "vp" else SubVPPath)(config.beta_min, config.beta_max)
+        if self.config.sde == "ve":
+            return VEPath(self.lowest, number(self.sigma_max))
+        return (VPPath if self.config.sde == "vp" else SubVPPath)(self.config.beta_min, self.config.beta_max)
 
     def denoiser(self, cond: Tensor | None = None) -> Denoiser:
         path, data = self.path, number(self.sigma_data)
-        t_min = time_of(path, self.config.floor * (2 / self.space.levels if self.space.levels else 0.05))
+        t_min = time_of(path, self.lowest)
         return Denoiser(
-            self.net, path, Preconditioned(data), lambda t: told(path, data, t), t_min, y=cond, null=self.null
+            self.net, path, Preconditioned(data), lambda t: angle(path, data, t), t_min, y=cond, null=self.null
         )
 
-    def optimizers(self) -> dict[nn.Module, Optimizer]:
-        return {self.net: adamw(self.net, self.config.lr, weight_decay=self.config.weight_decay)}
-
-    def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
-        x = dequantise(batch.x, self.space.levels, noise)
-        eps, u = noise.normal(*x.shape), noise.uniform(len(x))
-        y = withheld(batch.y, self.null, self.config.unlabelled, noise)
-        d = self.denoiser(y)
-        path, data = d.path, number(self.sigma_data)
-        low, high = path.log_snr(torch.tensor([d.t_max, d.t_min], dtype=torch.float64)).tolist()
+    def times(self, d: Denoiser, n: int, noise: Noise) -> Tensor:
+        u, data = noise.uniform(n), number(self.sigma_data)
+        low, high = d.path.log_snr(torch.tensor([d.t_max, d.t_min], dtype=torch.float64)).tolist()
         if self.config.weighting == "likelihood":
             log_snr = low + u * (high - low)
         else:
             last, first = (math.atan(math.exp(-v / 2) / data) for v in (low, high))
             log_snr = -2 * torch.log(data * torch.tan(first + u * (last - first)))
-        t = path.time_of_log_snr(log_snr).clamp(d.t_min, d.t_max)
-        *_, k, c_in = d.prediction.coefficients(path, t)
-        out = self.net(expand(c_in, x) * path.perturb(x, eps, t), d.clock(t), y)
-        error = (out - d.prediction.target(path, t, x, eps)).square()
-        # The error of eps is k times that of F.
-        loss = (expand(k.square(), x) * error).mean() if self.config.weighting == "likelihood" else error.mean()
-        yield Update(self.net, loss, {"loss": loss}, {"lr": self.config.lr * cosine(progress)}, clip=self.config.clip)
+        return d.path.time_of_log_snr(log_snr).clamp(d.t_min, d.t_max)
 
-    def prior(self, n: int, noise: Noise) -> Tensor:
-        return noise.normal(n, *self.space.shape)
-
-    def sample(
-        self,
-        z: Tensor,
-        plan: Plan,
-        noise: Noise,
-        cond: Tensor | None = None,
-        watch: Callable[[float, Tensor], None] | None = None,
-    ) -> Tensor:
-        return samplers.sample(self.card.samplers, self.denoiser(cond), z, plan, noise, watch)
-
-    def check(self, plan: Plan) -> None:
-        samplers.guided(self.denoiser(), plan)
-
-    def log_likelihood(self, x: Tensor, kind: Kind, noise: Noise, cond: Tensor | None = None) -> Estimate:
-        return bounds.log_likelihood(self.denoiser(cond), x, self.space, kind, noise)
+    def weight(self, d: Denoiser, t: Tensor) -> Tensor | None:
+        if self.config.weighting == "uniform":
+            return None
+        return d.prediction.coefficients(d.path, t).d.square()  # the error of eps is d times that of F
 
 
 @lru_cache(maxsize=64)
@@ -203,8 +143,8 @@ def time_of(path: GaussianPath, ratio: float) -> float:
     return max(0.0, float(t))
 
 
-def told(path: GaussianPath, sigma_data: float, t: Tensor) -> Tensor:
-    """What the network is told of the time: arctan(sigma / (alpha sigma_data)) in units of a right angle."""
+def angle(path: GaussianPath, sigma_data: float, t: Tensor) -> Tensor:
+    """The network's time input: arctan(sigma / (alpha sigma_data)) in units of a right angle."""
     return torch.atan2(path.sigma(t), sigma_data * path.alpha(t)) * (2 / math.pi)
 
 

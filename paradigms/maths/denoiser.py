@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,6 +42,10 @@ class Coefficients(NamedTuple):
 class Prediction(ABC):
     """What a network is trained to put out; `coefficients` and `target` say the same thing in two directions."""
 
+    def input_scale(self, path: GaussianPath, t: Tensor) -> Tensor | None:
+        """c_in (N,) at times t (N,); None where the network sees x_t itself."""
+        return None
+
     @abstractmethod
     def coefficients(self, path: GaussianPath, t: Tensor) -> Coefficients:
         """At times t (N,)."""
@@ -57,10 +61,13 @@ class Eps(Prediction):
 
     sigma_data: float | None = None
 
+    def input_scale(self, path: GaussianPath, t: Tensor) -> Tensor | None:
+        return None if self.sigma_data is None else 1 / torch.hypot(path.alpha(t) * self.sigma_data, path.sigma(t))
+
     def coefficients(self, path: GaussianPath, t: Tensor) -> Coefficients:
         alpha, sigma, one = path.alpha(t), path.sigma(t), torch.ones_like(t)
-        c_in = one if self.sigma_data is None else 1 / torch.hypot(alpha * self.sigma_data, sigma)
-        return Coefficients(1 / alpha, -sigma / alpha, 0 * one, one, c_in)
+        c_in = self.input_scale(path, t)
+        return Coefficients(1 / alpha, -sigma / alpha, 0 * one, one, one if c_in is None else c_in)
 
     def target(self, path: GaussianPath, t: Tensor, x0: Tensor, eps: Tensor) -> Tensor:
         return eps
@@ -111,24 +118,36 @@ class Preconditioned(Prediction):
 
     sigma_data: float
 
+    def _variance(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """The variance (N,) of x_t."""
+        return (alpha * self.sigma_data).square() + sigma.square()
+
+    def input_scale(self, path: GaussianPath, t: Tensor) -> Tensor:
+        return 1 / self._variance(path.alpha(t), path.sigma(t)).sqrt()
+
     def coefficients(self, path: GaussianPath, t: Tensor) -> Coefficients:
         alpha, sigma, data = path.alpha(t), path.sigma(t), self.sigma_data
-        var = (alpha * data).square() + sigma.square()
+        var = self._variance(alpha, sigma)
         std = var.sqrt()
         return Coefficients(alpha * data**2 / var, sigma * data / std, sigma / var, -alpha * data / std, 1 / std)
 
     def target(self, path: GaussianPath, t: Tensor, x0: Tensor, eps: Tensor) -> Tensor:
         # (x0 - c_skip x_t) / c_out, with x_t written out so that nothing cancels where sigma is small.
         alpha, sigma, data = path.alpha(t), path.sigma(t), self.sigma_data
-        std = ((alpha * data).square() + sigma.square()).sqrt()
+        std = self._variance(alpha, sigma).sqrt()
         return expand(sigma / (data * std), x0) * x0 - expand(alpha * data / std, x0) * eps
+
+
+def time_itself(t: Tensor) -> Tensor:
+    """t: the time input of a network that is given no function of it."""
+    return t
 
 
 @dataclass(frozen=True)
 class Denoiser:
     """net: (c_in x_t (B, ...), clock (B,), y (B,) or None) -> F (B, ...), its `prediction` along `path`.
 
-    clock:        what the network is told of t.
+    clock:        the network's time input, a function of t.
     t_min, t_max: the times between which it was trained. Noise that is left at t_min is taken off in one last step to x0.
                   Sampling starts from N(0, sigma(t_max)^2 I), and that is the model's prior.
     T:            of a discrete chain: it was trained at the times i / T only.
@@ -142,8 +161,8 @@ class Denoiser:
     net: Callable[[Tensor, Tensor, Tensor | None], Tensor]
     path: GaussianPath
     prediction: Prediction
-    clock: Callable[[Tensor], Tensor]
-    t_min: float
+    clock: Callable[[Tensor], Tensor] = time_itself
+    t_min: float = 0.0
     t_max: float = 1.0
     T: int | None = None
     reach: float = float("inf")
@@ -165,6 +184,16 @@ class Denoiser:
     def rows(self, index: Tensor) -> Denoiser:
         """The denoiser of the examples at `index`."""
         return self if self.y is None else replace(self, y=self.y[index])
+
+    def output(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """F (B, ...), the network's output for x_t (B, ...) at t (B,), without the channels of a learned variance."""
+        c_in = self.prediction.input_scale(self.path, t)
+        out = self._asked(x_t if c_in is None else expand(c_in, x_t) * x_t, self.clock(t), t)
+        return out.chunk(2, dim=1)[0] if self.learned else out
+
+    def target(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """The F (B, ...) that the network should put out for x_t = alpha x0 + sigma eps; t (B,)."""
+        return self.prediction.target(self.path, t, x0, eps)
 
     def both(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """(x0, eps) at x_t (B, ...) and t (B,)."""
@@ -286,10 +315,18 @@ class Moved(Prediction):
         # In float32 cos(pi / 2) is negative.
         return self.path.time_of_log_snr(on.log_snr(t.double())).clamp(self.t_min, self.t_max).to(t.dtype)
 
+    def _factor(self, path: GaussianPath, t: Tensor, own: Tensor) -> Tensor:
+        """k (N,): the state x' at times t of `path` is the state k x' at times `own` of the network's path."""
+        return torch.hypot(self.path.alpha(own), self.path.sigma(own)) / torch.hypot(path.alpha(t), path.sigma(t))
+
+    def input_scale(self, path: GaussianPath, t: Tensor) -> Tensor:
+        own = self.time(path, t)
+        k, c_in = self._factor(path, t, own), self.prediction.input_scale(self.path, own)
+        return k if c_in is None else k * c_in
+
     def coefficients(self, path: GaussianPath, t: Tensor) -> Coefficients:
         own = self.time(path, t)
-        # A state x' on the new path is the state k x' on the network's own.
-        k = torch.hypot(self.path.alpha(own), self.path.sigma(own)) / torch.hypot(path.alpha(t), path.sigma(t))
+        k = self._factor(path, t, own)
         a, b, c, d, c_in = self.prediction.coefficients(self.path, own)
         return Coefficients(k * a, b, k * c, d, k * c_in)
 
@@ -304,13 +341,28 @@ def _flow(prediction: Prediction, path: GaussianPath, times: Tensor) -> tuple[Co
     return k, da * k.a + ds * k.c, da * k.b + ds * k.d
 
 
+class At(NamedTuple):
+    """Plain numbers of one time: x0 = a x + b F, eps = c x + d F and dx/dt = p x + q F, where F is the network's output for
+    c_in x, and the path's alpha and sigma."""
+
+    c_in: float
+    a: float
+    b: float
+    c: float
+    d: float
+    p: float
+    q: float
+    alpha: float
+    sigma: float
+
+
 @lru_cache(maxsize=8)  # a table is as long as its plan
-def _tabulated(prediction: Prediction, path: GaussianPath, times: tuple[float, ...]) -> tuple[tuple[float, ...], ...]:
-    """What `Along` knows of each time, alpha and sigma last. Kept, since samples are drawn in many batches."""
+def _tabulated(prediction: Prediction, path: GaussianPath, times: tuple[float, ...]) -> tuple[At, ...]:
+    """The numbers of each time. Kept, since samples are drawn in many batches."""
     t = torch.tensor(times, dtype=torch.float64)
-    (a, b, c, d, c_in), p, q = _flow(prediction, path, t)
-    rows = torch.stack([c_in, a, b, c, d, p, q, path.alpha(t), path.sigma(t)], dim=1)
-    return tuple(map(tuple, rows.tolist()))
+    k, p, q = _flow(prediction, path, t)
+    columns = [k.c_in, k.a, k.b, k.c, k.d, p, q, path.alpha(t), path.sigma(t)]  # as in `At`
+    return tuple(At(*row) for row in torch.stack(columns, dim=1).tolist())
 
 
 class Along:
@@ -324,14 +376,14 @@ class Along:
         self.reach, self.learned = denoiser.reach, denoiser.learned
         numbers = tuple(times.tolist())
         table = _tabulated(denoiser.prediction, denoiser.path, numbers)
-        self.alpha = torch.tensor([*(row[-2] for row in table), 1.0], dtype=torch.float64)
-        self.sigma = torch.tensor([*(row[-1] for row in table), 0.0], dtype=torch.float64)
+        self.alpha = torch.tensor([*(at.alpha for at in table), 1.0], dtype=torch.float64)
+        self.sigma = torch.tensor([*(at.sigma for at in table), 0.0], dtype=torch.float64)
         times = times.double().cpu()
         covered = [] if self.guidance is None else self.guidance.covers(denoiser.path, times).tolist()
         self._guided = frozenset(t for t, inside in zip(numbers, covered) if inside)
         clock = denoiser.clock(times).to(like.device, like.dtype)
-        rows = clock[:, None].expand(-1, len(like)).contiguous().unbind()
-        self._table: dict[float, Any] = {t: (row, *known) for t, row, known in zip(numbers, rows, table)}
+        self._clock = dict(zip(numbers, clock[:, None].expand(-1, len(like)).contiguous().unbind()))
+        self._table = dict(zip(numbers, table))
 
     def both(self, x: Tensor, t: float) -> tuple[Tensor, Tensor]:
         """(x0, eps) at a state (B, ...) and a time. Where x0 is clipped, eps is what then gives back the state."""
@@ -339,10 +391,10 @@ class Along:
 
     def combined(self, x: Tensor, t: float, p: float, q: float) -> Tensor:
         """p x0 + q eps at a state and a time, with the numbers put together before the tensors where x0 is not clipped."""
-        _, _, a, b, c, d, *_ = self._table[t]
         out = self._out(x, t)
         if self.reach == float("inf"):
-            return _mix(x, p * a + q * c, out, p * b + q * d)
+            at = self._table[t]
+            return _mix(x, p * at.a + q * at.c, out, p * at.b + q * at.d)
         x0, eps = self._both(x, t, out)
         return torch.add(x0 if p == 1.0 else p * x0, eps, alpha=q)
 
@@ -352,28 +404,28 @@ class Along:
         return *self._both(x, t, out), (v + 1) / 2
 
     def _both(self, x: Tensor, t: float, out: Tensor) -> tuple[Tensor, Tensor]:
-        _, _, a, b, c, d, _, _, alpha, sigma = self._table[t]
-        x0 = _mix(x, a, out, b)
+        at = self._table[t]
+        x0 = _mix(x, at.a, out, at.b)
         if self.reach == float("inf"):
-            return x0, _mix(x, c, out, d)
+            return x0, _mix(x, at.c, out, at.d)
         x0 = x0.clamp(-self.reach, self.reach)
-        return x0, torch.sub(x, x0, alpha=alpha).div_(sigma)
+        return x0, torch.sub(x, x0, alpha=at.alpha).div_(at.sigma)
 
     def x0(self, x: Tensor, t: float) -> Tensor:
         """The expected data alone, clipped as in `both`."""
-        _, _, a, b, *_ = self._table[t]
-        x0 = _mix(x, a, self._out(x, t), b)
+        at = self._table[t]
+        x0 = _mix(x, at.a, self._out(x, t), at.b)
         return x0 if self.reach == float("inf") else x0.clamp(-self.reach, self.reach)
 
     def eps(self, x: Tensor, t: float) -> Tensor:
         """The expected noise, of unclipped data."""
-        _, _, _, _, c, d, *_ = self._table[t]
-        return _mix(x, c, self._out(x, t), d)
+        at = self._table[t]
+        return _mix(x, at.c, self._out(x, t), at.d)
 
     def velocity(self, x: Tensor, t: float) -> Tensor:
         """dx/dt; never clipped."""
-        _, _, _, _, _, _, p, q, _, _ = self._table[t]
-        return _mix(x, p, self._out(x, t), q)
+        at = self._table[t]
+        return _mix(x, at.p, self._out(x, t), at.q)
 
     def _out(self, x: Tensor, t: float) -> Tensor:
         out = self._asked(x, t)
@@ -381,7 +433,7 @@ class Along:
 
     def _asked(self, x: Tensor, t: float) -> Tensor:
         """The network's output for a state, guided where guidance covers the time."""
-        row, c_in, *_ = self._table[t]
+        row, c_in = self._clock[t], self._table[t].c_in
         x = x if c_in == 1.0 else c_in * x
         if self.guidance is not None and t in self._guided:
             return self.guidance.ask(self.net, x, row, self.y)

@@ -318,13 +318,13 @@ def churn(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch
 
     Above sigma_max too, where the slope is (x - x0) / t with x0 of the network's last level, whose eps is another level's.
     """
-    s_churn, s_noise = plan.option("churn", 10.0), plan.option("noise", 1.003)
-    low, high = plan.option("from", 0.05), plan.option("to", 50.0)
+    S_churn, S_noise = plan.option("churn", 10.0), plan.option("noise", 1.003)
+    S_min, S_max = plan.option("from", 0.05), plan.option("to", 50.0)
     sigma, n = d.path.sigma(times), len(times)
-    gamma = ((sigma >= low) & (sigma <= high)).double() * min(s_churn / n, math.sqrt(2) - 1)
+    gamma = ((sigma >= S_min) & (sigma <= S_max)).double() * min(S_churn / n, math.sqrt(2) - 1)
     raised = times * (1 + gamma)
     at = d.along(torch.cat([raised, times]), x)
-    extra = s_noise * (d.path.sigma(raised).square() - sigma.square()).clamp_min(0).sqrt()
+    extra = S_noise * (d.path.sigma(raised).square() - sigma.square()).clamp_min(0).sqrt()
     w = _ahead(noise, int(extra.count_nonzero()), x)
 
     def slope(x: Tensor, t: float) -> Tensor:

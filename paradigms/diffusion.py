@@ -1,0 +1,154 @@
+"""What the models of a Gaussian path share: training by regression, sampling and likelihoods by what a network expects.
+
+Three bases, each of which adds to the one before:
+
+    FromNoise      one network `net` makes data of noise shaped as the data: its optimizer, its prior, a descent step.
+    Diffusion      the network stands behind a `Denoiser`: every sampler and likelihood of a Gaussian path follows from it.
+    Regression     the network is trained from data on what the denoiser's prediction should be,
+                       E_{t, x, eps} w(t) || F(x_t, t, y) - F* ||^2,      x_t = alpha x + sigma eps,
+                   with labels withheld from a part of the examples, so that it can be guided.
+
+A paradigm's own file says along which path, at which times, with which weight, and what the network predicts.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from paradigms.backbones import build
+from paradigms.contract import (
+    CONDITIONAL,
+    Batch,
+    Estimate,
+    Frozen,
+    Kind,
+    Noise,
+    Paradigm,
+    Plan,
+    Space,
+    Update,
+)
+from paradigms.maths import bounds, samplers
+from paradigms.maths.denoiser import Denoiser
+from paradigms.maths.guidance import null_label, with_null, withheld
+from paradigms.maths.likelihood import dequantise
+from paradigms.maths.paths import expand
+from paradigms.optim import adamw, check_training, cosine
+
+__all__ = ["Diffusion", "FromNoise", "Regression", "Training"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """The settings of every `Regression`.
+
+    batch: examples a step. lr: peak learning rate. dropout, weight_decay: regularisation. clip: largest gradient norm.
+    backbone: "auto" or "mlp". unlabelled: the part of the examples whose label is withheld (no effect without labels).
+    """
+
+    batch: int = 64
+    lr: float = 2e-3
+    dropout: float = 0.0
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    backbone: str = "auto"
+    unlabelled: float = field(default=0.1, metadata=CONDITIONAL)
+
+    def __post_init__(self) -> None:
+        check_training(self)
+
+
+class FromNoise(Paradigm):
+    """A model whose one network `net` makes data of standard normal noise, shaped as the data."""
+
+    net: nn.Module
+
+    def optimizers(self) -> dict[nn.Module, Optimizer]:
+        decay = getattr(self.config, "weight_decay", 0.0)  # models of few steps have none
+        return {self.net: adamw(self.net, self.config.lr, weight_decay=decay)}
+
+    def prior(self, n: int, noise: Noise) -> Tensor:
+        return noise.normal(n, *self.space.shape)
+
+    def descent(self, loss: Tensor, terms: Mapping[str, Tensor], progress: float) -> Update:
+        """One step of `net` down the loss, with a learning rate that falls to zero along half a cosine."""
+        lr = self.config.lr * cosine(progress)
+        return Update(self.net, loss, {"loss": loss, **terms}, {"lr": lr}, clip=self.config.clip)
+
+
+class Diffusion(FromNoise):
+    """A model of a Gaussian path: sampled and scored by its `Denoiser` alone.
+
+    dequantised: its network was trained on uniformly dequantised pixels, whose density its bounds are then about.
+    """
+
+    dequantised: ClassVar[bool] = True
+
+    @abstractmethod
+    def denoiser(self, cond: Tensor | None = None) -> Denoiser:
+        """What the network expects of noised data, with labels `cond` (B,) or without."""
+
+    def sample(
+        self,
+        z: Tensor,
+        plan: Plan,
+        noise: Noise,
+        cond: Tensor | None = None,
+        watch: Callable[[float, Tensor], None] | None = None,
+    ) -> Tensor:
+        return samplers.sample(self.card.samplers, self.denoiser(cond), z, plan, noise, watch)
+
+    def check(self, plan: Plan) -> None:
+        samplers.guided(self.denoiser(), plan)
+
+    def log_likelihood(self, x: Tensor, kind: Kind, noise: Noise, cond: Tensor | None = None) -> Estimate:
+        if not self.card.likelihoods:
+            return super().log_likelihood(x, kind, noise, cond)
+        return bounds.log_likelihood(self.denoiser(cond), x, self.space, kind, noise, self.dequantised)
+
+
+class Regression(Diffusion):
+    """A diffusion trained from data. `net`: (c_in x_t, clock(t), y) -> F.
+
+    null:    the label for none, or None of a network that is never trained without labels.
+    learned: the network puts out as many numbers more, for the variance of a step.
+    """
+
+    learned: ClassVar[bool] = False
+
+    def __init__(self, config: Training, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
+        super().__init__(config, space, width, parents)
+        self.null = null_label(space, config.unlabelled)
+        labelled, outputs = with_null(space, self.null), 2 if self.learned else 1
+        self.net = build.denoiser(labelled, width, config.dropout, config.backbone, outputs)
+
+    @abstractmethod
+    def times(self, d: Denoiser, n: int, noise: Noise) -> Tensor:
+        """The times (n,) at which a batch is trained, drawn between `d.t_min` and `d.t_max`."""
+
+    def couple(self, x: Tensor, eps: Tensor) -> Tensor:
+        """The noise (B, ...) that goes with each example: that of the batch, in this or another order."""
+        return eps
+
+    def weight(self, d: Denoiser, t: Tensor) -> Tensor | None:
+        """The weight (B,) of the squared error at times t (B,); None is 1."""
+        return None
+
+    def loss(self, d: Denoiser, x: Tensor, eps: Tensor, t: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss () of examples x with noise eps, (B, ...), at times t (B,), and further terms for the log."""
+        error = (d.output(d.path.perturb(x, eps, t), t) - d.target(x, eps, t)).square()
+        weight = self.weight(d, t)
+        return (error if weight is None else expand(weight, x) * error).mean(), {}
+
+    def updates(self, batch: Batch, progress: float, noise: Noise) -> Iterator[Update]:
+        x = dequantise(batch.x, self.space.levels, noise) if self.dequantised else batch.x
+        d = self.denoiser(withheld(batch.y, self.null, self.config.unlabelled, noise))
+        eps = self.couple(x, noise.normal(*x.shape))
+        loss, terms = self.loss(d, x, eps, self.times(d, len(x), noise))
+        yield self.descent(loss, terms, progress)
