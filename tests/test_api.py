@@ -22,6 +22,7 @@ import bench
 from bench import api, cli, store
 from bench import data as data_sets
 from bench.data.array import keep_arrays
+from bench.inputs.runs import Runs
 
 ROOT = Path(__file__).parents[1]
 TIER = """
@@ -235,11 +236,11 @@ def test_data_in_memory_are_one_data_set_however_they_are_given(world, images):
         Items(x, y),
         Items(torch.from_numpy(x)[:, None], y),
     ]
-    found = [api._data(form, world) for form in forms]
+    found = [api._data(form, Runs(world)) for form in forms]
     assert len({(f.name, f.checksum, f.place.path) for f in found}) == 1
     assert (found[0].space.shape, found[0].space.levels, found[0].space.classes) == ((1, 8, 8), 256, 2)
     assert torch.equal(torch.cat([found[0].train.x, found[0].test.x]).sum(), torch.from_numpy(x).sum())
-    alone = [api._data(form, world) for form in (x, Items(x), Stream(x), x.tolist())]
+    alone = [api._data(form, Runs(world)) for form in (x, Items(x), Stream(x), x.tolist())]
     assert len({f.checksum for f in alone}) == 1
     assert not alone[0].space.classes
     np.savez(world / "same.npz", x=x, y=y)
@@ -253,14 +254,14 @@ def test_the_held_out_part_follows_the_content(world, images):
     x, _ = images
 
     def held(part: np.ndarray) -> set[bytes]:
-        return {row.numpy().tobytes() for row in api._data(part, world).test.x}
+        return {row.numpy().tobytes() for row in api._data(part, Runs(world)).test.x}
 
     assert held(x) == held(x[::-1]) >= held(x[:40])
-    twice = api._data(np.concatenate([x, x]), world)
+    twice = api._data(np.concatenate([x, x]), Runs(world))
     train, test = ({row.numpy().tobytes() for row in part.x} for part in (twice.train, twice.test))
     assert not train & test
     assert len(twice.test) == 2 * len(test) == 2 * len(held(x))
-    given = api._data(x[:50], world, test=x[50:])
+    given = api._data(x[:50], Runs(world), test=x[50:])
     assert (len(given.train), len(given.test), given.drawn) == (50, 10, False)
     assert torch.equal(given.test.x[:, 0], torch.from_numpy(x[50:]))
 
@@ -289,18 +290,18 @@ def test_a_run_of_data_in_memory_is_found_scored_and_resumed(world, images):
 
 
 def test_a_damaged_file_in_the_cache_is_written_anew(world, images):
-    place = api._data(images, world).place
+    place = api._data(images, Runs(world)).place
     place.path.write_bytes(place.path.read_bytes()[:-100])
     refused("is no whole .npz", data_sets.load, place)
-    assert len(api._data(images, world).train) + len(data_sets.load(place).test) == 60
+    assert len(api._data(images, Runs(world)).train) + len(data_sets.load(place).test) == 60
 
 
 def test_a_file_that_was_written_anew_is_read_anew(world, images):
     x, _ = images
     np.save(world / "changing.npy", x)
-    first = api._data("array:changing.npy", world).checksum
+    first = api._data("array:changing.npy", Runs(world)).checksum
     np.save(world / "changing.npy", x[::-1])
-    assert api._data("array:changing.npy", world).checksum != first
+    assert api._data("array:changing.npy", Runs(world)).checksum != first
 
 
 def test_a_file_that_is_gone_or_changed_is_said(world, images):
