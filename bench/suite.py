@@ -27,6 +27,7 @@ import torch
 from bench import evaluate, measure, runs, store
 from bench.arithmetic import USUAL, Arithmetic, chosen
 from bench.data.names import Name
+from bench.inputs.recipes import ALL, FAMILY, ROWS
 from bench.loop import LOG
 from bench.progress import Display, Progress, duration
 from bench.runs import Run
@@ -105,13 +106,6 @@ class Result:
 
 
 # ------------------------------------------------------------------------------------------------------------ plan
-
-
-ROWS, ALL, FAMILY = (
-    "rows",
-    "all",
-    "+",
-)  # words for sets of recipes: one per paradigm, every one, NAME+ with its variants
 
 
 def plan_runs(

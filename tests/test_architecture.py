@@ -135,6 +135,42 @@ def test_nothing_of_the_product_imports_an_experiment(path):
     assert not [name for name in imports(path) if name == "bench.lab" or name.startswith("bench.lab.")]
 
 
+BENCH = PACKAGES["bench"]
+COMMANDS = [*sorted((BENCH / "cli").glob("*.py")), *sorted((BENCH / "inputs").glob("*.py"))]
+
+
+def within(names: Iterator[str], *modules: str) -> list[str]:
+    """Those of the names that are one of the modules or inside of it."""
+    return [name for name in names if any(name == m or name.startswith(f"{m}.") for m in modules)]
+
+
+@each("bench")
+def test_only_a_start_imports_the_command_line(path):
+    """Nothing that Python can use is written inside a command; experiments run commands, too."""
+    if path == BENCH / "start.py" or path.parent in (BENCH / "cli", BENCH / "lab"):
+        return
+    assert not within(imports(path), "bench.cli")
+
+
+@pytest.mark.parametrize("path", sorted((BENCH / "inputs").glob("*.py")), ids=lambda p: p.name)
+def test_what_is_meant_is_found_before_anything_is_done(path):
+    """`bench.inputs` is below the commands, below `bench.api` and below the suite."""
+    assert not within(imports(path), "bench.cli", "bench.api", "bench.suite", "reports")
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_files_are_short(path):
+    assert len(path.read_text("utf-8").splitlines()) <= 400
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_bodies_are_short(path):
+    """A function, and so a command, is at most 40 lines below its signature and docstring."""
+    for node in functions(path):
+        body = node.body[1:] if ast.get_docstring(node) else node.body
+        assert not body or body[-1].end_lineno - body[0].lineno < 40, node.name
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
 def test_no_paradigm_imports_a_sibling(path):
     siblings = {f"paradigms.{other.stem}" for other in FILES if other != path}
