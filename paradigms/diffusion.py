@@ -1,12 +1,13 @@
 """What the models of a Gaussian path share: training by regression, sampling and likelihoods by what a network expects.
 
-Three bases, each of which adds to the one before:
+Four bases, each of which adds to the one before:
 
     FromNoise      one network `net` makes data of noise shaped as the data: its optimizer, its prior, a descent step.
     Diffusion      the network stands behind a `Denoiser`: every sampler and likelihood of a Gaussian path follows from it.
     Regression     the network is trained from data on what the denoiser's prediction should be,
                        E_{t, x, eps} w(t) || F(x_t, t, y) - F* ||^2,      x_t = alpha x + sigma eps,
                    with labels withheld from a part of the examples, so that it can be guided.
+    Measured       the scale of the data and the largest distance in it are measured before training.
 
 A paradigm's own file says along which path, at which times, with which weight, and what the network predicts.
 """
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -25,6 +27,7 @@ from paradigms.backbones import build
 from paradigms.contract import (
     CONDITIONAL,
     Batch,
+    Data,
     Estimate,
     Frozen,
     Kind,
@@ -41,7 +44,9 @@ from paradigms.maths.likelihood import dequantise
 from paradigms.maths.paths import expand
 from paradigms.optim import adamw, check_training, cosine
 
-__all__ = ["Diffusion", "FromNoise", "Regression", "Training"]
+__all__ = ["Diffusion", "FromNoise", "Measured", "Regression", "Training"]
+
+EXAMPLES = 1000  # between which distances are measured
 
 
 @dataclass(frozen=True)
@@ -152,3 +157,27 @@ class Regression(Diffusion):
         eps = self.couple(x, noise.normal(*x.shape))
         loss, terms = self.loss(d, x, eps, self.times(d, len(x), noise))
         yield self.descent(loss, terms, progress)
+
+
+class Measured(Regression):
+    """A regression whose noise levels follow the data.
+
+    sigma_data: the standard deviation of the data. sigma_max: the largest distance between two examples (technique 1 of
+    Song & Ermon 2020, arXiv:2006.09011). Both of `EXAMPLES` examples, drawn before training.
+    largest:    sigma_max of a model that has seen no data yet.
+    """
+
+    largest: ClassVar[float]
+    sigma_data: Tensor
+    sigma_max: Tensor
+
+    def __init__(self, config: Training, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
+        super().__init__(config, space, width, parents)
+        self.register_buffer("sigma_data", torch.tensor(1.0))
+        self.register_buffer("sigma_max", torch.tensor(self.largest))
+
+    def prepare(self, data: Data, noise: Noise) -> Data:
+        x = data.batch(noise.integers(len(data), EXAMPLES).to(data.x.device)).x.flatten(1)
+        self.sigma_data.copy_(x.std())
+        self.sigma_max.copy_(torch.cdist(x, x).amax())
+        return data

@@ -29,14 +29,12 @@ Where this differs from the papers
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from paradigms.contract import Card, Data, Frozen, Noise, Plan, Recipe, Space, number, require
-from paradigms.diffusion import Regression, Training
+from paradigms.contract import Card, Noise, Plan, Recipe, number, require
+from paradigms.diffusion import Measured, Training
 from paradigms.maths import bounds, samplers
 from paradigms.maths.denoiser import Denoiser, Eps
 from paradigms.maths.paths import VEPath
@@ -55,7 +53,7 @@ class Config(Training):
         require(0 < self.floor <= 1, "floor must be above 0 and at most 1")
 
 
-class NCSN(Regression):
+class NCSN(Measured):
     """See the module's text. `net`: (x_i at unit variance, i / L, y) -> eps."""
 
     card = Card(
@@ -68,23 +66,10 @@ class NCSN(Regression):
         likelihoods=bounds.kinds(on="cosine"),
     )
 
-    sigma_data: Tensor
-    sigma_max: Tensor
-
-    def __init__(self, config: Config, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
-        super().__init__(config, space, width, parents)
-        self.sigma_min = config.floor * space.bin
-        self.register_buffer("sigma_data", torch.tensor(1.0))
-        self.register_buffer("sigma_max", torch.tensor(10.0))
-
-    def prepare(self, data: Data, noise: Noise) -> Data:
-        x = data.batch(noise.integers(len(data), 1000).to(data.x.device)).x.flatten(1)
-        self.sigma_data.copy_(x.std())
-        self.sigma_max.copy_(torch.cdist(x, x).amax())
-        return data
+    largest = 10.0
 
     def denoiser(self, cond: Tensor | None = None) -> Denoiser:
-        path = VEPath(self.sigma_min, number(self.sigma_max))
+        path = VEPath(self.config.floor * self.space.bin, number(self.sigma_max))
         return Denoiser(self.net, path, Eps(number(self.sigma_data)), y=cond, null=self.null)
 
     def times(self, d: Denoiser, n: int, noise: Noise) -> Tensor:

@@ -42,18 +42,17 @@ Where this differs from the paper
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from paradigms.contract import Card, Data, Frozen, Noise, Plan, Recipe, Space, number, require
-from paradigms.diffusion import Regression, Training
+from paradigms.contract import Card, Noise, Plan, Recipe, number, require
+from paradigms.diffusion import Measured, Training
 from paradigms.maths import bounds, samplers
 from paradigms.maths.denoiser import Denoiser, Preconditioned
-from paradigms.maths.paths import GaussianPath, SubVPPath, VEPath, VPPath
+from paradigms.maths.paths import GaussianPath, SubVPPath, VEPath, VPPath, time_of_ratio
 
 SDES = ("vp", "subvp", "ve")
 WEIGHTINGS = ("uniform", "likelihood")
@@ -79,7 +78,7 @@ class Config(Training):
         require(0 < self.floor <= 1, "floor must be above 0 and at most 1")
 
 
-class ScoreSDE(Regression):
+class ScoreSDE(Measured):
     """See the module's text. `net`: (x_t at unit variance, angle in units of a right angle, y) -> F."""
 
     card = Card(
@@ -92,20 +91,12 @@ class ScoreSDE(Regression):
         likelihoods=bounds.kinds(on="cosine"),
     )
 
-    sigma_data: Tensor
-    sigma_max: Tensor
+    largest = 50.0
 
-    def __init__(self, config: Config, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
-        super().__init__(config, space, width, parents)
-        self.lowest = config.floor * space.bin
-        self.register_buffer("sigma_data", torch.tensor(1.0))
-        self.register_buffer("sigma_max", torch.tensor(50.0))
-
-    def prepare(self, data: Data, noise: Noise) -> Data:
-        x = data.batch(noise.integers(len(data), 1000).to(data.x.device)).x.flatten(1)
-        self.sigma_data.copy_(x.std())
-        self.sigma_max.copy_(torch.cdist(x, x).amax())
-        return data
+    @property
+    def lowest(self) -> float:
+        """sigma / alpha at t_min."""
+        return float(self.config.floor * self.space.bin)
 
     @property
     def path(self) -> GaussianPath:
@@ -115,10 +106,8 @@ class ScoreSDE(Regression):
 
     def denoiser(self, cond: Tensor | None = None) -> Denoiser:
         path, data = self.path, number(self.sigma_data)
-        t_min = time_of(path, self.lowest)
-        return Denoiser(
-            self.net, path, Preconditioned(data), lambda t: angle(path, data, t), t_min, y=cond, null=self.null
-        )
+        clock, t_min = partial(angle, path, data), time_of_ratio(path, self.lowest)
+        return Denoiser(self.net, path, Preconditioned(data), clock, t_min, y=cond, null=self.null)
 
     def times(self, d: Denoiser, n: int, noise: Noise) -> Tensor:
         u, data = noise.uniform(n), number(self.sigma_data)
@@ -134,13 +123,6 @@ class ScoreSDE(Regression):
         if self.config.weighting == "uniform":
             return None
         return d.prediction.coefficients(d.path, t).d.square()  # the error of eps is d times that of F
-
-
-@lru_cache(maxsize=64)
-def time_of(path: GaussianPath, ratio: float) -> float:
-    """The time at which sigma / alpha is `ratio`, or 0 where it is larger from the start."""
-    t = path.time_of_log_snr(torch.tensor(-2 * math.log(ratio), dtype=torch.float64))
-    return max(0.0, float(t))
 
 
 def angle(path: GaussianPath, sigma_data: float, t: Tensor) -> Tensor:

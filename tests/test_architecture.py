@@ -184,6 +184,22 @@ def test_shared_parts_import_no_paradigm(part):
         assert not {name for name in imports(path) if any(name == s or name.startswith(s + ".") for s in siblings)}
 
 
+@pytest.mark.parametrize("name", ["contract", "diffusion", "optim", "standardise"])
+def test_what_serves_all_paradigms_imports_none(name):
+    siblings = {f"paradigms.{file.stem}" for file in FILES}
+    assert not set(imports(PACKAGES["paradigms"] / f"{name}.py")) & siblings
+
+
+# Files above 600 lines, with the reason.
+LONG = {"contract.py": "what a plugin's author reads, in one place"}
+
+
+@each("paradigms")
+def test_files_are_short(path):
+    most = 150 if path.stem in ("edm", "ncsn", "score_sde") else 600
+    assert path.name in LONG or len(path.read_text(encoding="utf-8").splitlines()) <= most
+
+
 def strings_in_code(path: Path) -> Iterator[tuple[int, str]]:
     """String constants other than docstrings and bare strings."""
     module = tree(path)

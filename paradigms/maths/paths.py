@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -279,6 +279,12 @@ class BetaChainPath(GaussianPath):
         i = torch.searchsorted(-table, -value).clamp(1, self.T)
         t = (i + (value - table[i]) / (table[i] - table[i - 1])) / self.T
         return t.to(log_snr.dtype)
+
+
+@lru_cache(maxsize=64)
+def time_of_ratio(path: GaussianPath, ratio: float) -> float:
+    """The time at which sigma / alpha is `ratio`, or 0 where it is larger from the start."""
+    return max(0.0, float(path.time_of_log_snr(torch.tensor(-2 * math.log(ratio), dtype=torch.float64))))
 
 
 # The paths that an ODE may be solved on besides the model's own. In linear coordinates Euler's method is DDIM.
