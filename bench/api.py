@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from bench import evaluate, runs, store, suite, tiers
+from bench import runs, scores, store, suite, tiers
 from bench.data import Dataset
 from bench.data.array import keep_arrays
 from bench.data.names import Name, OwnData
@@ -110,7 +110,7 @@ def sample(
     texts = [f"{key}={value}" for key, value in options.items()]
     plan = plan_of(model.card, held.info.recipe, sampler, steps, guidance, texts)
     model.check(plan)
-    return evaluate.draw(model, plan, n, seed, _labels(held, label, n, seed), held.device).x
+    return scores.draw(model, plan, n, seed, _labels(held, label, n, seed), held.device).x
 
 
 def score(
@@ -159,14 +159,14 @@ def score(
     _texts(name=name, **({} if tier is None else {"tier": tier}))
     joined = None if tier is None else tiers.get(tier)
     external = external_of(resize, crop, _span(span), features, joined, name, None if to is None else Path(to))
-    given: Path | evaluate.Samples
+    given: Path | scores.Samples
     if isinstance(samples, (str, Path)):
         if labels is not None:
             raise BadInput("labels go with an array of samples; a file holds its own, as labels")
         given = Path(samples)
     else:
         found = runs.dataset(place)
-        given = evaluate.samples_of(
+        given = scores.samples_of(
             samples, labels, found.space, external.resize, span=external.span, crop=crop, found=found
         )
     return store.table(external.score(given, place, Progress()))
@@ -321,7 +321,7 @@ def _place_of(given: Data, under: Runs, test: Data | str | Path | None = None, n
         place = keep_arrays(_arrays(given) | {f"{key}_test": part for key, part in _arrays(test).items()}, name)
     if isinstance(place, OwnData):  # what lies there may have changed since it was last read
         runs.dataset.cache_clear()
-        evaluate.forget()
+        scores.forget()
     return place
 
 

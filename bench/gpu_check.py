@@ -555,7 +555,7 @@ def table(check: Check) -> None:
 
 def one_run(check: Check) -> None:
     """One real training, scored on the way."""
-    from bench import evaluate
+    from bench import scores
     from bench.progress import Progress
 
     tier = dataclasses.replace(tiers.get("gpu" if check.large else "smoke"), samples=5_000)
@@ -572,7 +572,7 @@ def one_run(check: Check) -> None:
     check.say("images", info.images)
     if info.status != "ok":
         return
-    rows = evaluate.evaluate(folder, tier, Progress("evaluate"), check.device.type)
+    rows = scores.evaluate(folder, tier, Progress("evaluate"), check.device.type)
     for row in rows:
         if row.metric == "fd" and row.split == "test" and row.draw == 0:
             check.say(f"fd, {row.features}, {row.weights}, after {row.fraction or 1:g} of it", row.value)

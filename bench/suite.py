@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bench import evaluate, measure, runs, store
+from bench import measure, runs, scores, store
 from bench.arithmetic import USUAL, Arithmetic, chosen
 from bench.data.names import Name
 from bench.inputs.recipes import ALL, FAMILY, ROWS
@@ -232,12 +232,12 @@ def _train(run: Run, out: Path, device: str, threads: int, progress: Progress) -
 def _evaluate(folder: Path, tier: Tier, device: str, data: Name, progress: Progress) -> list[str]:
     """The reasons of the parts that failed."""
     with _returned(device):
-        rows = evaluate.evaluate(folder, tier, progress, device, data=data)
+        rows = scores.evaluate(folder, tier, progress, device, data=data)
     return sorted({f"{row.metric}: {row.reason}" for row in rows if row.status != "ok"})
 
 
 def _baselines(dataset: Name, tier: Tier, folder: Path, progress: Progress) -> list[str]:
-    rows = evaluate.baselines(dataset, tier, folder, progress)
+    rows = scores.score_baselines(dataset, tier, folder, progress)
     return sorted({f"{row.metric}: {row.reason}" for row in rows if row.status != "baseline"})
 
 
@@ -311,7 +311,7 @@ def everything(
         except BadInput as error:
             lost[place] = str(error)
     wanted = {run.where for run in planned}
-    ready = {place for place in wanted & trained if evaluate.is_evaluated(everyone[place].folder(out), tier, dataset)}
+    ready = {place for place in wanted & trained if scores.is_evaluated(everyone[place].folder(out), tier, dataset)}
     timed = [run for run in planned if run.seed < tier.timing_seeds] if timing else []
     known = [_subject(run, out, tier) for run in timed if run.where in trained]
     to_time = len(known) < len(timed) or not measure.is_timed(known, tier, str(where), threads)
@@ -357,7 +357,7 @@ def everything(
             jobs.append(
                 Job(f"evaluate {name}", _evaluate, (folder, tier, where.type, dataset), before, seconds * share, SCORE)
             )
-    if not evaluate.has_baselines(dataset, tier, baseline_folder):
+    if not scores.has_baselines(dataset, tier, baseline_folder):
         jobs.append(Job("baselines", _baselines, (dataset, tier, baseline_folder), (), seconds * EVALUATE, SCORE))
 
     by_job = {f"{verb} {titles[place]}": run for place, run in everyone.items() for verb in ("train", "evaluate")}
@@ -377,10 +377,10 @@ def everything(
 
     def shown() -> tuple[Checked, list[Path]]:
         """What there is, and the files of the report of it. Raises as `report`."""
-        parts = ("", measure.TIMING, evaluate.ASKED, evaluate.PLANS)
+        parts = ("", measure.TIMING, scores.ASKED, scores.PLANS)
         folders = [_measured(run, tier) / part for run in run_folders for part in parts]
         folders = [folder for folder in (*folders, baseline_folder) if store.has_rows(folder)]
-        found = check(folders, run_folders, {planned[0].dataset: baseline_folder / evaluate.GRID})
+        found = check(folders, run_folders, {planned[0].dataset: baseline_folder / scores.GRID})
         failures.extend((str(folder), reason) for folder, reason in found.damaged.items())
         gone.update({folder: _lost_rows(folder, reason) for folder, reason in found.damaged.items()})
         to = Path(out) / "report" / f"{root.name}-{baseline_folder.name}"
@@ -459,7 +459,7 @@ def _is_whole(run: Run, out: Path) -> bool:
 def _subject(run: Run, out: Path, tier: Tier) -> measure.Subject:
     paradigm = catalogue.get(run.recipe).paradigm
     assert issubclass(paradigm, Paradigm)  # plan_runs saw to it
-    headline, *others = evaluate.plans(paradigm.card, tier.max_calls, tier.sweep if tier.sweep_seeds else "")
+    headline, *others = scores.plans(paradigm.card, tier.max_calls, tier.sweep if tier.sweep_seeds else "")
     return measure.Subject(run.folder(out), (headline,), tuple(others))
 
 
@@ -576,8 +576,8 @@ def check(folders: Iterable[Path], run_folders: Iterable[Path], real: Mapping[st
     grids, unseen = dict[Path, bytes](), list[str]()
     for folder in dict.fromkeys(pictured):
         try:
-            if os.path.exists(folder / evaluate.GRID):  # of one that is gone `incomplete` tells
-                grids[folder] = store.read_verified(folder, evaluate.GRID)
+            if os.path.exists(folder / scores.GRID):  # of one that is gone `incomplete` tells
+                grids[folder] = store.read_verified(folder, scores.GRID)
         except BadInput as error:
             unseen.append(str(error))
     return Checked(
@@ -632,7 +632,7 @@ def _incomplete(folders: Iterable[Path]) -> Iterator[str]:
     """Which files that its manifest lists each of the folders lacks; of those that lack none, nothing."""
     for folder in folders:
         if names := store.missing(folder):
-            made = not set(names) - {evaluate.GRID, evaluate.SAMPLES}
+            made = not set(names) - {scores.GRID, scores.SAMPLES}
             how = "`bench all` or `bench evaluate` makes it anew" if made else "it stands by its rows alone"
             yield f"{folder} lacks {', '.join(names)}, which {store.MANIFEST} lists; {how}"
 
@@ -641,7 +641,7 @@ def frame(folders: Sequence[Path], lost: Mapping[Path, list[store.Row]]) -> Data
     """The rows that are shown of the folders, and those that stand for `lost` ones (see `_lost_rows`)."""
 
     def rows(folder: Path) -> list[store.Row]:
-        return lost[folder] if folder in lost else evaluate.shown(folder)
+        return lost[folder] if folder in lost else scores.shown(folder)
 
     return store.frame(list(dict.fromkeys((*folders, *lost))), rows)
 

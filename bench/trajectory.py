@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bench import arithmetic
 from bench.data import Dataset
-from bench.evaluate import in_columns, subset
+from bench.scores import in_columns, subset
 from bench.store import write_atomic
 from paradigms.contract import Denoises, Jumps, Noise, Paradigm, Plan, Space
 from paradigms.errors import BadInput

@@ -12,11 +12,12 @@ import pytest
 import torch
 from conftest import thinned
 
-from bench import evaluate, features, measure, metrics, suite
+from bench import features, measure, metrics, scores, suite
 from bench.features import Features
 from bench.gpu_check import few
 from bench.loop import Diverged, Loop, seeded
 from bench.schedule import is_spoiled
+from bench.scores import pools
 from paradigms import catalogue
 from paradigms.contract import BLOCKS, Data, Frozen, Noise, Paradigm, Plan, Space, Trainable
 from paradigms.maths.sums import running_sums
@@ -148,8 +149,8 @@ def test_a_likelihood_waits_for_the_device_at_most_three_times(name, gpu):
 @pytest.mark.parametrize("name", ["ddpm", "gan", "normalizing-flow", "latent-flow-matching"])
 def test_what_is_evaluated_is_drawn_on_the_device_and_scored_from_the_host(name, gpu):
     model = prepared(name, LABELLED, gpu)
-    labels = evaluate.pool_labels(model, split(LABELLED), 5, 0)
-    pool = evaluate.draw(model, short(model.card.default), 5, 0, labels, gpu)
+    labels = scores.pool_labels(model, split(LABELLED), 5, 0)
+    pool = pools.draw(model, short(model.card.default), 5, 0, labels, gpu)
     assert pool.x.device.type == "cpu"
     assert pool.x.dtype == torch.uint8
     assert len(pool.x) == 5

@@ -34,17 +34,16 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 from typer.testing import CliRunner
 
-from bench import evaluate as evaluate_module
 from bench.cli import app
 from bench.data import digits as digits_module
 from bench.data import folder as folder_module
 from bench.data import load
 from bench.data.files import Origin, Part, cache_folder, obtain
 from bench.data.whole import read_whole
-from bench.evaluate import read_samples
 from bench.features import SUMS, WEIGHTS, FeatureSpace, cached, hashes, named, random_conv, spaces_for
 from bench.pack import unpack
 from bench.reading import Range
+from bench.scores import arrays, read_samples
 from bench.store import read_json
 from bench.tiers import get as named_tier
 from paradigms.contract import Space
@@ -411,7 +410,7 @@ def test_heads_of_tensors_are_those_of_their_arrays(kind: str, tmp_path: Path) -
     tensor = torch.tensor([0.0, 1.0, -1.0, 0.5]).repeat(2, 16).view(2, 1, 8, 8)
     tensor = tensor.abs().round() if kind in ("uint8", "int16", "bool") else tensor
     (tmp_path / "x.safetensors").write_bytes(save_tensors({"a": tensor.to(getattr(torch, kind))}))
-    with evaluate_module._heads(tmp_path / "x.safetensors") as heads:
+    with arrays.heads(tmp_path / "x.safetensors") as heads:
         array = heads["a"].read()
         assert (array.dtype, array.shape) == (heads["a"].dtype, heads["a"].shape)
 

@@ -13,11 +13,14 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 from typer.testing import CliRunner
 
-from bench import evaluate, runs, suite
+from bench import runs, scores, suite
 from bench.cli import app
 from bench.loop import PREPARED, STATE
 from bench.progress import Progress
 from bench.runs import configure, ensure, plan, read_info
+from bench.scores import codec as codec_scores
+from bench.scores import pools
+from bench.scores.reference import reference_of
 from bench.tiers import get
 from paradigms import catalogue
 from paradigms.autoencoder import Autoencoder
@@ -399,9 +402,9 @@ def test_a_run_goes_on_from_its_checkpoint_with_the_same_bits(trained, tmp_path)
 def test_a_run_says_what_its_codec_loses_and_a_codec_what_it_loses(trained):
     out, folder = trained
     tier = SMOKE
-    rows = evaluate.evaluate(folder, tier, Progress())
+    rows = scores.evaluate(folder, tier, Progress())
     codec = out / read_info(folder).parents["codec"]
-    own = evaluate.evaluate(codec, tier, Progress())
+    own = scores.evaluate(codec, tier, Progress())
     assert {row.metric for row in own} == {"rfd", "reconstruction"}
     assert all(row.recipe == "autoencoder" and row.split == "test" for row in own)
     assert not (codec / "results.jsonl").exists(), "a codec is no row of a comparison"
@@ -409,7 +412,7 @@ def test_a_run_says_what_its_codec_loses_and_a_codec_what_it_loses(trained):
     assert [(row.metric, row.features, row.value) for row in mine] == [(r.metric, r.features, r.value) for r in own]
     assert all(row.headline and row.recipe == FLOW.name for row in mine)
     model, _ = runs.load(folder)
-    assert {row.n for row in mine} == {evaluate.pool_size(evaluate.dataset("digits"), tier)}
+    assert {row.n for row in mine} == {pools.pool_size(runs.dataset("digits"), tier)}
     terms = {row.metric: row.value for row in rows if row.metric.startswith("term_") and row.split == "test"}
     bits = next(row.value for row in rows if row.metric == "bits_per_dim" and row.split == "test")
     assert sum(terms.values()) / (64 * math.log(2)) == pytest.approx(bits, rel=1e-5)
@@ -422,11 +425,11 @@ def test_a_perfect_codec_loses_nothing(trained, monkeypatch):
     """Its reconstructions are the images: rfd is 0."""
     out, folder = trained
     model, info = runs.load(out / read_info(folder).parents["codec"])
-    found = evaluate.dataset("digits")
+    found = runs.dataset("digits")
     shown: list[Tensor] = []
     monkeypatch.setattr(model, "encode", lambda x, cond=None: (shown.append(x), 2 * [torch.zeros(len(x), 4, 4, 4)])[1])
     monkeypatch.setattr(model.law, "sample", lambda out, noise: shown[-1])
-    row, other, _ = evaluate._of_codec(runs.base_row(info), model, found, SMOKE, "cpu")
+    row, other, _ = codec_scores.rows(runs.base_row(info), model, reference_of(found), pools.pool_size(found, SMOKE))
     assert abs(row.value) < 1e-6
     assert abs(other.value) < 1e-6
 

@@ -17,10 +17,13 @@ import torch
 from conftest import installed_package, jobs_here
 from typer.testing import CliRunner, Result
 
-from bench import cli, evaluate, runs, store, suite, tiers
+from bench import cli, runs, scores, store, suite, tiers
 from bench.progress import Progress, Silent
 from bench.runs.loading import _places
 from bench.schedule import Outcome
+from bench.scores import kept as kept_rows
+from bench.scores import likelihood, pictures, pools
+from bench.scores import run as evaluation
 from paradigms.contract import Plan
 from paradigms.errors import BadInput
 
@@ -176,7 +179,7 @@ def parent_of(folder: Path, out: Path) -> Path:
 
 def drawn(folder: Path, out: Path | None = None) -> torch.Tensor:
     model, _ = runs.load(folder, out=out)
-    return evaluate.draw(model, Plan("push"), 16, 0).x
+    return pools.draw(model, Plan("push"), 16, 0).x
 
 
 def bench(*arguments: object) -> Result:
@@ -259,10 +262,10 @@ def test_a_copy_of_the_folder_alone_does_all_that_a_run_does(out, home, tmp_path
 def test_lists_reports_and_comparisons_ask_for_no_teacher(out, home):
     for seed in (0, 1):
         folder = trained("pupil", out, home, seed)
-        evaluate.evaluate(folder, tier(), Progress())
-        evaluate.evaluate(trained("master", out, home, seed), tier(), Progress())
+        scores.evaluate(folder, tier(), Progress())
+        scores.evaluate(trained("master", out, home, seed), tier(), Progress())
         shutil.rmtree(parent_of(folder, out))
-    evaluate.evaluate(trained("lodger", out, home), tier(), Progress())
+    scores.evaluate(trained("lodger", out, home), tier(), Progress())
     shutil.rmtree(out / "ring8" / "master")
     listed = bench("list", "runs", "--json")
     assert {row["status"] for row in json.loads(listed.stdout)} == {"ok"}
@@ -311,7 +314,7 @@ def test_shipped_recipes_draw_the_same_without_their_teachers(name, out, tmp_pat
     lone = shutil.copytree(folder, tmp_path / "alone")
     (one, _), (two, _) = runs.load(folder), runs.load(lone)
     plan = one.card.default
-    assert torch.equal(evaluate.draw(one, plan, 8, 0).x, evaluate.draw(two, plan, 8, 0).x)
+    assert torch.equal(pools.draw(one, plan, 8, 0).x, pools.draw(two, plan, 8, 0).x)
 
 
 # ----------------------------------------------------------------------------------------------- needed to sample
@@ -483,7 +486,7 @@ def test_another_protocol_leaves_the_rows_of_a_runs_own(out, home, jobs, monkeyp
     monkeypatch.setattr(suite, "report", REPORT)
     folders = [trained("master", out, home, seed) for seed in (0, 1)] + [trained("lodger", out, home)]
     for folder in folders:
-        evaluate.evaluate(folder, tier(), Progress())
+        scores.evaluate(folder, tier(), Progress())
     run, before = folders[0], content(folders[0])
     (first, *_), pooled = store.load_rows(run), bench("compare", "master", "lodger").stdout
     assert "tier tiny" in pooled
@@ -514,8 +517,8 @@ def test_another_protocol_leaves_the_rows_of_a_runs_own(out, home, jobs, monkeyp
     refused(bench("report", "--tier", "smoke"), "no results of tier smoke", "`bench evaluate RUN --tier smoke`")
     # Neither is done again, and a suite does not undo it.
     kept = content(run)
-    assert evaluate.is_evaluated(run, tier())
-    assert evaluate.is_evaluated(run, tier("other"))
+    assert scores.is_evaluated(run, tier())
+    assert scores.is_evaluated(run, tier("other"))
     bench("evaluate", run, "--tier", "other", "--json")
     everything("master", out)
     assert jobs == ["baselines"]
@@ -556,37 +559,38 @@ def test_questions_of_ones_own_are_kept_one_by_one(out, home, monkeypatch):
     assert {row.tier for row in store.load_rows(places[1])} == {"other"}
     # Another question, by later code: the first answer stays, and is not taken for one of the later code.
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate, "code", lambda recipe=None: "later")
+        patch.setattr(kept_rows, "code", lambda recipe=None: "later")
         assert bench("evaluate", run, "--sampler", two[1]).exit_code == 0
         both = store.load_rows(places[0])
         assert [row for row in both if row.options == "times=2"] == first
         assert {row.options for row in both} == {"times=2", "times=3"}
         drawn_again = []
-        kept = evaluate.draw
-        patch.setattr(evaluate, "draw", lambda *a: drawn_again.append(a[1]) or kept(*a))
+        draw = pools.draw
+        patch.setattr(pools, "draw", lambda *a: drawn_again.append(a[1]) or draw(*a))
         bench("evaluate", run, "--sampler", two[0], "--sampler", two[1])
         assert [str(plan) for plan in drawn_again] == ["push-1 times=2"]
     # One that fails leaves the old answer.
     before = content(places[0])
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate, "draw", lambda *_: 1 / 0)
+        patch.setattr(pools, "draw", lambda *_: 1 / 0)
         assert bench("evaluate", run, "--sampler", two[0], "--force").exit_code == 1
     assert content(places[0]) == before
 
 
 def test_a_stopped_evaluation_leaves_what_was_there(out, home, monkeypatch):
     run = trained("master", out, home)
-    evaluate.evaluate(run, tier(), Progress())
+    scores.evaluate(run, tier(), Progress())
     before = content(run)
 
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
-    for where in ("draw", "_no_likelihood", "_keep_samples", "save_rows"):
+    places = (pools, "draw"), (likelihood, "none_row"), (pictures, "keep"), (evaluation, "save_rows")
+    for module, where in places:
         with monkeypatch.context() as patch:
-            patch.setattr(evaluate, where, stopped)
+            patch.setattr(module, where, stopped)
             with pytest.raises(KeyboardInterrupt):
-                evaluate.evaluate(run, tier(), Progress(), force=True)
+                scores.evaluate(run, tier(), Progress(), force=True)
         assert store.load_rows(run), where
         assert content(run) == before, where
 
@@ -620,12 +624,12 @@ def test_rows_are_whole_wherever_their_writing_stops(writes, tmp_path, monkeypat
 
 def test_an_evaluation_that_dies_is_a_row_beside_those_of_before(out, home):
     run, folder = planned("master"), trained("master", out, home)
-    rows = evaluate.evaluate(folder, tier(), Progress())
+    rows = scores.evaluate(folder, tier(), Progress())
     suite._record_failure(run, out, Outcome(failure="its process was killed"))
     *before, failed = store.load_rows(folder)
     assert [row.metric for row in before] == [row.metric for row in rows]
     assert (failed.status, failed.metric, failed.reason) == ("failed", "evaluation", "its process was killed")
-    assert not evaluate.is_evaluated(folder, tier())
+    assert not scores.is_evaluated(folder, tier())
 
 
 def test_samples_keep_their_rows_of_every_tier_space_and_data_set(out, home, tmp_path):
@@ -653,14 +657,14 @@ def test_samples_keep_their_rows_of_every_tier_space_and_data_set(out, home, tmp
 def test_of_several_numbers_of_samples_in_a_space_one_is_shown(tmp_path):
     """The tier's own where it has the space, else the largest."""
     made = [store.Row(metric="fd", features=space, n=n, value=1.0) for space in ("mine", "theirs") for n in (50, 90)]
-    store.save_rows(tmp_path / evaluate.SPACES, made, "k")
-    assert {(row.features, row.n) for row in evaluate.shown(tmp_path / evaluate.SPACES)} == {
+    store.save_rows(tmp_path / scores.SPACES, made, "k")
+    assert {(row.features, row.n) for row in scores.shown(tmp_path / scores.SPACES)} == {
         ("mine", 90),
         ("theirs", 90),
     }
     store.save_rows(tmp_path, made[:1], "k")
-    assert evaluate.shown(tmp_path / evaluate.SPACES) == made[3:]
-    assert evaluate.shown(tmp_path) == made[:1]
+    assert scores.shown(tmp_path / scores.SPACES) == made[3:]
+    assert scores.shown(tmp_path) == made[:1]
 
 
 def test_times_say_which_tier_took_them(out, home):

@@ -22,12 +22,14 @@ import pytest
 from conftest import installed_package, jobs_here
 from typer.testing import CliRunner, Result
 
-from bench import cli, evaluate, measure, runs, store, suite, tiers
+from bench import cli, measure, runs, scores, store, suite, tiers
 from bench.loop import LOG, PREPARED, STATE
 from bench.progress import Progress, Silent
 from bench.runs.info import step_of
 from bench.runs.training import OWN
+from bench.scores import baselines, pictures, pools
 from bench.store import Row
+from paradigms.contract import Plan
 from paradigms.errors import BadInput
 from reports.files import fingerprint
 
@@ -530,12 +532,12 @@ def test_what_a_parent_is_rebuilt_from_is_compared_with_the_parent(tmp_path):
     runs.load(folders[1])
 
 
-@pytest.mark.parametrize("part", [measure.TIMING, f"{runs.PROTOCOLS}/other", evaluate.PLANS])
+@pytest.mark.parametrize("part", [measure.TIMING, f"{runs.PROTOCOLS}/other", scores.PLANS])
 def test_rows_of_another_run_are_not_shown_as_this_ones(part, out, caplog):
     mine, its = (planned(recipe).folder(out) for recipe in ("first", "second"))
     for folder in (mine, its):
-        evaluate.evaluate(folder, tier("other"), Progress())
-        evaluate.sampled(folder, [evaluate.Plan("push", 1, (("times", 2.0),))], tier(), Progress())
+        scores.evaluate(folder, tier("other"), Progress())
+        scores.sampled(folder, [Plan("push", 1, (("times", 2.0),))], tier(), Progress())
     shutil.rmtree(mine / part)
     shutil.copytree(its / part, mine / part)
     with pytest.raises(BadInput, match=f"is of '{its.name}', and lies in the place of '{mine.name}'"):
@@ -632,7 +634,7 @@ def stands(folder: Path) -> bool:
     try:
         return (
             runs.is_finished(folder)
-            and evaluate.is_evaluated(folder, tier())
+            and scores.is_evaluated(folder, tier())
             and suite.check([folder, folder / measure.TIMING], ()).warnings == []
         )
     except BadInput:
@@ -702,7 +704,7 @@ def test_rows_of_the_floor_that_are_gone_are_said(out, jobs, caplog):
     assert jobs == ["baselines"]
 
 
-@pytest.mark.parametrize("name", [evaluate.GRID, evaluate.SAMPLES])
+@pytest.mark.parametrize("name", [scores.GRID, scores.SAMPLES])
 def test_pictures_and_samples_that_are_gone_or_anothers_are_made_again(name, out, jobs, unreported):
     floor, run, its = out / "ring8" / "baselines" / "tiny", planned("first").folder(out), planned("second").folder(out)
     (floor / name).unlink()
@@ -719,41 +721,46 @@ def test_pictures_and_samples_that_are_gone_or_anothers_are_made_again(name, out
 def test_baselines_that_are_stopped_before_their_last_file_are_made_again(out, monkeypatch):
     floor = out / "ring8" / "baselines" / "tiny"
     names = {path.name for path in floor.iterdir()}
-    for last in ("grid_png", "npz", "save_rows", "write_manifest"):
+    for module, last in (
+        (pictures, "grid_png"),
+        (pictures, "npz"),
+        (baselines, "save_rows"),
+        (pictures, "write_manifest"),
+    ):
         shutil.rmtree(floor)
         with monkeypatch.context() as patch:
-            patch.setattr(evaluate, last, lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(module, last, lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
-                evaluate.baselines("ring8", tier(), floor, Progress())
-        assert not evaluate.has_baselines("ring8", tier(), floor), last
-        evaluate.baselines("ring8", tier(), floor, Progress())
+                scores.score_baselines("ring8", tier(), floor, Progress())
+        assert not scores.has_baselines("ring8", tier(), floor), last
+        scores.score_baselines("ring8", tier(), floor, Progress())
         assert {path.name for path in floor.iterdir()} == names
 
 
 def test_a_picture_of_someones_samples_that_is_gone_is_made_again(out):
-    npz = planned("first").folder(out) / evaluate.SAMPLES
+    npz = planned("first").folder(out) / scores.SAMPLES
     for _ in range(2):
         assert bench("evaluate", npz, "--dataset", "ring8", "--to", "ext", "--name", "mine").exit_code == 0
         store.verify(Path("ext"))
-        assert set(store.manifest(Path("ext"))) == {store.RESULTS, evaluate.GRID, evaluate.SAMPLES}
-        (Path("ext") / evaluate.SAMPLES).unlink()
+        assert set(store.manifest(Path("ext"))) == {store.RESULTS, scores.GRID, scores.SAMPLES}
+        (Path("ext") / scores.SAMPLES).unlink()
 
 
 def test_an_answer_given_meanwhile_is_kept(out, monkeypatch):
     """Two ask different things of one run: whoever writes last keeps the other's answer."""
     folder = planned("first").folder(out)
-    two, three = (evaluate.Plan("push", 1, (("times", t),)) for t in (2.0, 3.0))
-    draw, asked = evaluate.draw, list[object]()
+    two, three = (Plan("push", 1, (("times", t),)) for t in (2.0, 3.0))
+    draw, asked = pools.draw, list[object]()
 
     def meanwhile(model, plan, *rest):
         if not asked:
             asked.append(plan)
-            evaluate.sampled(folder, [three], tier(), Progress())
+            scores.sampled(folder, [three], tier(), Progress())
         return draw(model, plan, *rest)
 
-    monkeypatch.setattr(evaluate, "draw", meanwhile)
-    evaluate.sampled(folder, [two], tier(), Progress())
-    assert {row.options for row in store.load_rows(folder / evaluate.PLANS)} == {"times=2", "times=3"}
+    monkeypatch.setattr(pools, "draw", meanwhile)
+    scores.sampled(folder, [two], tier(), Progress())
+    assert {row.options for row in store.load_rows(folder / scores.PLANS)} == {"times=2", "times=3"}
 
 
 def test_a_leftover_checkpoint_of_a_finished_run_is_removed(out, unreported):
@@ -787,7 +794,7 @@ def test_what_vanishes_while_a_run_trains_is_there_when_it_ends(name, out, tmp_p
     folder = planned("first").folder(there)
     runs.ensure(planned("first"), there, StopAt(-1, (folder / name).unlink, 60), device="cpu")
     assert {p.name for p in folder.iterdir()} == {p.name for p in expected.iterdir()} - {
-        *(evaluate.GRID, evaluate.SAMPLES, store.RESULTS, measure.TIMING)
+        *(scores.GRID, scores.SAMPLES, store.RESULTS, measure.TIMING)
     }
     assert lines(folder) == lines(expected)
     assert weights(folder) == weights(expected)
@@ -822,12 +829,12 @@ def test_a_training_deletes_nothing_of_others_where_its_folder_should_be(link, t
 def test_a_link_to_others_files_that_are_called_like_a_runs_is_not_followed(tmp_path):
     folder, home = planned("first").folder(tmp_path / "out"), tmp_path / "home"
     home.mkdir()
-    (home / evaluate.GRID).write_text("dear")
+    (home / scores.GRID).write_text("dear")
     folder.parent.mkdir(parents=True)
     folder.symlink_to(home)
-    with pytest.raises(BadInput, match=f"a link to {home}, holds no run but {evaluate.GRID}"):
+    with pytest.raises(BadInput, match=f"a link to {home}, holds no run but {scores.GRID}"):
         runs.ensure(planned("first"), tmp_path / "out", device="cpu")
-    assert (home / evaluate.GRID).read_text() == "dear"
+    assert (home / scores.GRID).read_text() == "dear"
 
 
 def test_a_resumed_training_leaves_notes_beside_it_alone(tmp_path):
@@ -843,7 +850,7 @@ def test_a_resumed_training_leaves_notes_beside_it_alone(tmp_path):
 def test_what_a_run_holds_is_known_as_its_own(out):
     names = {path.name for path in planned("second").folder(out).iterdir() if not path.name.startswith(".")}
     assert {name for name in names if not step_of(name)} <= OWN
-    parts = (evaluate.GRID, evaluate.SAMPLES, evaluate.ASKED, evaluate.PLANS, evaluate.SPACES, measure.TIMING)
+    parts = (scores.GRID, scores.SAMPLES, scores.ASKED, scores.PLANS, scores.SPACES, measure.TIMING)
     assert OWN.issuperset(parts)
 
 

@@ -688,8 +688,8 @@ def test_a_suite_leaves_out_what_is_damaged_and_goes_on(out, monkeypatch, caplog
     whole = runs.ensure(planned[2], out)
     asked, shown = [], []
     monkeypatch.setattr(suite, "plan_runs", lambda *_: (planned, {}))
-    monkeypatch.setattr(suite.evaluate, "is_evaluated", lambda *_: False)
-    monkeypatch.setattr(suite.evaluate, "has_baselines", lambda *_: True)
+    monkeypatch.setattr(suite.scores, "is_evaluated", lambda *_: False)
+    monkeypatch.setattr(suite.scores, "has_baselines", lambda *_: True)
     monkeypatch.setattr(suite, "perform", lambda jobs, *_: asked.extend(job.name for job in jobs) or {})
     monkeypatch.setattr(suite, "report", lambda found, *_, **__: shown.extend(found.run_folders) or [])
     result = suite.everything("toy", None, TIER, out, lambda _: Silent(), timing=False)

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import evaluate, measure, runs, sharing, tiers
+from bench import measure, runs, scores, sharing, tiers
 from bench.lab import kv_cache, peers, unet_speed
 from bench.progress import Progress
 from bench.runs import budget, training
+from bench.scores import pools
 from bench.sharing import alone_on, beside_others
 from paradigms.contract import Plan
 from paradigms.errors import BadInput
@@ -80,13 +81,13 @@ def test_what_is_timed_has_the_gpu_alone_and_who_trains_or_scores_shares_it(run,
         for module, name in (
             (budget, "_seconds_per_step"),
             (training, "train"),
-            (evaluate, "draw"),
+            (pools, "draw"),
             (measure, "measure"),
         )
     )
     runs.ensure(runs.plan("gan", "moons", 0, SMALL), tmp_path / "runs", device="cpu")
-    evaluate.evaluate(run, SMALL, QUIET)
-    evaluate.sampled(run, [Plan("euler", 1)], SMALL, QUIET)
+    scores.evaluate(run, SMALL, QUIET)
+    scores.sampled(run, [Plan("euler", 1)], SMALL, QUIET)
     measure.time_runs([measure.Subject(run, (Plan("euler", 1),))], SMALL, QUIET, keep=False)
     assert (planned, trained, timed) == (["alone"], ["shared"], ["alone"])
     assert set(drawn) == {"shared"}
@@ -95,9 +96,9 @@ def test_what_is_timed_has_the_gpu_alone_and_who_trains_or_scores_shares_it(run,
 
 def test_likelihoods_and_named_spaces_share_the_gpu_too(run, card, monkeypatch):
     loaded = watched(monkeypatch, runs, "load", card)
-    evaluate.likelihoods(run, (), SMALL, QUIET)
+    scores.likelihoods(run, (), SMALL, QUIET)
     with pytest.raises(BadInput):  # points have no such space
-        evaluate.in_spaces(run, ["no-such-space"], SMALL, QUIET)
+        scores.in_spaces(run, ["no-such-space"], SMALL, QUIET)
     assert loaded == ["shared", "shared"]
 
 

@@ -11,13 +11,17 @@ import torch
 from conftest import thinned
 from torch import Tensor
 
-from bench import evaluate, runs, tiers
+from bench import runs, scores, tiers
 from bench.data import toys
 from bench.data.dataset import Dataset, Density, checksum
 from bench.gpu_check import few
 from bench.loop import Loop
 from bench.metrics import vector_quality
 from bench.progress import Progress
+from bench.scores import baselines, likelihood, quality
+from bench.scores.fitted import fit_density
+from bench.scores.rows import row_of_data
+from bench.store import Row
 from paradigms import catalogue
 from paradigms.contract import Codec, Data, Estimate, Frozen, Noise, Paradigm, Plan, Recipe, Space, Trainable
 from paradigms.errors import BadInput
@@ -235,11 +239,11 @@ def rescaled(monkeypatch):
     def put(s: float, b: float) -> None:
         monkeypatch.setitem(toys.TOYS, "ring8", (lambda: scaled(toys.ring8(), s, b), toys.TOYS["ring8"][1]))
         runs.dataset.cache_clear()
-        evaluate._reference.cache_clear()
+        scores.forget()
 
     yield put
     runs.dataset.cache_clear()
-    evaluate._reference.cache_clear()
+    scores.forget()
 
 
 SMOKE = tiers.get("smoke")
@@ -255,7 +259,7 @@ def test_the_rows_of_a_scaled_toy_are_those_of_the_toy(s, rescaled, tmp_path):
     def rows(out) -> dict[tuple[str, ...], float]:
         quiet = Progress("", None)
         folder = runs.ensure(runs.plan("maf", "ring8", 0, TINY), out, quiet)
-        made = evaluate.evaluate(folder, TINY, quiet) + evaluate.baselines("ring8", TINY, out / "b", quiet)
+        made = scores.evaluate(folder, TINY, quiet) + scores.score_baselines("ring8", TINY, out / "b", quiet)
         return {(r.recipe, r.split, r.sampler, str(r.steps), r.metric): r.value for r in made if r.value is not None}
 
     before = rows(tmp_path / "a")
@@ -290,7 +294,7 @@ def made(x: Tensor, test: Tensor) -> Dataset:
 )
 def test_a_baseline_without_a_density_says_why(columns, said):
     found = made(columns(ring()), columns(ring(300)[256:]))
-    rows = evaluate._likelihood_baselines(evaluate._environment(found), found, TINY)
+    rows = baselines.likelihood_rows(row_of_data(found), found, TINY)
     (row,) = rows
     assert (row.recipe, row.metric) == ("gaussian", "nll")
     assert row.value is None or math.isnan(row.value)
@@ -300,10 +304,10 @@ def test_a_baseline_without_a_density_says_why(columns, said):
 def test_a_fitted_gaussian_does_not_depend_on_the_units():
     x = ring(1000).double() @ torch.tensor([[1.0, 0.3], [0.0, 0.4]], dtype=torch.float64)
     s, b = THOUSANDS
-    before, after = evaluate.fit_density(x, 0), evaluate.fit_density(s * x + b, 0)
+    before, after = fit_density(x, 0), fit_density(s * x + b, 0)
     assert torch.allclose(after.log_prob(s * x + b), before.log_prob(x) - s.log().sum())
     with pytest.raises(BadInput, match="never changes"):
-        evaluate.fit_density(torch.zeros(9, 2, dtype=torch.float64), 0)
+        fit_density(torch.zeros(9, 2, dtype=torch.float64), 0)
 
 
 # ------------------------------------------------------------------------------------------------- few examples
@@ -321,9 +325,8 @@ def test_a_likelihood_that_hangs_on_few_examples_names_them():
     test[3], test[250] = 100.0, 101.0
     found = made(ring(), test)
     model = Tailed(None, found.space, 8, {})
-    (row,) = evaluate.likelihood(
-        evaluate._environment(found), model, model.card.likelihoods[0], found.test, "test", found
-    )
+    examples = likelihood.Examples(found.test, "test", found)
+    (row,) = likelihood.rows(row_of_data(found), model, model.card.likelihoods[0], examples)
     assert row.value == pytest.approx((398 * 2 + 2 * 5000) / 400)
     assert row.reason.startswith("the mean hangs on 2 of 400 examples (of the test part, counted from 0: ")
     assert {"3", "250"} == set(row.reason.split("0: ")[1].split(")")[0].split(", "))
@@ -426,5 +429,5 @@ def test_no_mode_collapse_is_said_of_data_that_repeat():
     ],
 )
 def test_missing_labels_and_modes_are_said_in_the_row(metric, value, of, n, said):
-    row = dataclasses.replace(evaluate.Row(), metric=metric, value=float(value), unit=f"of {of}", n=n)
-    assert evaluate._marked(row).reason == said
+    row = dataclasses.replace(Row(), metric=metric, value=float(value), unit=f"of {of}", n=n)
+    assert quality.marked(row).reason == said

@@ -10,7 +10,7 @@ import torch
 from conftest import build
 from PIL import Image
 
-from bench import evaluate, trajectory
+from bench import runs, trajectory
 from paradigms.contract import Jumps, Noise, Plan, Space
 from paradigms.errors import BadInput
 from reports.strips import Strip, strips
@@ -42,7 +42,7 @@ def test_a_map_takes_data_without_noise_to_itself() -> None:
 @pytest.mark.heavy
 @pytest.mark.parametrize(("dataset", "name"), [("digits", "ddpm"), ("ring8", "consistency"), ("ring8", "score-sde")])
 def test_a_picture_is_drawn(dataset: str, name: str, tmp_path: Path) -> None:
-    found = evaluate.dataset(dataset)
+    found = runs.dataset(dataset)
     model = build(name, found.train.unlabelled().space).eval()
     plan = Plan(model.card.default.sampler, 3)
     trajectory.draw(model, plan, found, name, 0, lambda n: None, tmp_path / "way.png")
@@ -58,7 +58,7 @@ def test_one_step_without_states_has_no_way() -> None:
 
 
 def test_other_dimensions_are_refused_in_words(tmp_path: Path) -> None:
-    found = evaluate.dataset("gmm16")
+    found = runs.dataset("gmm16")
     model = build("flow-matching", found.train.unlabelled().space).eval()
     with pytest.raises(BadInput, match="16 dimensions"):
         trajectory.draw(model, Plan("euler", 2), found, "flow-matching", 0, lambda n: None, tmp_path / "way.png")

@@ -91,7 +91,7 @@ def sample(
 
 def _draw_samples(held: Opened, plan: Plan, n: int, label: str | None, seed: int, to: Path) -> None:
     """Draws n samples, writes them to a file or folder and prints what was done."""
-    from bench import evaluate
+    from bench import scores
     from bench.sharing import beside_others
 
     model, recipe, device = held.paradigm, held.info.recipe, held.device
@@ -104,8 +104,8 @@ def _draw_samples(held: Opened, plan: Plan, n: int, label: str | None, seed: int
             progress.update("sample", done, n, images=done)
 
         with beside_others(device, lambda: progress.update("wait for the GPU to sample", 0, n)):
-            pool = evaluate.draw(model, plan, n, seed, labels, device, tell)
-    evaluate.write_samples(pool, model.space, to, units=lambda x: model.to_core(x.to(device)).cpu())
+            pool = scores.draw(model, plan, n, seed, labels, device, tell)
+    scores.write_samples(pool, model.space, to, units=lambda x: model.to_core(x.to(device)).cpu())
     calls = "" if pool.calls is None else f", {pool.calls:.4g} network call{'s' * (pool.calls != 1)} each"
     print(f"{to}: {n} sample{'s' * (n != 1)} of {recipe} by {plan}{calls}")
 

@@ -212,7 +212,7 @@ class Scoring:
 
     def rows(self, progress: Progress, device: str, force: bool) -> list[Row]:
         """The rows, with those of the floor at their end."""
-        from bench import evaluate as scores
+        from bench import scores
         from bench.runs import device_of
 
         folder, place, out = self.run.folder, self.run.place, self.run.out
@@ -229,7 +229,7 @@ class Scoring:
 
     def _floor(self, rows: Sequence[Row], progress: Progress) -> list[Row]:
         """What as many real training examples score as the headline plan drew; none where no samples were scored."""
-        from bench import evaluate as scores
+        from bench import scores
         from bench.store import BASELINES
 
         n = next((row.n for row in rows if row.headline and row.sampler and row.n), None)

@@ -161,7 +161,7 @@ def labels_of(run: Opened, label: str | None, n: int, seed: int) -> Tensor | Non
     """
     import torch
 
-    from bench import evaluate
+    from bench import scores
     from bench.data.dataset import label_of
     from bench.data.names import readable
 
@@ -173,7 +173,7 @@ def labels_of(run: Opened, label: str | None, n: int, seed: int) -> Tensor | Non
         return None
     found = run.data
     if label is None:
-        return evaluate.pool_labels(model, found.train, n, seed)
+        return scores.pool_labels(model, found.train, n, seed)
     numbers, label = tuple(map(str, range(model.space.classes))), readable(label)
     names = found.labels or numbers
     index = label_of(label, names)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from bench import evaluate
+from bench import scores
 from bench.data.names import Name
 from bench.inputs.targets import check_results
 from bench.progress import Progress
@@ -28,7 +28,7 @@ class External:
     name: what the rows call the samples; "": as their file is called. to: a folder that keeps the rows.
     """
 
-    resize: evaluate.Resize | None
+    resize: scores.Resize | None
     crop: bool
     span: Range | None
     features: Sequence[str]
@@ -36,9 +36,9 @@ class External:
     name: str
     to: Path | None
 
-    def score(self, samples: Path | evaluate.Samples, place: Name, progress: Progress) -> list[Row]:
+    def score(self, samples: Path | scores.Samples, place: Name, progress: Progress) -> list[Row]:
         """The rows of the samples against a data set. Raises BadInput for samples that can not be read as its examples."""
-        return evaluate.score(
+        return scores.score(
             samples,
             place,
             progress,
@@ -62,8 +62,8 @@ def external_of(
     to: Path | None,
 ) -> External:
     """The same, checked. Raises BadInput for an unknown way to resize, and for a folder that can not keep rows."""
-    if resize is not None and resize not in evaluate.WAYS:
-        raise unknown("way to resize", str(resize), evaluate.WAYS)
+    if resize is not None and resize not in scores.WAYS:
+        raise unknown("way to resize", str(resize), scores.WAYS)
     if to is not None:
-        check_results(to, evaluate.GRID)
-    return External(cast("evaluate.Resize | None", resize), crop, span, tuple(features), tier, name, to)
+        check_results(to, scores.GRID)
+    return External(cast("scores.Resize | None", resize), crop, span, tuple(features), tier, name, to)

@@ -56,7 +56,7 @@ import typer
 from PIL import Image
 from safetensors.numpy import save as save_tensors
 
-from bench import cli, evaluate, runs, store, tiers
+from bench import cli, runs, scores, store, tiers
 from bench.features import WEIGHTS as SHIPPED
 from bench.lab import inline
 from bench.loop import LOG, STATE, train
@@ -132,8 +132,8 @@ class World:
         planned = [runs.plan(name, DATA, seed, tier) for name, seed in zip([able[0], able[0], able[1]], (0, 1, 0))]
         folders = [runs.ensure(run, self.runs, device="cpu") for run in planned]
         for folder in folders:
-            evaluate.evaluate(folder, tier, Progress())
-        evaluate.baselines(DATA, tier, self.runs / DATA / "baselines" / tier.name, Progress())
+            scores.evaluate(folder, tier, Progress())
+        scores.score_baselines(DATA, tier, self.runs / DATA / "baselines" / tier.name, Progress())
         (folders[0].parent / "1-0000000000").mkdir()
         unfinished = folders[0].parent / "1-0000000000" / STATE
         unfinished.write_bytes(b"")
@@ -724,7 +724,7 @@ def trials(
             world = World(root)
             os.chdir(root)
             try:
-                stack.enter_context(mock.patch("bench.evaluate.quality", return_value=[]))
+                stack.enter_context(mock.patch("bench.scores.quality.rows", return_value=[]))
                 for number in range(first, first + count):
                     rng = random.Random(f"{seed}/{number}")
                     kind = COMMANDS if COMMANDS in kinds and rng.random() < 1 / 3 else rng.choice(kinds)

@@ -286,8 +286,8 @@ def preload() -> None:
     import torchmetrics
 
     import bench.data.digits
-    import bench.evaluate
     import bench.measure
+    import bench.scores
     import reports
     from bench.runs import code_version
     from paradigms import catalogue
