@@ -193,11 +193,11 @@ def test_the_learned_variance_is_trained_by_the_authors_bound() -> None:
     eps = torch.randn(x.shape, generator=torch.Generator().manual_seed(3))
     for t in (torch.full((64,), 1e-3), torch.arange(2, 66) / 1000, torch.linspace(0.1, 1, 64)):
         t = (t * 1000).round() / 1000
-        loss, terms = model.loss(x, None, t, eps)
+        loss, terms = model.loss(model.denoiser(), x, eps, t)
         theirs = 1000 * hybrid(model, x.double(), t.double(), eps.double()).mean()
         torch.testing.assert_close(terms["bound"].double(), theirs, rtol=2e-3, atol=1e-4)
         torch.testing.assert_close(loss, terms["simple"] + 0.001 * terms["bound"])
-    _, terms = model.loss(x, None, torch.full((64,), 1e-3), eps)
+    _, terms = model.loss(model.denoiser(), x, eps, torch.full((64,), 1e-3))
     grads = torch.autograd.grad(terms["bound"], [*model.net.parameters()], allow_unused=True)
     assert any(g is not None and g.abs().max() > 0 for g in grads), "at t = 1 the decoder trains the variance"
 
