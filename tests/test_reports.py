@@ -996,7 +996,7 @@ def test_modes_of_images_stand_beside_the_distance(tmp_path: Path) -> None:
 @pytest.mark.heavy
 def test_the_parts_of_a_bound_are_listed_in_order_and_drawn_by_number(tmp_path: Path) -> None:
     rows, runs = made(tmp_path, {"alpha": 2.0, "beta": 3.0}, seeds=2)
-    assert not dots.parts(one(rows, runs)).lines
+    assert not likelihood.parts(one(rows, runs)).lines
     assert not dots.parts(one(rows, runs))
     for row in [r for r in rows if r["recipe"] == "alpha" and r["metric"] == "bits_per_dim"]:
         of = row | {"unit": "nats", "options": "steps=3"}
@@ -1008,13 +1008,13 @@ def test_the_parts_of_a_bound_are_listed_in_order_and_drawn_by_number(tmp_path: 
         if r["recipe"] == "beta" and r["metric"] == "bits_per_dim"
     ]
     section = one(rows, runs)
-    lines = [line for line in dots.parts(section).lines if line.name == "alpha"]
+    lines = [line for line in likelihood.parts(section).lines if line.name == "alpha"]
     assert [line.cells[1].text for line in lines] == [*(f"kl_{i}" for i in range(1, 13)), "reconstruction"]
     assert lines[0].cells[0].text == "elbo (steps=3)"
     assert lines[1].cells[2].value == pytest.approx(2.05)
     assert sum(line.cells[3].value or 0 for line in lines) == pytest.approx(1)
     assert lines[-1].cells[3].text == "21.4 %"
-    (beta,) = [line for line in dots.parts(section).lines if line.name == "beta"]
+    (beta,) = [line for line in likelihood.parts(section).lines if line.name == "beta"]
     assert beta.cells[3].text == "", "of a part below 0 there is no share"
     (picture,) = dots.parts(section)
     assert "; kl_2 2.0 ± 0.6; kl_3" in picture.alt
@@ -1066,14 +1066,14 @@ def guided(rows: list[dict[str, Any]], *strengths: str) -> list[dict[str, Any]]:
 @pytest.mark.heavy
 def test_guidance_is_a_table_of_strengths_and_three_pictures_where_there_is_any(tmp_path):
     rows, runs = made(tmp_path)
-    assert curves.guidance(one(rows, runs)) is None
+    assert sampling.guidance(one(rows, runs)) is None
     assert curves.guidance(one(rows, runs)) == []
     reports.render(pd.DataFrame(rows), runs, None, tmp_path / "without", ("html",))
     assert "guidance" not in (tmp_path / "without" / "report.html").read_text().lower()
 
     more = guided(rows, "guidance=2", "guidance=0", "guidance=3,guide-to=5")
     section = one(more, runs)
-    table = curves.guidance(section)
+    table = sampling.guidance(section)
     assert table is not None
     assert [c.title for c in table.columns] == [
         "Plan", "Guidance", "Calls", "FD-digits", "Precision", "Recall", "Label accuracy", "CAS"
