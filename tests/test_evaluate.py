@@ -29,6 +29,7 @@ from bench.features import spaces_for
 from bench.lab import overhead
 from bench.progress import Event, Progress
 from bench.reading import Range
+from bench.runs import loading
 from bench.scores import external, kept, likelihood, pools, quality, reference
 from bench.scores.fitted import fit_density, fit_pixels, log_histograms
 from bench.scores.image_folder import folder_labels
@@ -1574,7 +1575,7 @@ def test_overhead_from_the_command_line(ring_run: Path, capsys: pytest.CaptureFi
 
 def test_data_in_another_version_is_refused(ring_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = dataclasses.replace(runs.dataset("ring8"), checksum="0")
-    monkeypatch.setattr(runs, "dataset", lambda name, source=None: changed)
+    monkeypatch.setattr(loading, "dataset", lambda name, source=None: changed)
     with pytest.raises(BadInput, match="another version"):
         scores.evaluate(ring_run, TIER, QUIET)
 

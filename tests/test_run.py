@@ -43,7 +43,6 @@ import torch
 from torch import nn
 
 from paradigms.contract import Need, Recipe, Trainable, Update
-from reports.files import fingerprint
 
 
 @dataclass(frozen=True)
