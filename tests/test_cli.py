@@ -868,7 +868,7 @@ def test_rows_of_samples_are_kept_for_the_report(theirs: Path, tmp_path: Path) -
     done = bench("evaluate", theirs / "pngs", "--tier", "smoke", "--to", to)
     assert done.exit_code == 0, done.output
     assert "marked external" in done.stdout
-    assert {"results.jsonl", "grid.png", "samples.npz", "manifest.json"} == {p.name for p in to.iterdir()}
+    assert {"results.jsonl", "grid.png", "samples.npz", "manifest.json", ".lock"} == {p.name for p in to.iterdir()}
     kept = [json.loads(line) for line in (to / "results.jsonl").read_text().splitlines()]
     assert {(row["status"], row["recipe"], row["tier"]) for row in kept} == {("external", "pngs", "smoke")}
     again = bench("evaluate", theirs / "pngs", "--tier", "smoke", "--to", to)
