@@ -287,8 +287,7 @@ class Worker:
         except (EOFError, OSError):
             self.process.join(LAST)  # the pipe closes a moment before the exit code is known
             failure = _death(self.process.exitcode)
-            self.process.kill()  # if it hangs: it is replaced before the next job
-            self.process.join()
+            self.stop()  # if it hangs: it is replaced before the next job
             return Outcome(failure=failure, seconds=seconds)
         return message if isinstance(message, Event) else replace(message, seconds=seconds)
 

@@ -53,6 +53,7 @@ __all__ = [
     "SEAL",
     "Row",
     "Unwritable",
+    "baselines_of",
     "belongs",
     "columns",
     "fits",
@@ -270,6 +271,11 @@ def metadata(data: bytes) -> dict[str, str]:
         return {}
     found = header.get("__metadata__") if isinstance(header, dict) else None
     return dict(found) if isinstance(found, dict) and fits(Mapping[str, str])(found) else {}
+
+
+def baselines_of(root: Path, tier: str) -> Path:
+    """The folder of what a tier measures without a run, in the folder of a data set's runs."""
+    return root / BASELINES / re.sub(r"[^\w.-]+", "-", tier).strip(".-")
 
 
 # ----------------------------------------------------------------------------------------------------------- locks

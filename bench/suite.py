@@ -14,7 +14,6 @@ import itertools
 import logging
 import math
 import os
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -137,8 +136,7 @@ def plan_runs(
             raise BadInput(f"recipe '{name}' is a first stage for others and does not sample; it can not be compared")
         asked[recipe.name] = True
     found = runs.dataset(dataset)
-    space = found.space
-    space = space if conditional else replace(space, classes=0)
+    space = found.space if conditional else replace(found.space, classes=0)
     reasons = {name: runs.refusal(name, space) for name, own in asked.items() if not own}
     skipped = {name: reason for name, reason in reasons.items() if reason is not None}
     if not asked.keys() - skipped.keys():
@@ -296,7 +294,7 @@ def everything(
     everyone = _with_parents(planned)
     titles = _job_names(everyone)
     root = planned[0].folder(out).parents[1]
-    baseline_folder = root / store.BASELINES / re.sub(r"[^\w.-]+", "-", tier.name).strip(".-")
+    baseline_folder = store.baselines_of(root, tier.name)
     seconds = tier.budget(planned[0].space).seconds
 
     if (line := runs.other_code(planned, out)) is not None:
@@ -363,9 +361,8 @@ def everything(
     by_job = {f"{verb} {titles[place]}": run for place, run in everyone.items() for verb in ("train", "evaluate")}
 
     def done(job: Job, outcome: Outcome) -> None:
-        reasons = [outcome.failure] if outcome.failure else [f"in part: {text}" for text in outcome.value or [] if text]
-        if isinstance(outcome.value, str):
-            reasons = []
+        parts = outcome.value if isinstance(outcome.value, list) else []
+        reasons = [outcome.failure] if outcome.failure else [f"in part: {text}" for text in parts if text]
         failures.extend((job.name, reason) for reason in reasons)
         if outcome.failure and job.name in by_job:
             with suppress(BadInput):  # where its folder should be is something else; the failure is told all the same

@@ -13,7 +13,7 @@ from paradigms.errors import BadInput, unknown
 if TYPE_CHECKING:
     from paradigms.contract import Space
 
-__all__ = ["MATCHES", "MOST_SEEDS", "SMALL_IMAGE", "SWEEPS", "Budget", "Tier", "get", "matched", "name_of", "tiers"]
+__all__ = ["MATCHES", "MOST_SEEDS", "SWEEPS", "Budget", "Tier", "get", "is_small", "matched", "name_of", "tiers"]
 
 MATCHES = ("flops", "images", "seconds")
 SWEEPS = ("main", "all")
@@ -72,7 +72,12 @@ class Tier:
         """The budget for data of this space."""
         if not space.is_image:
             return self.vectors
-        return self.small if max(space.shape[1:]) <= SMALL_IMAGE else self.images
+        return self.small if is_small(space) else self.images
+
+
+def is_small(space: Space) -> bool:
+    """Whether data are vectors or images of at most `SMALL_IMAGE` pixels a side."""
+    return not space.is_image or max(space.shape[1:]) <= SMALL_IMAGE
 
 
 def tiers() -> dict[str, Tier]:

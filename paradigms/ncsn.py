@@ -1,7 +1,7 @@
 """NCSN: scores of the data at a ladder of noise levels, followed by Langevin dynamics from the noisiest level down.
 
-Model.      x_i = x + sigma_i eps at L geometric levels sigma_1 > ... > sigma_L (i / L is the time in the code, from the
-            least noise). A noise-conditional score network gives grad log p_i(x_i) = -eps(x_i, i) / sigma_i.
+Model.      x_i = x + sigma_i eps at L geometric levels sigma_1 > ... > sigma_L ((L - i) / (L - 1) is the time in the
+            code). A noise-conditional score network gives grad log p_i(x_i) = -eps(x_i, i) / sigma_i.
 
 Objective.  Denoising score matching with weight sigma_i^2 (Song & Ermon 2019, eq. 5-6):
                 E_{i, x, eps} sigma_i^2 || score + eps / sigma_i ||^2 = E || eps - eps(x_i, i) ||^2.
@@ -54,7 +54,7 @@ class Config(Training):
 
 
 class NCSN(Measured):
-    """See the module's text. `net`: (x_i at unit variance, i / L, y) -> eps."""
+    """See the module's text. `net`: (x_i at unit variance, its time, y) -> eps."""
 
     card = Card(
         title="Noise-conditional score network (annealed Langevin)",

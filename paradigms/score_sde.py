@@ -3,7 +3,7 @@
 Model.      A diffusion dx = f x dt + g dw carries data (t = 0) to noise (t = 1); its marginals are x_t = alpha x + sigma eps.
             VP keeps the variance, dx = -beta/2 x dt + sqrt(beta) dw; sub-VP adds less noise to the same drift; VE adds noise
             and leaves the data (Song et al., eq. 9, 11, 15). A network gives grad log p_t(x_t) = -eps(x_t, t) / sigma, by way
-            of x0 = c_skip x_t + c_out F, with F of unit variance whatever the path (on VP it is v-prediction).
+            of x0 = c_skip x_t + c_out F, with F of unit variance whatever the path (on VP, at sigma_data = 1, it is -v).
 
 Objective.  Denoising score matching (Vincent 2011; Song et al., eq. 7) with weight lambda(t):
                 E_t lambda(t) E || score(x_t, t) + eps / sigma ||^2.
@@ -13,7 +13,8 @@ Objective.  Denoising score matching (Vincent 2011; Song et al., eq. 7) with wei
 
 Sampling.   The reverse SDE dx = (f x - g^2 score) dt + g dw (Anderson 1982) or the probability-flow ODE dx = (f x - g^2
             score / 2) dt (eq. 13), from t = 1 to t_min, and the denoised mean at the end: `maths.samplers`. With the angle
-            phi as the time both are short on VP: dx = F dphi, and dx = (tan(phi) x + 2 F) dphi + sqrt(2 tan(phi)) dw.
+            phi as the time both are short on VP, at sigma_data = 1: dx = -F dphi, and
+            dx = (tan(phi) x - 2 F) dphi + sqrt(2 tan(phi)) dw.
 
 Likelihood. The ODE from t_min to 1 and the instantaneous change of variables (eq. 39), and the bound of the SDE:
             `maths.bounds`.

@@ -21,13 +21,7 @@ from reports.sections import Compared, Section
 from reports.stats import Summary, summarise
 from reports.tables.notes import space_agreement
 
-Text = list[tuple[str, bool]]
-
-
-def plain_text(text: Text) -> str:
-    return "".join(part for part, _ in text)
-
-
+Text = list[tuple[str, bool]]  # parts of a sentence, and whether each is strong
 SHORT = 1.2  # times as much training as another had: said beside what is compared
 NAMED = 6  # of more recipes a sentence names the first and counts the others
 

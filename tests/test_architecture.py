@@ -26,7 +26,7 @@ RECIPES = catalogue.recipes()
 # The files in which recipes stand; the other files beside them serve them all.
 OURS = [r.paradigm for r in RECIPES.values() if r.paradigm.__module__.startswith("paradigms.")]
 FILES = sorted({Path(inspect.getfile(paradigm)) for paradigm in OURS})
-HEAVY = {"torch", "torchmetrics", "scipy", "pandas", "sklearn", "matplotlib"}
+HEAVY = {"torch", "torchmetrics", "numpy", "scipy", "pandas", "sklearn", "matplotlib"}
 
 
 def sources(package: str) -> list[Path]:

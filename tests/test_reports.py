@@ -123,6 +123,10 @@ def made(
     return rows, runs
 
 
+def plain_text(text: verdict.Text) -> str:
+    return "".join(part for part, _ in text)
+
+
 def one(rows: Sequence[dict[str, Any]], runs: Sequence[dict[str, Any]] = ()) -> Section:
     (section,) = sections(pd.DataFrame(rows), runs)
     return section
@@ -201,7 +205,7 @@ def test_one_seed_has_no_interval_no_group_and_nothing_bold(tmp_path: Path) -> N
     table = headline.headline(section)
     assert "Group" not in [c.title for c in table.columns]
     assert not any(c.bold or "±" in c.plain for line in table.lines for c in line.cells)
-    assert "one training seed" in verdict.plain_text(verdict.verdict(section)).lower()
+    assert "one training seed" in plain_text(verdict.verdict(section)).lower()
     compared = section.compare(Measure("fd", "test", SPACE))
     assert not compared.family.names
     assert set(compared.uncompared.values()) == {"not compared: one training seed"}
@@ -209,7 +213,7 @@ def test_one_seed_has_no_interval_no_group_and_nothing_bold(tmp_path: Path) -> N
 
 def test_ties_and_losers_are_told_apart(tmp_path: Path) -> None:
     section = one(*made(tmp_path))
-    said = verdict.plain_text(verdict.verdict(section))
+    said = plain_text(verdict.verdict(section))
     assert "alpha has the best mean FD-digits" in said
     assert "alpha and beta lead, not told apart: each of them is better than every other recipe" in said
     lines = {line.name: line.cells for line in headline.headline(section).lines if line.kind == "recipe"}
@@ -255,9 +259,7 @@ def test_no_leading_group_where_one_of_the_best_does_not_beat_all_others(tmp_pat
             row["value"] = seeds[row["recipe"]][row["seed"]]
     section = one(rows, runs)
     assert section.compare(Measure("fd", "test", SPACE)).family.letters == {"alpha": "a", "beta": "a b", "gamma": "b"}
-    assert "alpha is the best of those compared, and not told apart from beta (" in verdict.plain_text(
-        verdict.verdict(section)
-    )
+    assert "alpha is the best of those compared, and not told apart from beta (" in plain_text(verdict.verdict(section))
 
 
 def test_where_images_are_too_few_for_frechet_the_kernel_distance_leads(tmp_path: Path) -> None:
@@ -268,7 +270,7 @@ def test_where_images_are_too_few_for_frechet_the_kernel_distance_leads(tmp_path
     section = one(rows + kd, runs)
     assert section.lead == ("kd", "test", SPACE)
     assert section.compare(Measure("kd", "test", SPACE)).family.leads
-    said = verdict.plain_text(verdict.verdict(section))
+    said = plain_text(verdict.verdict(section))
     assert "best mean KD-digits" in said
     assert f"There is no Frechet distance ({why}); the kernel distance, unbiased at any number, leads." in said
     table = headline.headline(section)
@@ -284,7 +286,7 @@ def test_of_two_versions_of_a_feature_network_the_one_that_leads_is_compared(tmp
             row["features"] = "digits@000000000000"
     section = one(rows, runs)
     lead = section.lead.space
-    said = verdict.plain_text(verdict.verdict(section))
+    said = plain_text(verdict.verdict(section))
     compared = section.compare(Measure("fd", "test", lead))
     scored = {e.name for e in section.finished if e.scores[Measure("fd", "test", lead)].values}
     assert set(compared.family.names) <= scored
@@ -309,7 +311,7 @@ def test_a_lone_score_has_nothing_to_be_compared_with(tmp_path: Path) -> None:
     assert section.compare(Measure("fd", "test", SPACE)).uncompared == {
         "alpha": "not compared: no other score to compare it with"
     }
-    assert "the only recipe with a score" in verdict.plain_text(verdict.verdict(section))
+    assert "the only recipe with a score" in plain_text(verdict.verdict(section))
 
 
 def test_what_brackets_hold_is_called_so(tmp_path: Path) -> None:
@@ -317,7 +319,7 @@ def test_what_brackets_hold_is_called_so(tmp_path: Path) -> None:
     for row in rows:
         if row["recipe"] == "alpha" and row["metric"] == "fd":
             row["value"] = (0.5, 1.0, 2.5)[row["seed"]]
-    said = verdict.plain_text(verdict.verdict(one(rows, runs)))
+    said = plain_text(verdict.verdict(one(rows, runs)))
     assert "1.33 (0.500 – 2.50), the least and the most of the seeds, against" in said
 
 
@@ -332,7 +334,7 @@ def test_a_row_worse_than_a_baseline_says_so(tmp_path: Path) -> None:
 
 
 def test_a_recipe_no_better_than_the_gaussian_is_named(tmp_path: Path) -> None:
-    said = verdict.plain_text(verdict.verdict(one(*made(tmp_path, {"alpha": 2.0, "beta": 15.0}))))
+    said = plain_text(verdict.verdict(one(*made(tmp_path, {"alpha": 2.0, "beta": 15.0}))))
     assert "against 0.420 for real training data (the floor) and 9.82 for a Gaussian" in said
     assert "No better than that Gaussian: beta." in said
 
@@ -349,7 +351,7 @@ def test_over_budget_is_marked_never_bold_never_compared(tmp_path: Path) -> None
     compared = section.compare(Measure("fd", "test", SPACE))
     assert "2.0×" in compared.uncompared["alpha"]
     assert set(compared.family.names) == {"beta", "gamma"}
-    assert "alpha had 2.0× the budget" in verdict.plain_text(verdict.verdict(section))
+    assert "alpha had 2.0× the budget" in plain_text(verdict.verdict(section))
 
 
 @pytest.mark.parametrize(("column", "value"), [("n", 500), ("n_ref", 100), ("weights", "raw"), ("conditional", True)])
@@ -428,7 +430,7 @@ def test_failed_runs_stay_visible(tmp_path: Path) -> None:
     failed = sources.failed(section)
     assert failed is not None
     assert [line.name for line in failed.lines] == ["beta", "delta"]
-    assert "2 runs did not finish" in verdict.plain_text(verdict.verdict(section))
+    assert "2 runs did not finish" in plain_text(verdict.verdict(section))
 
 
 def test_a_missing_metric_says_why(tmp_path: Path) -> None:
@@ -754,7 +756,7 @@ def test_reports_need_neither_torch_nor_the_suite() -> None:
 
 
 def _said(section: Section) -> str:
-    return verdict.plain_text(verdict.verdict(section))
+    return plain_text(verdict.verdict(section))
 
 
 def _costing(rows: list[dict[str, Any]], recipe: str, **facts: float) -> None:
@@ -959,7 +961,7 @@ def test_what_a_log_says_is_wrong_stands_in_the_verdict_and_under_the_table(tmp_
     ill = next(r for r in runs if r["recipe"] == "gamma" and r["seed"] == 1)
     ill["symptom"] = f"collapse {EVIL}."
     section = one(rows, runs)
-    assert "The training log of gamma names a symptom" in verdict.plain_text(verdict.verdict(section))
+    assert "The training log of gamma names a symptom" in plain_text(verdict.verdict(section))
     (note,) = set(headline.headline(section).notes) - before
     assert note.startswith("The log of gamma seed 1: collapse <script>")
     (page, *_) = reports.render(pd.DataFrame(rows), runs, None, tmp_path / "out", ("html",))
@@ -989,7 +991,7 @@ def test_modes_of_images_stand_beside_the_distance(tmp_path: Path) -> None:
     assert cells["real training data (floor)"]["Modes"].text == "999"
     (whole,) = quality.quality(section)
     assert {"Modes", "Mode KL"} <= {c.title for c in whole.columns}
-    assert "Of 1,000 modes not all are reached by beta (981)" in verdict.plain_text(verdict.verdict(section))
+    assert "Of 1,000 modes not all are reached by beta (981)" in plain_text(verdict.verdict(section))
     assert any("noise reaches modes too" in said for said in verdict.limitations(section))
 
 

@@ -297,3 +297,8 @@ def test_files_are_verified_without_being_held(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "log.jsonl").unlink()
     with pytest.raises(BadInput, match="is missing"):
         store.verify(tmp_path)
+
+
+def test_the_folder_of_the_baselines_is_one_whatever_a_tier_is_called():
+    assert store.baselines_of(Path("runs/d"), "quick") == Path("runs/d/baselines/quick")
+    assert store.baselines_of(Path("runs/d"), "my tier/2.") == Path("runs/d/baselines/my-tier-2")

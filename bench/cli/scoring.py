@@ -230,12 +230,12 @@ class Scoring:
     def _floor(self, rows: Sequence[Row], progress: Progress) -> list[Row]:
         """What as many real training examples score as the headline plan drew; none where no samples were scored."""
         from bench import scores
-        from bench.store import BASELINES
+        from bench.store import baselines_of
 
         n = next((row.n for row in rows if row.headline and row.sampler and row.n), None)
         if n is None:
             return []
-        kept = Path(os.path.abspath(self.run.folder)).parents[1] / BASELINES / self.tier.name
+        kept = baselines_of(Path(os.path.abspath(self.run.folder)).parents[1], self.tier.name)
 
         def tell(what: str, done: int, of: int) -> None:
             progress.update(f"the floor: {what}", done, of)
@@ -309,7 +309,6 @@ def time_(
     runs = [run_of(name, dataset, under) for name in chosen]
 
     from bench import measure
-    from bench.runs import device_of
 
     subjects = []
     for run in runs:
@@ -318,9 +317,8 @@ def time_(
         plans = tuple(plan_of(run.card, run.info.recipe, sampler, count) for count in counts)
         subjects.append(measure.Subject(run.folder, plans))
     protocol = runs[0].tier(tier)
-    where = device if device != "auto" else str(device_of(device))
     with shown.working("time sampling", as_json) as progress:
-        rows = measure.time_runs(subjects, protocol, progress, where, threads, keep=False, out=out)
+        rows = measure.time_runs(subjects, protocol, progress, device, threads, keep=False, out=out)
     if as_json:
         shown.print_rows(rows)
     else:

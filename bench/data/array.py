@@ -107,6 +107,11 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         ) from None
 
 
+def _digests(x: np.ndarray) -> list[bytes]:
+    """A hash of the content of each example."""
+    return [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in x]
+
+
 def _made(arrays: Mapping[str, np.ndarray], where: str) -> Dataset:
     """The data set of arrays, without a name. Raises BadInput, which begins with `where`."""
     named = {key: array for key, array in arrays.items() if key in WANTED}
@@ -127,7 +132,7 @@ def _made(arrays: Mapping[str, np.ndarray], where: str) -> Dataset:
         )
     y, y_held, classes = _classes(named, x, held, where, notes)
     space = Space(tuple(x.shape[1:]), len(classes), 256 if x.ndim == 4 else 0)
-    digests = [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in x]
+    digests = _digests(x)
     drawn = held is None
     if held is None:
         out = np.array([int.from_bytes(digest, "big") % HELD_OUT == 0 for digest in digests])
@@ -140,7 +145,7 @@ def _made(arrays: Mapping[str, np.ndarray], where: str) -> Dataset:
         (x, held), (y, y_held) = (x[~out], x[out]), (None, None) if y is None else (y[~out], y[out])
     else:
         seen = set(digests)
-        copies = sum(hashlib.blake2b(row.tobytes(), digest_size=8).digest() in seen for row in held)
+        copies = sum(digest in seen for digest in _digests(held))
         notes += [f"{copies:,} of {len(held):,} held-out examples equal a training example"] if copies else []
     train, test = (
         Data(torch.from_numpy(a), None if b is None else torch.from_numpy(b), space)

@@ -40,5 +40,5 @@ def listed_recipes(text: str) -> list[str]:
     known = names()
     for name in found:
         if name not in SETS:
-            check_recipe(name.removesuffix(FAMILY).strip(), known)
+            check_recipe(name.removesuffix(FAMILY), known)
     return found

@@ -14,7 +14,7 @@ from bench.data import Dataset
 from bench.progress import Progress
 from bench.runs import Run
 from bench.schedule import cores
-from bench.tiers import SMALL_IMAGE, Tier
+from bench.tiers import Tier, is_small
 from paradigms import catalogue
 from paradigms.contract import Space
 
@@ -65,4 +65,4 @@ def training_of(
 
 def _threads(space: Space) -> int:
     """The threads to train with by default: one on small data, which gains nothing from more, as in a suite."""
-    return cores() if space.is_image and max(space.shape[1:]) > SMALL_IMAGE else 1
+    return 1 if is_small(space) else cores()

@@ -21,7 +21,6 @@ that meets the budget, found once and shared by all seeds.
 
 from bench.runs.budget import fit_width
 from bench.runs.command import again, out_of
-from bench.runs.make import ensure, is_finished, made_anew, other_code, wanting
 from bench.runs.identity import Run, dataset, needed, plan, refusal, slug
 from bench.runs.info import (
     ERROR,
@@ -31,7 +30,6 @@ from bench.runs.info import (
     SNAPSHOTS,
     WEIGHTS,
     Info,
-    at_step,
     base_row,
     measured,
     read_info,
@@ -39,6 +37,7 @@ from bench.runs.info import (
 )
 from bench.runs.loading import data_of, load
 from bench.runs.machine import code_version, device_for, device_of, environment, gpus_of
+from bench.runs.make import ensure, is_finished, made_anew, other_code, wanting
 from bench.runs.settings import configure, flat, type_in_words
 from bench.runs.training import tidy
 
@@ -52,7 +51,6 @@ __all__ = [
     "Info",
     "Run",
     "again",
-    "at_step",
     "base_row",
     "code_version",
     "configure",

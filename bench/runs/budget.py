@@ -52,7 +52,7 @@ def spending_of(
 ) -> Spending:
     """The schedule of a run, found by the first of its seeds and read by the others, so that all have equal steps."""
     device = data.x.device
-    shared = {**run._shared(), "parents": {role: parent._shared() for role, parent in run.parents}}
+    shared = {**run.shared(), "parents": {role: parent.shared() for role, parent in run.parents}}
     # Not by the code: seeds that are averaged must have the same steps, also where the code has changed between them.
     key = short_hash({**shared, "device": device_name(device), "threads": threads})
     path = run.folder(out).parent / f"plan-{key}.json"

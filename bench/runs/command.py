@@ -44,7 +44,7 @@ def again(info: Info, out: Path, role: str = "") -> str:
     words += ["--device", info.device] if info.device != "cpu" or torch.cuda.is_available() else []
     words += ["--precision", info.precision] if info.precision != "fp32" else []
     words += ["--compile"] if info.compiled else []
-    if info.threads != 1 or (space.is_image and max(space.shape[1:]) > tiers.SMALL_IMAGE):
+    if info.threads != 1 or not tiers.is_small(space):
         words += ["--threads", str(info.threads)]
     out = Path(out)
     words += ["--out", str(out)] if out.resolve() != Path("runs").resolve() else []

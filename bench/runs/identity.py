@@ -61,7 +61,7 @@ class Run:
     @property
     def id(self) -> str:
         """<seed>-<hash of everything that matters>."""
-        return f"{self.seed}-{short_hash({**self._shared(), 'seed': self.seed, 'parents': self._parents()})}"
+        return f"{self.seed}-{short_hash({**self.shared(), 'seed': self.seed, 'parents': self._parents()})}"
 
     @property
     def where(self) -> str:
@@ -74,7 +74,7 @@ class Run:
     def _parents(self) -> dict[str, str]:
         return {role: f"{slug(parent.key)}/{slug(parent.recipe)}/{parent.id}" for role, parent in self.parents}
 
-    def _shared(self) -> dict[str, Any]:
+    def shared(self) -> dict[str, Any]:
         """What all seeds of the run have in common."""
         return {
             "schema": IDENTITY,

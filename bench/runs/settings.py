@@ -117,7 +117,11 @@ def type_in_words(hint: Any) -> str:
     if origin is Literal:
         return " or ".join(map(str, args))
     if origin is tuple:
-        return f"values separated by commas, each {type_in_words(args[0])}" if args[1:] == (...,) else f"{len(args)} values"
+        return (
+            f"values separated by commas, each {type_in_words(args[0])}"
+            if args[1:] == (...,)
+            else f"{len(args)} values"
+        )
     known = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
     return known.get(hint, "set in code")
 

@@ -67,10 +67,11 @@ def score(
     to:     a folder for the rows, a picture and the first samples; inside a folder of runs, `bench report` shows them. It
             keeps what the same samples scored on other data, by other tiers and in other spaces.
     """
-    found, path = runs.dataset(name), SAMPLE if isinstance(what, Samples) else Path(what)
+    found = runs.dataset(name)
     if isinstance(what, Samples):
-        given = what
+        path, given = SAMPLE, what
     else:
+        path = Path(what)
         given = read_samples(path, found.space, resize, span=span, crop=crop, found=found, on_progress=progress.update)
     given = _chosen(given, path, found, tier, progress)
     digest = _content(given)

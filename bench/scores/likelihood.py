@@ -14,7 +14,7 @@ from torch import Tensor
 from bench.arithmetic import DTYPES
 from bench.data import Dataset
 from bench.scores import pools
-from bench.scores.means import NATS, Unit, mean_row, unit_of
+from bench.scores.means import NATS, mean_row, unit_of
 from bench.scores.reference import subset
 from bench.scores.rows import Rows
 from bench.scores.subject import Subject
@@ -69,7 +69,8 @@ def affordable(card: Card, space: Space, calls: int) -> list[Kind]:
 
 def costs(kinds: Sequence[Kind], found: Dataset, tier: Tier) -> list[float]:
     """The network calls of each part of `of_splits`."""
-    return [len(examples.part) * max(1, kind.calls) for kind in kinds for examples in examples_of(found, tier)]
+    sizes = [len(examples.part) for examples in examples_of(found, tier)]
+    return [n * max(1, kind.calls) for kind in kinds for n in sizes]
 
 
 def of_splits(base: Row, kind: Kind, subject: Subject, work: Work) -> list[Row]:
@@ -119,7 +120,7 @@ def rows(
     if lost := int((~torch.isfinite(value)).sum()):
         main = dataclasses.replace(main, reason=f"{lost} of {len(value)} examples have no finite likelihood")
     made = [main]
-    size = Unit(unit.metric, unit.name, unit.size)
+    size = dataclasses.replace(unit, of=unit.size)
     for name, known in found.errors.items():
         row = mean_row(dataclasses.replace(base, metric=f"{unit.metric}_{name}_error"), known.abs(), size)
         made.append(dataclasses.replace(row, error=None))

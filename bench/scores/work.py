@@ -38,12 +38,8 @@ class Work:
 
     def __init__(self, progress: Progress, costs: Sequence[float]) -> None:
         self.progress = progress
-        self.costs = list(costs)
+        self.costs = costs
         self._index = 0
-
-    def add(self, costs: Sequence[float]) -> None:
-        """Adds the costs of further parts, which follow those that are there."""
-        self.costs += costs
 
     @contextmanager
     def part(self, name: str, n: int) -> Iterator[Callable[[int], None]]:

@@ -34,7 +34,7 @@ from reports.stats import Summary, profile, summarise
 def budget_curve(section: Section) -> Picture | None:
     """Quality after parts of the budget, where snapshots were scored."""
     metric, _, features = section.lead
-    name = section.title_of(metric, features)
+    name = section.lead_title
     lines: list[tuple[Entry, list[tuple[float, Summary]]]] = []
     for entry in section.finished:
         rows = entry.rows[(entry.rows["metric"] == metric) & (entry.rows["split"] == "test")]

@@ -103,7 +103,6 @@ class Picture:
     inline: str
     svg: bytes
     pdf: bytes
-    wide: bool = False
 
 
 @dataclass

@@ -67,7 +67,7 @@ def likelihood(section: Section) -> Table:
                 key="excess",
             ),
         )
-    found = {e.name: likelihood_rows(e, metric, "test") for e in (*section.finished, *section.baselines)}
+    found = {**section.likelihoods, **{b.name: likelihood_rows(b, metric, "test") for b in section.baselines}}
     every = section.compared_likelihoods
     lines: list[Line] = []
     last: list[Line] = []

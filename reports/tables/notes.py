@@ -53,7 +53,6 @@ def space_agreement(section: Section) -> float | None:
 
 def scale_notes(section: Section) -> list[str]:
     """Whether the baselines give the scale of the other rows: with as many samples."""
-    metric, _, features = section.lead
 
     def counts(entries: Iterable[Entry]) -> set[float]:
         kept = [e.scores[section.lead].rows for e in entries]
@@ -65,7 +64,7 @@ def scale_notes(section: Section) -> list[str]:
     said = [words.listing([f"{n:,.0f}" for n in sorted(some)]) for some in (theirs, mine)]
     return [
         f"The baseline rows were measured with {said[0]} samples, the recipes with {said[1]}: "
-        f"{section.title_of(metric, features)} depends on that number, so they are no floor for them."
+        f"{section.lead_title} depends on that number, so they are no floor for them."
     ]
 
 

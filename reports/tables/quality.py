@@ -48,7 +48,7 @@ def quality_column(
     def make(entry: Entry) -> Cell:
         score, none = entry.scores[measure], "not measured"
         beaten = beaten_by(section, entry, measure)
-        if metric in PARTICULAR and not (metric in LABELLED and entry.main["conditional"].eq(True).any()):
+        if metric in PARTICULAR and not (metric in LABELLED and entry.main["conditional"].any()):
             none = f"no {name}, which is of {PARTICULAR[metric]}"
         if metric != "modes":
             made = cell(entry, score.values, metric=metric, compared=compared, source=score.source(), default=none)
@@ -65,7 +65,7 @@ def _quality(section: Section, space: str) -> Table:
     rows = section.rows
     rows = rows[(rows["features"] == space) | (~rows["features"].isin(section.spaces) & lead)]
     columns: list[tuple[Column, Callable[[Entry], Cell]]] = []
-    told = any(e.main["conditional"].eq(True).any() for e in section.finished)
+    told = any(e.main["conditional"].any() for e in section.finished)
     for metric in SHOWN:
         found = rows[rows["metric"] == metric]
         if not len(found) or (metric == "label_accuracy" and not told):
@@ -77,7 +77,6 @@ def _quality(section: Section, space: str) -> Table:
         for split in ("test", "train") if both else ("test",) if "test" in splits else sorted(splits)[:1]:
             title = SHOWN[metric].title + (f", {split}" if both else "")
             columns.append(quality_column(section, metric, split, features, title))
-    metric, _, features = section.lead
     spread = {e.name: e.scores[section.lead].spread for e in section.finished} if lead else {}
     if any(v is not None for v in spread.values()):
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import pandas as pd
 
 from reports import provenance, words
 from reports.metrics import SHOWN
-from reports.plans import Plan, at_plan
+from reports.plans import at_plan
 from reports.rows import finite
 from reports.sections import Section
 from reports.tables.cells import Cell, Column, Line, Table
@@ -19,8 +17,8 @@ def sources(section: Section) -> Table | None:
     """What stands behind the numbers at the default plans: a line for each combination of what decides them."""
     frames = []
     for entry in (*section.finished, *section.externals, *section.baselines):
-        whole = entry.baseline or entry.external or entry.plan is None
-        rows = entry.main if whole else at_plan(entry.main, entry.plan or Plan("", math.nan, ""))
+        plan = None if entry.baseline or entry.external else entry.plan
+        rows = at_plan(entry.main, plan) if plan else entry.main
         likely = entry.main[entry.main["kind"] != ""]
         rows = pd.concat([rows[rows["kind"] == ""], likely])
         name = BASELINES.get(entry.recipe, entry.name) if entry.baseline else entry.name
