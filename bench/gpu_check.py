@@ -530,12 +530,21 @@ def distances(check: Check) -> None:
 # ------------------------------------------------------------------------------------------------------- steps 10, 11
 
 
+def tier_of(check: Check, name: str) -> tiers.Tier:
+    """The tier `name` on a card. In the dry run small networks, and ten samples to a feature, as a distance needs."""
+    if check.large:
+        return tiers.get(name)
+    smoke = tiers.get("smoke")
+    small = dataclasses.replace(smoke.small, params=30_000)
+    return dataclasses.replace(smoke, name="dry-run", small=small, seeds=1, samples=898, likelihood_n=8)
+
+
 def table(check: Check) -> None:
     """Every paradigm with scores and a report."""
     from bench import suite
     from bench.progress import display
 
-    tier = tiers.get("gpu-minute" if check.large else "smoke")
+    tier = tier_of(check, "gpu-minute")
     chosen = ["rows"] if check.large else [one_denoiser()]
     start = time.perf_counter()
     found = suite.everything(
@@ -558,11 +567,10 @@ def one_run(check: Check) -> None:
     from bench import scores
     from bench.progress import Progress
 
-    tier = dataclasses.replace(tiers.get("gpu" if check.large else "smoke"), samples=5_000)
-    budget = dataclasses.replace(tier.images, seconds=200) if check.large else tier.images
-    if not check.large:
-        tier = dataclasses.replace(tier, samples=898)  # fewer than ten to a feature have no distance
-    tier = dataclasses.replace(tier, images=budget, name="gpu-check", snapshot_seeds=1, sweep_seeds=0, raw_seeds=0)
+    tier = tier_of(check, "gpu")
+    if check.large:
+        tier = dataclasses.replace(tier, samples=5_000, images=dataclasses.replace(tier.images, seconds=200))
+    tier = dataclasses.replace(tier, name="gpu-check", snapshot_seeds=1, sweep_seeds=0, raw_seeds=0)
     asked = arithmetic.chosen(check.device, "bf16" if check.large else "fp32")
     run = runs.plan(one_denoiser(), check.dataset, 0, tier, arithmetic=asked)
     folder = runs.ensure(run, check.folder / "run", device=check.device)
