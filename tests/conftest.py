@@ -67,8 +67,8 @@ def jobs_here(patch: pytest.MonkeyPatch) -> list[str]:
 
     `heavy` tests do without this.
     """
-    from bench import suite
     from bench.lab import inline
+    from bench.suite import stages
 
     names: list[str] = []
 
@@ -77,7 +77,7 @@ def jobs_here(patch: pytest.MonkeyPatch) -> list[str]:
         names.extend(outcomes)
         return outcomes
 
-    patch.setattr(suite, "perform", perform)
+    patch.setattr(stages, "perform", perform)
     return names
 
 

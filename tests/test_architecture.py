@@ -132,6 +132,7 @@ def test_nothing_of_the_product_imports_an_experiment(path):
 
 BENCH = PACKAGES["bench"]
 SCORES = sorted((BENCH / "scores").rglob("*.py"))
+SUITE = sorted((BENCH / "suite").glob("*.py"))
 COMMANDS = [*sorted((BENCH / "cli").glob("*.py")), *sorted((BENCH / "inputs").glob("*.py"))]
 
 
@@ -154,7 +155,7 @@ def test_what_is_meant_is_found_before_anything_is_done(path):
     assert not within(imports(path), "bench.cli", "bench.api", "bench.suite", "reports")
 
 
-@pytest.mark.parametrize("path", [*COMMANDS, *SCORES], ids=lambda p: f"{p.parent.name}/{p.name}")
+@pytest.mark.parametrize("path", [*COMMANDS, *SCORES, *SUITE], ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_bodies_are_short(path):
     """A function, and so a command, is at most 40 lines below its signature and docstring; one of the scoring at most 60."""
     most = 60 if path in SCORES else 40
@@ -188,11 +189,10 @@ LONG = {
     "bench/features.py": "one space of features from its name to its numbers; to be a folder of its own",
     "bench/gpu_check.py": "the eleven steps of one check",
     "bench/store.py": "what is on disk: hashes, locks, manifests and rows; to be a folder of its own",
-    "bench/suite.py": "one comparison from its plan to its report; to be parted by what it carries",
     "bench/lab/fuzz.py": "one campaign, with all that it generates",
 }
 SHORTER = {  # folders and files of which the lines are fewer
-    **dict.fromkeys(("bench/cli", "bench/inputs", "bench/scores", "bench/runs"), 400),
+    **dict.fromkeys(("bench/cli", "bench/inputs", "bench/scores", "bench/runs", "bench/suite"), 400),
     **dict.fromkeys(("reports/tables", "reports/figures", "reports/writers"), 400),
     **dict.fromkeys(("paradigms/edm.py", "paradigms/ncsn.py", "paradigms/score_sde.py"), 150),
 }
@@ -385,7 +385,7 @@ CLOCKS = {
     "bench/schedule.py:Worker.read": MEASURED + "; how long the reason of a death may take to appear",
     "bench/schedule.py:Worker.wait_until_gone": POLLED + "; what has closed its pipe has nothing left to save",
     "bench/schedule.py:_work": POLLED,
-    "bench/suite.py:everything": MEASURED,
+    "bench/suite/stages.py:everything": MEASURED,
     "bench/loop.py:train": MEASURED + "; a checkpoint is written every so often, and changes no result",
     "bench/train_features.py:main": SHOWN,
     "bench/lab/unet_speed.py": MEASURED,

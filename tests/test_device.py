@@ -12,12 +12,13 @@ import pytest
 import torch
 from conftest import thinned
 
-from bench import features, measure, metrics, scores, suite
+from bench import features, measure, metrics, scores
 from bench.features import Features
 from bench.gpu_check import few
 from bench.loop import Diverged, Loop, seeded
 from bench.schedule import is_spoiled
 from bench.scores import pools
+from bench.suite import jobs
 from paradigms import catalogue
 from paradigms.contract import BLOCKS, Data, Frozen, Noise, Paradigm, Plan, Space, Trainable
 from paradigms.maths.sums import running_sums
@@ -292,7 +293,7 @@ def test_a_job_after_which_the_gpu_answers_no_more_fails_and_says_of_what(own, m
     monkeypatch.setattr(torch.cuda, "synchronize", assertion)
 
     def job() -> None:
-        with suite._returned("cuda"):
+        with jobs._returned("cuda"):
             if own:
                 raise ValueError(own)
 

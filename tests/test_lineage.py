@@ -24,6 +24,8 @@ from bench.schedule import Outcome
 from bench.scores import kept as kept_rows
 from bench.scores import likelihood, pictures, pools
 from bench.scores import run as evaluation
+from bench.suite import grid, stages
+from bench.suite.jobs import record_failure
 from paradigms.contract import Plan
 from paradigms.errors import BadInput
 
@@ -166,7 +168,7 @@ def trained(recipe: str, out: Path, home: Path, seed: int = 0, settings: tuple[s
     """A run with all that it needs, trained in a place of the module's and copied into `out`."""
     run = planned(recipe, seed, settings)
     runs.ensure(run, home / "made", Progress(), device="cpu")
-    for one in suite._with_parents([run]).values():
+    for one in grid._with_parents([run]).values():
         if not one.folder(out).exists():
             shutil.copytree(one.folder(home / "made"), one.folder(out))
     return run.folder(out)
@@ -421,7 +423,7 @@ def test_an_unfinished_run_names_the_command_that_goes_on(out, home):
 @pytest.fixture
 def jobs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The jobs of a suite, done one after the other in this process."""
-    monkeypatch.setattr(suite, "report", lambda *_, **__: [])
+    monkeypatch.setattr(stages, "report", lambda *_, **__: [])
     return jobs_here(monkeypatch)
 
 
@@ -483,7 +485,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.heavy
 def test_another_protocol_leaves_the_rows_of_a_runs_own(out, home, jobs, monkeypatch):
-    monkeypatch.setattr(suite, "report", REPORT)
+    monkeypatch.setattr(stages, "report", REPORT)
     folders = [trained("master", out, home, seed) for seed in (0, 1)] + [trained("lodger", out, home)]
     for folder in folders:
         scores.evaluate(folder, tier(), Progress())
@@ -532,7 +534,7 @@ def test_a_suite_of_an_equal_budget_has_its_own_rows_and_times(out, home, jobs, 
     everything("master", out, timing=True)
     before = content(run)
     shown = []
-    monkeypatch.setattr(suite, "report", lambda found, *_, **more: shown.append((found.folders, more["tier"])) or [])
+    monkeypatch.setattr(stages, "report", lambda found, *_, **more: shown.append((found.folders, more["tier"])) or [])
     again = suite.everything("ring8", ["master"], twin, out, lambda _: Silent(), seeds=1, device="cpu")
     assert again.trained == 0
     ((folders, name),) = shown
@@ -625,7 +627,7 @@ def test_rows_are_whole_wherever_their_writing_stops(writes, tmp_path, monkeypat
 def test_an_evaluation_that_dies_is_a_row_beside_those_of_before(out, home):
     run, folder = planned("master"), trained("master", out, home)
     rows = scores.evaluate(folder, tier(), Progress())
-    suite._record_failure(run, out, Outcome(failure="its process was killed"))
+    record_failure(run, out, Outcome(failure="its process was killed"))
     *before, failed = store.load_rows(folder)
     assert [row.metric for row in before] == [row.metric for row in rows]
     assert (failed.status, failed.metric, failed.reason) == ("failed", "evaluation", "its process was killed")

@@ -29,6 +29,7 @@ from bench.runs.info import step_of
 from bench.runs.training import OWN
 from bench.scores import baselines, pictures, pools
 from bench.store import Row
+from bench.suite import stages
 from paradigms.contract import Plan
 from paradigms.errors import BadInput
 from reports.files import fingerprint
@@ -351,7 +352,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def report(found, to, formats=None, *rest, **options):
         return REPORT(found, to, formats or ("csv",), *rest, **options)  # without figures
 
-    monkeypatch.setattr(suite, "report", report)
+    monkeypatch.setattr(stages, "report", report)
     return jobs_here(monkeypatch)
 
 
@@ -388,7 +389,7 @@ def out(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: list[
 @pytest.fixture
 def unreported(monkeypatch: pytest.MonkeyPatch) -> None:
     """No report is written: most of the time of a suite of so small runs."""
-    monkeypatch.setattr(suite, "report", lambda *_, **__: [])
+    monkeypatch.setattr(stages, "report", lambda *_, **__: [])
 
 
 def bench(*arguments: object) -> Result:
@@ -917,7 +918,7 @@ def sealed(out: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_stopped_suite_leaves_a_report_of_what_had_ended(tmp_path, caplog, monkeypatch):
     """Stopped before anything had ended there is none; after the runs of one recipe their table; then the rest is made."""
-    report, perform, let = tmp_path / "report" / "ring8-tiny" / "report.csv", suite.perform, list[str]()
+    report, perform, let = tmp_path / "report" / "ring8-tiny" / "report.csv", stages.perform, list[str]()
 
     def stopped(jobs, *args, **named):
         perform([job for job in jobs if any(word in job.name for word in let)], *args, **named)
@@ -928,7 +929,7 @@ def test_a_stopped_suite_leaves_a_report_of_what_had_ended(tmp_path, caplog, mon
             return {line["recipe"] for line in csv.DictReader(file)}
 
     with monkeypatch.context() as patch:
-        patch.setattr(suite, "perform", stopped)
+        patch.setattr(stages, "perform", stopped)
         for let[:] in ([], ["second"]):
             assert not report.exists()
             with pytest.raises(KeyboardInterrupt):

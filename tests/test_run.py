@@ -24,12 +24,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import bench.data
-from bench import runs, store, suite, tiers
+from bench import runs, scores, store, suite, tiers
 from bench.cli import app
 from bench.loop import LOG, STATE
 from bench.progress import Progress, Silent
 from bench.runs import budget, loading, machine, make, settings, training
 from bench.runs.info import SCHEMA
+from bench.suite import grid, stages
 from paradigms import catalogue
 from paradigms.contract import Data, Frozen, Space, Trainable
 from paradigms.errors import BadInput
@@ -686,11 +687,11 @@ def test_a_suite_leaves_out_what_is_damaged_and_goes_on(out, monkeypatch, caplog
     (teacher / "weights.safetensors").write_bytes(b"")
     whole = runs.ensure(planned[2], out)
     asked, shown = [], []
-    monkeypatch.setattr(suite, "plan_runs", lambda *_: (planned, {}))
-    monkeypatch.setattr(suite.scores, "is_evaluated", lambda *_: False)
-    monkeypatch.setattr(suite.scores, "has_baselines", lambda *_: True)
-    monkeypatch.setattr(suite, "perform", lambda jobs, *_: asked.extend(job.name for job in jobs) or {})
-    monkeypatch.setattr(suite, "report", lambda found, *_, **__: shown.extend(found.run_folders) or [])
+    monkeypatch.setattr(stages, "plan_runs", lambda *_: (planned, {}))
+    monkeypatch.setattr(scores, "is_evaluated", lambda *_: False)
+    monkeypatch.setattr(scores, "has_baselines", lambda *_: True)
+    monkeypatch.setattr(stages, "perform", lambda jobs, *_: asked.extend(job.name for job in jobs) or {})
+    monkeypatch.setattr(stages, "report", lambda found, *_, **__: shown.extend(found.run_folders) or [])
     result = suite.everything("toy", None, TIER, out, lambda _: Silent(), timing=False)
     assert asked == ["train mean seed 1", "train child seed 1", "evaluate child seed 1", "evaluate mean seed 2"]
     assert [name for name, _ in result.failures] == ["mean seed 0", "child seed 0"]
@@ -989,7 +990,7 @@ def test_a_name_that_leads_nowhere_or_twice_is_refused(recipe, match, stranger, 
 
 def test_sets_of_recipes(monkeypatch):
     """A suite's recipes by word: rows, all, NAME+; what a set can not run is left out with its reason."""
-    monkeypatch.setattr(suite, "Paradigm", Trainable)  # of this file's recipes none samples
+    monkeypatch.setattr(grid, "Paradigm", Trainable)  # of this file's recipes none samples
 
     def names(*asked):
         planned, skipped = suite.plan_runs("toy", asked, TIER, 1, False)

@@ -578,7 +578,7 @@ def _stubbed(root: Path) -> Iterator[None]:
             "bench.tiers.tiers": lambda: {name: _cut(tier) for name, tier in everyone().items()},
             "bench.runs.budget._calibrate": _calibrated,
             "bench.runs.training.train": _few_steps,
-            "bench.suite.perform": inline.perform,
+            "bench.suite.stages.perform": inline.perform,
             "bench.loop.compile_networks": lambda model: None,
             "reports.figures.drawing.save": _sketched,
             "urllib.request.urlopen": _no_network,

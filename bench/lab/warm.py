@@ -29,9 +29,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
-from bench import cli, loop, suite
+from bench import cli, loop
 from bench.lab import inline
 from bench.lab.attack import Attack, Call, arm
+from bench.suite import stages
 
 __all__ = ["CRASHED", "HUNG", "Ended", "Running", "World", "calls_of", "preload"]
 
@@ -190,7 +191,7 @@ def _child(world: World, arguments: list[str], said: Path, attack: Attack | None
     os.chdir(world.root)
     os.environ["BENCH_DATA"] = str(world.root / "cache")
     sys.argv = ["bench", *arguments]
-    suite.perform = inline.perform
+    stages.perform = inline.perform
     Figure.savefig = _sketch  # type: ignore[assignment]
     loop.CHECKPOINT_SECONDS = 0.0  # every step can be lost, and every checkpoint be cut short
     if world.moved:

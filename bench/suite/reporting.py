@@ -1,0 +1,140 @@
+"""The report of checked folders: written only when something that it depends on has changed."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from bench import runs, store
+from bench.suite.checked import Checked, frame, records
+from paradigms import catalogue
+from paradigms.errors import BadInput
+from reports.files import sweep
+
+__all__ = ["families", "report"]
+
+_log = logging.getLogger(__name__)
+
+FIGURES = "figures"  # the folder of a report's figures
+
+
+def families() -> dict[str, str]:
+    """For each recipe the one that it varies, or itself: the report lists them together."""
+    return {name: recipe.variant_of or name for name, recipe in catalogue.recipes().items()}
+
+
+def report(
+    found: Checked,
+    to: Path,
+    formats: Sequence[str] | None = None,
+    tier: str = "",
+    equal: bool = False,
+    lost: Mapping[Path, list[store.Row]] | None = None,
+) -> list[Path]:
+    """Writes the report of the rows in folders that were checked; returns its files, the page first. Raises BadInput.
+
+    tier: shows what this one measured alone, of runs that were trained under others too (see `records`).
+    lost: rows that stand for further runs, which are not there. A failure stands for each damaged folder.
+    """
+    import reports
+
+    for line in found.warnings:
+        _log.warning("warning: %s", line)
+    lost = {**(lost or {}), **found.lost}
+    if not found.folders:
+        raise BadInput(f"no results that are whole; {next(iter(found.damaged.values()), 'run `bench all` first')}")
+    wanted = tuple(reports.FORMATS if formats is None else formats)
+    key = _report_key(found, to, wanted, tier, lost)
+    if (kept := _kept_report(to, key)) is not None:
+        return kept
+    try:
+        return _written(found, to, wanted, tier, equal, lost, key)
+    except OSError as error:
+        raise store.Unwritable(
+            f"can not write the report to {to}: {error.strerror or error}; choose another --to"
+        ) from None
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+
+
+def _written(
+    found: Checked,
+    to: Path,
+    formats: Sequence[str],
+    tier: str,
+    equal: bool,
+    lost: Mapping[Path, list[store.Row]],
+    key: str,
+) -> list[Path]:
+    """The files of a new report, the page first. Raises BadInput without rows of the tier, ValueError and OSError."""
+    import reports
+
+    rows = frame(found.folders, lost)
+    shown = [
+        {**record, "grid": found.grids.get(Path(record["folder"]))}
+        for record in records(found.run_folders, tier, equal)
+    ]
+    if tier:
+        rows = rows[rows["tier"].isin(("", tier))]
+        shown = [record for record in shown if record["tier"] == tier]
+        if not len(rows):
+            raise BadInput(f"no results of tier {tier}; make them: `bench evaluate RUN --tier {tier}`")
+    with store.locked(to):
+        _check_is_for_reports(to)
+        (to / store.MANIFEST).unlink(missing_ok=True)  # the files of an earlier report are no part of this one
+        sweep(to / FIGURES)
+        written = reports.render(rows, shown, found.real or None, to, formats, families())
+        entries = {str(path.relative_to(to)): entry for path, entry in written.items()}
+        store.write_manifest(to, entries, report=key)
+    return list(written)
+
+
+def _check_is_for_reports(folder: Path) -> None:
+    """Raises BadInput where a folder holds results, whose manifest a report would replace, or another's files.
+
+    A link may lead to somebody's files of the same names: behind one there must be nothing yet, or a report.
+    """
+    files: Mapping[str, Mapping[str, object]] = {}
+    with suppress(BadInput):  # a damaged manifest is replaced
+        files = store.manifest(folder)
+    if os.path.exists(folder / runs.INFO) or any("report" not in entry for entry in files.values()):
+        raise BadInput(f"{folder} holds results, and no report; choose another --to")
+    for path in (folder, folder / FIGURES):
+        if path.is_symlink() and not files and any(name != store.LOCK for name in os.listdir(path)):
+            raise BadInput(
+                f"{path} is a link to {os.path.realpath(path)}, which holds other files and no report; choose another --to"
+            )
+
+
+def _report_key(
+    found: Checked, to: Path, formats: Sequence[str], tier: str, lost: Mapping[Path, list[store.Row]]
+) -> str:
+    """A hash of all that a report depends on: the folders' content and their paths from it, and the sources that draw it."""
+    import reports
+
+    gone = [row for rows in lost.values() for row in rows]
+    parts = (formats, tier, sorted(families().items()), gone, sorted(found.warnings))
+    digest = hashlib.sha256(repr(parts).encode("utf-8", "surrogateescape"))
+    for folder in (*found.folders, *found.run_folders):
+        held = sorted((n, f["sha256"]) for n, f in store.manifest(folder).items())
+        place = os.path.relpath(folder, to)
+        digest.update(f"{place}\0{held}\0{store.results_key(folder)}\0".encode("utf-8", "surrogateescape"))
+    for path in reports.sources():
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _kept_report(to: Path, key: str) -> list[Path] | None:
+    """The files of the report, the page first, when it was made from the same things and is whole."""
+    try:
+        files = store.manifest(to)
+        if not files or any(entry.get("report") != key for entry in files.values()):
+            return None
+        store.verify(to)
+    except BadInput:
+        return None
+    return [to / name for name in sorted(files, key=lambda name: (name != "report.html", name))]
