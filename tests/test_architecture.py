@@ -186,13 +186,12 @@ def test_what_serves_all_paradigms_imports_none(name):
 # Files above 600 lines, with the reason.
 LONG = {
     "paradigms/contract.py": "what a plugin's author reads, in one place",
-    "bench/features.py": "one space of features from its name to its numbers; to be a folder of its own",
     "bench/gpu_check.py": "the eleven steps of one check",
     "bench/store.py": "what is on disk: hashes, locks, manifests and rows; to be a folder of its own",
     "bench/lab/fuzz.py": "one campaign, with all that it generates",
 }
 SHORTER = {  # folders and files of which the lines are fewer
-    **dict.fromkeys(("bench/cli", "bench/inputs", "bench/scores", "bench/runs", "bench/suite"), 400),
+    **dict.fromkeys(("bench/cli", "bench/inputs", "bench/scores", "bench/runs", "bench/suite", "bench/features"), 400),
     **dict.fromkeys(("reports/tables", "reports/figures", "reports/writers"), 400),
     **dict.fromkeys(("paradigms/edm.py", "paradigms/ncsn.py", "paradigms/score_sde.py"), 150),
 }
@@ -387,7 +386,7 @@ CLOCKS = {
     "bench/schedule.py:_work": POLLED,
     "bench/suite/stages.py:everything": MEASURED,
     "bench/loop.py:train": MEASURED + "; a checkpoint is written every so often, and changes no result",
-    "bench/train_features.py:main": SHOWN,
+    "bench/features/train.py:main": SHOWN,
     "bench/lab/unet_speed.py": MEASURED,
     "tests/costs.py:_cpu": MEASURED,
     "tests/costs.py:pytest_runtest_protocol": MEASURED,

@@ -23,14 +23,10 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from bench import features as features_module
-from bench import inception, train_features
 from bench.data import load
 from bench.data.files import Origin, Part
 from bench.features import (
     FID,
-    INCEPTION,
-    INCEPTION_ORIGIN,
     SUMS,
     WEIGHTS,
     Architecture,
@@ -38,17 +34,23 @@ from bench.features import (
     Extractor,
     FeatureSpace,
     cached,
+    fid,
     frechet_title,
     hashes,
+    inception,
     named,
     random_conv,
-    read_card,
     serialise,
     shipped,
     spaces_for,
 )
+from bench.features import cache as feature_cache
+from bench.features import train as train_features
+from bench.features.classifier import read_card
+from bench.features.fid import INCEPTION, INCEPTION_ORIGIN
+from bench.features.policy import IMAGENET
+from bench.features.train import Training, accuracy, augment, fit, recipe
 from bench.metrics import frechet_distance
-from bench.train_features import Training, accuracy, augment, fit, recipe
 from paradigms.contract import Data, Space
 from paradigms.errors import BadInput
 from reports import metrics
@@ -396,7 +398,7 @@ def test_a_network_is_given_what_the_policy_says(module: str, space: Space) -> N
     if space.shape[0] == 3:
         wanted = [np.asarray(Image.fromarray(image.permute(1, 2, 0).byte().numpy()).convert("L")) for image in k]
         assert np.abs(luma.numpy() - np.stack(wanted)).max() <= 0.51, "Pillow rounds"
-    mean, deviation = torch.tensor(features_module.IMAGENET).view(2, 3, 1, 1)
+    mean, deviation = torch.tensor(IMAGENET).view(2, 3, 1, 1)
     imagenet = named(f"{module}:Pixels:channels=3,range=imagenet", space)(space.encode(k))[0].view(4, 3, 8, 8)
     torch.testing.assert_close(imagenet, (rgb - mean) / deviation)
 
@@ -599,9 +601,9 @@ def weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Origin, by
     data = buffer.getvalue()
     part = Part("small.pth", len(data), hashlib.sha256(data).hexdigest())
     origin = dataclasses.replace(INCEPTION_ORIGIN, parts=(part,), urls=("http://127.0.0.1:9/",))
-    monkeypatch.setattr(features_module, "Inception", Small)
-    monkeypatch.setattr(features_module, "DIM", 4)
-    monkeypatch.setattr(features_module, "INCEPTION_ORIGIN", origin)
+    monkeypatch.setattr(fid, "Inception", Small)
+    monkeypatch.setattr(fid, "DIM", 4)
+    monkeypatch.setattr(fid, "INCEPTION_ORIGIN", origin)
     monkeypatch.setenv("BENCH_DATA", str(tmp_path / "cache"))
     return origin, data
 
@@ -727,7 +729,7 @@ def test_the_cache_is_keyed_by_all_that_decides_features(tmp_path: Path, monkeyp
         patch.setattr(torch, "__version__", "99")
         cached(space, dataset, "test", x)
     with monkeypatch.context() as patch:
-        patch.setattr(features_module, "_code", lambda: "other")
+        patch.setattr(feature_cache, "_code", lambda: "other")
         cached(space, dataset, "test", x)
     with monkeypatch.context() as patch:
         patch.setattr(torch, "get_num_threads", lambda: 64)

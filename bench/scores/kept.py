@@ -23,7 +23,7 @@ from paradigms.errors import BadInput
 __all__ = ["Protocol", "are_whole", "code", "digest", "rows_in", "rows_under", "weights_of"]
 
 # Of bench/: what makes evaluation's numbers. A folder stands for all its files.
-SOURCES = ("arithmetic", "scores", "features", "flops", "inception", "measure", "metrics")
+SOURCES = ("arithmetic", "scores", "features", "flops", "measure", "metrics")
 
 
 def code(recipe: Recipe | None = None) -> str:
