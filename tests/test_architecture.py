@@ -187,11 +187,12 @@ def test_what_serves_all_paradigms_imports_none(name):
 LONG = {
     "paradigms/contract.py": "what a plugin's author reads, in one place",
     "bench/gpu_check.py": "the eleven steps of one check",
-    "bench/store.py": "what is on disk: hashes, locks, manifests and rows; to be a folder of its own",
     "bench/lab/fuzz.py": "one campaign, with all that it generates",
 }
 SHORTER = {  # folders and files of which the lines are fewer
-    **dict.fromkeys(("bench/cli", "bench/inputs", "bench/scores", "bench/runs", "bench/suite", "bench/features"), 400),
+    **dict.fromkeys(
+        ("bench/cli", "bench/inputs", "bench/scores", "bench/runs", "bench/suite", "bench/features", "bench/store"), 400
+    ),
     **dict.fromkeys(("reports/tables", "reports/figures", "reports/writers"), 400),
     **dict.fromkeys(("paradigms/edm.py", "paradigms/ncsn.py", "paradigms/score_sde.py"), 150),
 }
@@ -377,7 +378,7 @@ CLOCKS = {
     "bench/lab/writers.py:lingers.attack": "writers that stop at each call meet sooner; what must hold holds at any pace",
     "bench/runs/training.py:_costed": "run.json says that the machine was busy while it trained",
     "bench/runs/training.py:_now": "run.json says when it began and ended",
-    "bench/store.py:locked": POLLED,
+    "bench/store/lock.py:locked": POLLED,
     "bench/schedule.py:perform": POLLED,
     "bench/schedule.py:Worker._start": MEASURED,
     "bench/schedule.py:Worker.give": MEASURED,

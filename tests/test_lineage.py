@@ -24,6 +24,7 @@ from bench.schedule import Outcome
 from bench.scores import kept as kept_rows
 from bench.scores import likelihood, pictures, pools
 from bench.scores import run as evaluation
+from bench.store import files
 from bench.suite import grid, stages
 from bench.suite.jobs import record_failure
 from paradigms.contract import Plan
@@ -609,7 +610,7 @@ def test_rows_are_whole_wherever_their_writing_stops(writes, tmp_path, monkeypat
         done.append(path)
         write(path, data)
 
-    monkeypatch.setattr(store, "write_atomic", failing)
+    monkeypatch.setattr(files, "write_atomic", failing)
     try:
         store.save_rows(tmp_path, new, "k2")
     except KeyboardInterrupt:

@@ -30,6 +30,7 @@ from bench.loop import LOG, STATE
 from bench.progress import Progress, Silent
 from bench.runs import budget, loading, machine, make, settings, training
 from bench.runs.info import SCHEMA
+from bench.store import files
 from bench.suite import grid, stages
 from paradigms import catalogue
 from paradigms.contract import Data, Frozen, Space, Trainable
@@ -545,7 +546,7 @@ def test_a_crash_between_the_last_files_costs_nothing(name, out, monkeypatch):
         write(path, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "write_atomic", crash)
+        patch.setattr(files, "write_atomic", crash)
         with pytest.raises(KeyboardInterrupt):
             runs.ensure(plan(), out)
     info = runs.read_info(runs.ensure(plan(), out))

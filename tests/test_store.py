@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bench import store, tiers
-from bench.store import Row
+from bench.store import Row, manifests
 from paradigms.contract import Space
 from paradigms.errors import BadInput
 from reports.files import fingerprint
@@ -45,7 +45,7 @@ def test_a_crash_while_writing_keeps_the_old_file(call, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(store.os, call, crash)
+        patch.setattr(os, call, crash)
         with pytest.raises(KeyboardInterrupt):
             store.write_atomic(path, b"two")
     assert path.read_bytes() == b"one"
@@ -285,7 +285,7 @@ def test_files_are_verified_without_being_held(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "log.jsonl").write_bytes(b"1\n" * 1000)
     store.write_manifest(tmp_path, {"log.jsonl": fingerprint(b"1\n" * 1000)})
     monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} is read whole"))
-    monkeypatch.setattr(store, "read_json", lambda path: json.loads(path.read_text()))
+    monkeypatch.setattr(manifests, "read_json", lambda path: json.loads(path.read_text()))
     store.verify(tmp_path)
     store.verify(tmp_path, ["log.jsonl"])
     monkeypatch.undo()

@@ -274,7 +274,7 @@ def test_the_checkpoint_survives_a_crash_while_saving(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("bench.store.os.fsync", full)
+        patch.setattr("os.fsync", full)
         with pytest.raises(BadInput, match="No space left"):
             go("plain", tmp_path, every=0.0)
     assert (tmp_path / STATE).read_bytes() == before

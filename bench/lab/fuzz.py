@@ -28,6 +28,7 @@ import argparse
 import contextlib
 import csv
 import dataclasses
+import hashlib
 import io
 import json
 import os
@@ -336,7 +337,7 @@ def _listed(folder: Path, *names: str) -> None:
         files = json.loads(path.read_bytes())
         for name in names:
             data = (folder / name).read_bytes()
-            digest = store.hashlib.sha256(data).hexdigest()
+            digest = hashlib.sha256(data).hexdigest()
             files["files"][name] = {**files["files"].get(name, {}), "sha256": digest, "bytes": len(data)}
         path.write_bytes(_dumped(files))
 
@@ -350,7 +351,7 @@ def _info_sealed(world: World, rng: random.Random) -> None:
     value.pop(store.SEAL)
     for _ in range(rng.choice([1, 1, 2])):
         value = _twisted(value, rng)
-    seal = store.hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    seal = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
     (world.bad / runs.INFO).write_bytes(_dumped({**value, store.SEAL: seal}))
     if rng.random() < 0.8:
         _listed(world.bad, runs.INFO)
@@ -420,7 +421,7 @@ def _checkpoint(world: World, rng: random.Random) -> None:
     state: Any = {"loop": {}, "done": 1, "seconds": 0.0, "cpu_seconds": 0.0, "resumed": [], "prepare_flops": 0.0}
     torch.save(rng.choice([{}, [1], None, 3, "x", state, _twisted(state, rng)]), good)
     data = rng.choice([good.getvalue(), pickle.dumps(Planted(world.mark)), _damage(good.getvalue(), rng)])
-    (world.bad / STATE).write_bytes(store.hashlib.sha256(data).digest() + data)
+    (world.bad / STATE).write_bytes(hashlib.sha256(data).digest() + data)
 
 
 def _plan(world: World, rng: random.Random) -> None:
@@ -428,7 +429,7 @@ def _plan(world: World, rng: random.Random) -> None:
     value = json.loads(path.read_bytes())
     value.pop(store.SEAL)
     twisted = _twisted(value, rng)
-    seal = store.hashlib.sha256(json.dumps(twisted, sort_keys=True).encode()).hexdigest()
+    seal = hashlib.sha256(json.dumps(twisted, sort_keys=True).encode()).hexdigest()
     sealed = _dumped({**twisted, store.SEAL: seal})
     path.write_bytes(rng.choice([_damage(path.read_bytes(), rng), sealed, sealed]))
     shutil.rmtree(world.bad)
