@@ -33,6 +33,7 @@ __all__ = [
     "INFO",
     "LARGEST",
     "LOCK",
+    "MANIFEST",
     "OF",
     "RESULTS",
     "SCHEMA",
