@@ -162,7 +162,8 @@ def names(check: Check) -> list[str]:
 
 def one_denoiser() -> str:
     """A row of the comparison that tells data from noise by one network, stands on no other run and samples in few steps."""
-    rows = {name: catalogue.get(name) for name in catalogue.rows()}
+    known = catalogue.recipes()
+    rows = {name: known[name] for name in catalogue.rows()}
     found = [name for name, row in rows.items() if hasattr(row.paradigm, "denoiser") and not row.needs]
     return min(found, key=lambda name: rows[name].paradigm.card.default.steps)  # type: ignore[attr-defined]
 
@@ -304,8 +305,9 @@ def oracles(check: Check) -> None:
         check.say(f"{name}: where the flow of a Gaussian ends", off, "off", ok=off < bar)
     off = float((ends["ddim"] - ends["euler"]).abs().max())
     check.say("DDIM less Euler's method on the linear path", off, ok=off < 1e-4)
+    known = catalogue.recipes()
     for name in names(check):
-        if hasattr(catalogue.get(name).paradigm, "invert"):
+        if hasattr(known[name].paradigm, "invert"):
             here, there = (inverse_error(name, where) for where in (torch.device("cpu"), device))
             check.say(f"{name}: inverse of its flow", there, "off", ok=there <= 10 * here + 1e-3)
 
@@ -322,7 +324,8 @@ def inverse_error(name: str, device: torch.device) -> float:
 def resume(check: Check) -> None:
     """Are the bits of a resumed training those of an uninterrupted one? With and without deterministic kernels."""
     before = torch.are_deterministic_algorithms_enabled()
-    for name in (name for name in catalogue.rows() if not catalogue.get(name).needs):
+    known = catalogue.recipes()
+    for name in (name for name in catalogue.rows() if not known[name].needs):
         for kernels in ("usual", "deterministic"):
             torch.use_deterministic_algorithms(kernels == "deterministic")
             try:
@@ -584,7 +587,7 @@ def one_run(check: Check) -> None:
     for row in rows:
         if row.metric == "fd" and row.split == "test" and row.draw == 0:
             check.say(f"fd, {row.features}, {row.weights}, after {row.fraction or 1:g} of it", row.value)
-    check.say("samples", str(folder / "grid.png"))
+    check.say("samples", str(folder / scores.GRID))
 
 
 STEPS: tuple[Callable[[Check], None], ...] = (

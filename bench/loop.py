@@ -39,12 +39,9 @@ from bench.progress import Progress
 from bench.store import OF, belongs, fits, write_atomic
 from paradigms.contract import Data, Noise, Space, Trainable, seed_of
 from paradigms.errors import BadInput
+from reports.layout import LOG, PREPARED, STATE
 
-__all__ = ["LOG", "PREPARED", "STATE", "Average", "Diverged", "Loop", "Order", "Trained", "seeded", "train"]
-
-LOG = "log.jsonl"
-STATE = "state.pt"  # the checkpoint, while training
-PREPARED = "prepared.pt"  # what `prepare` returned, where that is not the data itself, while training
+__all__ = ["Average", "Diverged", "Loop", "Order", "Trained", "seeded", "train"]
 
 LOG_LINES = 100
 CHECKPOINT_SECONDS = 5.0  # at least so long between two checkpoints

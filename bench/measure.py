@@ -36,9 +36,9 @@ from bench.progress import Progress
 from bench.sharing import alone_on
 from bench.store import SCHEMA, Row, load_rows, manifest, results_key, save_rows
 from bench.tiers import Tier
-from paradigms import catalogue
 from paradigms.contract import Noise, Paradigm, Plan, Recipe, settings_text
 from paradigms.errors import BadInput
+from reports.layout import TIMING
 
 __all__ = [
     "BATCHES",
@@ -54,7 +54,6 @@ __all__ = [
 
 BATCHES = (16, 64, 256)  # tried for throughput, the quickest is used
 GPU_BATCHES = (*BATCHES, 1024, 4096)
-TIMING = "timing"  # folder of the timing rows, inside the run's own
 
 
 def labels_for(model: Paradigm, n: int, device: torch.device | str) -> Tensor | None:
@@ -102,9 +101,8 @@ def _plugins(recipe: Recipe | None) -> set[Path]:
     """The files that define a recipe's paradigm and those of the recipes it needs."""
     if recipe is None:
         return set()
-    found = getattr(sys.modules.get(recipe.paradigm.__module__), "__file__", None)
-    needed = [_plugins(catalogue.get(need.recipe)) for need in recipe.needs.values()]
-    return set().union({Path(found)} if found else set(), *needed)
+    modules = [sys.modules.get(one.paradigm.__module__) for one in (recipe, *runs.needed(recipe))]
+    return {Path(file) for module in modules if (file := getattr(module, "__file__", None))}
 
 
 def code_of(trained: str, here: str) -> str:
@@ -405,7 +403,7 @@ def _time_runs(
                 rows[index] += setting.row(base, "peak_memory", "bytes", [held])
     for index, (subject, _, _) in enumerate(loaded):
         if keep:
-            place = runs.measured(subject.folder, tier.name) / TIMING
+            place = runs.measured(subject.folder, loaded[index][2], tier.name) / TIMING
             save_rows(place, rows[index], keys[place])
     progress.update("time", 1, 1)
     return [row for some in rows.values() for row in some]
@@ -438,11 +436,12 @@ def _keys(subjects: Sequence[Subject], tier: Tier, device: torch.device, threads
     here.pop("code")  # of the whole suite: times are not taken anew because a report was changed
     keys = {}
     for subject in subjects:
-        code = sources(("measure",), catalogue.get(runs.read_info(subject.folder).recipe))
+        info = runs.read_info(subject.folder)
+        code = sources(("measure",), info.definition)
         weights = sorted((n, f["sha256"]) for n, f in manifest(subject.folder).items() if n.endswith(".safetensors"))
         plans = [str(plan) for plan in subject.plans], [str(plan) for plan in subject.sweep]
         parts = [SCHEMA, tier.timing_repeats, tier.timing_seconds, plans, weights, sorted(here.items()), code]
-        place = runs.measured(subject.folder, tier.name) / TIMING
+        place = runs.measured(subject.folder, info, tier.name) / TIMING
         keys[place] = hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]
     return keys
 

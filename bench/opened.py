@@ -12,7 +12,6 @@ from bench import runs
 from bench.data import Dataset
 from bench.data.names import Name
 from bench.runs import Info
-from paradigms import catalogue
 from paradigms.contract import Paradigm, Recipe, Space, Trainable
 from paradigms.errors import BadInput
 
@@ -66,4 +65,4 @@ def opened(
     """Opens a finished run; weights, step and out are those of `bench.runs.load`. Raises BadInput as that does."""
     where = runs.device_of(device) if isinstance(device, str) else device
     model, info = runs.load(folder, weights, where, step, out)
-    return Opened(Path(folder), info, catalogue.get(info.recipe), model, where, place)
+    return Opened(Path(folder), info, info.definition, model, where, place)

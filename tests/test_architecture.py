@@ -19,6 +19,7 @@ import reports
 from bench.scores import kept
 from paradigms import catalogue
 from paradigms.contract import Trainable
+from reports import layout
 
 ROOT = Path(paradigms.__file__).parents[1]
 PACKAGES = {package.__name__: Path(package.__file__).parent for package in (paradigms, bench, reports)}
@@ -79,7 +80,7 @@ def test_reports_import_no_models(path):
 
 # Which part of the reports may import which: what stands in a line imports nothing of the lines below it.
 FLOW = (
-    ("files", "metrics", "words", "stats", "provenance"),
+    ("files", "layout", "metrics", "words", "stats", "provenance"),
     ("rows", "plans", "records", "scores"),
     ("entries", "naming", "budgets", "likelihoods"),
     ("sections", "coverage", "strips"),
@@ -152,7 +153,8 @@ def test_only_a_start_imports_the_command_line(path):
 @pytest.mark.parametrize("path", sorted((BENCH / "inputs").glob("*.py")), ids=lambda p: p.name)
 def test_what_is_meant_is_found_before_anything_is_done(path):
     """`bench.inputs` is below the commands, below `bench.api` and below the suite."""
-    assert not within(imports(path), "bench.cli", "bench.api", "bench.suite", "reports")
+    names = (name for name in imports(path) if name != "reports.layout" and not name.startswith("reports.layout."))
+    assert not within(names, "bench.cli", "bench.api", "bench.suite", "reports")
 
 
 @pytest.mark.parametrize("path", [*COMMANDS, *SCORES, *SUITE], ids=lambda p: f"{p.parent.name}/{p.name}")
@@ -290,7 +292,7 @@ def test_all_of_the_scoring_is_in_the_code_version_of_its_rows():
 
 # A name is looked up where it enters the scoring; from there on the thing is handed over.
 LOOKED_UP = {
-    "run.py:is_evaluated": {"catalogue.get", "runs.read_info", "runs.data_of"},
+    "run.py:is_evaluated": {"runs.read_info", "runs.data_of"},
     "baselines.py:score_baselines": {"runs.dataset"},
     "baselines.py:has_baselines": {"runs.dataset"},
     "baselines.py:floor": {"runs.dataset"},
@@ -298,6 +300,99 @@ LOOKED_UP = {
     "subject.py:subject_of": {"opened"},
     "subject.py:having": {"opened"},
 }
+
+
+# Every call by which a recipe is found by its name, a data set by its name or place, or a run.json is read, by the function
+# that makes it, with the reason why the thing enters there. Everywhere else it is handed over.
+TYPED, STORED = "a user or a caller names it", "a file names it"
+ENTRIES = {
+    "catalogue.get": {
+        "bench/gpu_check.py:shaken": TYPED,
+        "bench/gpu_check.py:unet": TYPED,
+        "bench/inputs/training.py:training_of": TYPED,
+        "bench/runs/identity.py:Run.definition": "a run that was sent to a worker names it",
+        "bench/runs/identity.py:plan": TYPED,
+        "bench/runs/identity.py:needs_of": "a recipe names what it needs",
+        "bench/runs/identity.py:refusal": TYPED,
+        "bench/runs/info.py:Info.definition": STORED,
+        "bench/runs/loading.py:_rebuilt": STORED,
+        "bench/suite/grid.py:_asked": TYPED,
+        "bench/suite/grid.py:_by_recipe": TYPED,
+    },
+    "dataset": {
+        "bench/api.py:score": TYPED,
+        "bench/inputs/data.py:announced": TYPED,
+        "bench/inputs/data.py:dataset_of": TYPED,
+        "bench/inputs/data.py:name_in_rows": TYPED,
+        "bench/inputs/data.py:same_data": TYPED,
+        "bench/runs/identity.py:plan": TYPED,
+        "bench/runs/loading.py:data_of": STORED,
+        "bench/runs/training.py:train_run": "a run that was sent to a worker names it",
+        "bench/scores/baselines.py:floor": TYPED,
+        "bench/scores/baselines.py:has_baselines": TYPED,
+        "bench/scores/baselines.py:score_baselines": TYPED,
+        "bench/scores/external.py:score": TYPED,
+        "bench/suite/grid.py:plan_runs": TYPED,
+        "bench/suite/stages.py:everything": "its size decides on the budget, and so on the device, before runs are planned",
+    },
+    "read_info": {
+        "bench/cli/reporting.py:Side.selector": TYPED,
+        "bench/cli/training.py:train": "the training has just written it",
+        "bench/gpu_check.py:one_run": "the training has just written it",
+        "bench/inputs/chosen.py:ChosenRun.info": TYPED,
+        "bench/measure.py:_keys": "a folder to be timed",
+        "bench/runs/loading.py:load": "a folder to be loaded",
+        "bench/runs/loading.py:parents_file": "the folder of a parent",
+        "bench/runs/make.py:_would_fail_again": "another process may have written it meanwhile",
+        "bench/runs/make.py:is_finished": "another process may have written it meanwhile",
+        "bench/runs/make.py:other_code": "folders that may hold nothing",
+        "bench/runs/training.py:train_run": "an earlier attempt, and the parents",
+        "bench/scores/run.py:is_evaluated": "a folder to be looked at",
+        "bench/suite/checked.py:_contradicting": "copies of runs, which are compared",
+        "bench/suite/checked.py:_row_of": "a damaged folder",
+        "bench/suite/checked.py:records": "a folder to be shown",
+        "bench/suite/grid.py:rows_folder": "workers have written it since the grid was made",
+        "bench/suite/jobs.py:_train": "the training has just written it",
+        "bench/suite/stages.py:_symptoms": "workers have written it since the grid was made",
+    },
+}
+
+
+def lookups(code: ast.AST, name: str = "") -> Iterator[tuple[str, str]]:
+    """(what is looked up, function) of each call of a function of `ENTRIES`, also where `map` makes it."""
+    for node in ast.iter_child_nodes(code):
+        inner = name
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and name.count(".") < 1:
+            inner = f"{name}.{node.name}".removeprefix(".")
+        if isinstance(node, ast.Call):
+            for called in (node.func, *node.args):
+                if isinstance(called, ast.Name | ast.Attribute):
+                    text = ast.unparse(called).removeprefix("runs.")
+                    if text in ENTRIES and (called is node.func or ast.unparse(node.func) == "map"):
+                        yield text, inner
+        yield from lookups(node, inner)
+
+
+def test_a_thing_is_looked_up_where_it_enters_and_then_carried():
+    found: dict[str, set[str]] = {what: set() for what in ENTRIES}
+    for path in (path for package in ("bench", "reports") for path in sources(package)):
+        if "lab" not in path.parts:
+            for what, function in lookups(tree(path)):
+                found[what].add(f"{path.relative_to(ROOT).as_posix()}:{function}")
+    assert found == {what: set(places) for what, places in ENTRIES.items()}
+
+
+# Names of files, in `reports.layout` alone. Words that also name other things (as the page's template) are not looked for.
+FILE_NAMES = {text for name, text in vars(layout).items() if name.isupper() and "." in text} - {
+    layout.LOCK,
+    layout.PAGE,
+}
+
+
+@each("bench", "reports")
+def test_names_of_files_stand_in_one_place(path):
+    if path != PACKAGES["reports"] / "layout.py" and "lab" not in path.parts:
+        assert not [(line, text) for line, text in strings_in_code(path) if text in FILE_NAMES]
 
 
 def test_the_scoring_looks_things_up_where_they_enter():

@@ -31,7 +31,6 @@ from typer.testing import CliRunner
 
 from bench import cli, runs, suite, tiers
 from bench.lab import straightness as shown
-from bench.loop import PREPARED, STATE
 from bench.progress import Progress
 from paradigms import catalogue, rectified_flow
 from paradigms.backbones import Backbone, count_calls
@@ -41,6 +40,7 @@ from paradigms.maths.couplings import assign, straightness
 from paradigms.maths.denoiser import Denoiser, Velocity
 from paradigms.maths.paths import CosinePath, GaussianPath, LinearPath, VPPath
 from paradigms.maths.times import TIMES, LogitNormal, UShaped
+from reports.layout import PREPARED, STATE
 
 PLANE = Space((2,))
 LABELLED = Space((2,), 4)

@@ -24,13 +24,13 @@ from typer.testing import CliRunner, Result
 from bench import cli, runs, store, suite, tiers
 from bench.cli import listing, options
 from bench.lab import fuzz
-from bench.loop import STATE
 from bench.progress import Bars, Event
 from bench.runs.loading import _places
 from bench.terminal import console, shown
 from bench.walk import walk
 from paradigms.errors import BadInput
 from reports.files import fingerprint
+from reports.layout import STATE
 from reports.words import csv_text, visible
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x9b2J\u202e\u2066\x7f\U000e0041\udcff"

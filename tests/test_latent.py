@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 
 from bench import runs, scores, suite
 from bench.cli import app
-from bench.loop import PREPARED, STATE
 from bench.progress import Progress
 from bench.runs import configure, ensure, plan, read_info
 from bench.scores import codec as codec_scores
@@ -29,6 +28,7 @@ from paradigms.contract import Batch, Card, Codec, Data, Frozen, Need, Noise, Pa
 from paradigms.errors import BadInput
 from paradigms.latent import Config, Latent, drawn
 from paradigms.maths.observation import Gaussian, Observation
+from reports.layout import PREPARED, STATE
 
 FLOW, CHAIN = catalogue.get("latent-flow-matching"), catalogue.get("latent-ddpm")
 CODEC = catalogue.get("autoencoder")

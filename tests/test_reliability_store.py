@@ -23,7 +23,6 @@ from conftest import installed_package, jobs_here
 from typer.testing import CliRunner, Result
 
 from bench import cli, measure, runs, scores, store, suite, tiers
-from bench.loop import LOG, PREPARED, STATE
 from bench.progress import Progress, Silent
 from bench.runs.info import step_of
 from bench.runs.training import OWN
@@ -33,6 +32,7 @@ from bench.suite import stages
 from paradigms.contract import Plan
 from paradigms.errors import BadInput
 from reports.files import fingerprint
+from reports.layout import LOG, PREPARED, STATE
 
 PLUGIN = """
 from dataclasses import dataclass, replace

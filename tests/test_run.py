@@ -26,7 +26,6 @@ from typer.testing import CliRunner
 import bench.data
 from bench import runs, scores, store, suite, tiers
 from bench.cli import app
-from bench.loop import LOG, STATE
 from bench.progress import Progress, Silent
 from bench.runs import budget, loading, machine, make, settings, training
 from bench.runs.info import SCHEMA
@@ -36,6 +35,7 @@ from paradigms import catalogue
 from paradigms.contract import Data, Frozen, Space, Trainable
 from paradigms.errors import BadInput
 from reports.files import fingerprint
+from reports.layout import LOG, STATE
 
 PLUGIN = '''
 """A regression that knows its place, one that needs it, and some that fail."""

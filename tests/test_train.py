@@ -22,10 +22,11 @@ from torch import nn
 
 from bench import flops
 from bench.lab import step_cost
-from bench.loop import LOG, PREPARED, STATE, Average, Loop, Order, train
+from bench.loop import Average, Loop, Order, train
 from bench.progress import Progress
 from paradigms.contract import Batch, Data, Noise, Space, Trainable, Update
 from paradigms.errors import BadInput
+from reports.layout import LOG, PREPARED, STATE
 
 SPACE = Space((4,))
 COORDS = ("toy", "recipe", 0)

@@ -23,6 +23,7 @@ from bench.inputs.data import about, place_of
 from bench.inputs.recipes import check_recipe
 from bench.inputs.runs import Runs
 from paradigms.errors import BadInput, unknown
+from reports.layout import RESULTS
 
 if TYPE_CHECKING:
     from bench.tiers import Budget
@@ -169,7 +170,7 @@ def _run(folder: Path, info: Mapping[str, Any]) -> dict[str, Any]:
         "finished": f"{info['finished'][:19].replace('T', ' ')} UTC" if info.get("finished") else "",
         "steps": f"{info['steps'] or '?'}/{info['planned_steps']}",
         "seconds": round(info["seconds"], 1),
-        "evaluated": os.path.exists(folder / "results.jsonl"),
+        "evaluated": os.path.exists(folder / RESULTS),
         "note": "; ".join(filter(None, (info.get("reason"), info.get("symptom"), _missing(folder, info)))),
     }
 

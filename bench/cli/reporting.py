@@ -22,6 +22,7 @@ from bench.inputs.recipes import is_recipe
 from bench.inputs.runs import Runs, is_run
 from bench.inputs.targets import check_folder
 from paradigms.errors import BadInput, unknown
+from reports.layout import BASELINES, GRID, REPORT
 
 if TYPE_CHECKING:
     from reports.compare import Selector, UnknownName
@@ -56,7 +57,7 @@ def report(
     folders = found.results(tier)
     from bench.runs import slug
 
-    target = to or runs / (f"report-{slug(tier)}" if tier else "report")
+    target = to or runs / (f"report-{slug(tier)}" if tier else REPORT)
     check_folder(target)
 
     from bench import suite
@@ -85,10 +86,10 @@ def _real_grids(folders: Iterable[Path]) -> dict[str, Path]:
 
     grids: dict[str, Path] = {}
     for folder in folders:
-        if folder.parent.name == store.BASELINES:
+        if folder.parent.name == BASELINES:
             with contextlib.suppress(BadInput):  # the report names a damaged folder
                 rows = store.load_rows(folder)
-                grids.update({rows[0].dataset: folder / "grid.png"} if rows else {})
+                grids.update({rows[0].dataset: folder / GRID} if rows else {})
     return grids
 
 
@@ -124,7 +125,7 @@ def compare(
 
     under, tier = Runs(runs), tiers.name_of(tier)
     shown.warn_of_lost(under)
-    dataset = name_in_rows(dataset, under.folders)
+    dataset = name_in_rows(dataset, under)
     sides = [Side.of(text) for text in (a, b)]
     folders, run_folders = _compared(under, sides, tier)
     checked = suite.check(folders, run_folders)

@@ -276,7 +276,7 @@ def _show_scored(rows: Sequence[Row], scoring: Scoring, as_json: bool) -> None:
     shown.scores(rows, every=bool(scoring.plans))
     tier, own = scoring.tier.name, scoring.run.info.tier
     if tier != own:
-        kept_in = measured(scoring.run.folder, tier)
+        kept_in = measured(scoring.run.folder, scoring.run.info, tier)
         print(f"measured by tier {tier}, not by the run's own, {own}, whose rows stay as they are")
         if kept_in.exists():  # of a codec nothing is
             print(f"kept in {kept_in}; `bench report` and `bench compare` show it with --tier {tier}")

@@ -197,11 +197,10 @@ def train(
 def _show_trained(folder: Path, info: Info) -> None:
     """Prints what a training came to and the commands that may follow; its symptom, if any, on stderr."""
     from bench.progress import duration
-    from paradigms import catalogue
     from paradigms.contract import Paradigm
 
     if info.status == "ok":
-        draws = issubclass(catalogue.get(info.recipe).paradigm, Paradigm)
+        draws = issubclass(info.definition.paradigm, Paradigm)
         verbs = ("sample", "evaluate") if draws else ("evaluate",)
         following = [f"bench {verb} {shlex.quote(str(folder))}" for verb in verbs]
         print(

@@ -57,9 +57,7 @@ class ChosenRun:
     @cached_property
     def card(self) -> Card:
         """What its paradigm claims of samplers and likelihoods. Raises BadInput for a first stage, which has no card."""
-        from paradigms import catalogue
-
-        return card_of(catalogue.get(self.info.recipe).paradigm, self.info.recipe)
+        return card_of(self.info.definition.paradigm, self.info.recipe)
 
     def tier(self, asked: str | None) -> Tier:
         """The tier that is asked for, else the run's own. Of a tier in a user's file a run keeps only the name."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.inputs.runs import INFO, Runs, json_of
+from bench.inputs.runs import Runs
 from paradigms.errors import BadInput
 
 if TYPE_CHECKING:
@@ -109,11 +109,11 @@ def same_data(place: Name) -> Callable[[Mapping[str, Any]], bool]:
     return lambda info: info.get("checksum") == found.checksum
 
 
-def name_in_rows(dataset: str, run_folders: Iterable[Path]) -> str:
+def name_in_rows(dataset: str, under: Runs) -> str:
     """The name that rows of these runs have for what a user calls `dataset`; the same name where no run knows it."""
     from bench.data.names import own_data
 
-    infos = [json_of(folder / INFO) for folder in run_folders] if dataset else []
+    infos = list(under.infos()) if dataset else []
     known = any(info.get("dataset") == dataset for info in infos)
     if not known and (place := own_data(dataset)) is not None:
         from bench import runs

@@ -12,10 +12,9 @@ from typing import Any
 
 from bench.walk import Walk, walk
 from paradigms.errors import BadInput
+from reports.layout import INFO, PROTOCOLS
 
-__all__ = ["INFO", "Runs", "is_run", "json_of"]
-
-INFO = "run.json"
+__all__ = ["Runs", "is_run", "json_of"]
 
 
 class Runs:
@@ -112,7 +111,7 @@ def _measured_by(folders: Iterable[Path], tier: str, root: Path) -> list[Path]:
 
     A folder inside of which `root` lies was asked for by the user, and so leaves nothing out.
     """
-    from bench.runs import PROTOCOLS, slug
+    from bench.runs import slug
 
     def measurer(folder: Path) -> str:
         inside = itertools.takewhile(lambda up: up != root, (folder, *folder.parents))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from paradigms.errors import BadInput
+from reports.layout import INFO
 
 __all__ = ["check_folder", "check_results", "check_target"]
 
@@ -39,7 +40,7 @@ def check_results(to: Path, grid: str) -> None:
     if to.exists() and not to.is_dir():
         raise BadInput(f"--to {to} is a file; name a folder")
     others = [path for path in to.iterdir() if not path.name.startswith(".")] if to.is_dir() else []
-    if (to / "run.json").exists() or (others and not (to / grid).exists()):
+    if (to / INFO).exists() or (others and not (to / grid).exists()):
         raise BadInput(f"--to {to} holds other files; name a new folder")
     _check_writable(to)
 

@@ -60,7 +60,7 @@ from safetensors.numpy import save as save_tensors
 from bench import cli, runs, scores, store, tiers
 from bench.features import WEIGHTS as SHIPPED
 from bench.lab import inline
-from bench.loop import LOG, STATE, train
+from bench.loop import train
 from bench.progress import Progress
 from bench.runs.budget import Spending
 from bench.script import answered
@@ -68,6 +68,7 @@ from paradigms import catalogue
 from paradigms.contract import Paradigm
 from paradigms.errors import BadInput
 from reports.figures.drawing import save
+from reports.layout import LOG, STATE
 
 __all__ = ["Finding", "World", "main", "table", "trials"]
 

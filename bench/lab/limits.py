@@ -25,11 +25,11 @@ from PIL import Image
 
 from bench import store
 from bench.data import cifar, sets
-from bench.loop import LOG
 from bench.script import answered
 from bench.walk import walk
 from paradigms import catalogue
 from reports.files import fingerprint
+from reports.layout import LOG
 
 __all__ = ["Case", "Cost", "cost_of", "main"]
 

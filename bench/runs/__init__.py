@@ -22,24 +22,13 @@ that meets the budget, found once and shared by all seeds.
 from bench.runs.budget import fit_width
 from bench.runs.command import again, out_of
 from bench.runs.identity import Run, dataset, needed, plan, refusal, slug
-from bench.runs.info import (
-    ERROR,
-    INFO,
-    PARENTS,
-    PROTOCOLS,
-    SNAPSHOTS,
-    WEIGHTS,
-    Info,
-    base_row,
-    measured,
-    read_info,
-    snapshots,
-)
+from bench.runs.info import SNAPSHOTS, Info, base_row, measured, read_info, snapshots
 from bench.runs.loading import data_of, load
 from bench.runs.machine import code_version, device_for, device_of, environment, gpus_of
 from bench.runs.make import ensure, is_finished, made_anew, other_code, wanting
 from bench.runs.settings import configure, flat, type_in_words
 from bench.runs.training import tidy
+from reports.layout import ERROR, INFO, PARENTS, PROTOCOLS, WEIGHTS
 
 __all__ = [
     "ERROR",

@@ -9,10 +9,9 @@ import torch
 
 from bench import tiers
 from bench.data.names import FOLDER, OwnData
-from bench.runs.identity import needed
+from bench.runs.identity import needed, needs_of
 from bench.runs.info import Info, space_of
 from bench.runs.settings import changes, sized
-from paradigms import catalogue
 from paradigms.contract import Recipe
 
 __all__ = ["again", "out_of"]
@@ -23,11 +22,11 @@ def again(info: Info, out: Path, role: str = "") -> str:
 
     A parent that had another share of the budget than its recipe has by itself is made by training its child.
     """
-    recipe, itself = catalogue.get(info.recipe), True
+    recipe, itself = info.definition, True
     if role in recipe.needs:
-        need = recipe.needs[role]
-        if need.share == catalogue.get(need.recipe).share:
-            recipe, itself = catalogue.get(need.recipe), False
+        parent = needs_of(recipe)[role]
+        if recipe.needs[role].share == parent.share:
+            recipe, itself = parent, False
     tier = tiers.tiers().get(info.tier)
     space = space_of(info.space)
     words = ["bench", "train", recipe.name, "--dataset", *_as_typed(info)]

@@ -23,7 +23,7 @@ from paradigms.errors import BadInput, unknown
 if TYPE_CHECKING:
     from bench.data import Dataset
 
-__all__ = ["Run", "dataset", "needed", "plan", "refusal", "short_hash", "slug"]
+__all__ = ["Run", "dataset", "needed", "needs_of", "plan", "refusal", "short_hash", "slug"]
 
 IDENTITY = 1  # of what makes two runs the same experiment; a new column of the results does not
 
@@ -52,6 +52,11 @@ class Run:
     arithmetic: Arithmetic = USUAL
     source: Path | None = field(default=None, compare=False)
     place: Name = field(default="", compare=False)
+
+    @property
+    def definition(self) -> Recipe:
+        """The recipe, whose name is `recipe`; a run that is sent to another process finds it there by its name."""
+        return catalogue.get(self.recipe)
 
     @property
     def key(self) -> str:
@@ -145,9 +150,8 @@ def plan(
         raise BadInput(f"{found.name} has no labels; leave out the condition")
     space = found.space if conditional else replace(found.space, classes=0)
 
-    def run(name: str, share: float | None, changes: Sequence[str], path: tuple[str, ...]) -> Run:
-        known = catalogue.get(name)
-        name = known.name  # it may have been asked for by an alias
+    def run(known: Recipe, share: float | None, changes: Sequence[str], path: tuple[str, ...]) -> Run:
+        name = known.name
         if name in path:
             raise BadInput(f"recipe '{path[0]}' needs itself ({' -> '.join((*path, name))}); break the circle")
         usual = sized(known.config, tier.budget(space))
@@ -168,25 +172,31 @@ def plan(
             conditional=conditional,
             share=known.share if share is None else share,
             parents=tuple(
-                (role, run(n.recipe, n.share, _to(n.recipe, below), (*path, name))) for role, n in known.needs.items()
+                (role, run(parent, known.needs[role].share, _to(parent, below), (*path, name)))
+                for role, parent in needs_of(known).items()
             ),
             arithmetic=arithmetic.of(known.paradigm),
             source=source,
             place=found.place,
         )
 
-    return run(recipe, None, settings, ())
+    return run(catalogue.get(recipe), None, settings, ())
+
+
+def needs_of(recipe: Recipe) -> dict[str, Recipe]:
+    """The recipe that a recipe needs in each role."""
+    return {role: catalogue.get(need.recipe) for role, need in recipe.needs.items()}
 
 
 def needed(recipe: Recipe) -> list[Recipe]:
-    """Those that a recipe needs, those that these need, and so on; none for a circle, which `plan` refuses."""
+    """The recipes that a recipe needs, those that these need, and so on; each once, as in a circle, which `plan` refuses."""
     found: dict[str, Recipe] = {}
-    pending = [need.recipe for need in recipe.needs.values()]
+    pending = list(needs_of(recipe).values())
     while pending:
-        known = catalogue.get(pending.pop())
+        known = pending.pop()
         if known.name not in found:
             found[known.name] = known
-            pending += [need.recipe for need in known.needs.values()]
+            pending += needs_of(known).values()
     return list(found.values())
 
 
@@ -203,10 +213,9 @@ def _addressed(recipe: Recipe, settings: Sequence[str]) -> tuple[list[str], list
     return own, below
 
 
-def _to(name: str, below: Sequence[tuple[str, str]]) -> list[str]:
+def _to(known: Recipe, below: Sequence[tuple[str, str]]) -> list[str]:
     """Settings of several recipes as one of them takes them, which passes on what is not its own."""
-    name = catalogue.get(name).name
-    return [change if recipe == name else f"{recipe}.{change}" for recipe, change in below]
+    return [change if recipe == known.name else f"{recipe}.{change}" for recipe, change in below]
 
 
 def _check_batch(config: Any, default: Any, examples: int, name: str) -> None:
@@ -218,6 +227,9 @@ def _check_batch(config: Any, default: Any, examples: int, name: str) -> None:
 
 def refusal(recipe: str, space: Space) -> str | None:
     """Why a recipe, or one that it needs, can not model such data; None when it can."""
-    known = catalogue.get(recipe)
-    own = known.paradigm.refuses(known.config, space)
-    return own or next((why for n in known.needs.values() if (why := refusal(n.recipe, space))), None)
+
+    def reason(known: Recipe) -> str | None:
+        own = known.paradigm.refuses(known.config, space)
+        return own or next((why for parent in needs_of(known).values() if (why := reason(parent))), None)
+
+    return reason(catalogue.get(recipe))

@@ -14,21 +14,18 @@ from bench.arithmetic import DTYPES
 from bench.data.names import FOLDER, FolderName, Name, is_stored, stored
 from bench.runs.identity import slug
 from bench.runs.settings import tuples
-from paradigms.contract import Space
+from paradigms import catalogue
+from paradigms.contract import Recipe, Space
 from paradigms.errors import BadInput
+from reports.layout import INFO, PROTOCOLS
 
 __all__ = [
-    *("ERROR", "INFO", "PARENTS", "PROTOCOLS", "SCHEMA", "SNAPSHOTS", "WEIGHTS", "WIDEST", "Info"),
-    *("at_step", "base_row", "measured", "read_info", "snapshots", "space_of", "step_of"),
+    *("SCHEMA", "SNAPSHOTS", "WIDEST", "Info", "at_step", "base_row", "measured", "read_info", "snapshots", "space_of"),
+    "step_of",
 ]
 
-INFO = store.INFO
 SCHEMA = 3  # of run.json; 2: with `symptom`; 3: with `source`
-WEIGHTS = "weights.safetensors"
-PARENTS = "parents.safetensors"
-PROTOCOLS = "protocols"  # folder of what other tiers than a run's own measured of it, a folder each
 SNAPSHOTS = (0.25, 0.5)  # parts of the training after which the averaged weights are kept too
-ERROR = "error.txt"
 STATUSES = ("training", "ok", "diverged", "failed")
 WIDEST = 1 << 16  # widths that are tried
 MOST_NUMBERS = 1 << 26  # of one example
@@ -121,6 +118,11 @@ class Info:
     above: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def definition(self) -> Recipe:
+        """The recipe that it was trained by, whose name is `recipe`. Raises BadInput where there is none of this name."""
+        return catalogue.get(self.recipe)
+
+    @property
     def place(self) -> Name:
         """What the data set was loaded by."""
         if self.source:
@@ -180,9 +182,9 @@ def space_of(values: Mapping[str, Any]) -> Space:
     return Space(tuple(values["shape"]), values["classes"], values["levels"])
 
 
-def measured(folder: Path, tier: str) -> Path:
+def measured(folder: Path, info: Info, tier: str) -> Path:
     """Where what a tier measures of a run is kept: the run's folder under its own tier, else that tier's folder inside."""
-    return Path(folder) if read_info(folder).tier == tier else Path(folder) / PROTOCOLS / slug(tier)
+    return Path(folder) if info.tier == tier else Path(folder) / PROTOCOLS / slug(tier)
 
 
 def base_row(info: Info) -> store.Row:

@@ -20,12 +20,13 @@ from bench.data.names import FOLDER, FolderName, Name, OwnData
 from bench.runs.budget import build
 from bench.runs.command import again, out_of
 from bench.runs.identity import dataset
-from bench.runs.info import INFO, PARENTS, WEIGHTS, Info, at_step, read_info, space_of
+from bench.runs.info import Info, at_step, read_info, space_of
 from bench.runs.machine import device_of
 from bench.runs.settings import restored
 from paradigms import catalogue
 from paradigms.contract import Frozen, Trainable
 from paradigms.errors import BadInput
+from reports.layout import INFO, PARENTS, WEIGHTS
 from reports.words import shortened
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def load(
     name = WEIGHTS if step is None else f"at-{step}.safetensors"
     data = store.read_verified(folder, name)
     _check_weights(folder / name, data, info)
-    recipe = catalogue.get(info.recipe)
+    recipe = info.definition
     config = restored(recipe.config, info.config, folder / INFO)
     where = device_of(device) if isinstance(device, str) else device
     parents = {role: _parent(folder, info, role, where, out) for role in info.parents}
@@ -129,7 +130,7 @@ def data_of(folder: Path, info: Info, given: Name | None = None) -> Dataset:
 
 def _parent(folder: Path, info: Info, role: str, device: torch.device, out: Path | None) -> Frozen:
     """A run's parent in a role: its own run where that is whole, else rebuilt where no sample is drawn with it."""
-    need = catalogue.get(info.recipe).needs.get(role)
+    need = info.definition.needs.get(role)
     _, recipe, name = info.parents[role].split("/")
     who = f"{info.recipe} {info.id} needs its {role} {recipe} {name}"
     found = next((place for place in _places(folder, info.parents[role], out) if os.path.exists(place / INFO)), None)

@@ -12,15 +12,14 @@ import torch
 
 from bench import store
 from bench.arithmetic import card_of
-from bench.loop import LOG, STATE
 from bench.progress import Progress, graceful_stop
 from bench.runs.identity import Run
-from bench.runs.info import INFO, PARENTS, WEIGHTS, read_info, step_of
+from bench.runs.info import read_info, step_of
 from bench.runs.machine import code_version, device_of
 from bench.runs.training import tidy, train_run
-from paradigms import catalogue
 from paradigms.contract import BLOCKS
 from paradigms.errors import BadInput
+from reports.layout import INFO, LOG, PARENTS, STATE, WEIGHTS
 
 __all__ = ["ensure", "is_finished", "made_anew", "other_code", "wanting"]
 
@@ -96,7 +95,7 @@ def wanting(run: Run, out: Path) -> dict[str, Run]:
 
     Those that it draws samples with; of a run from before `PARENTS` all, as nothing else says how its model is built.
     """
-    needs, kept = catalogue.get(run.recipe).needs, PARENTS in store.manifest(run.folder(out))
+    needs, kept = run.definition.needs, PARENTS in store.manifest(run.folder(out))
     return {role: parent for role, parent in run.parents if needs[role].at_sampling or not kept}
 
 
@@ -142,7 +141,7 @@ def other_code(planned: Sequence[Run], out: Path) -> str | None:
     for folder in folders.values():
         with suppress(BadInput):  # none, or damaged, or of a recipe that is not known: said where it is used
             info = read_info(folder)
-            here[info.recipe] = code_version(catalogue.get(info.recipe))
+            here[info.recipe] = code_version(info.definition)
             infos.append(info)
     old = [info for info in infos if info.status == "ok" and info.code != here[info.recipe]]
     if not old:
@@ -158,4 +157,4 @@ def _would_fail_again(folder: Path, run: Run) -> bool:
     if not os.path.exists(folder / INFO):
         return False
     info = read_info(folder)
-    return info.status in ("diverged", "failed") and info.code == code_version(catalogue.get(run.recipe))
+    return info.status in ("diverged", "failed") and info.code == code_version(run.definition)

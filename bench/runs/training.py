@@ -6,7 +6,7 @@ import dataclasses
 import os
 import shutil
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -18,31 +18,20 @@ from safetensors.torch import save as save_tensors
 
 from bench import store
 from bench.data.names import OwnData
-from bench.loop import LOG, PREPARED, STATE, Trained, train
+from bench.loop import Trained, train
 from bench.progress import Progress
 from bench.runs.budget import build, spending_of
 from bench.runs.identity import Run, dataset
-from bench.runs.info import (
-    ERROR,
-    INFO,
-    PARENTS,
-    PROTOCOLS,
-    SCHEMA,
-    SNAPSHOTS,
-    WEIGHTS,
-    Info,
-    base_row,
-    read_info,
-    step_of,
-)
+from bench.runs.info import SCHEMA, SNAPSHOTS, Info, base_row, read_info, step_of
 from bench.runs.loading import frozen, parents_file
 from bench.runs.machine import environment
 from bench.runs.settings import changes, sized
 from bench.sharing import beside_others
-from paradigms import catalogue
 from paradigms.contract import Recipe, seed_of
 from paradigms.errors import BadInput
+from reports import layout
 from reports.files import sweep
+from reports.layout import ERROR, INFO, LOG, PARENTS, PREPARED, STATE, WEIGHTS
 from reports.words import visible
 
 __all__ = ["tidy", "train_run"]
@@ -57,7 +46,7 @@ def train_run(
     threads: int,
     progress: Progress,
 ) -> None:
-    recipe = catalogue.get(run.recipe)
+    recipe = run.definition
     before = read_info(folder) if os.path.exists(folder / INFO) and os.path.exists(folder / STATE) else None
     if before is not None and before.status != "diverged" and before.planned_steps > 0:
         threads = before.threads
@@ -71,7 +60,8 @@ def train_run(
             started = _start(run, recipe, parents, device, threads)
             split = dataset(run.place or run.dataset, run.source).train
             data = (split if run.conditional else split.unlabelled()).to(device)
-            broken = next((read_info(f) for f in parents.values() if read_info(f).status != "ok"), None)
+            above = [read_info(parent) for parent in parents.values()]
+            broken = next((parent for parent in above if parent.status != "ok"), None)
             if broken is not None:
                 raise RuntimeError(f"it needs {broken.where}, which {broken.status}: {broken.reason}")
             held = {role: frozen(parent, device) for role, parent in parents.items()}
@@ -124,7 +114,7 @@ def train_run(
         finally:
             if run.arithmetic.compiled:
                 torch.compiler.reset()  # the compiler keeps few versions of one network, and the next run has its own width
-    info = _costed(info, trained, parents)
+    info = _costed(info, trained, above)
     files = {LOG: store.put(folder / LOG, trained.log)}
     if trained.status == "ok":
         if held:
@@ -170,13 +160,13 @@ def _above(run: Run) -> dict[str, str]:
     """See `Info.above`."""
     found: dict[str, str] = {}
     for _, parent in run.parents:
-        usual = sized(catalogue.get(parent.recipe).config, parent.tier.budget(parent.space))
+        usual = sized(parent.definition.config, parent.tier.budget(parent.space))
         changed = changes(usual, dataclasses.asdict(parent.config))
         found |= _above(parent) | {f"{parent.recipe}.{key}": text for key, text in changed.items()}
     return found
 
 
-def _costed(info: Info, trained: Trained, parents: Mapping[str, Path]) -> Info:
+def _costed(info: Info, trained: Trained, parents: Sequence[Info]) -> Info:
     """The info of an ended training, with its own cost and that of everything it stands on, each counted once."""
     own = {
         "flops": trained.prepare_flops + trained.steps * info.flops_per_step,
@@ -185,8 +175,8 @@ def _costed(info: Info, trained: Trained, parents: Mapping[str, Path]) -> Info:
     }
     contended = info.contended or os.getloadavg()[0] > 1.25 * (os.cpu_count() or 1)
     costs: dict[str, Mapping[str, float]] = {}
-    for folder in parents.values():
-        costs |= read_info(folder).costs
+    for parent in parents:
+        costs |= parent.costs
     costs[info.where] = own | ({"contended": 1.0} if contended else {})
     return replace(
         info,
@@ -236,9 +226,12 @@ def _failed(folder: Path, info: Info, reason: str) -> None:
 
 
 # What a run's folder holds besides the snapshots: of the training, and of what is measured on its weights.
-OWN = frozenset((INFO, LOG, STATE, PREPARED, WEIGHTS, PARENTS, ERROR, PROTOCOLS, store.MANIFEST, store.RESULTS)) | {
-    *("grid.png", "samples.npz", "timing", "likelihood", "samplers", "features")
-}
+OWN = frozenset(
+    (
+        *(INFO, LOG, STATE, PREPARED, WEIGHTS, PARENTS, ERROR, layout.MANIFEST, layout.RESULTS),
+        *(layout.GRID, layout.SAMPLES, layout.PROTOCOLS, layout.TIMING, layout.ASKED, layout.PLANS, layout.SPACES),
+    )
+)
 
 
 def _clear(folder: Path, keep: tuple[str, ...] = ()) -> None:

@@ -20,15 +20,16 @@ The rows of each are made from one base row (rows.py), and work.py says how far 
 
 from __future__ import annotations
 
-from bench.scores.asked import ASKED, PLANS, SPACES, in_spaces, likelihoods, sampled, shown
+from bench.scores.asked import in_spaces, likelihoods, sampled, shown
 from bench.scores.baselines import floor, has_baselines, score_baselines
 from bench.scores.external import score
-from bench.scores.pictures import GRID, SAMPLES, grid_png, in_columns, write_samples
+from bench.scores.pictures import grid_png, in_columns, write_samples
 from bench.scores.pools import Pool, draw, plans, pool_labels
 from bench.scores.reference import forget, subset
 from bench.scores.run import evaluate, is_evaluated
 from bench.scores.samples import read_samples, samples_of
 from bench.scores.target import WAYS, Resize, Samples
+from reports.layout import ASKED, GRID, PLANS, SAMPLES, SPACES
 
 __all__ = [
     "ASKED",

@@ -22,13 +22,9 @@ from bench.scores.work import Work
 from bench.store import SCHEMA, Row, fits, load_rows, locked, manifest, parse, results_key, save_rows
 from bench.tiers import Tier
 from paradigms.contract import Kind, Plan, settings_text
+from reports.layout import ASKED, PLANS, SPACES
 
-__all__ = ["ASKED", "PLANS", "SPACES", "in_spaces", "likelihoods", "sampled", "shown"]
-
-# Folders inside the run's own.
-ASKED = "likelihood"  # of the rows of likelihoods that a user chose
-PLANS = "samplers"  # of the rows of plans that a user chose
-SPACES = "features"  # of the rows in feature spaces that a user named
+__all__ = ["in_spaces", "likelihoods", "sampled", "shown"]
 
 
 @shares_device

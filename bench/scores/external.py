@@ -20,7 +20,6 @@ from bench.reading import Range
 from bench.scores import pictures, quality
 from bench.scores.baselines import floor_rows
 from bench.scores.kept import are_whole, rows_in
-from bench.scores.pictures import GRID, SAMPLES
 from bench.scores.pools import Pool, pool_size
 from bench.scores.reference import REFERENCE, Reference, reference_of
 from bench.scores.rows import row_of_data
@@ -31,6 +30,7 @@ from bench.store import RESULTS, Row, locked, save_rows
 from bench.tiers import Tier
 from paradigms.contract import Plan
 from paradigms.errors import BadInput
+from reports.layout import GRID, SAMPLES
 
 __all__ = ["score"]
 

@@ -17,11 +17,10 @@ from bench.scores.pools import Pool
 from bench.store import put, write_atomic, write_manifest
 from paradigms.contract import Space
 from paradigms.standardise import column_units
+from reports.layout import GRID, SAMPLES
 
-__all__ = ["GRID", "SAMPLES", "grid_png", "in_columns", "keep", "kept_of", "write_samples"]
+__all__ = ["grid_png", "in_columns", "keep", "kept_of", "write_samples"]
 
-GRID = "grid.png"
-SAMPLES = "samples.npz"
 KEPT_IMAGES = 64  # samples kept of images
 KEPT_VECTORS = 2_000  # and of vectors, for the report's scatter plots
 

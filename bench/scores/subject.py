@@ -103,7 +103,7 @@ def subject_of(
 ) -> Subject:
     """Opens a finished run to be scored. Raises BadInput as `bench.opened.opened` does, and where its data are gone."""
     run = opened(Path(folder), device, data, out)
-    return Subject(run, tier, run.data, runs.measured(run.folder, tier.name), out)
+    return Subject(run, tier, run.data, runs.measured(run.folder, run.info, tier.name), out)
 
 
 def shares_device(work: Callable[P, list[Row]]) -> Callable[P, list[Row]]:

@@ -10,22 +10,27 @@ Whoever writes into a folder holds its lock (`locked`); reading needs none. A ma
 were written (`put`), not of what lies there later.
 `Row` documents every column of the results, in one place; the table in docs/rows.md is made from it.
 
-    names      the names of files and folders     typed      values out of JSON, compared with types
+    typed      values out of JSON, compared with types
     files      atomic writing, and what to do about a damaged file
-    sealed     JSON, and JSON with its own sha256 places     which run and data set a file or folder belongs to
-    lock       one writer in a folder at a time   manifests  the manifest of a folder
-    row        the columns of a row               rows       the rows of a folder, and of many as one DataFrame
+    sealed     JSON, and JSON with its own sha256
+    places     which run and data set a file or folder belongs to
+    lock       one writer in a folder at a time
+    manifests  the manifest of a folder
+    row        the columns of a row
+    rows       the rows of a folder, and of many as one DataFrame
+
+Files and folders have their names from `reports.layout`.
 """
 
 from bench.store.files import Unwritable, put, writable, write_atomic
 from bench.store.lock import locked
 from bench.store.manifests import manifest, missing, read_verified, verify, write_manifest
-from bench.store.names import BASELINES, INFO, LOCK, MANIFEST, RESULTS
 from bench.store.places import OF, baselines_of, belongs, metadata, misplaced, owner
 from bench.store.row import ADDED, SCHEMA, Row, columns
 from bench.store.rows import frame, has_rows, load_rows, results_key, save_rows, table
 from bench.store.sealed import SEAL, parse, read_json, read_sealed, unsealed, write_json, write_sealed
 from bench.store.typed import LARGEST, fits, fitting
+from reports.layout import BASELINES, INFO, LOCK, MANIFEST, RESULTS
 
 __all__ = [
     "ADDED",

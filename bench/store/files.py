@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.data.whole import read_whole
-from bench.store.names import INFO, RESULTS
 from paradigms.errors import BadInput
 from reports import files
+from reports.layout import INFO, RESULTS
 
 __all__ = ["Unwritable", "damaged", "put", "read", "writable", "write_atomic"]
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.store.files import Unwritable
-from bench.store.names import LOCK
 from reports import files
+from reports.layout import LOCK
 
 __all__ = ["locked"]
 

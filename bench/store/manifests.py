@@ -11,10 +11,10 @@ from typing import Any
 
 from bench.store.files import damaged, read
 from bench.store.lock import locked
-from bench.store.names import MANIFEST
 from bench.store.row import SCHEMA
 from bench.store.sealed import read_json, write_json
 from bench.store.typed import fits
+from reports.layout import MANIFEST
 
 __all__ = ["entry_of", "manifest", "missing", "read_verified", "verify", "write_manifest"]
 

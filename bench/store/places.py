@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bench.store.files import damaged
-from bench.store.names import BASELINES, INFO
 from bench.store.sealed import parse
 from bench.store.typed import fits
+from reports.layout import BASELINES, INFO
 
 __all__ = ["OF", "baselines_of", "belongs", "metadata", "misplaced", "owner"]
 

@@ -19,7 +19,6 @@ from bench.data.names import readable
 from bench.store.files import damaged, put, read
 from bench.store.lock import locked
 from bench.store.manifests import entry_of, manifest, read_verified, write_manifest
-from bench.store.names import BASELINES, INFO, RESULTS
 from bench.store.places import belongs, misplaced, owner
 from bench.store.row import ADDED, NO_RUN, SCHEMA, SIGNED, STATUSES, Row
 from bench.store.sealed import parse, read_json
@@ -27,6 +26,7 @@ from bench.store.typed import LARGEST, fitting, short
 from bench.walk import walk
 from paradigms.errors import BadInput
 from reports import files
+from reports.layout import BASELINES, INFO, RESULTS
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import runs, scores, store
-from bench.loop import LOG
 from paradigms.errors import BadInput
+from reports.layout import LOG
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -94,10 +94,11 @@ def records(folders: Sequence[Path], tier: str = "", equal: bool = False) -> lis
     found = []
     for folder in map(Path, folders):
         if os.path.exists(folder / runs.INFO):
-            ended = runs.read_info(folder).status == "ok"  # then a manifest lists both files
+            info = runs.read_info(folder)
+            ended = info.status == "ok"  # then a manifest lists both files
             store.verify(folder, [name for name in (runs.INFO, LOG) if ended or name in store.manifest(folder)])
             record = {**store.read_sealed(folder / runs.INFO), "folder": str(folder)}
-            if tier and record["tier"] != tier and runs.measured(folder, tier).exists():
+            if tier and record["tier"] != tier and runs.measured(folder, info, tier).exists():
                 record |= {"tier": tier, "trained": "" if equal else record["tier"]}
             found.append(record)
     return found

@@ -19,6 +19,7 @@ from bench.tiers import Tier
 from paradigms import catalogue
 from paradigms.contract import Paradigm
 from paradigms.errors import BadInput
+from reports.layout import REPORT
 
 __all__ = ["Grid", "grid_of", "plan_runs", "rows_folder"]
 
@@ -141,7 +142,7 @@ class Grid:
     @property
     def report(self) -> Path:
         """The folder of the report."""
-        return Path(self.out) / "report" / f"{self.root.name}-{self.baselines.name}"
+        return Path(self.out) / REPORT / f"{self.root.name}-{self.baselines.name}"
 
     @property
     def seconds(self) -> float:
@@ -200,7 +201,7 @@ class Grid:
 
     def subject(self, run: Run) -> measure.Subject:
         """What is timed of a compared run: its headline plan, and briefly the plans of the tier's sweep."""
-        paradigm = catalogue.get(run.recipe).paradigm
+        paradigm = run.definition.paradigm
         assert issubclass(paradigm, Paradigm)  # plan_runs saw to it
         sweep = self.tier.sweep if self.tier.sweep_seeds else ""
         headline, *others = scores.plans(paradigm.card, self.tier.max_calls, sweep)
@@ -293,4 +294,6 @@ def _standing_on_damaged(grid: Grid) -> dict[str, str]:
 
 def rows_folder(folder: Path, tier: Tier) -> Path:
     """Where the rows of a run are, which may not have been trained."""
-    return runs.measured(folder, tier.name) if os.path.exists(folder / runs.INFO) else folder
+    if not os.path.exists(folder / runs.INFO):
+        return folder
+    return runs.measured(folder, runs.read_info(folder), tier.name)

@@ -18,7 +18,6 @@ from bench.runs import Run
 from bench.schedule import SCORE, TRAIN, Job, Outcome, Place, cores, gpu_places
 from bench.suite.grid import Grid, rows_folder
 from bench.tiers import Budget, Tier
-from paradigms import catalogue
 from paradigms.errors import BadInput
 from reports.words import visible
 
@@ -178,13 +177,12 @@ def is_evaluation(job: Job) -> bool:
 
 def failure_row(run: Run, reason: str, metric: str = "") -> store.Row:
     """The row that gives the reason why a planned run, or a metric of it, is missing."""
-    recipe = catalogue.get(run.recipe)
     return store.Row(
         run=run.id,
         status="failed",
         reason=reason,
         recipe=run.recipe,
-        paradigm=recipe.heading,
+        paradigm=run.definition.heading,
         tier=run.tier.name,
         dataset=run.dataset,
         seed=run.seed,

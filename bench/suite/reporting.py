@@ -14,12 +14,11 @@ from bench.suite.checked import Checked, frame, records
 from paradigms import catalogue
 from paradigms.errors import BadInput
 from reports.files import sweep
+from reports.layout import FIGURES, PAGE
 
 __all__ = ["families", "report"]
 
 _log = logging.getLogger(__name__)
-
-FIGURES = "figures"  # the folder of a report's figures
 
 
 def families() -> dict[str, str]:
@@ -137,4 +136,4 @@ def _kept_report(to: Path, key: str) -> list[Path] | None:
         store.verify(to)
     except BadInput:
         return None
-    return [to / name for name in sorted(files, key=lambda name: (name != "report.html", name))]
+    return [to / name for name in sorted(files, key=lambda name: (name != PAGE, name))]

@@ -17,6 +17,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from reports import words
 from reports.entries import Entry
 from reports.figures.drawing import STYLES, Drawing, Picture, colour, draw, log_axis
+from reports.layout import LOG
 from reports.records import run_id
 from reports.sections import Section
 
@@ -102,7 +103,7 @@ def training(section: Section) -> list[Picture]:
         logs = []
         for record in entry.records:
             folder = record.get("folder")
-            log = read_log(Path(folder) / "log.jsonl") if folder else pd.DataFrame()
+            log = read_log(Path(folder) / LOG) if folder else pd.DataFrame()
             if len(log) > 1 and ("images" in log or "step" in log):
                 logs.append((str(record.get("seed", "?")), run_id(record) in failed, log))
         terms = sorted({c for *_, log in logs for c in log.columns if not _NOT_TERMS.match(str(c))}, key=_term_order)[

@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from reports import words
+from reports.layout import GRID
 from reports.records import run_id
 from reports.sections import Section
 
@@ -74,7 +75,7 @@ def tiles(section: Section, real: GridSource) -> tuple[list[Tile], list[Tile]]:
         shown = False
         for record in entry.records:
             folder, run = record.get("folder"), run_id(record)
-            source = record.get("grid", Path(folder) / "grid.png" if folder else None)
+            source = record.get("grid", Path(folder) / GRID if folder else None)
             image = readable_image(source) if run not in failed else b""
             if not image:
                 continue

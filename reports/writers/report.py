@@ -10,6 +10,7 @@ import pandas as pd
 
 from reports import FORMATS, files
 from reports.across import Across, across
+from reports.layout import FIGURES, PAGE
 from reports.sections import Section, sections
 from reports.tables.headline import comparison
 from reports.writers.csv import as_csv
@@ -53,7 +54,7 @@ def _contents(
     """(name, bytes) of each file of a report, the page first, the figures last."""
     short = as_csv(comparison(found))
     if "html" in formats:
-        yield "report.html", as_html(pages, together, short).encode()
+        yield PAGE, as_html(pages, together, short).encode()
     if "md" in formats:
         yield "report.md", as_markdown(pages, together).encode()
     if "tex" in formats:
@@ -62,5 +63,5 @@ def _contents(
         yield "report.csv", as_csv(frame).encode()
         yield "table.csv", short.encode()
     for picture in [p for page in pages for p in page.pictures] + [a.picture for a in together if a.picture]:
-        yield f"figures/{picture.slug}.svg", picture.svg
-        yield f"figures/{picture.slug}.pdf", picture.pdf
+        yield f"{FIGURES}/{picture.slug}.svg", picture.svg
+        yield f"{FIGURES}/{picture.slug}.pdf", picture.pdf
