@@ -349,10 +349,13 @@ def _arrays(data: Data | None) -> dict[str, Any]:
 
 
 def _stacked(items: Sequence[Any]) -> Any:
+    """The items of a torch Dataset as one array (N, ...). Raises BadInput where they are of several shapes."""
     import numpy as np
 
+    from bench.data.array import as_numpy
+
     try:
-        return np.stack([np.asarray(item) for item in items])
+        return np.stack([as_numpy(item) for item in items])
     except (ValueError, TypeError) as error:
         raise BadInput(f"the items of a torch Dataset can not be stacked ({error}); give all one shape") from None
 

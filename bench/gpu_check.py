@@ -575,7 +575,7 @@ def one_run(check: Check) -> None:
         tier = dataclasses.replace(tier, samples=5_000, images=dataclasses.replace(tier.images, seconds=200))
     tier = dataclasses.replace(tier, name="gpu-check", snapshot_seeds=1, sweep_seeds=0, raw_seeds=0)
     asked = arithmetic.chosen(check.device, "bf16" if check.large else "fp32")
-    run = runs.plan(one_denoiser(), check.dataset, 0, tier, arithmetic=asked)
+    run = runs.define(one_denoiser(), check.dataset, 0, tier, arithmetic=asked)
     folder = runs.ensure(run, check.folder / "run", device=check.device)
     info = runs.read_info(folder)
     check.say(info.recipe, f"{info.status} {info.reason}", ok=info.status == "ok")

@@ -12,7 +12,7 @@ from bench import runs
 from bench.data import Dataset
 from bench.data.names import Name
 from bench.runs import Info
-from paradigms.contract import Paradigm, Recipe, Space, Trainable
+from paradigms.contract import Codec, Paradigm, Recipe, Space, Trainable
 from paradigms.errors import BadInput
 
 __all__ = ["Opened", "opened"]
@@ -43,6 +43,12 @@ class Opened:
     def data(self) -> Dataset:
         """The data set that it was trained on, proved by its checksum. Raises BadInput where that is gone or another."""
         return runs.data_of(self.folder, self.info, self.place)
+
+    @property
+    def codec(self) -> Codec | None:
+        """The codec whose codes it models; None for a model of the data themselves."""
+        found = getattr(self.model, "codec", None)
+        return found if isinstance(found, Codec) else None
 
     @property
     def paradigm(self) -> Paradigm:

@@ -1,7 +1,7 @@
 """What the settings of a recipe are: name, default, type and meaning, read from its config.
 
-A config is a dataclass whose docstring gives meanings as "name: meaning." or "name, name: meaning.". A setting of which no
-docstring says anything has the meaning "".
+A config is a dataclass whose docstring gives meanings as "name: meaning." or "name, name: meaning.". A setting that no
+docstring explains has the meaning "".
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+import types
 import typing
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, Literal
 
-from bench.runs import type_in_words
 from paradigms.contract import Recipe
 
-__all__ = ["described", "meanings"]
+__all__ = ["described", "meanings", "type_in_words"]
 
 _NOTE = r"(?: \([^()]*\))?"  # as in "dropout (images only)"
 _REST = re.compile(r"\.? The others (?:as|without)\b.*$")  # "The others as before."
@@ -30,7 +30,7 @@ def described(recipe: Recipe) -> list[dict[str, Any]]:
 
 def _described(config: Any, before: str = "") -> Iterator[dict[str, Any]]:
     """The settings of a config; those of a config inside it have its name and a dot before theirs."""
-    said, hints = meanings(type(config)), typing.get_type_hints(type(config))
+    found, hints = meanings(type(config)), typing.get_type_hints(type(config))
     for f in fields(config):
         value = getattr(config, f.name)
         if is_dataclass(value):
@@ -40,7 +40,7 @@ def _described(config: Any, before: str = "") -> Iterator[dict[str, Any]]:
             "setting": before + f.name,
             "default": value,
             "type": type_in_words(hints[f.name]),
-            "meaning": said.get(f.name, ""),
+            "meaning": found.get(f.name, ""),
         }
 
 
@@ -80,3 +80,17 @@ def _explained(text: str, names: Iterable[str]) -> Iterator[tuple[str, str]]:
         for one in re.split(r", | and ", head[1]):
             known, _, note = one.partition(" ")
             yield known, f"{meaning} {note}".strip()
+
+
+def type_in_words(hint: Any) -> str:
+    """The type of a setting as a user reads it, with its article."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join("none" if a is type(None) else type_in_words(a) for a in args)
+    if origin is Literal:
+        return " or ".join(map(str, args))
+    if origin is tuple:
+        many = args[1:] == (...,)
+        return f"values separated by commas, each {type_in_words(args[0])}" if many else f"{len(args)} values"
+    known = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+    return known.get(hint, "set in code")

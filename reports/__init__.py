@@ -34,8 +34,10 @@ def comparison(
     """
     from reports.sections import sections
     from reports.tables.headline import comparison as compare
+    from reports.tables.headline import headline
 
-    return compare(sections(frame, runs, families))
+    found = sections(frame, runs, families)
+    return compare(found, [headline(section) for section in found])
 
 
 def render(

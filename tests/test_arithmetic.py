@@ -113,7 +113,7 @@ def test_what_is_prepared_to_be_learnt_from_is_computed_in_fp32(name, tmp_path):
 
 
 def planned(name: str, arithmetic: Arithmetic = USUAL, settings: tuple[str, ...] = (), **changes) -> runs.Run:
-    return runs.plan(name, "digits", 0, small(**changes), settings, arithmetic=arithmetic)
+    return runs.define(name, "digits", 0, small(**changes), settings, arithmetic=arithmetic)
 
 
 def test_the_arithmetic_is_part_of_a_runs_name_and_the_usual_one_is_not():
@@ -252,18 +252,19 @@ def test_settings_of_a_suite_reach_what_its_recipes_need():
 
 def test_a_run_says_what_settings_it_stands_on_and_how_it_is_made_again(tmp_path):
     settings = ("flow-matching.batch=16", "lr=0.002")
-    run = runs.plan("consistency", "moons", 0, tiers.get("smoke"), settings)
+    run = runs.define("consistency", "moons", 0, tiers.get("smoke"), settings)
     info = training._start(run, catalogue.get("consistency"), {}, CPU, 1)
     assert info.above == {"flow-matching.batch": "16"}
     words = runs.again(info, tmp_path).split()
     again = [text for option, text in itertools.pairwise(words) if option == "--set"]
     assert sorted(again) == sorted(settings)
-    assert runs.plan("consistency", "moons", 0, tiers.get("smoke"), again).id == run.id
+    assert runs.define("consistency", "moons", 0, tiers.get("smoke"), again).id == run.id
     teacher = runs.again(info, tmp_path, "teacher")
     assert "train flow-matching " in teacher
     assert "--set batch=16 " in teacher
     assert (
-        training._start(runs.plan("gan", "moons", 0, tiers.get("smoke")), catalogue.get("gan"), {}, CPU, 1).above == {}
+        training._start(runs.define("gan", "moons", 0, tiers.get("smoke")), catalogue.get("gan"), {}, CPU, 1).above
+        == {}
     )
 
 

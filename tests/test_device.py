@@ -16,9 +16,9 @@ from bench import features, measure, metrics, scores
 from bench.features import Features
 from bench.gpu_check import few
 from bench.loop import Diverged, Loop, seeded
-from bench.schedule import is_spoiled
 from bench.scores import pools
 from bench.suite import jobs
+from bench.workers import is_spoiled
 from paradigms import catalogue
 from paradigms.contract import BLOCKS, Data, Frozen, Noise, Paradigm, Plan, Space, Trainable
 from paradigms.maths.sums import running_sums

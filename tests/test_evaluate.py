@@ -163,17 +163,17 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def digits_run(out: Path) -> Path:
-    return runs.ensure(runs.plan("flow-matching", "digits", 0, TIER), out, QUIET, device="cpu")
+    return runs.ensure(runs.define("flow-matching", "digits", 0, TIER), out, QUIET, device="cpu")
 
 
 @pytest.fixture(scope="module")
 def ring_run(out: Path) -> Path:
-    return runs.ensure(runs.plan("flow-matching", "ring8", 0, TIER), out, QUIET, device="cpu")
+    return runs.ensure(runs.define("flow-matching", "ring8", 0, TIER), out, QUIET, device="cpu")
 
 
 @pytest.fixture(scope="module")
 def gan_run(out: Path) -> Path:
-    return runs.ensure(runs.plan("gan", "ring8", 0, TIER, conditional=True), out, QUIET, device="cpu")
+    return runs.ensure(runs.define("gan", "ring8", 0, TIER, conditional=True), out, QUIET, device="cpu")
 
 
 def only(rows: list[Row], **columns: Any) -> Row:

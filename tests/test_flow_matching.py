@@ -527,7 +527,7 @@ def copied(trained, tmp_path) -> Path:
 
 
 def planned(tier: Path, name: str = "reflow") -> runs.Run:
-    return runs.plan(name, "ring8", 0, tiers.get(f"{tier}:tiny"))
+    return runs.define(name, "ring8", 0, tiers.get(f"{tier}:tiny"))
 
 
 @pytest.mark.heavy

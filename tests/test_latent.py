@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from bench import runs, scores, suite
 from bench.cli import app
 from bench.progress import Progress
-from bench.runs import configure, ensure, plan, read_info
+from bench.runs import configure, define, ensure, read_info
 from bench.scores import codec as codec_scores
 from bench.scores import pools
 from bench.scores.reference import reference_of
@@ -306,7 +306,7 @@ def test_settings_of_what_is_inside_are_its_own():
     with pytest.raises(BadInput, match="times must be one of"):
         configure(FLOW.config, ["inner.times=never"])
     tier = SMOKE
-    assert plan(FLOW.name, "digits", 0, tier).id != plan(FLOW.name, "digits", 0, tier, ["inner.lr=1e-4"]).id
+    assert define(FLOW.name, "digits", 0, tier).id != define(FLOW.name, "digits", 0, tier, ["inner.lr=1e-4"]).id
 
 
 def test_what_is_inside_must_be_a_recipe(monkeypatch):
@@ -363,7 +363,7 @@ class Stop(Progress):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> tuple[Path, Path]:
     out = tmp_path_factory.mktemp("runs")
-    return out, ensure(plan(FLOW.name, "digits", 0, SMOKE), out, Progress(), device="cpu")
+    return out, ensure(define(FLOW.name, "digits", 0, SMOKE), out, Progress(), device="cpu")
 
 
 @pytest.mark.heavy
@@ -380,7 +380,7 @@ def test_the_codec_is_trained_first_and_costs(trained):
 @pytest.mark.heavy
 def test_a_run_goes_on_from_its_checkpoint_with_the_same_bits(trained, tmp_path):
     out, folder = trained
-    run = plan(FLOW.name, "digits", 0, SMOKE)
+    run = define(FLOW.name, "digits", 0, SMOKE)
     for path in folder.parent.glob("plan-*.json"):  # the same steps, whatever the clock says here
         (tmp_path / path.relative_to(out)).parent.mkdir(parents=True)
         (tmp_path / path.relative_to(out)).write_bytes(path.read_bytes())

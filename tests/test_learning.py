@@ -80,7 +80,7 @@ def fitted() -> float:
 @pytest.mark.parametrize("name", [case(name) for name in PARADIGMS])
 def test_a_recipe_learns_the_ring(name, out, fitted):
     data = bench.data.load(RING)
-    model, _ = runs.load(runs.ensure(runs.plan(name, RING, 0, tier(name)), out))
+    model, _ = runs.load(runs.ensure(runs.define(name, RING, 0, tier(name)), out))
     with torch.no_grad():
         fake = model.sample(model.prior(N, Noise("z")), model.card.default, Noise("s"))
     found = {v.metric: v.value for v in metrics.vector_quality(fake, data.test.x[:N], data.density)}
@@ -96,7 +96,7 @@ def test_a_recipe_learns_the_ring(name, out, fitted):
 def test_a_likelihood_learns_the_rings_entropy(name, out):
     """Held-out NLL against the truth's, 0.30 nats, and that of a Gaussian fitted to the ring, 2.82."""
     data = bench.data.load(RING)
-    model, _ = runs.load(runs.ensure(runs.plan(name, RING, 0, tier(name)), out))
+    model, _ = runs.load(runs.ensure(runs.define(name, RING, 0, tier(name)), out))
     kind = min(model.card.likelihoods, key=lambda kind: kind.calls)
     x = data.test.x[:500]
     with torch.no_grad():

@@ -20,13 +20,13 @@ from typer.testing import CliRunner, Result
 from bench import cli, runs, scores, store, suite, tiers
 from bench.progress import Progress, Silent
 from bench.runs.loading import _places
-from bench.schedule import Outcome
 from bench.scores import kept as kept_rows
 from bench.scores import likelihood, pictures, pools
 from bench.scores import run as evaluation
 from bench.store import files
 from bench.suite import grid, stages
 from bench.suite.jobs import record_failure
+from bench.workers import Outcome
 from paradigms.contract import Plan
 from paradigms.errors import BadInput
 
@@ -162,7 +162,7 @@ def tier(name: str = "tiny") -> tiers.Tier:
 
 
 def planned(recipe: str, seed: int = 0, settings: tuple[str, ...] = ()) -> runs.Run:
-    return runs.plan(recipe, "ring8", seed, tier(), settings)
+    return runs.define(recipe, "ring8", seed, tier(), settings)
 
 
 def trained(recipe: str, out: Path, home: Path, seed: int = 0, settings: tuple[str, ...] = ()) -> Path:
@@ -313,7 +313,7 @@ def test_a_run_from_before_says_what_makes_its_teacher_and_training_it_does(out,
 )
 def test_shipped_recipes_draw_the_same_without_their_teachers(name, out, tmp_path):
     budget = replace(tier().vectors, flops=1e7, params=700)
-    folder = runs.ensure(runs.plan(name, "ring8", 0, replace(tier(), vectors=budget)), out, Progress(), device="cpu")
+    folder = runs.ensure(runs.define(name, "ring8", 0, replace(tier(), vectors=budget)), out, Progress(), device="cpu")
     lone = shutil.copytree(folder, tmp_path / "alone")
     (one, _), (two, _) = runs.load(folder), runs.load(lone)
     plan = one.card.default

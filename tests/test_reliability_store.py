@@ -361,7 +361,7 @@ def tier(name: str = "tiny") -> tiers.Tier:
 
 
 def planned(recipe: str, seed: int = 0, settings: tuple[str, ...] = ()) -> runs.Run:
-    return runs.plan(recipe, "ring8", seed, tier(), settings)
+    return runs.define(recipe, "ring8", seed, tier(), settings)
 
 
 def everything(out: Path) -> suite.Result:

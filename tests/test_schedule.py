@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import schedule
+from bench import workers
 from bench.progress import Event, Meter, Plain, Progress, Silent, display, duration, graceful_stop
-from bench.schedule import Job, Outcome, Place, cores, critical_paths, gpu_places, perform
+from bench.workers import Job, Outcome, Place, cores, critical_paths, gpu_places, perform
 from paradigms.errors import BadInput
 
 
@@ -227,7 +227,7 @@ def test_no_job_runs_without_all_that_it_needs(monkeypatch: pytest.MonkeyPatch, 
     def pool(places: list[Place], *_: object) -> Iterator[list[Inline]]:
         yield [Inline(place, ran) for place in places]
 
-    monkeypatch.setattr(schedule, "_pool", pool)
+    monkeypatch.setattr(workers, "_pool", pool)
     shuffled = rng.sample(jobs, len(jobs))
     out = perform(shuffled, Silent(), workers=rng.randint(1, 4), threads=None)
     assert out.keys() == set(names)
@@ -249,7 +249,7 @@ def test_ctrl_c_while_a_worker_starts_prints_nothing(tmp_path: Path) -> None:
             """
             import os, signal
             from bench.progress import Silent
-            from bench.schedule import Job, perform
+            from bench.workers import Job, perform
 
             def work(progress):
                 return "done"
@@ -267,7 +267,7 @@ def test_ctrl_c_while_a_worker_starts_prints_nothing(tmp_path: Path) -> None:
 
 def test_this_process_hears_ctrl_c_that_came_while_a_worker_was_started() -> None:
     with graceful_stop() as stopping:
-        with schedule._deaf_children():
+        with workers._deaf_children():
             os.kill(os.getpid(), signal.SIGINT)
         assert stopping.times == 1
 
@@ -288,7 +288,7 @@ SUITE = f"""
     import itertools, sys, time
     from pathlib import Path
     from bench.progress import Progress, Silent
-    from bench.schedule import Job, perform
+    from bench.workers import Job, perform
 
     class Said(Silent):
         {SAY}

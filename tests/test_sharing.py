@@ -72,7 +72,7 @@ def watched(monkeypatch, module, name: str, card: Path) -> list[str]:
 
 @pytest.fixture
 def run(tmp_path, card) -> Path:
-    return runs.ensure(runs.plan("flow-matching", "moons", 0, SMALL), tmp_path / "runs", device="cpu")
+    return runs.ensure(runs.define("flow-matching", "moons", 0, SMALL), tmp_path / "runs", device="cpu")
 
 
 def test_what_is_timed_has_the_gpu_alone_and_who_trains_or_scores_shares_it(run, card, tmp_path, monkeypatch):
@@ -85,7 +85,7 @@ def test_what_is_timed_has_the_gpu_alone_and_who_trains_or_scores_shares_it(run,
             (measure, "measure"),
         )
     )
-    runs.ensure(runs.plan("gan", "moons", 0, SMALL), tmp_path / "runs", device="cpu")
+    runs.ensure(runs.define("gan", "moons", 0, SMALL), tmp_path / "runs", device="cpu")
     scores.evaluate(run, SMALL, QUIET)
     scores.sampled(run, [Plan("euler", 1)], SMALL, QUIET)
     measure.time_runs([measure.Subject(run, (Plan("euler", 1),))], SMALL, QUIET, keep=False)
@@ -156,7 +156,7 @@ def test_training_beside_another_is_said_in_the_run_its_rows_and_what_stands_on_
 
     monkeypatch.setattr(training, "train", visited)
     alone, beside = (
-        runs.read_info(runs.ensure(runs.plan("flow-matching", "moons", seed, SMALL), tmp_path / "runs", device="cpu"))
+        runs.read_info(runs.ensure(runs.define("flow-matching", "moons", seed, SMALL), tmp_path / "runs", device="cpu"))
         for seed in (1, 2)
     )
     assert not alone.contended
@@ -172,7 +172,7 @@ def test_training_beside_another_is_said_in_the_run_its_rows_and_what_stands_on_
 
 def test_a_stopped_training_remembers_that_it_was_not_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(training.os, "getloadavg", lambda: (0.0, 0.0, 0.0))
-    plan, train = runs.plan("flow-matching", "moons", 2, SMALL), training.train
+    plan, train = runs.define("flow-matching", "moons", 2, SMALL), training.train
 
     def stopped(*args, **named):
         def stop() -> bool:

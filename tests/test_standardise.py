@@ -258,7 +258,7 @@ def test_the_rows_of_a_scaled_toy_are_those_of_the_toy(s, rescaled, tmp_path):
 
     def rows(out) -> dict[tuple[str, ...], float]:
         quiet = Progress("", None)
-        folder = runs.ensure(runs.plan("maf", "ring8", 0, TINY), out, quiet)
+        folder = runs.ensure(runs.define("maf", "ring8", 0, TINY), out, quiet)
         made = scores.evaluate(folder, TINY, quiet) + scores.score_baselines("ring8", TINY, out / "b", quiet)
         return {(r.recipe, r.split, r.sampler, str(r.steps), r.metric): r.value for r in made if r.value is not None}
 

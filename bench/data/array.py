@@ -32,7 +32,7 @@ from bench.data.whole import read_whole
 from paradigms.contract import Data, Space
 from paradigms.errors import BadInput
 
-__all__ = ["keep_arrays", "load_array"]
+__all__ = ["as_numpy", "keep_arrays", "load_array"]
 
 LARGEST = 2 << 30  # bytes of a file's arrays: they are held in memory
 ALSO = {"samples": "x", "images": "x", "labels": "y", "labels_test": "y_test"}  # other names of the arrays
@@ -74,12 +74,17 @@ def _is_of(path: Path, found: Dataset) -> bool:
     return (kept.checksum, kept.labels) == (found.checksum, found.labels)
 
 
-def _array(key: str, value: Any) -> np.ndarray:
+def as_numpy(value: Any) -> np.ndarray:
+    """A tensor, of bfloat16 as float32, or anything that numpy takes, as an array. Raises ValueError and TypeError."""
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu()
         value = value.float() if value.dtype == torch.bfloat16 else value
+    return np.asarray(value)
+
+
+def _array(key: str, value: Any) -> np.ndarray:
     try:
-        return np.asarray(value)
+        return as_numpy(value)
     except (ValueError, TypeError) as error:
         raise BadInput(f"the data: {key} is no array of numbers ({' '.join(str(error).split())[:100]})") from None
 
@@ -114,9 +119,12 @@ def _digests(x: np.ndarray) -> list[bytes]:
 
 def _made(arrays: Mapping[str, np.ndarray], where: str) -> Dataset:
     """The data set of arrays, without a name. Raises BadInput, which begins with `where`."""
-    named = {key: array for key, array in arrays.items() if key in WANTED}
-    named |= {ALSO[key]: a for key, a in arrays.items() if key in ALSO and ALSO[key] not in named}
-    others = [readable(key) for key in arrays if key not in WANTED and ALSO.get(key) not in named]
+    known = {key: ALSO.get(key, key) for key in arrays if key in ALSO or key in WANTED}
+    for name in WANTED:
+        if len(twice := [key for key, meant in known.items() if meant == name]) > 1:
+            raise BadInput(f"{where}: {' and '.join(twice)} are both taken as {name}; give one of them")
+    named = {name: arrays[key] for key, name in known.items()}
+    others = [readable(key) for key in arrays if key not in known]
     if "x" not in named and len(others) == 1 and len(arrays) == 1:
         named, others = {"x": next(iter(arrays.values()))}, []
     if "x" not in named:

@@ -13,8 +13,8 @@ from bench import runs
 from bench.data import Dataset
 from bench.progress import Progress
 from bench.runs import Run
-from bench.schedule import cores
 from bench.tiers import Tier, is_small
+from bench.workers import cores
 from paradigms import catalogue
 from paradigms.contract import Space
 
@@ -54,11 +54,11 @@ def training_of(
     compiled: bool = False,
     threads: int | None = None,
 ) -> Training:
-    """The training that the options of `bench train` mean. Raises BadInput, as `bench.runs.plan` does."""
+    """The training that the options of `bench train` mean. Raises BadInput, as `bench.runs.define` does."""
     known = catalogue.get(recipe)
     where, note = runs.device_for(device, tier.budget(data.space))
     asked = arithmetics.chosen(where, precision, compiled)
-    run = runs.plan(recipe, data.place, seed, tier, settings, conditional=conditional, arithmetic=asked)
+    run = runs.define(recipe, data.place, seed, tier, settings, conditional=conditional, arithmetic=asked)
     arithmetics.demand(asked, run.arithmetic, known)
     return Training(run, out, where, threads or _threads(run.space), note)
 

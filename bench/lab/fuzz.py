@@ -131,7 +131,7 @@ class World:
         ]
         self.recipes = able[:2]
         tier = tiers.get("smoke")
-        planned = [runs.plan(name, DATA, seed, tier) for name, seed in zip([able[0], able[0], able[1]], (0, 1, 0))]
+        planned = [runs.define(name, DATA, seed, tier) for name, seed in zip([able[0], able[0], able[1]], (0, 1, 0))]
         folders = [runs.ensure(run, self.runs, device="cpu") for run in planned]
         for folder in folders:
             scores.evaluate(folder, tier, Progress())

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 
 from bench.progress import Display, Progress, graceful_stop
-from bench.schedule import Job, Outcome, Place
+from bench.workers import Job, Outcome, Place
 from paradigms.errors import BadInput
 
 __all__ = ["perform"]
@@ -20,7 +20,7 @@ def perform(
     done: Callable[[Job, Outcome], None] | None = None,
     places: Sequence[Place] | None = None,
 ) -> dict[str, Outcome]:
-    """As `bench.schedule.perform`, in whose place it is put: each job after what it needs, and told how it ended.
+    """As `bench.workers.perform`, in whose place it is put: each job after what it needs, and told how it ended.
 
     Of the seconds of a small suite most are spent where each worker loads the libraries. workers, threads and places mean
     nothing here. Raises KeyboardInterrupt once a job has ended in which Ctrl-C was heard.

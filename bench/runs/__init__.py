@@ -1,7 +1,7 @@
 """Runs: a recipe on a data set with a seed and a budget, from its identity to the files of its folder.
 
-`plan` defines a run, `ensure` makes it exist (its parents first; a finished folder is a cache hit), `load` gives the
-model back. A run's folder is <out>/<data set>/<recipe>/<seed>-<hash>, the hash being over all that defines the run:
+`define` says what a run is, `ensure` makes it exist (its parents first; a finished folder is a cache hit), `load` gives
+the model back. A run's folder is <out>/<data set>/<recipe>/<seed>-<hash>, the hash being over all that defines the run:
 
     run.json             what was run, what it cost, on which machine, how it ended (`Info`)
     log.jsonl            the course of the training (see bench.loop); whole when it has ended
@@ -13,20 +13,21 @@ model back. A run's folder is <out>/<data set>/<recipe>/<seed>-<hash>, the hash 
     state.pt             the checkpoint, while training and after a failure
     error.txt            the traceback of a run that failed
 
-Beside the runs of a recipe lies plan-<hash>.json: the width that meets the parameter target and the number of steps
-that meets the budget, found once and shared by all seeds.
+The folder of a recipe's runs also holds plan-<hash>.json (`Spending`): the width that meets the parameter target and the
+number of steps that meets the budget, found once and shared by all seeds. Folders of earlier versions hold it too, so the
+file keeps its name.
 
     identity -> info -> command -> budget -> loading -> training -> make      (settings and machine below them)
 """
 
 from bench.runs.budget import fit_width
 from bench.runs.command import again, out_of
-from bench.runs.identity import Run, dataset, needed, plan, refusal, slug
+from bench.runs.identity import Run, dataset, define, needed, refusal, slug
 from bench.runs.info import SNAPSHOTS, Info, base_row, measured, read_info, snapshots
 from bench.runs.loading import data_of, load
 from bench.runs.machine import code_version, device_for, device_of, environment, gpus_of
 from bench.runs.make import ensure, is_finished, made_anew, other_code, wanting
-from bench.runs.settings import configure, flat, type_in_words
+from bench.runs.settings import configure, flat
 from bench.runs.training import tidy
 from reports.layout import ERROR, INFO, PARENTS, PROTOCOLS, WEIGHTS
 
@@ -45,6 +46,7 @@ __all__ = [
     "configure",
     "data_of",
     "dataset",
+    "define",
     "device_for",
     "device_of",
     "ensure",
@@ -59,12 +61,10 @@ __all__ = [
     "needed",
     "other_code",
     "out_of",
-    "plan",
     "read_info",
     "refusal",
     "slug",
     "snapshots",
     "tidy",
-    "type_in_words",
     "wanting",
 ]

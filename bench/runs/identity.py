@@ -15,15 +15,15 @@ import bench.data
 from bench.arithmetic import USUAL, Arithmetic
 from bench.data.names import Name, OwnData
 from bench.runs.settings import configure, sized
-from bench.tiers import MATCHES, Tier
+from bench.tiers import Tier
 from paradigms import catalogue
 from paradigms.contract import Recipe, Space
-from paradigms.errors import BadInput, unknown
+from paradigms.errors import BadInput
 
 if TYPE_CHECKING:
     from bench.data import Dataset
 
-__all__ = ["Run", "dataset", "needed", "needs_of", "plan", "refusal", "short_hash", "slug"]
+__all__ = ["Run", "dataset", "define", "needed", "needs_of", "refusal", "short_hash", "slug"]
 
 IDENTITY = 1  # of what makes two runs the same experiment; a new column of the results does not
 
@@ -33,7 +33,7 @@ class Run:
     """What defines a run. Two runs with the same `id` are the same experiment.
 
     dataset:    what the data set is called: in rows and in the run's folder, but in no seed or identity.
-    place:      what the data set is loaded by, if not by its name; `source` only says where its files lie.
+    place:      by what the data set is loaded, if not by its name.
     share:      the part of the tier's budget that it gets.
     parents:    the runs that it needs, by role.
     arithmetic: what this paradigm can have of what was asked for.
@@ -50,7 +50,6 @@ class Run:
     share: float = 1.0
     parents: tuple[tuple[str, Run], ...] = ()
     arithmetic: Arithmetic = USUAL
-    source: Path | None = field(default=None, compare=False)
     place: Name = field(default="", compare=False)
 
     @property
@@ -118,12 +117,12 @@ def slug(name: str) -> str:
 
 
 @lru_cache(maxsize=4)
-def dataset(name: Name, source: Path | None = None) -> Dataset:
+def dataset(name: Name) -> Dataset:
     """The data set, kept in memory for the runs of this process that share it."""
-    return bench.data.load(name, source)
+    return bench.data.load(name)
 
 
-def plan(
+def define(
     recipe: str,
     dataset_name: Name,
     seed: int,
@@ -131,8 +130,6 @@ def plan(
     settings: Sequence[str] = (),
     *,
     conditional: bool = False,
-    source: Path | None = None,
-    match: str | None = None,
     arithmetic: Arithmetic = USUAL,
 ) -> Run:
     """The run of a recipe, with those that it needs. `settings` are `key=value` changes to the recipe's config, and
@@ -141,11 +138,7 @@ def plan(
     `arithmetic` is what is asked for; a recipe that can not have it all takes what it can. Raises BadInput for an unknown
     recipe, data set or setting, and for data that the recipe can not model.
     """
-    if match is not None:
-        if match not in MATCHES:
-            raise unknown("match", match, MATCHES)
-        tier = replace(tier, match=match)
-    found = dataset(dataset_name, source)
+    found = dataset(dataset_name)
     if conditional and not found.space.classes:
         raise BadInput(f"{found.name} has no labels; leave out the condition")
     space = found.space if conditional else replace(found.space, classes=0)
@@ -176,7 +169,6 @@ def plan(
                 for role, parent in needs_of(known).items()
             ),
             arithmetic=arithmetic.of(known.paradigm),
-            source=source,
             place=found.place,
         )
 
@@ -189,7 +181,7 @@ def needs_of(recipe: Recipe) -> dict[str, Recipe]:
 
 
 def needed(recipe: Recipe) -> list[Recipe]:
-    """The recipes that a recipe needs, those that these need, and so on; each once, as in a circle, which `plan` refuses."""
+    """The recipes that a recipe needs, those that these need, and so on; each once, as in a circle, which `define` refuses."""
     found: dict[str, Recipe] = {}
     pending = list(needs_of(recipe).values())
     while pending:

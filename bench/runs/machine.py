@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from bench.arithmetic import DTYPES, card_of, exact
-from bench.schedule import cores
 from bench.tiers import Budget
+from bench.workers import cores
 from paradigms.contract import Recipe
 from paradigms.errors import BadInput, unknown
 

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bench import store
+from bench.settings import type_in_words
 from bench.tiers import Budget
 from paradigms.errors import BadInput, unknown
 
-__all__ = ["changes", "configure", "flat", "restored", "sized", "tuples", "type_in_words"]
+__all__ = ["changes", "configure", "flat", "restored", "sized", "tuples"]
 
 
 def configure(config: Any, settings: Sequence[str], recipe: str = "RECIPE") -> Any:
@@ -29,7 +30,9 @@ def configure(config: Any, settings: Sequence[str], recipe: str = "RECIPE") -> A
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
-            raise BadInput(f"--set {setting}: write it as key=value; keys: {', '.join(_keys(config))}; {see}")
+            raise BadInput(
+                f"--set {setting}: write it as key=value; keys: {', '.join(flat(dataclasses.asdict(config)))}; {see}"
+            )
         config = _changed(config, key.strip(), text.strip(), setting, see)
     return config
 
@@ -38,7 +41,9 @@ def _changed(config: Any, key: str, text: str, setting: str, see: str) -> Any:
     name, dot, rest = key.partition(".")
     hints = typing.get_type_hints(type(config))
     if name not in {f.name for f in fields(config)}:
-        raise BadInput(f"{unknown(f'setting in --set {setting}:', name, _keys(config))}; {see}")
+        raise BadInput(
+            f"{unknown(f'setting in --set {setting}:', name, list(flat(dataclasses.asdict(config))))}; {see}"
+        )
     current = getattr(config, name)
     if dot or is_dataclass(current):
         if not is_dataclass(current):
@@ -60,15 +65,6 @@ def _changed(config: Any, key: str, text: str, setting: str, see: str) -> Any:
         return replace(config, **{name: value})
     except ValueError as error:  # a config may check itself
         raise BadInput(f"--set {setting}: {error}") from None
-
-
-def _keys(config: Any) -> list[str]:
-    """What can be set, parts by their dotted keys."""
-    found = list[str]()
-    for f in fields(config):
-        part = getattr(config, f.name)
-        found += [f"{f.name}.{key}" for key in _keys(part)] if is_dataclass(part) else [f.name]
-    return found
 
 
 _SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -107,23 +103,6 @@ def _parse(text: str, hint: Any) -> Any:
 
 def _fail(text: str) -> Any:
     raise ValueError(text)
-
-
-def type_in_words(hint: Any) -> str:
-    """The type of a setting as a user reads it, with its article."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join("none" if a is type(None) else type_in_words(a) for a in args)
-    if origin is Literal:
-        return " or ".join(map(str, args))
-    if origin is tuple:
-        return (
-            f"values separated by commas, each {type_in_words(args[0])}"
-            if args[1:] == (...,)
-            else f"{len(args)} values"
-        )
-    known = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-    return known.get(hint, "set in code")
 
 
 def restored(config: Any, values: Any, where: Path) -> Any:

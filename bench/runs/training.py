@@ -58,7 +58,7 @@ def train_run(
     with _threads(threads):
         try:
             started = _start(run, recipe, parents, device, threads)
-            split = dataset(run.place or run.dataset, run.source).train
+            split = dataset(run.place or run.dataset).train
             data = (split if run.conditional else split.unlabelled()).to(device)
             above = [read_info(parent) for parent in parents.values()]
             broken = next((parent for parent in above if parent.status != "ok"), None)

@@ -16,10 +16,10 @@ from bench.arithmetic import DTYPES
 from bench.data import Dataset
 from bench.metrics import Value
 from bench.opened import Opened
-from bench.schedule import is_spoiled
 from bench.scores.pools import NotFinite
 from bench.store import Row
 from bench.tiers import Tier
+from bench.workers import is_spoiled
 from paradigms.contract import Card, Paradigm, Plan, settings_text
 from paradigms.errors import BadInput
 
@@ -45,7 +45,7 @@ class Rows:
     def part(self, metric: str) -> Iterator[None]:
         """A part of the evaluation. If it fails, one row of `metric` says why, and the other parts go on.
 
-        An error that has spoiled this process for them (see `bench.schedule.is_spoiled`) is raised.
+        An error that has spoiled this process for them (see `bench.workers.is_spoiled`) is raised.
         """
         try:
             yield

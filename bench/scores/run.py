@@ -68,8 +68,7 @@ def evaluate(
         rows += likelihood.of_splits(dataclasses.replace(base, headline=kind == kinds[0]), kind, subject, work)
     if not kinds:
         rows.append(likelihood.none_row(base, card, space, tier))
-    stage = getattr(run.paradigm, "codec", None)
-    if isinstance(stage, Codec):
+    if (stage := run.codec) is not None:
         drawn = row_of_plan(base, card.default, card)
         rows += codec.rows(drawn, stage, ref, subject.n, work.scored("the codec"))
     with locked(subject.place):

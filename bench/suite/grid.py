@@ -51,7 +51,7 @@ def plan_runs(
         raise BadInput("; ".join([f"no recipe can model '{found.name}'", *(f"{n}: {r}" for n, r in skipped.items())]))
     own = _by_recipe(settings, asked)
     return [
-        runs.plan(name, dataset, seed, tier, own[name], conditional=conditional, arithmetic=arithmetic)
+        runs.define(name, dataset, seed, tier, own[name], conditional=conditional, arithmetic=arithmetic)
         for name in asked
         if name not in skipped
         for seed in range(seeds or tier.seeds)
@@ -76,7 +76,7 @@ def _asked(names: Sequence[str]) -> dict[str, bool]:
 
 
 def _by_recipe(settings: Sequence[str], names: Iterable[str]) -> dict[str, list[str]]:
-    """RECIPE.key=value as the settings of each recipe (see `bench.runs.plan`): its own, and those of what it needs."""
+    """RECIPE.key=value as the settings of each recipe (see `bench.runs.define`): its own, and those of what it needs."""
     known = catalogue.recipes()
     above = {name: {needed.name for needed in runs.needed(known[name])} for name in names}
     found: dict[str, list[str]] = {name: [] for name in above}

@@ -15,9 +15,9 @@ from bench import measure, runs, scores, store
 from bench.data.names import Name
 from bench.progress import Progress
 from bench.runs import Run
-from bench.schedule import SCORE, TRAIN, Job, Outcome, Place, cores, gpu_places
 from bench.suite.grid import Grid, rows_folder
 from bench.tiers import Budget, Tier
+from bench.workers import SCORE, TRAIN, Job, Outcome, Place, cores, gpu_places
 from paradigms.errors import BadInput
 from reports.words import visible
 

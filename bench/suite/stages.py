@@ -14,7 +14,6 @@ from bench.arithmetic import chosen
 from bench.data.names import Name
 from bench.progress import Display, duration
 from bench.runs import Run
-from bench.schedule import Job, Outcome, perform
 from bench.suite.checked import Checked, check
 from bench.suite.grid import Grid, grid_of, plan_runs, rows_folder
 from bench.suite.jobs import (
@@ -30,6 +29,7 @@ from bench.suite.jobs import (
 from bench.suite.reporting import report
 from bench.suite.result import Result
 from bench.tiers import Tier
+from bench.workers import Job, Outcome, perform
 from paradigms.errors import BadInput
 
 __all__ = ["everything"]

@@ -147,13 +147,12 @@ def calls_cell(entry: Entry) -> Cell:
     return cell(entry, seed_means(rows, "calls"), count_text, default="not counted")
 
 
-def comparison(found: Sequence[Section]) -> pd.DataFrame:
-    """The headline tables as one frame: what is printed as strings, then the same as numbers."""
+def comparison(found: Sequence[Section], tables: Sequence[Table]) -> pd.DataFrame:
+    """The headline tables of sections as one frame: what is printed as strings, then the same as numbers."""
     records = []
     shown: dict[str, None] = dict.fromkeys(["dataset", "tier", "recipe", "plan"])
     numbers: dict[str, None] = {}
-    for section in found:
-        table = headline(section)
+    for section, table in zip(found, tables, strict=True):
         for line in table.lines:
             record: dict[str, object] = {
                 "dataset": section.title,

@@ -52,7 +52,7 @@ def _contents(
     formats: Sequence[str],
 ) -> Iterator[tuple[str, bytes]]:
     """(name, bytes) of each file of a report, the page first, the figures last."""
-    short = as_csv(comparison(found))
+    short = as_csv(comparison(found, [page.headline for page in pages]))
     if "html" in formats:
         yield PAGE, as_html(pages, together, short).encode()
     if "md" in formats:
