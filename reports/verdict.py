@@ -6,8 +6,10 @@ Text is a list of (words, strong) spans, so that each format escapes and sets it
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import pandas as pd
 
 from reports import words
 from reports.budgets import MATCHED, budget_words, multiple_text
@@ -259,71 +261,95 @@ def _distinct(values: Sequence[Any]) -> str:
 
 
 def provenance(section: Section) -> list[tuple[str, str]]:
-    """What was run, on what, with what: (fact, value), only those known."""
-    records, rows = section.records, section.rows
-    mine = rows[rows["status"] != "baseline"]
-    facts: list[tuple[str, str]] = []
+    """(fact, value) of what was run, on what data, with what budget, code and machine; only the facts that are known."""
+    facts = [*_protocol(section), *_networks(section), *_machine(section), *_ending(section)]
+    return [(name, value) for name, value in facts if value]
 
-    def add(name: str, value: str) -> None:
-        if value:
-            facts.append((name, value))
 
-    add("Data set", section.title)
-    add("Data checksum (sha256)", _distinct([r.get("checksum") for r in records]))
-    add("Tier", words.plain(section.tier))
-    budget = section.budget
-    if section.budgets or budget:
-        told = [mine[0] for mine in section.budgets.values()] or [e for e in section.entries if e.budget][:1]
-        kept = [f"{budget_words(e)}; matched by {MATCHED.get(e.match, e.match)}" for e in told]
-        named = [words.listing([e.name for e in mine]) + ": " for mine in section.budgets.values()]
-        add("Budget of a run", " | ".join(n + k for n, k in zip(named, kept)) if len(kept) > 1 else "".join(kept))
-    bound = [str(r["bound"]) for r in records if r.get("bound")]
-    if bound:
-        said = {"flops": "the budget of FLOPs", "images": "the budget of images", "seconds": "the limit on seconds"}
-        ends = sorted(set(bound))
-        counts = ", ".join(f"{said.get(b, words.plain(b))} in {words.plural(bound.count(b), 'run')}" for b in ends)
-        add("What ended training", counts)
-    seeds = sorted({int(s) for s in mine["seed"].dropna()})
-    add("Training seeds", ", ".join(map(str, seeds)))
-    for space in section.spaces:
-        n = rows.loc[rows["features"] == space, "n"].dropna()
-        extra = f", n = {n.min():,.0f}" + (f" to {n.max():,.0f}" if n.max() > n.min() else "") if len(n) else ""
-        accuracy = rows.loc[(rows["features"] == space) & (rows["metric"] == "accuracy"), "value"].dropna()
-        extra += f", held-out accuracy {accuracy.mean():.3f}" if len(accuracy) else ""
-        add("Feature network @ weights", words.plain(space) + extra)
-    add("Averaging", _distinct([{"ema": "power-function average of the weights", "raw": "raw weights"}.get(w, w)
-                                for w in sorted(set(mine["weights"]))]))  # fmt: skip
-    add("Code (sha256)", _distinct(sorted({*mine["code"], *(str(r.get("code") or "") for r in records)})))
-    names = [r.get("device_name") or r.get("device") for r in records] or sorted(set(mine["device"]))
-    add("Trained on", _distinct(names))
-    add("Measured on", _distinct(sorted(set(mine["device"]))))
-    threads = sorted({f"{t:g}" for t in mine["threads"].dropna()})
-    add("Threads a run", ", ".join(threads))
-    add("Number format", _distinct(sorted(set(mine["dtype"]))))
-    add("Platform", _distinct(sorted({str(r.get("platform") or "") for r in records})))
-    for key in ("python", "torch"):
-        add(
-            key.capitalize() if key == "python" else "PyTorch",
-            _distinct(sorted({str(r.get(key) or "") for r in records})),
-        )
-    known = [r for r in records if isinstance(r.get("seconds"), (int, float))]
-    spent = (
-        sum(float(r["seconds"]) for r in known)
-        if known
-        else sum(s for s in mine.groupby("run")["seconds"].max().dropna())
+def _without_baselines(section: Section) -> pd.DataFrame:
+    return section.rows[section.rows["status"] != "baseline"]
+
+
+def _of_records(section: Section, key: str) -> str:
+    """The values of a key of run.json, sorted."""
+    return _distinct(sorted({str(r.get(key) or "") for r in section.records}))
+
+
+def _protocol(section: Section) -> list[tuple[str, str]]:
+    seeds = sorted({int(s) for s in _without_baselines(section)["seed"].dropna()})
+    return [
+        ("Data set", section.title),
+        ("Data checksum (sha256)", _distinct([r.get("checksum") for r in section.records])),
+        ("Tier", words.plain(section.tier)),
+        ("Budget of a run", _budget(section)),
+        ("What ended training", _bound(section)),
+        ("Training seeds", ", ".join(map(str, seeds))),
+    ]
+
+
+def _budget(section: Section) -> str:
+    """The budget of a run, or each of several with the names of its recipes."""
+    if not section.budgets and not section.budget:
+        return ""
+    groups = list(section.budgets.values())
+    first = [group[0] for group in groups] or [e for e in section.entries if e.budget][:1]
+    texts = [f"{budget_words(e)}; matched by {MATCHED.get(e.match, e.match)}" for e in first]
+    names = [words.listing([e.name for e in group]) + ": " for group in groups]
+    return " | ".join(n + t for n, t in zip(names, texts)) if len(texts) > 1 else "".join(texts)
+
+
+def _bound(section: Section) -> str:
+    """What ended the trainings, with the number of runs of each."""
+    bound = [str(r["bound"]) for r in section.records if r.get("bound")]
+    meant = {"flops": "the budget of FLOPs", "images": "the budget of images", "seconds": "the limit on seconds"}
+    return ", ".join(
+        f"{meant.get(b, words.plain(b))} in {words.plural(bound.count(b), 'run')}" for b in sorted(set(bound))
     )
-    runs = len(known) or mine["run"].nunique()
-    add("Training time, all runs", f"{words.seconds(spent)} over {words.plural(runs, 'run')}, failed ones included")
-    ended = [str(r["finished"]) for r in records if r.get("finished")]
-    if ended:
-        add("Last run finished", words.plain(max(ended)[:19].replace("T", " ") + " UTC"))
+
+
+def _networks(section: Section) -> Iterator[tuple[str, str]]:
+    """Each feature network with the number of samples and its accuracy."""
+    for space in section.spaces:
+        here = section.rows[section.rows["features"] == space]
+        n, accuracy = here["n"].dropna(), here.loc[here["metric"] == "accuracy", "value"].dropna()
+        extra = f", n = {n.min():,.0f}" + (f" to {n.max():,.0f}" if n.max() > n.min() else "") if len(n) else ""
+        extra += f", held-out accuracy {accuracy.mean():.3f}" if len(accuracy) else ""
+        yield "Feature network @ weights", words.plain(space) + extra
+
+
+def _machine(section: Section) -> list[tuple[str, str]]:
+    """Averaging, code, devices and versions."""
+    rows, records = _without_baselines(section), section.records
+    averaging = {"ema": "power-function average of the weights", "raw": "raw weights"}
+    trained_on = [r.get("device_name") or r.get("device") for r in records] or sorted(set(rows["device"]))
+    return [
+        ("Averaging", _distinct([averaging.get(w, w) for w in sorted(set(rows["weights"]))])),
+        ("Code (sha256)", _distinct(sorted({*rows["code"], *(str(r.get("code") or "") for r in records)}))),
+        ("Trained on", _distinct(trained_on)),
+        ("Measured on", _distinct(sorted(set(rows["device"])))),
+        ("Threads a run", ", ".join(sorted({f"{t:g}" for t in rows["threads"].dropna()}))),
+        ("Number format", _distinct(sorted(set(rows["dtype"])))),
+        ("Platform", _of_records(section, "platform")),
+        ("Python", _of_records(section, "python")),
+        ("PyTorch", _of_records(section, "torch")),
+    ]
+
+
+def _ending(section: Section) -> Iterator[tuple[str, str]]:
+    """How long training took, when it ended, and what to keep in mind of either."""
+    rows, records = _without_baselines(section), section.records
+    timed = [float(r["seconds"]) for r in records if isinstance(r.get("seconds"), (int, float))]
+    spent = sum(timed) if timed else sum(s for s in rows.groupby("run")["seconds"].max().dropna())
+    count = len(timed) or rows["run"].nunique()
+    yield "Training time, all runs", f"{words.seconds(spent)} over {words.plural(count, 'run')}, failed ones included"
+    if ended := [str(r["finished"]) for r in records if r.get("finished")]:
+        yield "Last run finished", words.plain(max(ended)[:19].replace("T", " ") + " UTC")
     contended = sorted({run_id(r) for r in records if r.get("contended")})
-    if contended or bool(mine["contended"].any()):
+    if contended or bool(rows["contended"].any()):
         what = f"{words.plural(len(contended), 'run')} trained" if contended else "some timings taken"
-        add("Contended", f"{what} while other work was on the machine: read those seconds as upper bounds")
+        yield "Contended", f"{what} while other work was on the machine: read those seconds as upper bounds"
     if section.waiting:
-        add("Without results", f"{words.plural(len(section.waiting), 'run')} still training or not scored")
-    return facts
+        yield "Without results", f"{words.plural(len(section.waiting), 'run')} still training or not scored"
 
 
 # --------------------------------------------------------------------------------------------------- reproduction

@@ -31,80 +31,12 @@ from reports.tables.notes import (
 )
 from reports.tables.quality import quality_column
 
+Made = tuple[Column, Callable[[Entry], Cell]]  # a column, and what makes the cell of an entry
+
 
 def headline(section: Section) -> Table:
     """One table that answers the question: quality, likelihood, training cost, sampling cost."""
-    metric, _, features = section.lead
-    compared = section.compare(section.lead)
-
-    def group(entry: Entry) -> Cell:
-        if entry.baseline:
-            return Cell("")
-        if entry.name in compared.family.letters:
-            return Cell(compared.family.letters[entry.name], note=_better(compared.family.worse(entry.name)))
-        why = compared.uncompared.get(entry.name, "not compared: no value")
-        return Cell("–", missing=True, note="" if entry.over_budget else f"{entry.name}: {why}")
-
-    columns: list[tuple[Column, Callable[[Entry], Cell]]] = []
-    if section.seeds > 1:
-        columns.append((Column("Group", note=GROUP, numeric=False, key="group"), group))
-    columns.append(quality_column(section, metric, "test", features, section.lead_title))
-    if metric == "fd" and section.second:
-        columns.append(quality_column(section, "fd", "test", section.second, section.title_of("fd", section.second)))
-    for counted in ("modes", "mode_kl"):
-        found = section.rows[section.rows["metric"] == counted]
-        if len(found):
-            columns.append(quality_column(section, counted, "test", found["features"].iloc[0]))
-    title = UNITS[section.likelihood]
-    columns.append(
-        (
-            Column(
-                f"NLL, {title}",
-                "↓",
-                "held-out negative log-likelihood; = exact, ≤ bound, ≈ estimate; comparable only within a kind",
-                key=section.likelihood,
-            ),
-            likelihood_cell(section),
-        )
-    )
-    columns += [
-        (
-            Column("Params", note="parameters trained, all networks together", key="params_trained"),
-            facts("params_trained", as_si("")),
-        ),
-        (
-            Column(
-                "Training",
-                note="FLOPs with what its parents cost; × marks multiples of the suite's budget",
-                key="flops_total",
-            ),
-            of_runs(lambda e: cost_cell(e, "flops", e.fact("cost_total") or e.fact("flops"), as_si("FLOP"))),
-        ),
-        *(
-            [
-                (
-                    Column("Images", note="training images with those of its parents", key="images_total"),
-                    of_runs(lambda e: cost_cell(e, "images", images_total(e), as_si(""))),
-                )
-            ]
-            if any(e.match == "images" for e in section.finished)
-            else []
-        ),
-        (
-            Column("Time", note="training seconds with what its parents took, by the wall clock", key="seconds_total"),
-            of_runs(lambda e: cost_cell(e, "seconds", e.fact("seconds_total"), seconds_text)),
-        ),
-        (Column("Calls", note="network calls per sample, counted", key="calls"), calls_cell),
-        (
-            Column("Latency", "↓", "median time for one sample, batch 1", key="latency"),
-            timed("latency", seconds_text),
-        ),
-        (
-            Column("Throughput", "↑", "samples per second at the best batch", key="throughput"),
-            timed("throughput", rate_text),
-        ),
-        (Column("Seeds", note="training seeds that finished", key="seeds"), seeds_cell),
-    ]
+    columns = [*_groups(section), *_quality(section), _likelihood(section), *_training(section), *_sampling()]
     heads = tuple(c for c, _ in columns)
     lines, thin = without_seed_marks(heads, lines_of(section, columns, section.baselines, lambda e: e.plan_text))
     return Table(
@@ -126,6 +58,84 @@ def headline(section: Section) -> Table:
             *interval_notes(section),
         ),
     )
+
+
+def _groups(section: Section) -> list[Made]:
+    """The letters of the recipes that are not told apart; no column for a single seed."""
+    if section.seeds <= 1:
+        return []
+    compared = section.compare(section.lead)
+
+    def group(entry: Entry) -> Cell:
+        if entry.baseline:
+            return Cell("")
+        if entry.name in compared.family.letters:
+            return Cell(compared.family.letters[entry.name], note=_better(compared.family.worse(entry.name)))
+        why = compared.uncompared.get(entry.name, "not compared: no value")
+        return Cell("–", missing=True, note="" if entry.over_budget else f"{entry.name}: {why}")
+
+    return [(Column("Group", note=GROUP, numeric=False, key="group"), group)]
+
+
+def _quality(section: Section) -> list[Made]:
+    """The distance that leads, the same in a second feature space, and counts of modes where there are any."""
+    metric, _, features = section.lead
+    columns = [quality_column(section, metric, "test", features, section.lead_title)]
+    if metric == "fd" and section.second:
+        columns.append(quality_column(section, "fd", "test", section.second, section.title_of("fd", section.second)))
+    for counted in ("modes", "mode_kl"):
+        found = section.rows[section.rows["metric"] == counted]
+        if len(found):
+            columns.append(quality_column(section, counted, "test", found["features"].iloc[0]))
+    return columns
+
+
+def _likelihood(section: Section) -> Made:
+    return (
+        Column(
+            f"NLL, {UNITS[section.likelihood]}",
+            "↓",
+            "held-out negative log-likelihood; = exact, ≤ bound, ≈ estimate; comparable only within a kind",
+            key=section.likelihood,
+        ),
+        likelihood_cell(section),
+    )
+
+
+def _training(section: Section) -> list[Made]:
+    """What training cost: parameters, FLOPs, images where they were the budget, seconds."""
+    flops = Column(
+        "Training", note="FLOPs with what its parents cost; × marks multiples of the suite's budget", key="flops_total"
+    )
+    images = (
+        Column("Images", note="training images with those of its parents", key="images_total"),
+        of_runs(lambda e: cost_cell(e, "images", images_total(e), as_si(""))),
+    )
+    return [
+        (
+            Column("Params", note="parameters trained, all networks together", key="params_trained"),
+            facts("params_trained", as_si("")),
+        ),
+        (flops, of_runs(lambda e: cost_cell(e, "flops", e.fact("cost_total") or e.fact("flops"), as_si("FLOP")))),
+        *([images] if any(e.match == "images" for e in section.finished) else []),
+        (
+            Column("Time", note="training seconds with what its parents took, by the wall clock", key="seconds_total"),
+            of_runs(lambda e: cost_cell(e, "seconds", e.fact("seconds_total"), seconds_text)),
+        ),
+    ]
+
+
+def _sampling() -> list[Made]:
+    """What sampling costs, and on how many seeds all this stands."""
+    return [
+        (Column("Calls", note="network calls per sample, counted", key="calls"), calls_cell),
+        (Column("Latency", "↓", "median time for one sample, batch 1", key="latency"), timed("latency", seconds_text)),
+        (
+            Column("Throughput", "↑", "samples per second at the best batch", key="throughput"),
+            timed("throughput", rate_text),
+        ),
+        (Column("Seeds", note="training seeds that finished", key="seeds"), seeds_cell),
+    ]
 
 
 def _better(names: Sequence[str]) -> str:
