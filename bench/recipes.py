@@ -138,7 +138,7 @@ def _recalled() -> dict[str, Any] | None:
     """The kept file; None where the recipes may say something else by now."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         found = json.loads(KEPT.read_text("utf-8"))
-        if found["sources"] == sources() and not catalogue.plugins():
+        if found["sources"] == sources() and not catalogue.DOOR.points():
             return found
     return None
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from paradigms import catalogue, edm
+from paradigms import catalogue, edm, plugins
 from paradigms.backbones import Backbone
 from paradigms.contract import Batch, Frozen, Noise, Pairs, Recipe, Space, Trainable, Update
 from paradigms.maths.denoiser import Prediction
@@ -88,13 +88,14 @@ def installed_package(module: str, home: Path) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(home)
-        patch.setattr(catalogue, "entry_points", lambda group: [EntryPoint(module, module, catalogue.GROUP)])
-        catalogue._plugins.cache_clear()
+        point = EntryPoint(module, module, catalogue.DOOR.group)
+        patch.setattr(plugins, "entry_points", lambda group: [point] if group == catalogue.DOOR.group else [])
+        plugins.forget()
         shown = tiers.tiers()
         mine = {name: tiers.get(f"{home}/t.toml:{name}") for name in ("tiny", "other")}
         patch.setattr(tiers, "tiers", lambda: {**shown, **mine})
         yield
-    catalogue._plugins.cache_clear()
+    plugins.forget()
     sys.modules.pop(module, None)
 
 

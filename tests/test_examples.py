@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from paradigms import catalogue
+from paradigms import plugins
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
@@ -65,5 +65,5 @@ def test_add_my_method(tmp_path, monkeypatch, capsys):
     assert set(table.index) == {"independent-normals", "vae", "real-train"}
     assert table.notna().all().all()
     assert names["cold"].shape == (8, 1, 8, 8)
-    catalogue._plugins.cache_clear()
+    plugins.forget()
     sys.modules.pop("my_package.my_paradigm", None)

@@ -1,0 +1,252 @@
+"""How what is added is found: definitions at the foot of files of ours, and those that other packages name.
+
+A `Door` is one kind of thing that can be added: recipes, backbones, data sets, metrics. Ours stand in the files of one folder,
+each in a tuple at the file's foot (`RECIPES = (Recipe("gan", ...), ...)`). Another package adds to them by an entry point,
+
+    [project.entry-points."paradigms.recipes"]
+    my-model = "my_package.my_model"            # a module with RECIPES, or "my_package.my_model:RECIPES"
+
+Names and other literals are read from the sources without running them, so that lists and shell completion do not wait for
+torch. A plug-in is imported for its names only where they do not stand in its source as literals.
+
+A plug-in that can not be loaded, or that takes a name which exists, costs one warning and is left out.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import logging
+import multiprocessing
+import pkgutil
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from pathlib import Path
+from typing import Any
+
+from paradigms.errors import BadInput
+
+__all__ = ["Door", "Found", "fields_in", "file_of", "forget", "warn"]
+
+_log = logging.getLogger(__name__)
+_warned = set[str]()
+
+Fields = Mapping[str, Any]  # the literal arguments of a definition, by name
+
+
+@dataclass(frozen=True)
+class Found:
+    """A definition and where it comes from, in words. plugin: it is none of ours."""
+
+    definition: Any
+    where: str
+    plugin: bool
+
+
+@dataclass(frozen=True)
+class Door:
+    """One kind of thing that can be added.
+
+    group:     of the entry points.
+    attribute: the tuple at the foot of a file, "RECIPES".
+    kind:      the class of what stands in it, by name: "Recipe"; `module` is where that class is.
+    package:   whose files hold ours; `apart` are files of it that hold none.
+    """
+
+    group: str
+    attribute: str
+    kind: str
+    module: str
+    package: str
+    apart: frozenset[str] = frozenset()
+
+    # ------------------------------------------------------------------------------------------ without running them
+
+    def described(self) -> dict[str, Fields]:
+        """By name the literal arguments of every definition, the first of each name. Raises nothing."""
+        found: dict[str, Fields] = {}
+        for name, path in self._files():
+            for fields in fields_in(path, self.attribute, self.kind) or self._imported(name):
+                found.setdefault(fields["name"], fields)
+        for point in self.points():
+            for fields in self._described_by(point):
+                found.setdefault(fields["name"], fields)
+        return found
+
+    def points(self) -> EntryPoints:
+        """The entry points by which other packages add to this."""
+        return _points(self.group, tuple(sys.path))
+
+    def _files(self) -> Iterator[tuple[str, Path]]:
+        spec = importlib.util.find_spec(self.package)
+        for folder in (spec.submodule_search_locations or ()) if spec else ():
+            for found in pkgutil.iter_modules([folder]):
+                if not found.ispkg and found.name not in self.apart:
+                    yield f"{self.package}.{found.name}", Path(folder, f"{found.name}.py")
+
+    def _described_by(self, point: EntryPoint) -> list[Fields]:
+        source, literal = _source_of(point.module), None
+        if source is not None and (point.attr or self.attribute) == self.attribute:
+            try:
+                literal = fields_in(source, self.attribute, self.kind)
+            except (OSError, SyntaxError, ValueError):
+                literal = None
+        if literal:
+            return literal
+        try:
+            return [_fields(one) for one in self.load(point)]
+        except BadInput as error:
+            warn(str(error))
+            return [{"name": point.name}]
+
+    def _imported(self, module: str) -> list[Fields]:
+        """Of a file of ours that is not so plain."""
+        source = importlib.util.find_spec(module)
+        if (
+            source is None
+            or source.origin is None
+            or f"\n{self.attribute} =" not in Path(source.origin).read_text("utf-8")
+        ):
+            return []
+        return [_fields(one) for one in getattr(importlib.import_module(module), self.attribute, ())]
+
+    # ----------------------------------------------------------------------------------------------------- as things
+
+    def ours(self) -> Iterator[Found]:
+        """The definitions in our own files."""
+        for name, path in self._files():
+            if f"\n{self.attribute}" in path.read_text("utf-8"):
+                for one in getattr(importlib.import_module(name), self.attribute, ()):
+                    yield Found(one, name, False)
+
+    def added(self) -> Iterator[Found]:
+        """The definitions of other packages. What can not be loaded is left out, with a warning."""
+        for point in self.points():
+            try:
+                found = self.load(point)
+            except BadInput as error:
+                warn(str(error))
+                continue
+            yield from (Found(one, f"plugin '{point.name}' ({point.value})", True) for one in found)
+
+    def known(self) -> dict[str, Any]:
+        """By name every definition, ours first. One that takes a name which exists is left out, with a warning."""
+        found: dict[str, Found] = {}
+        for one in (*self.ours(), *self.added()):
+            other = found.setdefault(one.definition.name, one)
+            if other is not one:
+                name, word = one.definition.name, self.attribute.lower().removesuffix("s")
+                warn(f"{one.where} is left out: {word} '{name}' is defined by {other.where}; rename one")
+        return {name: one.definition for name, one in found.items()}
+
+    def load(self, point: EntryPoint) -> tuple[Any, ...]:
+        """The definitions that an entry point names. Raises BadInput."""
+        where = f"plugin '{point.name}' ({point.value})"
+        try:
+            loaded = point.load()
+            found = tuple(getattr(loaded, self.attribute, loaded))
+        except (Exception, SystemExit) as error:  # a stranger's code may raise anything
+            raise BadInput(
+                f"{where} can not be loaded: {type(error).__name__}: {error}; mend or uninstall it"
+            ) from error
+        kind = getattr(importlib.import_module(self.module), self.kind)
+        if not found or not all(isinstance(one, kind) for one in found):
+            what = f"a module with {self.attribute} or a tuple of {self.kind}"
+            raise BadInput(f"{where} must name {what}; mend or uninstall it")
+        return found
+
+    def broken(self, name: str) -> BadInput | None:
+        """Why the plug-in that a name would come from can not be loaded; None where there is none such."""
+        for point in self.points():
+            try:
+                self.load(point)
+            except BadInput as error:
+                if name == point.name or name in _names(self._described_by(point)):
+                    return error
+        return None
+
+
+def warn(line: str) -> None:
+    """Says a line on stderr, once; worker processes leave it to the first one."""
+    if line not in _warned and multiprocessing.parent_process() is None:
+        _warned.add(line)
+        _log.warning("warning: %s", " ".join(line.split()))
+
+
+def forget() -> None:
+    """Looks for entry points anew when they are next asked for: a package may have been installed since."""
+    _points.cache_clear()
+
+
+def file_of(definition: Any) -> Path | None:
+    """The file of the module that defines a class or function; None where it is in no file."""
+    found = getattr(sys.modules.get(getattr(definition, "__module__", "")), "__file__", None)
+    return Path(found) if found else None
+
+
+@lru_cache(maxsize=16)
+def _points(group: str, path: tuple[str, ...]) -> EntryPoints:
+    """What the packages on sys.path add. Kept, since it takes 20 ms to read what all of them say of themselves."""
+    return entry_points(group=group)
+
+
+def _fields(definition: Any) -> Fields:
+    return {name: getattr(definition, name) for name in definition.__dataclass_fields__}
+
+
+def _names(described: list[Fields]) -> set[str]:
+    return {name for fields in described for name in (fields["name"], *fields.get("aliases", ()))}
+
+
+def fields_in(source: Path, attribute: str, kind: str) -> list[Fields] | None:
+    """The literal arguments in `ATTRIBUTE = (Kind("name", key=...), ...)` at the foot of a file.
+
+    Empty where there is no such tuple, None where it is not so plain: something else than calls of `kind` with a literal
+    name.
+    """
+    text = source.read_text(encoding="utf-8")
+    foot = re.search(rf"^{attribute}\b", text, re.MULTILINE)
+    if foot is None:
+        return []
+    first, *more = ast.parse(text[foot.start() :], str(source)).body
+    value = getattr(first, "value", None)
+    if not isinstance(value, (ast.Tuple, ast.List)) or any(attribute in ast.dump(node) for node in more):
+        return None
+    found = [_literals(call, kind) for call in value.elts]
+    return None if any(fields is None for fields in found) else [fields for fields in found if fields is not None]
+
+
+def _literals(call: ast.expr, kind: str) -> dict[str, Any] | None:
+    """The literal arguments of one call; None where it is no call of `kind`, or its name or an alias is no literal."""
+    if not isinstance(call, ast.Call):
+        return None
+    called = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    if called != kind:
+        return None
+    given = {f.arg: f.value for f in call.keywords if f.arg} | ({"name": call.args[0]} if call.args else {})
+    found: dict[str, Any] = {}
+    for key, value in given.items():
+        try:
+            found[key] = ast.literal_eval(value)
+        except ValueError:
+            if key in ("name", "aliases"):
+                return None
+    return found if isinstance(found.get("name"), str) else None
+
+
+def _source_of(module: str) -> Path | None:
+    """The file of a module, found without importing its parents; None when it is not plain Python."""
+    top, *rest = module.split(".")
+    spec = importlib.util.find_spec(top)
+    if spec is None or spec.origin is None:
+        return None
+    path = Path(spec.origin)
+    if rest:
+        path = path.parent.joinpath(*rest)
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return path if path.suffix == ".py" and path.is_file() else None
