@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import paradigms
-from bench.data.names import DATASETS
+from bench.data.names import known as datasets
 from paradigms import catalogue
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _described(recipe: Recipe) -> Described:
         needs=tuple(need.recipe for need in recipe.needs.values()),
         likelihoods=tuple(dict.fromkeys(kind.name for kind in card.likelihoods)) if card else (),
         no_likelihood=card.no_likelihood if card else "",
-        data={d.name: refusal(recipe.name, Space(d.shape, 0, d.levels)) for d in DATASETS},
+        data={d.name: refusal(recipe.name, Space(d.shape, 0, d.levels)) for d in datasets().values()},
     )
 
 
@@ -112,8 +112,8 @@ def _ranged(reasons: list[str]) -> str:
 
 def _together(names: list[str]) -> str:
     """Names of data sets, or of all that are alike."""
-    images = {d.name for d in DATASETS if len(d.shape) == 3}
-    kinds = {"images": images, "vectors": {d.name for d in DATASETS} - images}
+    images = {d.name for d in datasets().values() if len(d.shape) == 3}
+    kinds = {"images": images, "vectors": datasets().keys() - images}
     if set(names) == set().union(*kinds.values()):
         return "all"
     whole = [kind for kind, members in kinds.items() if members <= set(names)]
@@ -157,7 +157,7 @@ def sources() -> str:
     """sha256 over all that decides what the recipes of this package say."""
     root = Path(paradigms.__file__).parent
     files = [path for path in sorted(root.rglob("*.py")) if path.name != "errors.py"]
-    digest = hashlib.sha256(repr(DATASETS).encode())
+    digest = hashlib.sha256(repr(list(datasets().values())).encode())
     for path in (*files, Path(__file__), Path(__file__).with_name("settings.py")):
         digest.update(f"{path.name} {path.stat().st_size}\n".encode() + path.read_bytes())
     return digest.hexdigest()

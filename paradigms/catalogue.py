@@ -28,6 +28,7 @@ DOOR = plugins.Door(
     "paradigms.contract",
     "paradigms",
     frozenset({"contract", "errors", "catalogue", "plugins"}),
+    frozenset({"name", "aliases"}),
 )
 
 

@@ -25,7 +25,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ class Door:
     attribute: the tuple at the foot of a file, "RECIPES".
     kind:      the class of what stands in it, by name: "Recipe"; `module` is where that class is.
     package:   whose files hold ours; `apart` are files of it that hold none.
+    listed:    the arguments that lists and completion show. Where one of them is no literal the file is imported.
     """
 
     group: str
@@ -64,36 +65,30 @@ class Door:
     module: str
     package: str
     apart: frozenset[str] = frozenset()
+    listed: frozenset[str] = frozenset({"name"})
 
     # ------------------------------------------------------------------------------------------ without running them
 
     def described(self) -> dict[str, Fields]:
         """By name the literal arguments of every definition, the first of each name. Raises nothing."""
         found: dict[str, Fields] = {}
-        for name, path in self._files():
-            for fields in fields_in(path, self.attribute, self.kind) or self._imported(name):
+        for name, path in _files(self.package, self.attribute, self.apart):
+            for fields in fields_in(path, self.attribute, self.kind, self.listed) or self._imported(name):
                 found.setdefault(fields["name"], fields)
         for point in self.points():
             for fields in self._described_by(point):
                 found.setdefault(fields["name"], fields)
         return found
 
-    def points(self) -> EntryPoints:
+    def points(self) -> tuple[EntryPoint, ...]:
         """The entry points by which other packages add to this."""
         return _points(self.group, tuple(sys.path))
-
-    def _files(self) -> Iterator[tuple[str, Path]]:
-        spec = importlib.util.find_spec(self.package)
-        for folder in (spec.submodule_search_locations or ()) if spec else ():
-            for found in pkgutil.iter_modules([folder]):
-                if not found.ispkg and found.name not in self.apart:
-                    yield f"{self.package}.{found.name}", Path(folder, f"{found.name}.py")
 
     def _described_by(self, point: EntryPoint) -> list[Fields]:
         source, literal = _source_of(point.module), None
         if source is not None and (point.attr or self.attribute) == self.attribute:
             try:
-                literal = fields_in(source, self.attribute, self.kind)
+                literal = fields_in(source, self.attribute, self.kind, self.listed)
             except (OSError, SyntaxError, ValueError):
                 literal = None
         if literal:
@@ -106,23 +101,15 @@ class Door:
 
     def _imported(self, module: str) -> list[Fields]:
         """Of a file of ours that is not so plain."""
-        source = importlib.util.find_spec(module)
-        if (
-            source is None
-            or source.origin is None
-            or f"\n{self.attribute} =" not in Path(source.origin).read_text("utf-8")
-        ):
-            return []
         return [_fields(one) for one in getattr(importlib.import_module(module), self.attribute, ())]
 
     # ----------------------------------------------------------------------------------------------------- as things
 
     def ours(self) -> Iterator[Found]:
         """The definitions in our own files."""
-        for name, path in self._files():
-            if f"\n{self.attribute}" in path.read_text("utf-8"):
-                for one in getattr(importlib.import_module(name), self.attribute, ()):
-                    yield Found(one, name, False)
+        for name, _ in _files(self.package, self.attribute, self.apart):
+            for one in getattr(importlib.import_module(name), self.attribute, ()):
+                yield Found(one, name, False)
 
     def added(self) -> Iterator[Found]:
         """The definitions of other packages. What can not be loaded is left out, with a warning."""
@@ -190,9 +177,21 @@ def file_of(definition: Any) -> Path | None:
 
 
 @lru_cache(maxsize=16)
-def _points(group: str, path: tuple[str, ...]) -> EntryPoints:
+def _points(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
     """What the packages on sys.path add. Kept, since it takes 20 ms to read what all of them say of themselves."""
-    return entry_points(group=group)
+    return tuple(entry_points(group=group))
+
+
+@lru_cache(maxsize=16)
+def _files(package: str, attribute: str, apart: frozenset[str]) -> list[tuple[str, Path]]:
+    """(module, file) of the files of a package that have such a tuple at their foot, in alphabetical order."""
+    spec, found = importlib.util.find_spec(package), list[tuple[str, Path]]()
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        for module in pkgutil.iter_modules([folder]):
+            path = Path(folder, f"{module.name}.py")
+            if not module.ispkg and module.name not in apart and f"\n{attribute}" in path.read_text("utf-8"):
+                found.append((f"{package}.{module.name}", path))
+    return found
 
 
 def _fields(definition: Any) -> Fields:
@@ -203,11 +202,11 @@ def _names(described: list[Fields]) -> set[str]:
     return {name for fields in described for name in (fields["name"], *fields.get("aliases", ()))}
 
 
-def fields_in(source: Path, attribute: str, kind: str) -> list[Fields] | None:
+def fields_in(source: Path, attribute: str, kind: str, listed: frozenset[str]) -> list[Fields] | None:
     """The literal arguments in `ATTRIBUTE = (Kind("name", key=...), ...)` at the foot of a file.
 
-    Empty where there is no such tuple, None where it is not so plain: something else than calls of `kind` with a literal
-    name.
+    Empty where there is no such tuple, None where it is not so plain: something else than calls of `kind`, or one of the
+    arguments `listed` that is no literal.
     """
     text = source.read_text(encoding="utf-8")
     foot = re.search(rf"^{attribute}\b", text, re.MULTILINE)
@@ -217,12 +216,12 @@ def fields_in(source: Path, attribute: str, kind: str) -> list[Fields] | None:
     value = getattr(first, "value", None)
     if not isinstance(value, (ast.Tuple, ast.List)) or any(attribute in ast.dump(node) for node in more):
         return None
-    found = [_literals(call, kind) for call in value.elts]
+    found = [_literals(call, kind, listed) for call in value.elts]
     return None if any(fields is None for fields in found) else [fields for fields in found if fields is not None]
 
 
-def _literals(call: ast.expr, kind: str) -> dict[str, Any] | None:
-    """The literal arguments of one call; None where it is no call of `kind`, or its name or an alias is no literal."""
+def _literals(call: ast.expr, kind: str, listed: frozenset[str]) -> dict[str, Any] | None:
+    """The literal arguments of one call; None where it is no call of `kind`, or one of those listed is no literal."""
     if not isinstance(call, ast.Call):
         return None
     called = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
@@ -234,7 +233,7 @@ def _literals(call: ast.expr, kind: str) -> dict[str, Any] | None:
         try:
             found[key] = ast.literal_eval(value)
         except ValueError:
-            if key in ("name", "aliases"):
+            if key in listed:
                 return None
     return found if isinstance(found.get("name"), str) else None
 

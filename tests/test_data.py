@@ -21,7 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.data import DATASETS, NAMES, describe, fetch, info, load
+from bench.data import describe, fetch, info, known, load
 from bench.data import files as files_module
 from bench.data import sets as sets_module
 from bench.data import toys as toys_module
@@ -35,6 +35,12 @@ from bench.data.toys import COVERED, TOYS, load_toy
 from paradigms.errors import BadInput
 
 F64 = torch.float64
+
+
+def read_from(patch: pytest.MonkeyPatch, name: str, origin: Origin) -> None:
+    """While `patch` holds, a data set is read from these files."""
+    known = sets_module.definitions()
+    patch.setitem(known, name, replace(known[name], origin=origin))
 
 
 @pytest.fixture(autouse=True)
@@ -77,10 +83,14 @@ def test_info_agrees_with_what_is_loaded() -> None:
 
 
 def test_every_name_has_a_loader_or_is_described() -> None:
-    assert [d.name for d in describe()] == [*NAMES, "folder:PATH@SIZE", "array:PATH.npz"]
-    assert len(set(NAMES)) == len(NAMES)
-    assert set(NAMES) == {"digits", "stacked-digits", *TOYS, *sets_module.ORIGINS}
-    assert all(d.title and d.where for d in DATASETS)
+    assert [d.name for d in describe()] == [*known(), "folder:PATH@SIZE", "array:PATH.npz"]
+    assert set(known()) == {
+        "digits",
+        "stacked-digits",
+        *TOYS,
+        *(d.name for d in sets_module.definitions().values() if d.origin),
+    }
+    assert all(d.title and d.where for d in known().values())
 
 
 @pytest.mark.parametrize(
@@ -187,8 +197,8 @@ def test_stacked_digits_are_three_digits_of_their_split() -> None:
 
 def test_stacked_mnist_is_made_alike(small: tuple[Origin, dict[str, bytes]], tmp_path: Path, monkeypatch) -> None:
     origin, content = small
-    monkeypatch.setitem(sets_module.ORIGINS, "mnist", origin)
-    monkeypatch.setitem(sets_module.ORIGINS, "stacked-mnist", origin)
+    read_from(monkeypatch, "mnist", origin)
+    read_from(monkeypatch, "stacked-mnist", origin)
     data, base = load("stacked-mnist", write(tmp_path, content)), load("mnist", tmp_path)
     assert (data.name, data.space.shape, data.space.levels, data.stacked) == (
         "stacked-mnist", (3, *base.space.shape[1:]), 256, base.name,
@@ -403,26 +413,26 @@ def write(folder: Path, content: dict[str, bytes], packed: bool = False) -> Path
 def test_idx_files_from_a_folder(small: tuple[Origin, dict[str, bytes]], tmp_path: Path, packed: bool, below: str):
     origin, content = small
     write(tmp_path / "in" / below, content, packed)
-    data = load_idx(origin, False, tmp_path / "in")
+    data = load_idx(origin.name, False, obtain(origin, tmp_path / "in"))
     assert data.train.x.shape == (5, 1, 28, 28)
     assert data.train.x.numpy().tobytes() == content["train-images-idx3-ubyte"][16:]
     assert data.test.y is not None
     assert data.test.y.tolist() == [9, 0, 4]
-    assert data.checksum == load_idx(origin, False, tmp_path / "in").checksum
+    assert data.checksum == load_idx(origin.name, False, obtain(origin, tmp_path / "in")).checksum
     assert not cache_folder().exists()  # reading leaves nothing behind
 
 
 def test_dotted_names_and_one_file_for_its_folder(small: tuple[Origin, dict[str, bytes]], tmp_path: Path) -> None:
     origin, content = small
     folder = write(tmp_path / "in", {name.replace("-idx", ".idx"): data for name, data in content.items()})
-    assert len(load_idx(origin, False, folder / "train-images.idx3-ubyte").train) == 5
+    assert len(load_idx(origin.name, False, obtain(origin, folder / "train-images.idx3-ubyte")).train) == 5
 
 
 def test_the_right_set_is_found_among_equal_names(small: tuple[Origin, dict[str, bytes]], tmp_path: Path) -> None:
     origin, content = small
     write(tmp_path / "in" / "A", {name: data[:-1] + b"\x01" for name, data in content.items()})
     write(tmp_path / "in" / "B", content)
-    assert len(load_idx(origin, False, tmp_path / "in").train) == 5
+    assert len(load_idx(origin.name, False, obtain(origin, tmp_path / "in")).train) == 5
 
 
 def test_halved_images_are_rounded_means() -> None:
@@ -436,8 +446,8 @@ def test_halved_images_are_rounded_means() -> None:
 
 def test_fourteen_pixels(small: tuple[Origin, dict[str, bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     origin, content = small
-    monkeypatch.setitem(sets_module.ORIGINS, "mnist@14", origin)
-    monkeypatch.setitem(sets_module.ORIGINS, "mnist", origin)
+    read_from(monkeypatch, "mnist@14", origin)
+    read_from(monkeypatch, "mnist", origin)
     folder = write(tmp_path / "in", content)
     small_, whole = load("mnist@14", folder), load("mnist", folder)
     assert (small_.name, small_.space.shape, small_.space.levels) == ("mnist@14", (1, 14, 14), 256)
@@ -476,7 +486,7 @@ def test_damaged_files(small: tuple[Origin, dict[str, bytes]], tmp_path: Path, k
     name = "train-images-idx3-ubyte"
     (folder / f"{name}.gz").write_bytes(damage(kind, content[name]))
     with pytest.raises(BadInput, match=words) as caught:
-        load_idx(origin, False, folder)
+        load_idx(origin.name, False, obtain(origin, folder))
     assert f"{name}.gz" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not cache_folder().exists()
@@ -485,11 +495,11 @@ def test_damaged_files(small: tuple[Origin, dict[str, bytes]], tmp_path: Path, k
 def test_missing_files(small: tuple[Origin, dict[str, bytes]], tmp_path: Path) -> None:
     origin, content = small
     with pytest.raises(BadInput, match=r"nowhere does not exist; give --from"):
-        load_idx(origin, False, tmp_path / "nowhere")
+        load_idx(origin.name, False, obtain(origin, tmp_path / "nowhere"))
     folder = write(tmp_path / "in", content)
     (folder / "t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(BadInput, match=r"does not hold train-images-idx3-ubyte.*or the same with \.gz"):
-        load_idx(origin, False, folder)
+        load_idx(origin.name, False, obtain(origin, folder))
 
 
 def test_idx_headers_that_lie() -> None:
@@ -552,7 +562,7 @@ def test_cifar_from_batches_from_the_archive_and_from_its_folder(
     archive.write_bytes(tar(content))
     write(tmp_path / "bins" / "cifar-10-batches-bin", content)
     sources = [tmp_path / "bins", tmp_path / "bins" / "cifar-10-batches-bin", archive, archive.parent]
-    sets = [load_cifar10(origin, source) for source in sources]
+    sets = [load_cifar10(obtain(origin, source)) for source in sources]
     assert len({data.checksum for data in sets}) == 1
     data = sets[0]
     assert data.train.y is not None
@@ -575,7 +585,7 @@ def test_cifar_archives_that_are_refused(small_cifar: tuple[Origin, dict[str, by
     ]:
         archive.write_bytes(data)
         with pytest.raises(BadInput, match=words):
-            load_cifar10(origin, archive)
+            load_cifar10(obtain(origin, archive))
 
 
 def test_pickles_are_never_opened(small_cifar: tuple[Origin, dict[str, bytes]], tmp_path: Path) -> None:
@@ -588,7 +598,7 @@ def test_pickles_are_never_opened(small_cifar: tuple[Origin, dict[str, bytes]], 
     batch.write_bytes(b"\x80\x04.")
     for source in (python, python.parent, batch, tmp_path / "b"):
         with pytest.raises(BadInput, match="pickles, which are never opened; get https"):
-            load_cifar10(origin, source)
+            load_cifar10(obtain(origin, source))
 
 
 def test_cifar_records() -> None:
@@ -653,7 +663,7 @@ def test_a_download_is_verified_cached_and_done_once(
     small: tuple[Origin, dict[str, bytes]], server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     origin, content = small
-    monkeypatch.setitem(sets_module.ORIGINS, "mnist", origin)
+    read_from(monkeypatch, "mnist", origin)
     server.offer(content)
     seen: list[tuple[str, int, int]] = []
     paths = fetch("mnist", progress=lambda *event: seen.append(event))
@@ -687,7 +697,7 @@ def test_an_import_goes_into_the_cache(
     small: tuple[Origin, dict[str, bytes]], tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     origin, content = small
-    monkeypatch.setitem(sets_module.ORIGINS, "mnist", origin)
+    read_from(monkeypatch, "mnist", origin)
     folder = write(tmp_path / "in", content, packed=True)
     paths = fetch("mnist", folder)
     assert all(path.parent == cache_folder() / "mnist" for path in paths)
@@ -702,7 +712,7 @@ def test_the_system_folder_is_used_where_it_lies(
 ) -> None:
     origin, content = small
     folder = write(tmp_path / "usr", content, packed=True)
-    monkeypatch.setitem(sets_module.ORIGINS, "mnist", replace(origin, system=folder))
+    read_from(monkeypatch, "mnist", replace(origin, system=folder))
     assert sorted(fetch("mnist")) == sorted(folder.iterdir())
     assert not cache_folder().exists()
     assert server.asked == []
@@ -786,8 +796,8 @@ def test_the_next_mirror_is_tried(
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "fashion-mnist@14", "cifar10"])
 def test_offline(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    origin = replace(sets_module.ORIGINS[name], system=None)
-    monkeypatch.setitem(sets_module.ORIGINS, name, origin)
+    origin = replace(sets_module.definitions()[name].origin, system=None)
+    read_from(monkeypatch, name, origin)
     monkeypatch.setenv(origin.variable, "http://127.0.0.1:9/")  # nothing listens there
     for call in (load, fetch):
         with pytest.raises(BadInput, match=r"could not be downloaded: no connection to 127\.0\.0\.1:9") as caught:
@@ -799,10 +809,10 @@ def test_offline(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_cifar_is_downloaded_as_its_archive(small_cifar: tuple[Origin, dict[str, bytes]], server: Server) -> None:
     origin, content = small_cifar
     server.answers["/data/cifar-10-binary.tar.gz"] = tar(content)
-    assert len(load_cifar10(origin, None).test) == 2
+    assert len(load_cifar10(obtain(origin, None)).test) == 2
     assert server.asked == ["/data/cifar-10-binary.tar.gz"]
     assert (cache_folder() / "cifar10" / "test_batch.bin").read_bytes() == content["test_batch.bin"]
-    load_cifar10(origin, None)
+    load_cifar10(obtain(origin, None))
     assert len(server.asked) == 1
 
 

@@ -48,9 +48,9 @@ def complete_recipes(incomplete: str) -> list[str]:
 
 def complete_dataset(incomplete: str) -> list[str]:
     """Data sets that have a name."""
-    from bench.data.names import NAMES
+    from bench.data.names import known
 
-    return completions(NAMES, incomplete)
+    return completions(known(), incomplete)
 
 
 def complete_tier(incomplete: str) -> list[str]:

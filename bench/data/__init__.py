@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bench.data.names import DATASETS, NAMES, Info, describe, info
+from bench.data.names import Definition, Info, describe, info, known
 
 if TYPE_CHECKING:
     from bench.data.dataset import Dataset, Density
     from bench.data.sets import fetch, load
 
-__all__ = ["DATASETS", "NAMES", "Dataset", "Density", "Info", "describe", "fetch", "info", "load"]
+__all__ = ["Dataset", "Definition", "Density", "Info", "describe", "fetch", "info", "known", "load"]
 
 _LATER = {
     "Dataset": "bench.data.dataset",

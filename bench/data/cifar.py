@@ -6,13 +6,14 @@ The Python version of the archive holds pickles, which can run code when opened;
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 
 from bench.data.dataset import Dataset, checksum
-from bench.data.files import Origin, Part, Progress, obtain
+from bench.data.files import Found, Origin, Part
+from bench.data.names import Definition
 from paradigms.contract import Data, Space
 from paradigms.errors import BadInput
 
@@ -50,9 +51,8 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 SOURCE = "CIFAR-10, Krizhevsky (2009), the canonical binary batches in their published order; no formal licence"
 
 
-def load_cifar10(origin: Origin, source: Path | None, progress: Progress | None = None) -> Dataset:
-    """CIFAR-10, (N, 3, 32, 32)."""
-    content = obtain(origin, source, progress)
+def load_cifar10(content: Mapping[str, Found]) -> Dataset:
+    """CIFAR-10, (N, 3, 32, 32), of its files by name."""
     space = Space((3, 32, 32), classes=10, levels=256)
     splits = []
     for names in (TRAIN, TEST):
@@ -73,3 +73,19 @@ def parse_batch(data: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
     if labels.max() > 9:
         raise BadInput(f"{where} has a label {labels.max()}; labels go from 0 to 9")
     return records[:, 1:].reshape(-1, 3, 32, 32), labels
+
+
+DATASETS = (
+    Definition(
+        "cifar10",
+        title="CIFAR-10, 32×32 colour",
+        shape=(3, 32, 32),
+        classes=10,
+        levels=256,
+        n_train=50_000,
+        n_test=10_000,
+        where="cifar-10-binary.tar.gz: --from PATH, cache, download",
+        load=load_cifar10,
+        origin=CIFAR10,
+    ),
+)

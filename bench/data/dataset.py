@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bench.data.names import Name, OwnData
 from paradigms.contract import Data, Space
+from paradigms.errors import BadInput
 
 __all__ = ["HELD_OUT", "Dataset", "Density", "checksum", "label_of"]
 
@@ -64,6 +65,29 @@ class Dataset:
     drawn: bool = False
     notes: tuple[str, ...] = ()
 
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        train: tuple[Tensor, Tensor | None],
+        test: tuple[Tensor, Tensor | None],
+        *,
+        levels: int = 0,
+        labels: tuple[str, ...] = (),
+        density: Density | None = None,
+        source: str = "",
+    ) -> Dataset:
+        """The data set of two splits (examples, labels), as a plug-in's loader gives it.
+
+        examples: uint8 (N, C, H, W) with values below `levels`, or float32 (N, D) with levels = 0. labels of the examples:
+        int64 (N,), numbers of the names in `labels`; None where there are no classes. Raises BadInput for anything else.
+        """
+        space = Space(tuple(train[0].shape[1:]), classes=len(labels), levels=levels)
+        for split, (x, y) in (("training", train), ("held-out", test)):
+            _check_split(f"data set '{name}': {split} examples", x, y, space)
+        first, second = (Data(x.contiguous(), y if labels else None, space) for x, y in (train, test))
+        return cls(name, space, first, second, checksum(first, second), labels, density, source)
+
     @property
     def place(self) -> Name:
         """What `load` gives this data set for."""
@@ -106,6 +130,25 @@ class Dataset:
 
 
 SHOWN = 10  # classes by name
+
+
+def _check_split(what: str, x: Tensor, y: Tensor | None, space: Space) -> None:
+    """Raises BadInput unless these are examples of the space."""
+    kind = torch.uint8 if space.levels else torch.float32
+    if tuple(x.shape[1:]) != space.shape or len(space.shape) not in (1, 3) or not len(x):
+        raise BadInput(f"{what} have shape {tuple(x.shape)}; give (N, C, H, W) images or (N, D) vectors, alike in both")
+    if x.dtype != kind:
+        raise BadInput(f"{what} are {x.dtype}; with levels={space.levels} they must be {kind}")
+    if space.levels and int(x.max()) >= space.levels:
+        raise BadInput(f"{what} have a value {int(x.max())}; with levels={space.levels} they go to {space.levels - 1}")
+    if not space.levels and not x.isfinite().all():
+        raise BadInput(f"{what} are not all finite; leave these out")
+    if space.classes and (y is None or y.shape != (len(x),) or y.dtype != torch.int64):
+        raise BadInput(f"{what} have {space.classes} classes; give an int64 label for each")
+    if space.classes and y is not None and not 0 <= int(y.min()) <= int(y.max()) < space.classes:
+        raise BadInput(
+            f"{what} have labels {int(y.min())} to {int(y.max())}; there are {space.classes} classes, from 0"
+        )
 
 
 def label_of(text: str, names: Sequence[str]) -> int | None:

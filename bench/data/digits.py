@@ -17,6 +17,7 @@ import torch
 
 from bench.data.dataset import Dataset, checksum
 from bench.data.files import unpacked
+from bench.data.names import Definition
 from bench.data.whole import read_whole
 from paradigms.contract import Data, Space
 from paradigms.errors import BadInput
@@ -93,3 +94,18 @@ def _read() -> tuple[np.ndarray, np.ndarray]:
     except (ImportError, OSError) as error:
         raise BadInput(f"the digits of scikit-learn are not there ({error}); reinstall scikit-learn") from None
     return bunch.data.astype(np.uint8), bunch.target.astype(np.uint8)
+
+
+DATASETS = (
+    Definition(
+        "digits",
+        title="Handwritten digits, 8×8",
+        shape=(1, 8, 8),
+        classes=10,
+        levels=17,
+        n_train=899,
+        n_test=898,
+        where="ships with scikit-learn",
+        load=lambda _: load_digits(),
+    ),
+)

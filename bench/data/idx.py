@@ -6,13 +6,16 @@ still have 256 levels. They cost a quarter to train on and keep all 70,000 examp
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from bench.data.dataset import Dataset, checksum
-from bench.data.files import Origin, Part, Progress, obtain
+from bench.data.files import Found, Origin, Part
+from bench.data.names import Definition
 from paradigms.contract import Data, Space
 from paradigms.errors import BadInput
 
@@ -76,20 +79,19 @@ SOURCES = {
 }
 
 
-def load_idx(origin: Origin, half: bool, source: Path | None, progress: Progress | None = None) -> Dataset:
-    """MNIST or Fashion-MNIST, (N, 1, 28, 28) or, `half`, (N, 1, 14, 14)."""
-    content = obtain(origin, source, progress)
+def load_idx(base: str, half: bool, content: Mapping[str, Found]) -> Dataset:
+    """MNIST or Fashion-MNIST by its files, (N, 1, 28, 28) or, `half`, (N, 1, 14, 14)."""
     side = 14 if half else 28
     space = Space((1, side, side), classes=10, levels=256)
     splits = []
     for split in ("train", "test"):
         images = parse_idx(content[IMAGES[split]].data, 3, IMAGES[split])
         labels = parse_idx(content[LABELS[split]].data, 1, LABELS[split])
-        x, y = paired(images, labels, f"{origin.name} {split}")
+        x, y = paired(images, labels, f"{base} {split}")
         splits.append(Data(halved(x) if half else x, y, space))
     train, test = splits
-    name = origin.name + ("@14" if half else "")
-    return Dataset(name, space, train, test, checksum(train, test), CLASSES[origin.name], source=SOURCES[origin.name])
+    name = base + ("@14" if half else "")
+    return Dataset(name, space, train, test, checksum(train, test), CLASSES[base], source=SOURCES[base])
 
 
 def parse_idx(data: bytes, dims: int, where: str) -> np.ndarray:
@@ -125,3 +127,55 @@ def halved(x: torch.Tensor) -> torch.Tensor:
     wide = x.to(torch.int16)
     total = wide[..., 0::2, 0::2] + wide[..., 0::2, 1::2] + wide[..., 1::2, 0::2] + wide[..., 1::2, 1::2]
     return total.add_(2).div_(4, rounding_mode="floor").to(torch.uint8)
+
+
+DATASETS = (
+    Definition(
+        "mnist",
+        title="MNIST, 28×28",
+        shape=(1, 28, 28),
+        classes=10,
+        levels=256,
+        n_train=60_000,
+        n_test=10_000,
+        where="IDX files: --from PATH, cache, download",
+        load=partial(load_idx, "mnist", False),
+        origin=MNIST,
+    ),
+    Definition(
+        "mnist@14",
+        title="MNIST, 2×2 means, 14×14",
+        shape=(1, 14, 14),
+        classes=10,
+        levels=256,
+        n_train=60_000,
+        n_test=10_000,
+        where="from mnist",
+        load=partial(load_idx, "mnist", True),
+        origin=MNIST,
+    ),
+    Definition(
+        "fashion-mnist",
+        title="Fashion-MNIST, 28×28",
+        shape=(1, 28, 28),
+        classes=10,
+        levels=256,
+        n_train=60_000,
+        n_test=10_000,
+        where="IDX files: --from PATH, cache, /usr/share/datasets/fashion-mnist, download",
+        load=partial(load_idx, "fashion-mnist", False),
+        origin=FASHION_MNIST,
+    ),
+    Definition(
+        "fashion-mnist@14",
+        title="Fashion-MNIST, 2×2 means, 14×14",
+        shape=(1, 14, 14),
+        classes=10,
+        levels=256,
+        n_train=60_000,
+        n_test=10_000,
+        where="from fashion-mnist",
+        load=partial(load_idx, "fashion-mnist", True),
+        origin=FASHION_MNIST,
+    ),
+)

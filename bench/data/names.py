@@ -8,20 +8,28 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
+from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from paradigms.errors import BadInput, unknown
+from paradigms.plugins import Door
+
+if TYPE_CHECKING:
+    from bench.data.dataset import Dataset
+    from bench.data.files import Found, Origin
 
 __all__ = [
     "ARRAY",
-    "DATASETS",
+    "DOOR",
     "FOLDER",
-    "NAMES",
     "ArrayName",
+    "Definition",
     "FolderName",
     "Info",
     "Name",
@@ -29,6 +37,7 @@ __all__ = [
     "describe",
     "info",
     "is_stored",
+    "known",
     "own_data",
     "readable",
     "stored",
@@ -57,62 +66,54 @@ class Info:
     name: str
     title: str
     shape: tuple[int, ...]
-    classes: int
-    levels: int
-    n_train: int
-    n_test: int
-    where: str
+    classes: int = 0
+    levels: int = 0
+    n_train: int = 0
+    n_test: int = 0
+    where: str = ""
 
 
-_IDX = "IDX files: --from PATH, cache, {system}download"
-_TOY = "generated; log p known in closed form"
-_STACKED = "Three random {} as colour channels, 1,000 modes, {}"
+@dataclass(frozen=True)
+class Definition(Info):
+    """A data set, whole, as it stands in `DATASETS` at the foot of its file.
 
-DATASETS: tuple[Info, ...] = (
-    Info("digits", "Handwritten digits, 8×8", (1, 8, 8), 10, 17, 899, 898, "ships with scikit-learn"),
-    Info("ring8", "Eight Gaussians on a ring", (2,), 8, 0, 20_000, 10_000, _TOY),
-    Info("grid25", "Twenty-five Gaussians on a grid", (2,), 25, 0, 20_000, 10_000, _TOY),
-    Info("moons", "Two noisy half circles", (2,), 2, 0, 20_000, 10_000, "generated; log p by quadrature to 1e-10"),
-    Info("checkerboard", "Uniform on the black squares of a 4×4 board", (2,), 8, 0, 20_000, 10_000, _TOY),
-    Info("gmm16", "Sixteen tilted Gaussians in 16 dimensions", (16,), 16, 0, 20_000, 10_000, _TOY),
-    Info("stacked-digits", _STACKED.format("digits", "8×8"), (3, 8, 8), 0, 17, 20_000, 10_000, "from digits"),
-    Info("stacked-mnist", _STACKED.format("MNIST", "28×28"), (3, 28, 28), 0, 256, 20_000, 10_000, "from mnist"),
-    Info("stacked-mnist@14", _STACKED.format("MNIST", "14×14"), (3, 14, 14), 0, 256, 20_000, 10_000, "from mnist"),
-    Info("mnist", "MNIST, 28×28", (1, 28, 28), 10, 256, 60_000, 10_000, _IDX.format(system="")),
-    Info("mnist@14", "MNIST, 2×2 means, 14×14", (1, 14, 14), 10, 256, 60_000, 10_000, "from mnist"),
-    Info(
-        "fashion-mnist",
-        "Fashion-MNIST, 28×28",
-        (1, 28, 28),
-        10,
-        256,
-        60_000,
-        10_000,
-        _IDX.format(system="/usr/share/datasets/fashion-mnist, "),
-    ),
-    Info(
-        "fashion-mnist@14",
-        "Fashion-MNIST, 2×2 means, 14×14",
-        (1, 14, 14),
-        10,
-        256,
-        60_000,
-        10_000,
-        "from fashion-mnist",
-    ),
-    Info(
-        "cifar10",
-        "CIFAR-10, 32×32 colour",
-        (3, 32, 32),
-        10,
-        256,
-        50_000,
-        10_000,
-        "cifar-10-binary.tar.gz: --from PATH, cache, download",
-    ),
+    load:     makes the `Dataset` of the verified files of `origin`, by name; of none where there is no origin.
+    origin:   the files that it is read from: their sizes, checksums and addresses.
+    checksum: sha256 of the loaded tensors (`Dataset.checksum`), refused where it is another; "" where origin has checked.
+    """
+
+    load: Callable[[Mapping[str, Found]], Dataset] = field(kw_only=True, compare=False)
+    origin: Origin | None = None
+    checksum: str = ""
+
+
+DOOR = Door(
+    "bench.datasets",
+    "DATASETS",
+    "Definition",
+    "bench.data.names",
+    "bench.data",
+    frozenset({"names", "sets", "files", "whole"}),
+    frozenset(f.name for f in fields(Info)),
 )
 
-NAMES: tuple[str, ...] = tuple(d.name for d in DATASETS)
+
+def known() -> Mapping[str, Info]:
+    """Every data set that has a name, by it: ours and what other packages add. Nothing heavy is imported."""
+    return _known(tuple(sys.path), DOOR.points())
+
+
+@lru_cache(maxsize=4)
+def _known(path: tuple[str, ...], points: tuple[EntryPoint, ...]) -> Mapping[str, Info]:
+    described = DOOR.described()
+    return {name: _info(described[name]) for name in sorted(described)}
+
+
+def _info(described: Mapping[str, Any]) -> Info:
+    """What a definition says. Of a plugin that can not be loaded only its name is known."""
+    usual = {"title": "", "shape": ()}
+    return Info(**(usual | {name: value for name, value in described.items() if name in DOOR.listed}))
+
 
 _FOLDER_INFO = Info("folder:PATH@SIZE", "Your own images, square, SIZE px (32)", (), 0, 256, 0, 0, "a folder of images")
 _ARRAY_INFO = Info(
@@ -122,7 +123,7 @@ _ARRAY_INFO = Info(
 
 def describe() -> list[Info]:
     """Every data set that can be named, the forms of a user's own data last."""
-    return [*DATASETS, _FOLDER_INFO, _ARRAY_INFO]
+    return [*known().values(), _FOLDER_INFO, _ARRAY_INFO]
 
 
 def info(name: str) -> Info:
@@ -132,16 +133,15 @@ def info(name: str) -> Info:
         return replace(_FOLDER_INFO, name=name, title=f"Images of {folder.base}, {folder.size} px")
     if name.startswith(ARRAY):
         return replace(_ARRAY_INFO, name=name, title=f"Examples in {ArrayName.parse(name).base}")
-    for known in DATASETS:
-        if known.name == name:
-            return known
+    if (found := known().get(name)) is not None:
+        return found
     if os.path.isdir(os.path.expanduser(name)):
         raise BadInput(
             f"unknown data set '{name}'; for the images in the folder of that name write {FOLDER}{name}@SIZE"
         )
     if os.path.isfile(os.path.expanduser(name)):
         raise BadInput(f"unknown data set '{name}'; for the arrays in the file of that name write {ARRAY}{name}")
-    raise unknown("data set", name, (*NAMES, _FOLDER_INFO.name, _ARRAY_INFO.name))
+    raise unknown("data set", name, (*known(), _FOLDER_INFO.name, _ARRAY_INFO.name))
 
 
 class OwnData(ABC):
@@ -351,6 +351,6 @@ def _own(name: str | None) -> str:
     shown = " ".join(readable(name).split())
     if not shown or not shown.isprintable() or len(shown) > LONGEST or not any(map(str.isalnum, shown)):
         raise BadInput(f"--name must have 1 to {LONGEST} characters that can be shown, a letter or digit among them")
-    if shown in NAMES or shown.startswith((FOLDER, ARRAY)) or shown == "report":
+    if shown in known() or shown.startswith((FOLDER, ARRAY)) or shown == "report":
         raise BadInput(f"--name {shown} means something else here; choose another")
     return shown

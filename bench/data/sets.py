@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 from bench.data.array import load_array
-from bench.data.cifar import CIFAR10, load_cifar10
 from bench.data.dataset import Dataset
-from bench.data.digits import load_digits
-from bench.data.files import Origin, Progress, obtain, store
+from bench.data.files import Found, Progress, obtain, store
 from bench.data.folder import load_folder
-from bench.data.idx import FASHION_MNIST, MNIST, load_idx
-from bench.data.names import ArrayName, FolderName, Name, OwnData, info, own_data
-from bench.data.stacked import STACKED, load_stacked
-from bench.data.toys import TOYS, load_toy
+from bench.data.names import DOOR, ArrayName, Definition, FolderName, Name, OwnData, info, own_data
 from paradigms.errors import BadInput
 
-__all__ = ["fetch", "load"]
+__all__ = ["definitions", "fetch", "load"]
 
-ORIGINS: dict[str, Origin] = {
-    "mnist": MNIST,
-    "mnist@14": MNIST,
-    "fashion-mnist": FASHION_MNIST,
-    "fashion-mnist@14": FASHION_MNIST,
-    "cifar10": CIFAR10,
-    "stacked-mnist": MNIST,
-    "stacked-mnist@14": MNIST,
-}
+
+def definitions() -> dict[str, Definition]:
+    """By name every data set, ours and those of other packages."""
+    return _definitions(tuple(sys.path), DOOR.points())
+
+
+@lru_cache(maxsize=4)
+def _definitions(path: tuple[str, ...], points: tuple[EntryPoint, ...]) -> dict[str, Definition]:
+    return DOOR.known()
 
 
 def load(name: Name, source: Path | None = None, progress: Progress | None = None) -> Dataset:
@@ -37,19 +36,40 @@ def load(name: Name, source: Path | None = None, progress: Progress | None = Non
     Raises BadInput: no such name, files missing, damaged or of another set, no connection.
     """
     name = _parsed(name)
-    _refuse_source(name, source)
     if isinstance(name, OwnData):
+        _refuse_source(name, source)
         return load_own(name, progress)
-    if name.startswith(STACKED):
-        return load_stacked(load(name.removeprefix(STACKED), source, progress))
-    if name in TOYS:
-        return load_toy(name)
-    if name == "digits":
-        return load_digits()
-    origin = ORIGINS[name]
-    if name == "cifar10":
-        return load_cifar10(origin, source, progress)
-    return load_idx(origin, name.endswith("@14"), source, progress)
+    definition = _definition(name)
+    _refuse_source(definition, source)
+    return _loaded(definition, obtain(definition.origin, source, progress) if definition.origin else {})
+
+
+def _definition(name: str) -> Definition:
+    """Raises BadInput where it is of a plugin that can not be loaded."""
+    found = definitions().get(name)
+    if found is None:
+        raise DOOR.broken(name) or BadInput(f"data set '{name}' can not be loaded; see the warning, and uninstall it")
+    return found
+
+
+def _loaded(definition: Definition, files: Mapping[str, Found]) -> Dataset:
+    """The data set, as its definition says it is. Raises BadInput."""
+    where, ours = f"data set '{definition.name}'", definition.load.__module__.startswith("bench.data.")
+    try:
+        found = definition.load(files)
+        what = (found.name, found.space.shape, found.space.classes, found.space.levels)
+    except Exception as error:  # a stranger's code may raise anything
+        if ours or isinstance(error, BadInput):
+            raise
+        raise BadInput(f"{where} can not be loaded: {type(error).__name__}: {error}; mend or uninstall it") from error
+    said = (definition.name, definition.shape, definition.classes, definition.levels)
+    if what != said:
+        raise BadInput(f"{where} says name, shape, classes and levels {said}, but its loader gives {what}; mend one")
+    if definition.checksum and definition.checksum != found.checksum:
+        raise BadInput(
+            f"{where} has the checksum {found.checksum[:12]}, not {definition.checksum[:12]}; its examples have changed"
+        )
+    return found
 
 
 def load_own(place: OwnData, progress: Progress | None = None) -> Dataset:
@@ -67,16 +87,18 @@ def fetch(name: Name, source: Path | None = None, progress: Progress | None = No
     into the cache too. Empty for sets that need no files. A folder of images is decoded and its tensors cached.
     """
     name = _parsed(name)
-    _refuse_source(name, source)
     if isinstance(name, OwnData):
+        _refuse_source(name, source)
         load_own(name, progress)
         return [name.path, *([name.test] if isinstance(name, FolderName) and name.test else [])]
-    if name not in ORIGINS:
+    definition = _definition(name)
+    _refuse_source(definition, source)
+    if definition.origin is None:
         load(name)
         return []
-    found = obtain(ORIGINS[name], source, progress)
+    found = obtain(definition.origin, source, progress)
     if source is not None:
-        found = store(ORIGINS[name], {part: f.data for part, f in found.items()})
+        found = store(definition.origin, {part: f.data for part, f in found.items()})
     return list(dict.fromkeys(f.path for f in found.values()))
 
 
@@ -88,6 +110,7 @@ def _parsed(name: Name) -> Name:
     return own_data(name) or name
 
 
-def _refuse_source(name: Name, source: Path | None) -> None:
-    if source is not None and name not in ORIGINS:
+def _refuse_source(asked: OwnData | Definition, source: Path | None) -> None:
+    if source is not None and (isinstance(asked, OwnData) or asked.origin is None):
+        name = asked if isinstance(asked, OwnData) else asked.name
         raise BadInput(f"'{name}' is not read from files, so --from {source} has no meaning; leave it out")

@@ -14,11 +14,13 @@ import numpy as np
 import torch
 
 from bench.data.dataset import Dataset, checksum
+from bench.data.digits import load_digits
+from bench.data.idx import MNIST, load_idx
+from bench.data.names import Definition
 from paradigms.contract import Data, Space
 
-__all__ = ["STACKED", "load_stacked"]
+__all__ = ["load_stacked"]
 
-STACKED = "stacked-"
 CHANNELS = 3
 TRAIN, TEST = 20_000, 10_000
 
@@ -27,7 +29,7 @@ def load_stacked(base: Dataset) -> Dataset:
     """(N, 3, H, W) of a set of grey images (N, 1, H, W): 20,000 training and 10,000 test examples."""
     _, height, width = base.space.shape
     space = Space((CHANNELS, height, width), classes=0, levels=base.space.levels)
-    name = STACKED + base.name
+    name = f"stacked-{base.name}"
 
     def stack(data: Data, split: str, n: int) -> Data:
         chosen = torch.from_numpy(drawn(f"{name} {split}", n, len(data)))
@@ -42,3 +44,39 @@ def drawn(what: str, n: int, among: int) -> np.ndarray:
     """Indices (n, 3) below `among`, int64, each a hash of its own name."""
     bits = b"".join(hashlib.blake2b(f"{what} {i}".encode(), digest_size=8 * CHANNELS).digest() for i in range(n))
     return (np.frombuffer(bits, "<u8").reshape(n, CHANNELS) % np.uint64(among)).astype(np.int64)
+
+
+DATASETS = (
+    Definition(
+        "stacked-digits",
+        title="Three random digits as colour channels, 1,000 modes, 8×8",
+        shape=(3, 8, 8),
+        levels=17,
+        n_train=20_000,
+        n_test=10_000,
+        where="from digits",
+        load=lambda _: load_stacked(load_digits()),
+    ),
+    Definition(
+        "stacked-mnist",
+        title="Three random MNIST as colour channels, 1,000 modes, 28×28",
+        shape=(3, 28, 28),
+        levels=256,
+        n_train=20_000,
+        n_test=10_000,
+        where="from mnist",
+        load=lambda content: load_stacked(load_idx("mnist", False, content)),
+        origin=MNIST,
+    ),
+    Definition(
+        "stacked-mnist@14",
+        title="Three random MNIST as colour channels, 1,000 modes, 14×14",
+        shape=(3, 14, 14),
+        levels=256,
+        n_train=20_000,
+        n_test=10_000,
+        where="from mnist",
+        load=lambda content: load_stacked(load_idx("mnist", True, content)),
+        origin=MNIST,
+    ),
+)

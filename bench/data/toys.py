@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from bench.data.dataset import Dataset, Density, checksum
+from bench.data.names import Definition
 from paradigms.contract import Data, Space, seed_of
 
 __all__ = ["N_TEST", "N_TRAIN", "TOYS", "load_toy"]
@@ -193,3 +194,57 @@ TOYS: dict[str, tuple[Callable[[], Density], tuple[str, ...]]] = {
     "checkerboard": (checkerboard, _numbered(8)),
     "gmm16": (gmm16, _numbered(16)),
 }
+
+
+DATASETS = (
+    Definition(
+        "ring8",
+        title="Eight Gaussians on a ring",
+        shape=(2,),
+        classes=8,
+        n_train=20_000,
+        n_test=10_000,
+        where="generated; log p known in closed form",
+        load=lambda _: load_toy("ring8"),
+    ),
+    Definition(
+        "grid25",
+        title="Twenty-five Gaussians on a grid",
+        shape=(2,),
+        classes=25,
+        n_train=20_000,
+        n_test=10_000,
+        where="generated; log p known in closed form",
+        load=lambda _: load_toy("grid25"),
+    ),
+    Definition(
+        "moons",
+        title="Two noisy half circles",
+        shape=(2,),
+        classes=2,
+        n_train=20_000,
+        n_test=10_000,
+        where="generated; log p by quadrature to 1e-10",
+        load=lambda _: load_toy("moons"),
+    ),
+    Definition(
+        "checkerboard",
+        title="Uniform on the black squares of a 4×4 board",
+        shape=(2,),
+        classes=8,
+        n_train=20_000,
+        n_test=10_000,
+        where="generated; log p known in closed form",
+        load=lambda _: load_toy("checkerboard"),
+    ),
+    Definition(
+        "gmm16",
+        title="Sixteen tilted Gaussians in 16 dimensions",
+        shape=(16,),
+        classes=16,
+        n_train=20_000,
+        n_test=10_000,
+        where="generated; log p known in closed form",
+        load=lambda _: load_toy("gmm16"),
+    ),
+)

@@ -22,20 +22,20 @@ def place_of(name: str, runs: Runs, test: Path | None = None, called: str | None
 
     test, called: the values of --test and --name, which only a user's own data take. Raises BadInput.
     """
-    from bench.data.names import NAMES, info, own_data, stored
+    from bench.data import names
 
-    if (own_place := own_data(name, test, called)) is not None:
+    if (own_place := names.own_data(name, test, called)) is not None:
         return own_place
     if test is not None or called is not None:
         raise BadInput(f"{'--test' if test else '--name'} goes with folder:PATH; '{name}' has its own")
-    known = {} if name in NAMES else _own_called(name, runs.infos())
+    known = {} if name in names.known() else _own_called(name, runs.infos())
     if not known:
-        info(name)
+        names.info(name)
         return name
     (own, source), *others = known.items()
     if others:
         raise BadInput(f"'{name}' may be {' or '.join(known)} under {runs.root}; write out which")
-    return stored(source, own)
+    return names.stored(source, own)
 
 
 def dataset_of(place: Name, runs: Runs) -> Dataset:

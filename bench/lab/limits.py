@@ -175,7 +175,8 @@ def stand_in() -> None:
     if place.is_dir():
         found = [(part, hashlib.sha256((place / part.name).read_bytes()).hexdigest()) for part in cifar.CIFAR10.parts]
         parts = tuple(dataclasses.replace(part, sha256=digest) for part, digest in found)
-        sets.ORIGINS["cifar10"] = dataclasses.replace(cifar.CIFAR10, parts=parts)
+        origin = dataclasses.replace(cifar.CIFAR10, parts=parts)
+        sets.definitions()["cifar10"] = dataclasses.replace(sets.definitions()["cifar10"], origin=origin)
     app()
 
 
