@@ -8,7 +8,7 @@ import importlib
 import inspect
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -41,10 +41,16 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
+@functools.cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """All nodes of a file's tree: each rule reads them, and to walk the tree is most of its cost."""
+    return tuple(ast.walk(tree(path)))
+
+
 def imports(path: Path, code: ast.AST | None = None) -> Iterator[str]:
     """The full names of all modules a file imports, at its top or inside functions, relative ones resolved."""
     package = path.relative_to(ROOT).with_suffix("").parts[:-1]
-    for node in ast.walk(code or tree(path)):
+    for node in nodes(path) if code is None else ast.walk(code):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -55,9 +61,37 @@ def imports(path: Path, code: ast.AST | None = None) -> Iterator[str]:
             yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
-def each(*packages: str):
-    paths = [p for package in packages for p in sources(package)]
-    return pytest.mark.parametrize("path", paths, ids=[str(p.relative_to(ROOT)) for p in paths])
+def for_all(paths: list[Path]) -> Callable[[Callable[[Path], None]], Callable[[], None]]:
+    """Makes one test of a rule about a file, over all `paths`; its failure names the file that breaks the rule."""
+
+    def over(rule: Callable[[Path], None]) -> Callable[[], None]:
+        def test() -> None:
+            for path in paths:
+                try:
+                    rule(path)
+                except BaseException as error:
+                    error.add_note(f"{path.relative_to(ROOT)} breaks the rule")
+                    raise
+
+        test.__name__, test.__doc__ = rule.__name__, rule.__doc__
+        return test
+
+    return over
+
+
+def each(*packages: str) -> Callable[[Callable[[Path], None]], Callable[[], None]]:
+    """`for_all` files of some packages."""
+    return for_all([p for package in packages for p in sources(package)])
+
+
+def test_a_broken_rule_names_the_file():
+    @for_all([ROOT / "a.py", ROOT / "b.py", ROOT / "c.py"])
+    def rule(path):
+        assert path.name != "b.py"
+
+    with pytest.raises(AssertionError) as caught:
+        rule()
+    assert caught.value.__notes__[-1:] == ["b.py breaks the rule"]
 
 
 def test_imports_are_found_wherever_they_stand():
@@ -99,11 +133,11 @@ def test_reports_flow_one_way(path):
     place = {name: i for i, names in enumerate(FLOW) for name in names}
     typed = {
         id(inner)
-        for node in ast.walk(tree(path))
+        for node in nodes(path)
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         for inner in ast.walk(node)
     }
-    for node in ast.walk(tree(path)):
+    for node in nodes(path):
         if (
             isinstance(node, ast.ImportFrom)
             and (node.module or "").split(".")[0] == "reports"
@@ -117,7 +151,7 @@ def test_reports_flow_one_way(path):
 @each("reports", "bench")
 def test_files_are_written_whole_in_one_place(path):
     """Whoever writes a file that others read does it by `reports.files.write`, which syncs and renames."""
-    called = {getattr(n.func, "attr", "") for n in ast.walk(tree(path)) if isinstance(n, ast.Call)}
+    called = {getattr(n.func, "attr", "") for n in nodes(path) if isinstance(n, ast.Call)}
     if path.relative_to(ROOT).as_posix() != "reports/files.py" and "lab" not in path.parts:
         assert "fsync" not in called
 
@@ -150,14 +184,14 @@ def test_only_a_start_imports_the_command_line(path):
     assert not within(imports(path), "bench.cli")
 
 
-@pytest.mark.parametrize("path", sorted((BENCH / "inputs").glob("*.py")), ids=lambda p: p.name)
+@for_all(sorted((BENCH / "inputs").glob("*.py")))
 def test_what_is_meant_is_found_before_anything_is_done(path):
     """`bench.inputs` is below the commands, below `bench.api` and below the suite."""
     names = (name for name in imports(path) if name != "reports.layout" and not name.startswith("reports.layout."))
     assert not within(names, "bench.cli", "bench.api", "bench.suite", "reports")
 
 
-@pytest.mark.parametrize("path", [*COMMANDS, *SCORES, *SUITE], ids=lambda p: f"{p.parent.name}/{p.name}")
+@for_all([*COMMANDS, *SCORES, *SUITE])
 def test_bodies_are_short(path):
     """A function, and so a command, is at most 40 lines below its signature and docstring; one of the scoring at most 60."""
     most = 60 if path in SCORES else 40
@@ -166,7 +200,7 @@ def test_bodies_are_short(path):
         assert not body or body[-1].end_lineno - body[0].lineno < most, node.name
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
+@for_all(FILES)
 def test_no_paradigm_imports_a_sibling(path):
     siblings = {f"paradigms.{other.stem}" for other in FILES if other != path}
     assert not {name for name in imports(path) if any(name == s or name.startswith(s + ".") for s in siblings)}
@@ -209,9 +243,8 @@ def test_files_are_short(path):
 
 def strings_in_code(path: Path) -> Iterator[tuple[int, str]]:
     """String constants other than docstrings and bare strings."""
-    module = tree(path)
-    bare = {id(node.value) for node in ast.walk(module) if isinstance(node, ast.Expr)}
-    for node in ast.walk(module):
+    bare = {id(node.value) for node in nodes(path) if isinstance(node, ast.Expr)}
+    for node in nodes(path):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in bare:
             yield node.lineno, node.value
 
@@ -222,8 +255,8 @@ def test_the_bench_names_no_recipe(path):
     named = [(line, text) for line, text in strings_in_code(path) if text in RECIPES]
     assert not named
     classes = {recipe.paradigm.__name__ for recipe in RECIPES.values()}
-    used = {n.id for n in ast.walk(tree(path)) if isinstance(n, ast.Name)}
-    used |= {n.attr for n in ast.walk(tree(path)) if isinstance(n, ast.Attribute)}
+    used = {n.id for n in nodes(path) if isinstance(n, ast.Name)}
+    used |= {n.attr for n in nodes(path) if isinstance(n, ast.Attribute)}
     assert not used & classes
     modules = {recipe.paradigm.__module__ for recipe in RECIPES.values()}
     assert not set(imports(path)) & modules
@@ -250,7 +283,7 @@ def test_every_file_says_what_it_is_for(path):
     assert len(text.splitlines()[0]) > 20 or path.name == "__init__.py"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
+@for_all(FILES)
 def test_a_paradigms_text_is_a_short_lecture(path):
     """Model, Objective, Sampling, Likelihood, each in its place; then the references and what differs."""
     text = ast.get_docstring(tree(path))
@@ -418,7 +451,7 @@ def _is_inside(name: str) -> bool:
 
 
 def functions(path: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
-    return [node for node in ast.walk(tree(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return [node for node in nodes(path) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
 
 
 @each("paradigms", "bench", "reports")
@@ -499,21 +532,27 @@ _READ |= {f"st_{letter}time{ns}" for letter in "amc" for ns in ("", "_ns")}
 _WAITS = {"wait", "poll", "join", "sleep", "acquire", "communicate"}
 
 
-def clocks(code: ast.AST, name: str = "") -> Iterator[str]:
+def clocks(code: ast.AST) -> Iterator[str]:
     """The functions that read a clock or wait for some seconds, by their names; "" where it is outside of all."""
-    for node in ast.iter_child_nodes(code):
-        inner = name
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            inner = f"{name}.{node.name}".removeprefix(".")
-        if isinstance(node, ast.ImportFrom) and (node.module == "time" or {a.name for a in node.names} & _READ):
-            yield inner
-        if isinstance(node, ast.Attribute):
-            owner = getattr(node.value, "id", "")
-            if owner == "time" or (owner, node.attr) == ("os", "times") or (node.attr in _READ and owner != "self"):
+    inside: list[tuple[ast.AST, str]] = [(code, "")]
+    while inside:
+        parent, name = inside.pop()
+        for node in ast.iter_child_nodes(parent):
+            inner = name
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                inner = f"{name}.{node.name}".removeprefix(".")
+            if _reads(node):
                 yield inner
-        if isinstance(node, ast.Call) and (_waits(node) or any(k.arg == "timeout" for k in node.keywords)):
-            yield inner
-        yield from clocks(node, inner)
+            inside.append((node, inner))
+
+
+def _reads(node: ast.AST) -> bool:
+    if isinstance(node, ast.ImportFrom):
+        return node.module == "time" or bool({a.name for a in node.names} & _READ)
+    if isinstance(node, ast.Attribute):
+        owner = getattr(node.value, "id", "")
+        return owner == "time" or (owner, node.attr) == ("os", "times") or (node.attr in _READ and owner != "self")
+    return isinstance(node, ast.Call) and (_waits(node) or any(k.arg == "timeout" for k in node.keywords))
 
 
 def _waits(call: ast.Call) -> bool:
