@@ -35,45 +35,33 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from paradigms import optim
 from paradigms.backbones.build import decoder, encoder
 from paradigms.backbones.grid import GridDecoder, GridEncoder, resolutions
-from paradigms.contract import Batch, Frozen, Noise, Recipe, Space, Trainable, Update, require
+from paradigms.contract import Batch, Frozen, Noise, Recipe, Space, Trainable, Update
+from paradigms.core.settings import Settings, setting
 from paradigms.maths.observation import FixedGaussian, observation
-from paradigms.optim import adamw, check_training, cosine
+from paradigms.optim import adamw, cosine
 
 ACTIVE = 0.1  # nats of KL, averaged over a batch and its grid, from which a channel of z counts as used
 SMALL = 16  # pixels of a side up to which a code stands for 2 x 2 of them, above for 4 x 4
 
 
 @dataclass(frozen=True)
-class Config:
-    """channels: numbers of a code. factor: pixels of an image per code, along each side; 0: 2 up to 16 pixels, 4 above.
-
-    dims: numbers of a vector's z; 0: as many as the vector has. beta: the KL's weight. components: logistics mixed for a
-    pixel. scale: of p(x | z) where x is real-valued. dropout: of the decoder (images only). batch, lr, weight_decay, clip:
-    training.
-    """
-
-    channels: int = 4
-    factor: int = 0
-    dims: int = 0
-    beta: float = 0.1
-    components: int = 5
-    scale: float = 0.05
-    batch: int = 16
-    lr: float = 2e-3
-    dropout: float = 0.0
-    weight_decay: float = 0.01
-    clip: float = 10.0
-
-    def __post_init__(self) -> None:
-        check_training(self)
-        require(1 <= self.channels <= 1024, "channels must be from 1 to 1,024")
-        require(self.factor >= 0, "factor must be at least 1, or 0 for what suits the image")
-        require(0 <= self.dims <= 1024, "dims must be from 1 to 1,024, or 0 for as many as the vector has")
-        require(self.beta >= 0, "beta must be at least 0")
-        require(self.components >= 1, "components must be at least 1")
-        require(0 < self.scale <= 1, "scale must be above 0 and at most 1")
+class Config(Settings):
+    channels: int = setting(4, least=1, most=1024, says="numbers of a code")
+    factor: int = setting(
+        0, least=0, says="pixels of an image per code, along each side; 0: 2 up to 16 pixels, 4 above"
+    )
+    dims: int = setting(0, least=0, most=1024, says="numbers of a vector's z; 0: as many as the vector has")
+    beta: float = setting(0.1, least=0, says="weight of the KL")
+    components: int = optim.components(5)
+    scale: float = setting(0.05, above=0, most=1, says="of p(x | z) where x is real-valued")
+    batch: int = optim.batch(16)
+    lr: float = optim.lr(2e-3)
+    dropout: float = optim.dropout(0.0, "of the decoder's features (images only)")
+    weight_decay: float = optim.weight_decay(0.01)
+    clip: float = optim.clip(10.0)
 
 
 class Grid(nn.Module):

@@ -57,14 +57,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from paradigms import optim
 from paradigms.backbones import build
-from paradigms.contract import Batch, Card, Frozen, Need, Noise, Plan, Recipe, Sampler, Space, Update, require
+from paradigms.contract import Batch, Card, Frozen, Need, Noise, Plan, Recipe, Sampler, Space, Update
+from paradigms.core.settings import Settings, require, setting
 from paradigms.diffusion import FromNoise
 from paradigms.maths.denoiser import Denoiser, Velocity
 from paradigms.maths.likelihood import dequantise
 from paradigms.maths.paths import LinearPath, expand
 from paradigms.maths.solvers import heun_step
-from paradigms.optim import check_training
 
 LINEAR = LinearPath()
 HIGHEST = 2.05  # of log s, in standard deviations from its mean: 2 % of easy tuning's draws lie above
@@ -102,10 +103,14 @@ def doubled(start: int, end: int, progress: float) -> int:
 
 
 def check_steps(config: Any) -> None:
-    """Of a config with steps_start and steps_end, for its __post_init__."""
-    require(1 <= config.steps_start <= config.steps_end, "steps_start must be from 1 to steps_end")
+    """Raises ValueError for a config whose steps_start does not double up to its steps_end; for its __post_init__."""
+    require(config.steps_start <= config.steps_end, "steps_start must be at most steps_end")
     ratio = config.steps_end / config.steps_start
     require(math.log2(ratio).is_integer(), "steps_end must be steps_start times a power of two")
+
+
+def _huber(default: float) -> Any:
+    return setting(default, above=0, says="c of the pseudo-Huber distance in units of sqrt(D)")
 
 
 CARD = Card(
@@ -187,26 +192,20 @@ class Consistency(FromNoise):
 
 
 @dataclass(frozen=True)
-class Config:
-    """steps_start, steps_end: of the grid of times at the start and at the end. decay: of the target's average; 0: it is
-    the network without gradient.
-
-    huber: c of the pseudo-Huber distance in units of sqrt(D). batch, lr, clip: training.
-    """
-
-    steps_start: int = 8
-    steps_end: int = 64
-    decay: float = 0.95
-    huber: float = 0.03
-    batch: int = 64
-    lr: float = 1e-3
-    clip: float = 1.0
+class Config(Settings):
+    steps_start: int = setting(8, least=1, says="steps of the grid of times at the start")
+    steps_end: int = setting(64, least=1, says="steps of the grid of times at the end")
+    decay: float = setting(
+        0.95, least=0, below=1, says="of the target's average; 0: the target is the network without gradient"
+    )
+    huber: float = _huber(0.03)
+    batch: int = optim.batch(64)
+    lr: float = optim.lr(1e-3)
+    clip: float = optim.clip(1.0)
 
     def __post_init__(self) -> None:
-        check_training(self)
+        super().__post_init__()
         check_steps(self)
-        require(0 <= self.decay < 1, "decay must be from 0 to below 1")
-        require(self.huber > 0, "huber must be above 0")
 
 
 class ConsistencyDistillation(Consistency):
@@ -247,27 +246,20 @@ class ConsistencyDistillation(Consistency):
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
-    """steps_start, steps_end: of the grid of times at the start and at the end. P_mean, P_std: of log s.
-
-    huber: c of the pseudo-Huber distance in units of sqrt(D). batch, lr, clip: training. backbone: "auto" or "mlp".
-    """
-
-    steps_start: int = 8
-    steps_end: int = 128
-    P_mean: float = -1.1
-    P_std: float = 2.0
-    huber: float = 0.00054
-    batch: int = 64
-    lr: float = 1e-3
-    clip: float = 1.0
-    backbone: str = "auto"
+class TrainingConfig(Settings):
+    steps_start: int = setting(8, least=1, says="steps of the grid of times at the start")
+    steps_end: int = setting(128, least=1, says="steps of the grid of times at the end")
+    P_mean: float = setting(-1.1, says="mean of log s")
+    P_std: float = setting(2.0, above=0, says="standard deviation of log s")
+    huber: float = _huber(0.00054)
+    batch: int = optim.batch(64)
+    lr: float = optim.lr(1e-3)
+    clip: float = optim.clip(1.0)
+    backbone: str = optim.backbone("auto")
 
     def __post_init__(self) -> None:
-        check_training(self)
+        super().__post_init__()
         check_steps(self)
-        require(self.P_std > 0, "P_std must be above 0")
-        require(self.huber > 0, "huber must be above 0")
 
 
 class ConsistencyTraining(Consistency):
@@ -305,30 +297,17 @@ class ConsistencyTraining(Consistency):
 
 
 @dataclass(frozen=True)
-class EasyConfig:
-    """P_mean, P_std: of log s. q, stages: 1 - s_r / s falls as q^-stage over so many stages. k, b: of n(s).
-
-    huber: c of the pseudo-Huber distance in units of sqrt(D). batch, lr, clip: training.
-    """
-
-    P_mean: float = -1.1
-    P_std: float = 2.0
-    q: float = 2.0
-    stages: int = 8
-    k: float = 8.0
-    b: float = 1.0
-    huber: float = 0.00054
-    batch: int = 64
-    lr: float = 1e-3
-    clip: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_training(self)
-        require(self.P_std > 0, "P_std must be above 0")
-        require(self.q > 1, "q must be above 1")
-        require(self.stages >= 1, "stages must be at least 1")
-        require(self.k >= 0, "k must be at least 0")
-        require(self.huber > 0, "huber must be above 0")
+class EasyConfig(Settings):
+    P_mean: float = setting(-1.1, says="mean of log s")
+    P_std: float = setting(2.0, above=0, says="standard deviation of log s")
+    q: float = setting(2.0, above=1, says="1 - s_r / s falls as q^-stage")
+    stages: int = setting(8, least=1, says="stages over which 1 - s_r / s falls")
+    k: float = setting(8.0, least=0, says="of n(s)")
+    b: float = setting(1.0, says="of n(s)")
+    huber: float = _huber(0.00054)
+    batch: int = optim.batch(64)
+    lr: float = optim.lr(1e-3)
+    clip: float = optim.clip(1.0)
 
 
 class EasyConsistency(Consistency):

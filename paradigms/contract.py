@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from paradigms.maths.paths import GaussianPath
 
 __all__ = [
-    "CONDITIONAL",
     "Batch",
     "Card",
     "Codec",
@@ -54,7 +53,6 @@ __all__ = [
     "Update",
     "check_settings",
     "number",
-    "require",
     "settings_text",
 ]
 
@@ -242,16 +240,6 @@ def number(buffer: Tensor) -> float:
 
 
 # ------------------------------------------------------------------------------------------------------- training
-
-
-# Metadata of a config's field that does nothing where a model is told no labels: it is no part of such a run's identity.
-CONDITIONAL: Mapping[str, bool] = {"conditional": True}
-
-
-def require(holds: bool, text: str) -> None:
-    """For a config's __post_init__: raises ValueError with what a setting must be, when it is not."""
-    if not holds:
-        raise ValueError(text)
 
 
 class Update(NamedTuple):

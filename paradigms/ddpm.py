@@ -51,7 +51,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from paradigms.contract import Card, Data, Frozen, Noise, Plan, Recipe, Space, number, require
+from paradigms.contract import Card, Data, Frozen, Noise, Plan, Recipe, Space, number
+from paradigms.core.settings import require, setting
 from paradigms.diffusion import Regression, Training
 from paradigms.maths import bounds, samplers
 from paradigms.maths.denoiser import X0, Denoiser, Eps, Prediction, VPrediction
@@ -64,26 +65,18 @@ SCHEDULES = ("cosine", "linear")
 
 @dataclass(frozen=True)
 class Config(Training):
-    """predicts: "eps", "x0" or "v". schedule: "cosine", or "linear" in beta.
-
-    first: noise of step 1 in bin widths (images) or twentieths (vectors); last: alpha_T. Of the cosine schedule.
-    beta_1, beta_T: of the linear one.
-    """
-
-    predicts: str = "eps"
-    schedule: str = "cosine"
-    first: float = 0.7
-    last: float = 0.005
-    beta_1: float = 1e-4
-    beta_T: float = 0.02
+    predicts: str = setting("eps", among=PREDICTIONS, says="what the network predicts")
+    schedule: str = setting("cosine", among=SCHEDULES, says="of the noise; linear: in beta")
+    first: float = setting(
+        0.7, above=0, most=4, says="noise of step 1 in bin widths (images) or twentieths (vectors); cosine schedule"
+    )
+    last: float = setting(0.005, above=0, below=0.5, says="alpha_T; cosine schedule")
+    beta_1: float = setting(1e-4, above=0, below=1, says="beta of step 1; linear schedule")
+    beta_T: float = setting(0.02, above=0, below=1, says="beta of step T; linear schedule")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.predicts in PREDICTIONS, f"predicts must be one of {', '.join(PREDICTIONS)}")
-        require(self.schedule in SCHEDULES, f"schedule must be one of {', '.join(SCHEDULES)}")
-        require(0 < self.first <= 4, "first must be above 0 and at most 4 bins")
-        require(0 < self.last < 0.5, "last must be above 0 and below 0.5")
-        require(0 < self.beta_1 <= self.beta_T < 1, "beta_1 must be above 0 and at most beta_T, and beta_T below 1")
+        require(self.beta_1 <= self.beta_T, "beta_1 must be at most beta_T")
         require(self.beta_1 + self.beta_T >= 0.01, "beta_1 + beta_T must be at least 0.01, or x_T is not noise")
 
 
@@ -99,13 +92,10 @@ def schedule_of(config: Config, space: Space) -> GaussianPath:
 
 @dataclass(frozen=True)
 class LearnedConfig(Config):
-    """vlb: weight of the bound, T times a step's term in bits per dimension, beside the plain loss. The others as before."""
-
-    vlb: float = 0.001
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.vlb > 0, "vlb must be above 0, or nothing trains the variances")
+    vlb: float = setting(
+        0.001, above=0, otherwise="nothing trains the variances",
+        says="weight, in the loss, of the bound: T times a step's term in bits per dimension",
+    )  # fmt: skip
 
 
 class Chain(Regression):

@@ -16,16 +16,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from paradigms import optim
 from paradigms.backbones import build
 from paradigms.contract import (
-    CONDITIONAL,
     Batch,
     Data,
     Estimate,
@@ -37,12 +37,13 @@ from paradigms.contract import (
     Space,
     Update,
 )
+from paradigms.core.settings import Settings, setting
 from paradigms.maths import bounds, samplers
 from paradigms.maths.denoiser import Denoiser
 from paradigms.maths.guidance import null_label, with_null, withheld
 from paradigms.maths.likelihood import dequantise
 from paradigms.maths.paths import expand
-from paradigms.optim import adamw, check_training, cosine
+from paradigms.optim import adamw, cosine
 
 __all__ = ["Diffusion", "FromNoise", "Measured", "Regression", "Training"]
 
@@ -50,23 +51,18 @@ EXAMPLES = 1000  # between which distances are measured
 
 
 @dataclass(frozen=True)
-class Training:
-    """The settings of every `Regression`.
+class Training(Settings):
+    """The settings of every `Regression`."""
 
-    batch: examples a step. lr: peak learning rate. dropout, weight_decay: regularisation. clip: largest gradient norm.
-    backbone: "auto" or "mlp". unlabelled: the part of the examples whose label is withheld (no effect without labels).
-    """
-
-    batch: int = 64
-    lr: float = 2e-3
-    dropout: float = 0.0
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    backbone: str = "auto"
-    unlabelled: float = field(default=0.1, metadata=CONDITIONAL)
-
-    def __post_init__(self) -> None:
-        check_training(self)
+    batch: int = optim.batch(64)
+    lr: float = optim.lr(2e-3)
+    dropout: float = optim.dropout(0.0)
+    weight_decay: float = optim.weight_decay(0.0)
+    clip: float = optim.clip(1.0)
+    backbone: str = optim.backbone("auto")
+    unlabelled: float = setting(
+        0.1, least=0, below=1, conditional=True, says="the part of the examples whose label is withheld"
+    )
 
 
 class FromNoise(Paradigm):

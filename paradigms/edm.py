@@ -36,7 +36,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from paradigms.contract import Card, Data, Frozen, Noise, Plan, Recipe, Space, number, require
+from paradigms.contract import Card, Data, Frozen, Noise, Plan, Recipe, Space, number
+from paradigms.core.settings import setting
 from paradigms.diffusion import Regression, Training
 from paradigms.maths import bounds, samplers
 from paradigms.maths.denoiser import Denoiser, Preconditioned
@@ -45,19 +46,10 @@ from paradigms.maths.paths import EDMPath
 
 @dataclass(frozen=True)
 class Config(Training):
-    """P_mean, P_std: of log (sigma / sigma_data) in training. sigma_max: where sampling starts. floor: sigma_min in bin
-    widths (images) or twentieths (vectors)."""
-
-    P_mean: float = -0.5
-    P_std: float = 1.2
-    sigma_max: float = 80.0
-    floor: float = 0.25
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.P_std > 0, "P_std must be above 0")
-        require(self.sigma_max >= 10, "sigma_max must be at least 10, or t = 1 is not noise")
-        require(0 < self.floor <= 1, "floor must be above 0 and at most 1")
+    P_mean: float = setting(-0.5, says="mean of log (sigma / sigma_data) in training")
+    P_std: float = setting(1.2, above=0, says="standard deviation of log (sigma / sigma_data) in training")
+    sigma_max: float = setting(80.0, least=10, otherwise="t = 1 is not noise", says="sigma at which sampling starts")
+    floor: float = setting(0.25, above=0, most=1, says="sigma_min in bin widths (images) or twentieths (vectors)")
 
 
 class EDM(Regression):

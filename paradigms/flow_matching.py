@@ -51,7 +51,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from paradigms.contract import Card, Frozen, Noise, Plan, Recipe, Space, require
+from paradigms.contract import Card, Frozen, Noise, Plan, Recipe, Space
+from paradigms.core.settings import require, setting
 from paradigms.diffusion import Regression, Training
 from paradigms.maths import bounds, samplers
 from paradigms.maths.couplings import assign
@@ -64,26 +65,16 @@ FLOOR = 0.1  # noise at the end of the VP path, in bin widths (images) or twenti
 
 @dataclass(frozen=True)
 class Config(Training):
-    """times: where along the path it is trained, "uniform", "logit-normal", "skewed" (towards the data) or "u-shaped"."""
-
-    times: str = "uniform"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.times in TIMES, f"times must be one of {', '.join(TIMES)}, not '{self.times}'")
+    times: str = setting("uniform", among=TIMES, says="density of t in training; skewed: towards the data")
 
 
 @dataclass(frozen=True)
 class CoupledConfig(Config):
-    """coupled: examples among which the noise is assigned; 0: 64 images or 20 vectors. The others as without a coupling."""
-
-    coupled: int = 0
+    coupled: int = setting(0, least=0, says="examples among which the noise is assigned; 0: 64 images or 20 vectors")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            self.coupled == 0 or self.coupled >= 2, "coupled must be 0, or 2 or more: how many the noise is shared by"
-        )
+        require(self.coupled != 1, "coupled must be 0, or 2 or more: how many the noise is shared by")
 
 
 class Matching(Regression):

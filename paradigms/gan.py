@@ -83,10 +83,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
+from paradigms import optim
 from paradigms.backbones import spectral
 from paradigms.backbones.build import decoder, encoder
-from paradigms.contract import Batch, Card, Frozen, Noise, Paradigm, Plan, Recipe, Sampler, Space, Update, require
-from paradigms.optim import adamw, between, check_training, cosine
+from paradigms.contract import Batch, Card, Frozen, Noise, Paradigm, Plan, Recipe, Sampler, Space, Update
+from paradigms.core.settings import Settings, require, setting
+from paradigms.optim import adamw, between, cosine
 
 GENERATOR = Sampler("generator", (1,))
 NO_DENSITY = "a GAN defines samples, not a density"
@@ -206,43 +208,31 @@ class Adversarial(Paradigm):
         """Whether the log's means say that the critic has won."""
 
 
-def check_game(config: object) -> None:
-    """The settings that the games share, for a config's __post_init__. Raises ValueError with what one must be."""
-    check_training(config)
-    for key in ("beta1", "beta2"):
-        require(0 <= getattr(config, key) < 1, f"{key} must be from 0 to below 1")
+@dataclass(frozen=True)
+class Game(Settings):
+    """The settings of every GAN. No clipping and no weight decay, which both break the game's balance."""
+
+    latent: int = setting(32, least=1, says="dimensions of z, at most")
+    batch: int = optim.batch(32)
+    lr: float = optim.lr(1e-3)
+    beta1: float = setting(0.0, least=0, below=1, says="of Adam")
+    beta2: float = setting(0.9, least=0, below=1, says="of Adam")
+    backbone: str = optim.backbone("auto")
 
 
 # ------------------------------------------------------------------------------------------------------------- gan
 
 
 @dataclass(frozen=True)
-class Config:
-    """latent: dimensions of z, at most.
+class Config(Game):
+    """gamma is for each dimension of x: an image of twice the side wants four times the weight (Karras et al. 2020)."""
 
-    gamma, gamma_end: weight of the penalties at the start and at the end, for each dimension of x: an image of twice the
-    side wants four times the weight (Karras et al. 2020). penalised: the share of a batch that they are taken on.
-    batch, lr: training; no clipping and no weight decay, which both break the game's balance. beta1, beta2: Adam's,
-    the second becomes beta2_end. backbone: "auto" or "mlp".
-    """
-
-    latent: int = 32
-    gamma: float = 0.08
-    gamma_end: float = 0.003
-    penalised: float = 0.25
-    batch: int = 32
+    gamma: float = setting(0.08, above=0, says="weight of the penalties at the start, for each dimension of x")
+    gamma_end: float = setting(0.003, above=0, says="weight of the penalties at the end")
+    penalised: float = setting(0.25, above=0, most=1, says="share of a batch that the penalties are taken on")
     lr: float = 2e-3
-    beta1: float = 0.0
-    beta2: float = 0.97
-    beta2_end: float = 0.99
-    backbone: str = "auto"
-
-    def __post_init__(self) -> None:
-        check_game(self)
-        require(0 <= self.beta2_end < 1, "beta2_end must be from 0 to below 1")
-        require(self.gamma > 0, "gamma must be above 0")
-        require(self.gamma_end > 0, "gamma_end must be above 0")
-        require(0 < self.penalised <= 1, "penalised must be above 0 and at most 1")
+    beta2: float = setting(0.97, least=0, below=1, says="of Adam, at the start")
+    beta2_end: float = setting(0.99, least=0, below=1, says="beta2 at the end")
 
 
 class GAN(Adversarial):
@@ -293,20 +283,11 @@ class GAN(Adversarial):
 
 
 @dataclass(frozen=True)
-class NonSaturatingConfig:
-    """latent: dimensions of z, at most. batch, lr (G's), critic_lr, beta1, beta2: of Adam. backbone: "auto" or "mlp"."""
-
-    latent: int = 32
+class NonSaturatingConfig(Game):
     batch: int = 128
-    lr: float = 1e-3
-    critic_lr: float = 5e-4
-    beta1: float = 0.0
+    lr: float = optim.lr(1e-3, "peak learning rate of G")
+    critic_lr: float = optim.lr(5e-4, "peak learning rate of D")
     beta2: float = 0.999
-    backbone: str = "auto"
-
-    def __post_init__(self) -> None:
-        check_game(self)
-        require(self.critic_lr > 0, "critic_lr must be above 0")
 
 
 class NonSaturatingGAN(Adversarial):
@@ -348,29 +329,14 @@ class NonSaturatingGAN(Adversarial):
 
 
 @dataclass(frozen=True)
-class WassersteinConfig:
-    """latent: dimensions of z, at most. penalty, vector_penalty: lambda, the weight of the gradient penalty, on images
-    and on vectors.
-
-    n_critic: critic steps for one of the generator. batch: examples of a training step, n_critic times what each of
-    its critic steps sees. lr, beta1, beta2: training by Adam. backbone: "auto" or "mlp".
-    """
-
-    latent: int = 32
-    penalty: float = 10.0
-    vector_penalty: float = 0.1
-    n_critic: int = 5
-    batch: int = 80
-    lr: float = 1e-3
-    beta1: float = 0.0
-    beta2: float = 0.9
-    backbone: str = "auto"
+class WassersteinConfig(Game):
+    penalty: float = setting(10.0, above=0, says="lambda, the weight of the gradient penalty, on images")
+    vector_penalty: float = setting(0.1, above=0, says="lambda on vectors")
+    n_critic: int = setting(5, least=1, says="critic steps for one of the generator")
+    batch: int = optim.batch(80, "examples a training step, n_critic times what each of its critic steps sees")
 
     def __post_init__(self) -> None:
-        check_game(self)
-        require(self.penalty > 0, "penalty must be above 0")
-        require(self.vector_penalty > 0, "vector_penalty must be above 0")
-        require(self.n_critic >= 1, "n_critic must be at least 1")
+        super().__post_init__()
         require(self.batch % self.n_critic == 0, "batch must be a multiple of n_critic")
 
 
@@ -423,21 +389,6 @@ def parts(batch: Batch, n: int) -> list[Batch]:
 # ------------------------------------------------------------------------------------------------------- gan-hinge
 
 
-@dataclass(frozen=True)
-class HingeConfig:
-    """latent: dimensions of z, at most. batch, lr, beta1, beta2: training by Adam. backbone: "auto" or "mlp"."""
-
-    latent: int = 32
-    batch: int = 32
-    lr: float = 1e-3
-    beta1: float = 0.0
-    beta2: float = 0.9
-    backbone: str = "auto"
-
-    def __post_init__(self) -> None:
-        check_game(self)
-
-
 class HingeGAN(Adversarial):
     """Hinge losses under a spectrally normalised critic: see the module's text."""
 
@@ -451,7 +402,7 @@ class HingeGAN(Adversarial):
         no_likelihood=NO_DENSITY,
     )
 
-    def __init__(self, config: HingeConfig, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
+    def __init__(self, config: Game, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
         super().__init__(config, space, width, parents)
         self.generator = decoder(space, self.latent, 1, width, backbone=config.backbone)
         self.critic = encoder(space, 1, width, backbone=config.backbone, plain=True)
@@ -494,7 +445,7 @@ RECIPES = (
     Recipe(
         "gan-hinge",
         HingeGAN,
-        HingeConfig(),
+        Game(),
         "hinge losses under a critic of spectrally normalised weights",
         variant_of="gan",
         aliases=("sngan",),

@@ -48,6 +48,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
+from paradigms import optim
 from paradigms.backbones import Backbone
 from paradigms.backbones.build import levels
 from paradigms.backbones.embed import Embedding
@@ -65,8 +66,8 @@ from paradigms.contract import (
     Sampler,
     Space,
     Update,
-    require,
 )
+from paradigms.core.settings import Settings, setting
 from paradigms.maths.likelihood import (
     discretised_logistic_mixture,
     logistic_mixture_mean,
@@ -75,7 +76,7 @@ from paradigms.maths.likelihood import (
     sample_logistic_mixture,
     split_logistic_mixture,
 )
-from paradigms.optim import adamw, check_training, cosine
+from paradigms.optim import adamw, cosine
 
 DEAD = 0.01  # nats: a level that tells less of x is unused
 ALL = 1000  # more levels than a ladder has
@@ -84,32 +85,17 @@ RANGES = {"temperature": (0.0, 2.0), "levels": (0, ALL)}
 
 
 @dataclass(frozen=True)
-class Config:
-    """latent: channels of every z_l, at most 64. blocks: levels at each resolution (one at 2 x 2 positions and at one).
-
-    components: of the mixture of each pixel. warm_up: share of training over which the KLs' weight rises to 1.
-    batch, lr, dropout (images only), weight_decay: training. clip, skip: gradient norms above which a step is scaled down
-    or left out.
-    """
-
-    latent: int = 8
-    blocks: int = 2
-    components: int = 3
-    warm_up: float = 0.3
-    batch: int = 64
-    lr: float = 8e-3
-    dropout: float = 0.3
-    weight_decay: float = 0.01
-    clip: float = 10.0
-    skip: float = 400.0
-
-    def __post_init__(self) -> None:
-        check_training(self)
-        require(self.latent <= 64, "latent must be at most 64: it is counted at each position of each level")
-        require(self.blocks >= 1, "blocks must be at least 1")
-        require(self.components >= 1, "components must be at least 1")
-        require(0 <= self.warm_up <= 1, "warm_up must be from 0 to 1")
-        require(self.skip > 0, "skip must be above 0")
+class Config(Settings):
+    latent: int = setting(8, least=1, most=64, says="channels of every z_l, counted at each position of each level")
+    blocks: int = setting(2, least=1, says="levels at each resolution; one at 2 x 2 positions and at one")
+    components: int = optim.components(3)
+    warm_up: float = setting(0.3, least=0, most=1, says="share of training over which the weight of the KLs rises to 1")
+    batch: int = optim.batch(64)
+    lr: float = optim.lr(8e-3)
+    dropout: float = optim.dropout(0.3, "of features (images only)")
+    weight_decay: float = optim.weight_decay(0.01)
+    clip: float = optim.clip(10.0)
+    skip: float = setting(400.0, above=0, says="gradient norm above which a step is left out")
 
 
 class Gaussian(NamedTuple):

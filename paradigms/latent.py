@@ -62,6 +62,7 @@ from paradigms.contract import (
     Space,
     Update,
 )
+from paradigms.core.settings import Settings, setting
 from paradigms.errors import BadInput
 
 CHUNK = 256  # examples encoded at a time
@@ -71,10 +72,11 @@ REAL = Space((1,))  # what codes are like: without levels
 
 
 @dataclass(frozen=True)
-class Config:
-    """inner: the settings of the inner paradigm, as in `--set inner.lr=1e-3`; the catalogue puts its recipe's here."""
-
-    inner: Any = None
+class Config(Settings):
+    inner: Any = setting(
+        None,
+        says="the settings of the inner paradigm, as in `--set inner.lr=1e-3`; the catalogue puts its recipe's here",
+    )
 
     @property
     def batch(self) -> int:

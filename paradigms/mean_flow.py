@@ -37,6 +37,7 @@ from torch.autograd import forward_ad
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from paradigms import optim
 from paradigms.backbones import bfloat16, build
 from paradigms.contract import (
     Batch,
@@ -48,41 +49,28 @@ from paradigms.contract import (
     Sampler,
     Space,
     Update,
-    require,
 )
+from paradigms.core.settings import Settings, setting
 from paradigms.diffusion import FromNoise
 from paradigms.maths.likelihood import dequantise
 from paradigms.maths.paths import LinearPath, expand
-from paradigms.optim import check_training
 
 LINEAR = LinearPath()
 SLOW = 1 / 32  # of the times that the network is told: of its frequencies the highest is half a cycle then, not 16
 
 
 @dataclass(frozen=True)
-class Config:
-    """same: the part of a batch with r = t. P_mean, P_std: of log (t / (1 - t)) in training; P_mean_r: of r's.
-
-    p, c: of the weight. batch, lr, clip: training. backbone: "auto" or "mlp".
-    """
-
-    same: float = 0.5
-    P_mean: float = -0.6
-    P_mean_r: float = -4.0
-    P_std: float = 1.6
-    p: float = 0.75
-    c: float = 1e-3
-    batch: int = 64
-    lr: float = 2e-3
-    clip: float = 1.0
-    backbone: str = "auto"
-
-    def __post_init__(self) -> None:
-        check_training(self)
-        require(0 <= self.same < 1, "same must be from 0 to below 1")
-        require(self.P_std > 0, "P_std must be above 0")
-        require(0 <= self.p <= 1, "p must be from 0 to 1")
-        require(self.c > 0, "c must be above 0")
+class Config(Settings):
+    same: float = setting(0.5, least=0, below=1, says="the part of a batch with r = t")
+    P_mean: float = setting(-0.6, says="mean of log (t / (1 - t)) in training")
+    P_mean_r: float = setting(-4.0, says="mean of log (r / (1 - r)) in training")
+    P_std: float = setting(1.6, above=0, says="standard deviation of both")
+    p: float = setting(0.75, least=0, most=1, says="power in the weight")
+    c: float = setting(1e-3, above=0, says="constant in the weight")
+    batch: int = optim.batch(64)
+    lr: float = optim.lr(2e-3)
+    clip: float = optim.clip(1.0)
+    backbone: str = optim.backbone("auto")
 
 
 class MeanFlow(FromNoise):

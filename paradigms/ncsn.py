@@ -33,7 +33,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from paradigms.contract import Card, Noise, Plan, Recipe, number, require
+from paradigms.contract import Card, Noise, Plan, Recipe, number
+from paradigms.core.settings import setting
 from paradigms.diffusion import Measured, Training
 from paradigms.maths import bounds, samplers
 from paradigms.maths.denoiser import Denoiser, Eps
@@ -42,15 +43,8 @@ from paradigms.maths.paths import VEPath
 
 @dataclass(frozen=True)
 class Config(Training):
-    """L: noise levels. floor: sigma_L in bin widths (images) or twentieths (vectors)."""
-
-    L: int = 200
-    floor: float = 0.25
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(2 <= self.L <= 100_000, "L must be from 2 to 100,000")
-        require(0 < self.floor <= 1, "floor must be above 0 and at most 1")
+    L: int = setting(200, least=2, most=100_000, says="number of noise levels")
+    floor: float = setting(0.25, above=0, most=1, says="sigma_L in bin widths (images) or twentieths (vectors)")
 
 
 class NCSN(Measured):

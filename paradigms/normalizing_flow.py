@@ -59,6 +59,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from paradigms import optim
 from paradigms.backbones import Backbone
 from paradigms.backbones.embed import Embedding
 from paradigms.contract import (
@@ -75,8 +76,8 @@ from paradigms.contract import (
     Sampler,
     Space,
     Update,
-    require,
 )
+from paradigms.core.settings import Settings, require, setting
 from paradigms.flows import Chain, Transform
 from paradigms.flows.autoregressive import MADE, Autoregressive
 from paradigms.flows.base import Base, Normal, Student
@@ -94,7 +95,7 @@ from paradigms.flows.dequantise import Dequantiser, Uniform, Variational
 from paradigms.flows.linear import ActNorm, Mixing, Reverse
 from paradigms.flows.multiscale import Flatten, MultiScale, Squeeze
 from paradigms.maths.likelihood import log_mass
-from paradigms.optim import check_training, cosine
+from paradigms.optim import cosine
 
 LIKELIHOODS = (
     Kind("exact", "=", 1, dequantised=True, note="on pixels one dequantisation draw"),
@@ -138,31 +139,26 @@ class Flow(Backbone):
 
 
 @dataclass(frozen=True)
-class Shared:
-    """steps: invertible steps (a level, on images). blocks: residual blocks in a step's network.
+class Shared(Settings):
+    """The settings of every flow."""
 
-    bound: c of an affine map's scale exp(c tanh(s / c)); a spline's interval is [-bound, bound].
-
-    nu: degrees of freedom, an even number, of the t-distributed noise of images; 0: normal, as on vectors.
-    batch, lr, dropout (images only), weight_decay (of the networks' weights), clip: training.
-    """
-
-    steps: int = 8
-    blocks: int = 1
-    bound: float = 2.0
-    nu: int = 4
-    batch: int = 128
-    lr: float = 2e-3
-    dropout: float = 0.4
-    weight_decay: float = 0.5
-    clip: float = 1.0
+    steps: int = setting(8, least=1, says="invertible steps (a level, on images)")
+    blocks: int = setting(1, least=0, says="residual blocks in a step's network")
+    bound: float = setting(2.0, above=0, says="c of an affine map's scale exp(c tanh(s / c))")
+    nu: int = setting(
+        4,
+        least=0,
+        says="degrees of freedom, an even number, of the t-distributed noise of images; 0: normal, as on vectors",
+    )
+    batch: int = optim.batch(128)
+    lr: float = optim.lr(2e-3)
+    dropout: float = optim.dropout(0.4, "of features (images only)")
+    weight_decay: float = optim.weight_decay(0.5, "of the networks' weights")
+    clip: float = optim.clip(1.0)
 
     def __post_init__(self) -> None:
-        check_training(self)
-        require(self.steps >= 1, "steps must be at least 1")
-        require(self.blocks >= 0, "blocks must be at least 0")
-        require(self.bound > 0, "bound must be above 0")
-        require(self.nu >= 0 and self.nu % 2 == 0, "nu must be an even number, at least 0")
+        super().__post_init__()
+        require(self.nu % 2 == 0, "nu must be an even number")
 
 
 class NormalizingFlow(Paradigm):
@@ -298,7 +294,7 @@ def mixed_couplings(config: Shared, space: Space, width: int, by: Elementwise) -
 
 @dataclass(frozen=True)
 class GlowConfig(Shared):
-    """See `Shared`."""
+    """The settings of every flow and no others."""
 
 
 class Glow(NormalizingFlow):
@@ -321,13 +317,7 @@ class Glow(NormalizingFlow):
 
 @dataclass(frozen=True)
 class VariationalConfig(Shared):
-    """See `Shared`. dequantise_steps: couplings of q(u | x)."""
-
-    dequantise_steps: int = 4
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.dequantise_steps >= 1, "dequantise_steps must be at least 1")
+    dequantise_steps: int = setting(4, least=1, says="couplings of q(u | x)")
 
 
 class VariationalGlow(NormalizingFlow):
@@ -356,14 +346,8 @@ class VariationalGlow(NormalizingFlow):
 
 @dataclass(frozen=True)
 class SplineConfig(Shared):
-    """See `Shared`. bins: of each spline."""
-
-    bound: float = 3.0
-    bins: int = 4
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(2 <= self.bins <= 500, "bins must be from 2 to 500")
+    bound: float = setting(3.0, above=0, says="a spline's interval is [-bound, bound]")
+    bins: int = setting(4, least=2, most=500, says="of each spline")
 
 
 class NeuralSplineFlow(NormalizingFlow):
@@ -386,9 +370,7 @@ class NeuralSplineFlow(NormalizingFlow):
 
 @dataclass(frozen=True)
 class RealNVPConfig(Shared):
-    """See `Shared`. steps: couplings with one kind of mask, before the next kind."""
-
-    steps: int = 3
+    steps: int = setting(3, least=1, says="couplings with one kind of mask, before the next kind")
 
 
 class RealNVP(NormalizingFlow):
@@ -446,14 +428,8 @@ LARGEST = 256  # coordinates: each is a pass when sampling
 
 @dataclass(frozen=True)
 class MAFConfig(Shared):
-    """See `Shared`. steps: autoregressive layers. image_decay: weight decay on images, in place of weight_decay."""
-
-    steps: int = 5
-    image_decay: float = 5.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.image_decay >= 0, "image_decay must be at least 0")
+    steps: int = setting(5, least=1, says="autoregressive layers")
+    image_decay: float = optim.weight_decay(5.0, "on images, in place of weight_decay")
 
 
 class MaskedAutoregressiveFlow(NormalizingFlow):

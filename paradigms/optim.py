@@ -1,4 +1,4 @@
-"""The optimizer, the learning-rate schedule and the checks of settings that recipes share."""
+"""The optimizer, the learning-rate schedule, and the settings of training that recipes share, each with its own default."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from paradigms.backbones.build import BACKBONES
-from paradigms.contract import require
+from paradigms.core.settings import setting
 
 
 def adamw(
@@ -20,19 +20,6 @@ def adamw(
     return torch.optim.AdamW(parameters, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
 
 
-def check_training(config: Any) -> None:
-    """The settings that recipes share, for a config's __post_init__. Raises ValueError with what one must be."""
-    require(config.batch >= 1, "batch must be at least 1")
-    require(config.lr > 0, "lr must be above 0")
-    require(0 <= getattr(config, "dropout", 0) < 1, "dropout must be from 0 to below 1")
-    require(getattr(config, "weight_decay", 0) >= 0, "weight_decay must be at least 0")
-    require(getattr(config, "clip", 1) > 0, "clip must be above 0")
-    require(0 <= getattr(config, "unlabelled", 0) < 1, "unlabelled must be from 0 to below 1")
-    require(getattr(config, "latent", 1) >= 1, "latent must be at least 1")
-    backbone = getattr(config, "backbone", "auto")
-    require(backbone in BACKBONES, f"backbone must be one of {', '.join(BACKBONES)}, not '{backbone}'")
-
-
 def cosine(progress: float) -> float:
     """1 at progress 0, falling to 0 at progress 1 along half a cosine."""
     return 0.5 * (1 + math.cos(math.pi * progress))
@@ -41,3 +28,34 @@ def cosine(progress: float) -> float:
 def between(start: float, end: float, progress: float) -> float:
     """From start to end along the same half cosine, in the logarithm."""
     return end * (start / end) ** cosine(progress)
+
+
+# ------------------------------------------------------------------------------------------------ shared settings
+
+
+def batch(default: int, says: str = "examples a step") -> Any:
+    return setting(default, least=1, says=says)
+
+
+def lr(default: float, says: str = "peak learning rate") -> Any:
+    return setting(default, above=0, says=says)
+
+
+def dropout(default: float, of: str = "of the network's features") -> Any:
+    return setting(default, least=0, below=1, says=f"share dropped {of}")
+
+
+def weight_decay(default: float, of: str = "of AdamW") -> Any:
+    return setting(default, least=0, says=f"decoupled weight decay {of}")
+
+
+def clip(default: float) -> Any:
+    return setting(default, above=0, says="gradient norm above which a step is scaled down")
+
+
+def backbone(default: str) -> Any:
+    return setting(default, among=BACKBONES, says="the network; auto: what suits the data")
+
+
+def components(default: int) -> Any:
+    return setting(default, least=1, says="logistics mixed for a pixel of an image")

@@ -34,30 +34,29 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from paradigms.contract import Batch, Card, Frozen, Need, Noise, Plan, Recipe, Sampler, Space, Update, number, require
+from paradigms import optim
+from paradigms.contract import Batch, Card, Frozen, Need, Noise, Plan, Recipe, Sampler, Space, Update, number
+from paradigms.core.settings import Settings, require, setting
 from paradigms.diffusion import Diffusion
 from paradigms.maths.denoiser import Denoiser
 from paradigms.maths.likelihood import dequantise
 from paradigms.maths.paths import LinearPath, expand
 from paradigms.maths.solvers import euler_step
-from paradigms.optim import check_training
 
 LINEAR = LinearPath()
 
 
 @dataclass(frozen=True)
-class Config:
-    """steps_start: of the first teacher; steps_end: of the last student. batch, lr, clip: training."""
-
-    steps_start: int = 16
-    steps_end: int = 1
-    batch: int = 64
-    lr: float = 1e-3
-    clip: float = 1.0
+class Config(Settings):
+    steps_start: int = setting(16, least=2, says="steps of the first teacher")
+    steps_end: int = setting(1, least=1, says="steps of the last student")
+    batch: int = optim.batch(64)
+    lr: float = optim.lr(1e-3)
+    clip: float = optim.clip(1.0)
 
     def __post_init__(self) -> None:
-        check_training(self)
-        require(1 <= self.steps_end < self.steps_start, "steps_end must be from 1 to below steps_start")
+        super().__post_init__()
+        require(self.steps_end < self.steps_start, "steps_end must be below steps_start")
         ratio = self.steps_start / self.steps_end
         require(math.log2(ratio).is_integer(), "steps_start must be steps_end times a power of two")
 

@@ -39,6 +39,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from paradigms import optim
 from paradigms.contract import (
     Batch,
     Card,
@@ -52,15 +53,14 @@ from paradigms.contract import (
     Sampler,
     Space,
     Update,
-    require,
 )
+from paradigms.core.settings import Settings, setting
 from paradigms.diffusion import Diffusion, FromNoise
 from paradigms.errors import BadInput
 from paradigms.maths import bounds, samplers
 from paradigms.maths.denoiser import Denoiser, Velocity
 from paradigms.maths.paths import LinearPath
 from paradigms.maths.times import TIMES
-from paradigms.optim import check_training
 
 TRAINING = 3  # calls of the network that a training step costs for each example: one forward, two of it backward
 CHUNK = 256  # pairs drawn at a time
@@ -68,28 +68,20 @@ ODE = samplers.ode_samplers(main=("euler", "heun", "rk45"))
 
 
 @dataclass(frozen=True)
-class Config:
-    """drawing: what drawing the pairs may cost, as a part of what the parent's training cost. steps: Heun steps of a pair.
-
-    most: pairs at most. times: where along the lines it is trained, "uniform", "logit-normal", "skewed" or "u-shaped"
-    (of no effect on a distilled map). batch, lr, weight_decay, clip: training.
-    """
-
-    drawing: float = 0.25
-    steps: int = 8
-    most: int = 200_000
-    times: str = "uniform"
-    batch: int = 64
-    lr: float = 1e-3
-    weight_decay: float = 0.0
-    clip: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_training(self)
-        require(0 < self.drawing <= 10, "drawing must be above 0 and at most 10 times the parent's training")
-        require(self.steps >= 1, "steps must be at least 1: pairs are drawn by as many of Heun's steps")
-        require(self.most >= 1, "most must be at least 1")
-        require(self.times in TIMES, f"times must be one of {', '.join(TIMES)}, not '{self.times}'")
+class Config(Settings):
+    drawing: float = setting(
+        0.25,
+        above=0,
+        most=10,
+        says="most that drawing the pairs may cost, as a part of what the parent's training cost",
+    )
+    steps: int = setting(8, least=1, says="Heun steps by which a pair is drawn")
+    most: int = setting(200_000, least=1, says="pairs at most")
+    times: str = setting("uniform", among=TIMES, says="density of t in training; no effect on a distilled map")
+    batch: int = optim.batch(64)
+    lr: float = optim.lr(1e-3)
+    weight_decay: float = optim.weight_decay(0.0)
+    clip: float = optim.clip(1.0)
 
     def pairs(self, images: int) -> int:
         """How many pairs are drawn from a parent that was trained on so many examples: at least a batch."""

@@ -49,7 +49,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from paradigms.contract import Card, Noise, Plan, Recipe, number, require
+from paradigms.contract import Card, Noise, Plan, Recipe, number
+from paradigms.core.settings import require, setting
 from paradigms.diffusion import Measured, Training
 from paradigms.maths import bounds, samplers
 from paradigms.maths.denoiser import Denoiser, Preconditioned
@@ -61,22 +62,16 @@ WEIGHTINGS = ("uniform", "likelihood")
 
 @dataclass(frozen=True)
 class Config(Training):
-    """sde: "vp", "subvp" or "ve". weighting: "uniform" or "likelihood". beta_min, beta_max: of VP and sub-VP.
-    floor: noise at t_min in bin widths (images) or twentieths (vectors)."""
-
-    sde: str = "vp"
-    weighting: str = "uniform"
-    beta_min: float = 0.1
-    beta_max: float = 20.0
-    floor: float = 0.1
+    sde: str = setting("vp", among=SDES, says="the SDE whose path is followed")
+    weighting: str = setting("uniform", among=WEIGHTINGS, says="of the loss over time")
+    beta_min: float = setting(0.1, above=0, says="beta at t = 0 of VP and sub-VP")
+    beta_max: float = setting(20.0, above=0, says="beta at t = 1 of VP and sub-VP")
+    floor: float = setting(0.1, above=0, most=1, says="noise at t_min in bin widths (images) or twentieths (vectors)")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.sde in SDES, f"sde must be one of {', '.join(SDES)}")
-        require(self.weighting in WEIGHTINGS, f"weighting must be one of {', '.join(WEIGHTINGS)}")
-        require(0 < self.beta_min <= self.beta_max, "beta_min must be above 0 and at most beta_max")
+        require(self.beta_min <= self.beta_max, "beta_min must be at most beta_max")
         require(self.beta_min + self.beta_max >= 8, "beta_min + beta_max must be at least 8, or t = 1 is not noise")
-        require(0 < self.floor <= 1, "floor must be above 0 and at most 1")
 
 
 class ScoreSDE(Measured):

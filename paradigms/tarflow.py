@@ -51,6 +51,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
+from paradigms import optim
 from paradigms.backbones import Backbone
 from paradigms.backbones.causal import Cache, CausalTransformer
 from paradigms.contract import (
@@ -67,58 +68,33 @@ from paradigms.contract import (
     Sampler,
     Space,
     Update,
-    require,
 )
+from paradigms.core.settings import Settings, setting
 from paradigms.maths.likelihood import dequantise, log_mass, standard_normal_log_prob
-from paradigms.optim import adamw, check_training, cosine
+from paradigms.optim import adamw, cosine
 
 
 @dataclass(frozen=True)
-class Config:
-    """blocks: flow blocks. layers: transformer layers in each. patch: side of a token in pixels, on vectors its number
-    of coordinates; 0 chooses: 2 up to 16 pixels, 4 up to 32, one coordinate.
+class Config(Settings):
+    """Dropout and weight decay keep small sets from being memorised."""
 
-    batch, lr, dropout, weight_decay, clip: training; dropout and weight decay keep small sets from being memorised.
-    """
-
-    blocks: int = 4
-    layers: int = 2
-    patch: int = 0
-    batch: int = 32
-    lr: float = 5e-3
-    dropout: float = 0.2
-    weight_decay: float = 0.05
-    clip: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_flow(self)
+    blocks: int = setting(4, least=1, says="flow blocks")
+    layers: int = setting(2, least=1, says="transformer layers in each block")
+    patch: int = setting(
+        0,
+        least=0,
+        says="a token's pixels a side, or coordinates of a vector; 0: 2 up to 16 pixels, 4 up to 32; 1 coordinate",
+    )
+    batch: int = optim.batch(32)
+    lr: float = optim.lr(5e-3)
+    dropout: float = optim.dropout(0.2)
+    weight_decay: float = optim.weight_decay(0.05)
+    clip: float = optim.clip(1.0)
 
 
 @dataclass(frozen=True)
-class DenoisedConfig:
-    """sigma: standard deviation of the noise on the data. The others as in `Config`."""
-
-    sigma: float = 0.1
-    blocks: int = 4
-    layers: int = 2
-    patch: int = 0
-    batch: int = 32
-    lr: float = 5e-3
-    dropout: float = 0.2
-    weight_decay: float = 0.05
-    clip: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_flow(self)
-        require(self.sigma > 0, "sigma must be above 0")
-
-
-def check_flow(config: Config | DenoisedConfig) -> None:
-    """Raises ValueError with what a setting must be, when it is not."""
-    check_training(config)
-    require(config.blocks >= 1, "blocks must be at least 1")
-    require(config.layers >= 1, "layers must be at least 1")
-    require(config.patch >= 0, "patch must be at least 0")
+class DenoisedConfig(Config):
+    sigma: float = setting(0.1, above=0, says="standard deviation of the noise on the data")
 
 
 # ----------------------------------------------------------------------------------------------------------- tokens

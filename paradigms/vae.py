@@ -42,6 +42,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from paradigms import optim
 from paradigms.backbones.build import decoder, encoder
 from paradigms.contract import (
     Batch,
@@ -56,64 +57,41 @@ from paradigms.contract import (
     Sampler,
     Space,
     Update,
-    require,
 )
+from paradigms.core.settings import Settings, setting
 from paradigms.maths.likelihood import normal_log_prob
 from paradigms.maths.observation import observation
-from paradigms.optim import adamw, check_training, cosine
+from paradigms.optim import adamw, cosine
 
 ACTIVE = 0.01  # nats of KL, averaged over a batch, from which a dimension of z counts as used
 AT_ONCE = 2**18  # numbers of x that one call of the decoder is asked about: K draws in groups of bounded memory
 
 
 @dataclass(frozen=True)
-class Config:
-    """latent: dimensions of z. components: logistics mixed for a pixel of an image.
+class Config(Settings):
+    """The settings of every VAE. The warm-up is the share of training over which what pulls q to the prior gains weight."""
 
-    warm_up, vector_warm_up: share of training over which what pulls q to the prior gains its full weight, on images and on
-    vectors.
-    batch, lr, dropout and weight_decay (images only), clip: training. backbone: "auto" or "mlp".
-    """
-
-    latent: int = 16
-    components: int = 10
-    warm_up: float = 0.1
-    vector_warm_up: float = 0.5
-    batch: int = 64
-    lr: float = 1e-3
-    dropout: float = 0.1
-    weight_decay: float = 0.3
-    clip: float = 10.0
-    backbone: str = "auto"
-
-    def __post_init__(self) -> None:
-        check_training(self)
-        require(self.components >= 1, "components must be at least 1")
-        require(0 <= self.warm_up <= 1, "warm_up must be from 0 to 1")
-        require(0 <= self.vector_warm_up <= 1, "vector_warm_up must be from 0 to 1")
+    latent: int = setting(16, least=1, says="dimensions of z")
+    components: int = optim.components(10)
+    warm_up: float = setting(0.1, least=0, most=1, says="share of training until the KL has its full weight, on images")
+    vector_warm_up: float = setting(0.5, least=0, most=1, says="the same on vectors")
+    batch: int = optim.batch(64)
+    lr: float = optim.lr(1e-3)
+    dropout: float = optim.dropout(0.1, "of features (images only)")
+    weight_decay: float = optim.weight_decay(0.3, "of AdamW (images only)")
+    clip: float = optim.clip(10.0)
+    backbone: str = optim.backbone("auto")
 
 
 @dataclass(frozen=True)
 class ElboConfig(Config):
-    """beta: the KL's weight after the warm-up."""
-
-    beta: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.beta >= 0, "beta must be at least 0")
+    beta: float = setting(1.0, least=0, says="the KL's weight after the warm-up")
 
 
 @dataclass(frozen=True)
 class ImportanceConfig(Config):
-    """K: draws of z for each example of a training step."""
-
-    K: int = 2
+    K: int = setting(2, least=1, says="draws of z for each example of a training step")
     warm_up: float = 0.3
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.K >= 1, "K must be at least 1")
 
 
 def kl_from_prior(mu: Tensor, log_sd: Tensor) -> Tensor:

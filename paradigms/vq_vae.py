@@ -41,6 +41,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
+from paradigms import optim
 from paradigms.backbones import Backbone
 from paradigms.backbones.blocks import zero
 from paradigms.backbones.build import convolutional, decoder, encoder
@@ -61,60 +62,40 @@ from paradigms.contract import (
     Sampler,
     Space,
     Update,
-    require,
 )
+from paradigms.core.settings import Settings, setting
 from paradigms.maths.observation import observation
 from paradigms.maths.sums import running_sums
-from paradigms.optim import adamw, check_training, cosine
+from paradigms.optim import adamw, cosine
 
 LONGEST = 1024  # codes for an example: its prior draws one after the other
 LARGEST = 65_536  # codes in a book: the prior has a logit for each
 
 
 @dataclass(frozen=True)
-class Config:
-    """size: codes K in the codebook, vectors of `dim` numbers. factor: pixels of an image per code, along each side (what
-    the patch and the halvings make of it). slots: codes for a vector, from a codebook of slot_size.
-
-    beta: weight of the commitment. decay: g of the codebook's running averages. restart: a code used less than this
-    share of the mean use is restarted. codec: share of training for which the codec learns. depth: layers of the prior.
-    components: logistics mixed for a pixel. dropout: of the decoder (images only), prior_dropout: of the prior.
-    batch, lr, weight_decay, clip: training. backbone: "auto" or "mlp".
-    """
-
-    size: int = 128
-    dim: int = 8
-    factor: int = 4
-    slots: int = 2
-    slot_size: int = 16
-    beta: float = 0.25
-    decay: float = 0.99
-    restart: float = 0.05
-    codec: float = 0.6
-    depth: int = 2
-    components: int = 10
-    batch: int = 64
-    lr: float = 1e-3
-    dropout: float = 0.1
-    prior_dropout: float = 0.3
-    weight_decay: float = 0.01
-    clip: float = 10.0
-    backbone: str = "auto"
-
-    def __post_init__(self) -> None:
-        check_training(self)
-        require(2 <= self.size <= LARGEST, f"size must be from 2 to {LARGEST:,}")
-        require(1 <= self.dim <= 1024, "dim must be from 1 to 1,024")
-        require(self.factor >= 1, "factor must be at least 1")
-        require(1 <= self.slots <= LONGEST, f"slots must be from 1 to {LONGEST:,}")
-        require(2 <= self.slot_size <= LARGEST, f"slot_size must be from 2 to {LARGEST:,}")
-        require(self.beta > 0, "beta must be above 0")
-        require(0 <= self.decay < 1, "decay must be from 0 to below 1")
-        require(0 < self.restart < 1, "restart must be between 0 and 1")
-        require(0 < self.codec <= 1, "codec must be above 0 and at most 1")
-        require(self.depth >= 1, "depth must be at least 1")
-        require(self.components >= 1, "components must be at least 1")
-        require(0 <= self.prior_dropout < 1, "prior_dropout must be from 0 to below 1")
+class Config(Settings):
+    size: int = setting(128, least=2, most=LARGEST, says="codes K in the codebook")
+    dim: int = setting(8, least=1, most=1024, says="numbers of a code's vector")
+    factor: int = setting(
+        4, least=1, says="pixels of an image per code, along each side (what the patch and the halvings make of it)"
+    )
+    slots: int = setting(2, least=1, most=LONGEST, says="codes for a vector")
+    slot_size: int = setting(16, least=2, most=LARGEST, says="codes in the codebook of a vector's slot")
+    beta: float = setting(0.25, above=0, says="weight of the commitment")
+    decay: float = setting(0.99, least=0, below=1, says="g of the codebook's running averages")
+    restart: float = setting(
+        0.05, above=0, below=1, says="a code used less than this share of the mean use is restarted"
+    )
+    codec: float = setting(0.6, above=0, most=1, says="share of training for which the codec learns")
+    depth: int = setting(2, least=1, says="layers of the prior")
+    components: int = optim.components(10)
+    batch: int = optim.batch(64)
+    lr: float = optim.lr(1e-3)
+    dropout: float = optim.dropout(0.1, "of the decoder's features (images only)")
+    prior_dropout: float = optim.dropout(0.3, "of the prior's features")
+    weight_decay: float = optim.weight_decay(0.01)
+    clip: float = optim.clip(10.0)
+    backbone: str = optim.backbone("auto")
 
 
 # -------------------------------------------------------------------------------------------------------- codebook

@@ -35,7 +35,6 @@ from bench import cli, recipes, store
 from bench.cli import listing, shown
 from bench.inputs import chosen, plans
 from bench.inputs.runs import Runs
-from bench.settings import meanings
 from paradigms import catalogue
 from paradigms.contract import Space
 from paradigms.errors import BadInput
@@ -376,10 +375,12 @@ def test_lists(what: str, tmp_path: Path) -> None:
 
 
 def test_settings_have_their_defaults_and_meanings() -> None:
-    """As the config has them: an inherited one, one inside another config, and one without a meaning."""
+    """As the config has them: an inherited one, and one inside another config."""
     rows = {row["setting"]: row for row in json.loads(bench("list", "settings", "vae", "--json").stdout)}
-    assert list(rows["beta"]) == ["recipe", "setting", "default", "type", "meaning"]
-    assert list(rows["beta"].values()) == ["vae", "beta", 1.0, "a number", "the KL's weight after the warm-up"]
+    assert list(rows["beta"]) == ["recipe", "setting", "default", "type", "range", "meaning"]
+    assert list(rows["beta"].values()) == [
+        "vae", "beta", 1.0, "a number", "at least 0", "the KL's weight after the warm-up",
+    ]  # fmt: skip
     assert rows["latent"]["meaning"] == "dimensions of z", "which the config inherits"
     inner = {
         row["setting"]: row["default"] for row in json.loads(bench("list", "settings", "latent-ddpm", "--json").stdout)
@@ -391,40 +392,6 @@ def test_settings_have_their_defaults_and_meanings() -> None:
     refused(bench("list", "settings"), "name the recipe", "bench list recipes")
     refused(bench("list", "settings", "vea"), "unknown recipe 'vea'", "did you mean 'vae'?")
     refused(bench("list", "runs", "vae"), "leave out 'vae'")
-
-
-def test_meanings_are_read_from_docstrings() -> None:
-    """Each form that a config's docstring may have: lists of names, notes in brackets, several lines, other configs."""
-
-    @dataclasses.dataclass
-    class Other:
-        """clip: the largest norm."""
-
-        clip: float = 1.0
-
-    @dataclasses.dataclass
-    class Config(Other):
-        """first: of a pair, whose
-        second: has a line that begins so. a, b (images only) and c: weights; 0: none. d: said; e: of x: y, f: no more.
-
-        g: last. The others as before.
-        """
-
-        a: int = 0
-        b: int = 0
-        c: int = 0
-        d: int = 0
-        e: int = 0
-        f: int = 0
-        g: int = 0
-        h: int = 0
-        first: int = 0
-
-    assert meanings(Config) == {
-        "first": "of a pair, whose second: has a line that begins so",
-        "a": "weights; 0: none", "b": "weights; 0: none (images only)", "c": "weights; 0: none", "d": "said",
-        "e": "of x: y", "f": "no more", "g": "last", "clip": "the largest norm",
-    }  # fmt: skip
 
 
 def test_recipes_say_which_data_they_take_and_why_not_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:

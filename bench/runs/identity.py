@@ -18,7 +18,8 @@ from bench.runs.settings import configure, sized
 from bench.tiers import Tier
 from paradigms import catalogue
 from paradigms.contract import Recipe, Space
-from paradigms.errors import BadInput
+from paradigms.errors import BadInput, unknown
+from paradigms.core.settings import is_conditional
 
 if TYPE_CHECKING:
     from bench.data import Dataset
@@ -99,7 +100,7 @@ def _effective(config: Any, conditional: bool) -> Any:
     """A config as a dictionary, with those inside it, without what has no effect where no labels are told."""
     if not is_dataclass(config):
         return config
-    kept = (f.name for f in fields(config) if conditional or not f.metadata.get("conditional"))
+    kept = (f.name for f in fields(config) if conditional or not is_conditional(type(config), f.name))
     return {name: _effective(getattr(config, name), conditional) for name in kept}
 
 

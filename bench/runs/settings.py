@@ -16,6 +16,7 @@ from typing import Any, Literal
 from bench import store
 from bench.settings import type_in_words
 from bench.tiers import Budget
+from paradigms.core.settings import range_of
 from paradigms.errors import BadInput, unknown
 
 __all__ = ["changes", "configure", "flat", "restored", "sized", "tuples"]
@@ -55,7 +56,9 @@ def _changed(config: Any, key: str, text: str, setting: str, see: str) -> Any:
         try:
             value = _parse(text, hints[name])
         except (ValueError, OverflowError):
-            raise BadInput(f"--set {setting}: '{name}' must be {type_in_words(hints[name])}, not '{text}'") from None
+            kind, allowed = type_in_words(hints[name]), str(range_of(type(config), name))
+            must = ", ".join(filter(None, (kind, allowed)))
+            raise BadInput(f"--set {setting}: '{name}' must be {must}, not '{text}'") from None
         if not store.fits(hints[name])(value):  # run.json could not be read again
             raise BadInput(
                 f"--set {setting}: {text} is more than files hold; give a whole number of at most 63 bits, or a number of at "

@@ -23,15 +23,16 @@ from torch import nn
 
 from paradigms.backbones import Backbone
 from paradigms.contract import Card, Estimate, Kind, Paradigm, Plan, Recipe, Sampler, Update
+from paradigms.core.settings import Settings, setting
 from paradigms.maths.likelihood import dequantise, log_mass, normal_log_prob
 
 
 @dataclass(frozen=True)
-class Config:
-    """What `--set` can change. batch: examples a step. lr: of Adam."""
+class Config(Settings):
+    """What `--set` can change and `bench list settings` shows: the default, the range and the meaning of each field."""
 
-    batch: int = 64
-    lr: float = 0.01
+    batch: int = setting(64, least=1, says="examples a step")
+    lr: float = setting(0.01, above=0, says="learning rate of Adam")
 
 
 class Affine(Backbone):

@@ -1,0 +1,1 @@
+"""The words that all of `paradigms` speaks: data, noise, plans, settings, errors. Nothing here knows a model."""
