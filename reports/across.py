@@ -29,16 +29,16 @@ class Across:
     picture: Picture | None = None
 
 
-def across(found: Sequence[Section], pictured: bool = True) -> list[Across]:
+def across(found: Sequence[Section]) -> list[Across]:
     """One for each tier with several data sets."""
     tiers: dict[str, list[Section]] = {}
     for section in found:
         if section.finished:
             tiers.setdefault(section.tier, []).append(section)
-    return [_across(tier, some, pictured) for tier, some in sorted(tiers.items()) if len(some) > 1]
+    return [_across(tier, some) for tier, some in sorted(tiers.items()) if len(some) > 1]
 
 
-def _across(tier: str, found: Sequence[Section], pictured: bool) -> Across:
+def _across(tier: str, found: Sequence[Section]) -> Across:
     heading = "Across data sets" + (f" ({words.plain(tier)})" if tier else "")
     scaled = [s for s in found if s.floor is not None and s.scale(s.baseline("gaussian")) is not None]
     scores: dict[str, dict[str, list[float]]] = {}
@@ -91,7 +91,7 @@ def _across(tier: str, found: Sequence[Section], pictured: bool) -> Across:
     slug = words.slug(f"across-{tier}")
     table = Table(slug, heading, caption, columns, tuple(lines), tuple(notes))
     strata = {name: list(whole[name].values()) for name in order}
-    return Across(heading, "", table, profiles(slug, strata, marks) if pictured else None)
+    return Across(heading, "", table, profiles(slug, strata, marks))
 
 
 def normalised(section: Section, values: Sequence[float]) -> list[float]:

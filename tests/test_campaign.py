@@ -141,6 +141,31 @@ def test_trials_are_repeatable_alone_and_what_fell_is_exit_1(monkeypatch, capsys
     assert whole.split()[:2] == ["all", "20"]
 
 
+def test_a_campaign_goes_on_after_the_verdicts_of_its_log(monkeypatch, capsys, tmp_path: Path) -> None:
+    tried = []
+
+    def trial(setup: None, number: int, by: random.Random, place: Path) -> Verdict:
+        tried.append(number)
+        if len(tried) == 3:
+            raise KeyboardInterrupt
+        return Verdict("coin", number, True, "thrown", str(by.random()))
+
+    module = SimpleNamespace(TRIALS=5, prepare=lambda place, trials: None, trial=trial)
+    monkeypatch.setitem(campaign.CAMPAIGNS, "coins", module)
+    monkeypatch.setattr(campaign, "preload", lambda: None)
+    log = tmp_path / "verdicts.jsonl"
+    campaign.main(["coins", "--log", str(log), "--json"])
+    with log.open("a") as file:
+        file.write('{"campaign": "coins", "se')  # cut short
+    capsys.readouterr()
+    assert campaign.main(["coins", "--log", str(log), "--json"]) == 0
+    assert tried == [0, 1, 2, 2, 3, 4]
+    every = json.loads(capsys.readouterr().out)["coins"]
+    assert [verdict["trial"] for verdict in every] == [0, 1, 2, 3, 4]
+    campaign.main(["coins", "--log", str(log), "--seed", "1", "--json"])  # other trials
+    assert tried[6:] == [0, 1, 2, 3, 4]
+
+
 # ------------------------------------------------------------------------------------------------ samples of each
 
 

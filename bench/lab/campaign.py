@@ -7,7 +7,8 @@ deletions   a file that a manifest or run.json promises is gone, also while trai
 races       two evaluations share a run's folder, two suites or trainings an output folder
 writers     two processes write into one folder through the store
 
-Trials are numbered and drawn from the seed: what did not hold is repeated alone by `--only TRIAL` under the same seed. Ends
+Trials are numbered and drawn from the seed: what did not hold is repeated alone by `--only TRIAL` under the same seed. With
+`--log FILE` each verdict is written there as it comes, and the same command goes on after the trials that stand there. Ends
 with exit code 1 when something did not hold. Needs an operating system with fork.
 """
 
@@ -27,8 +28,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -37,7 +39,7 @@ from bench.lab import corruption, deletions, kills, races, swaps, writers
 from bench.lab.verdict import Verdict
 from bench.lab.warm import preload
 
-__all__ = ["CAMPAIGNS", "campaign", "main", "table"]
+__all__ = ["CAMPAIGNS", "Log", "campaign", "main", "table"]
 
 CAMPAIGNS: dict[str, ModuleType] = {
     "kills": kills,
@@ -50,14 +52,25 @@ CAMPAIGNS: dict[str, ModuleType] = {
 
 
 def campaign(
-    name: str, place: Path, trials: int | None = None, seed: int = 0, only: int | None = None, jobs: int = 1
+    name: str,
+    place: Path,
+    trials: int | None = None,
+    seed: int = 0,
+    only: int | None = None,
+    jobs: int = 1,
+    done: Collection[int] = (),
 ) -> Iterator[Verdict]:
-    """The verdicts of a campaign, as they come. What it needs lies in `place`; the worlds of trials that held are removed."""
+    """The verdicts of a campaign, as they come. What it needs lies in `place`; the worlds of trials that held are removed.
+
+    done: the numbers of trials that are left out.
+    """
     module = CAMPAIGNS[name]
     count = module.TRIALS if trials is None else trials
+    numbers = [number for number in (range(count) if only is None else [only]) if number not in done]
+    if not numbers:
+        return
     shutil.rmtree(place / name, ignore_errors=True)  # of an earlier campaign
     _SETUPS[name] = module.prepare(place / name, count)
-    numbers = range(count) if only is None else [only]
     arguments = [(name, number, seed, place / name / f"trial-{number}") for number in numbers]
     if jobs == 1:
         yield from map(_one, arguments)
@@ -75,6 +88,28 @@ def _one(task: tuple[str, int, int, Path]) -> Verdict:
     if verdict.held:
         shutil.rmtree(place, ignore_errors=True)
     return verdict
+
+
+@dataclass(frozen=True)
+class Log:
+    """A file with a line for each verdict: the campaign, the seed and the verdict, as JSON. None: nothing is kept."""
+
+    path: Path | None
+
+    def verdicts(self, name: str, seed: int) -> list[Verdict]:
+        """Those of a campaign under a seed that were written; a last line that was cut short is no verdict."""
+        found = list[Verdict]()
+        for line in self.path.read_text().splitlines() if self.path is not None and self.path.exists() else ():
+            with suppress(ValueError):
+                values = json.loads(line)
+                if (values.pop("campaign"), values.pop("seed")) == (name, seed):
+                    found.append(Verdict(**values))
+        return found
+
+    def add(self, name: str, seed: int, verdict: Verdict) -> None:
+        if self.path is not None:
+            with self.path.open("a") as file:  # on a line of its own, whatever the one before came to
+                file.write("\n" + json.dumps({"campaign": name, "seed": seed, **vars(verdict)}) + "\n")
 
 
 def table(verdicts: Sequence[Verdict]) -> list[tuple[str, str, str, str]]:
@@ -98,7 +133,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, metavar="TRIAL", help="this one alone, as it is among --trials")
     parser.add_argument("--jobs", type=int, default=1, help="trials at a time")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="keeps there the worlds of trials that did not hold")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        metavar="DIR",
+        help="keeps there the worlds of trials that did not hold, and what later campaigns of the same code need",
+    )
+    parser.add_argument(
+        "--log", type=Path, metavar="FILE", help="of verdicts; trials that stand there are not done again"
+    )
     parser.add_argument("--json", action="store_true", help="prints every verdict as JSON, and nothing else")
     given = parser.parse_args(arguments)
     if given.keep is not None:
@@ -106,16 +149,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = list(CAMPAIGNS) if given.which == "all" else [given.which]
     if not all(getattr(CAMPAIGNS[name], "COLD", False) for name in names):
         preload()
-    found = dict[str, list[Verdict]]()
+    found, log = dict[str, list[Verdict]](), Log(given.log)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     with tempfile.TemporaryDirectory(prefix="bench-lab-") as scratch, suppress(KeyboardInterrupt):
         place = Path(scratch).resolve() if given.keep is None else given.keep.resolve()
         for name in names:
-            began, found[name] = time.monotonic(), []
+            began, found[name] = time.monotonic(), log.verdicts(name, given.seed) if given.only is None else []
+            done = {verdict.trial for verdict in found[name]}
             try:
-                for verdict in campaign(name, place, given.trials, given.seed, given.only, given.jobs):
+                for verdict in campaign(name, place, given.trials, given.seed, given.only, given.jobs, done):
                     found[name].append(verdict)
+                    log.add(name, given.seed, verdict)
                     if not verdict.held and not given.json:
                         print(f"{_again(name, given.seed, verdict)}: {verdict.detail}", flush=True)
             finally:  # what there is by then, after Ctrl-C too

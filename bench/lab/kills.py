@@ -20,6 +20,7 @@ from bench.lab.verdict import Verdict
 from bench.lab.warm import HUNG, Ended, World, calls_of
 from paradigms import catalogue
 from paradigms.contract import Paradigm
+from reports import files
 
 __all__ = ["TRIALS", "Setup", "cases", "prepare", "trial"]
 
@@ -55,7 +56,7 @@ class Case:
 
 
 class Setup:
-    """The suites to be killed, and what each comes to, found when it is first asked for."""
+    """The suites to be killed, and what each comes to, found when it is first asked for and kept in `place`."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -66,12 +67,16 @@ class Setup:
         """The suite of a trial."""
         k = number % len(self.commands)
         if k not in self.known:
-            world = World.new(self.place / f"reference-{os.getpid()}-{k}")
-            ended, calls = calls_of(world, *self.commands[k])
-            if ended.code:
-                raise RuntimeError(f"bench {' '.join(self.commands[k])} does not end unharmed: {ended.last()}")
-            self.known[k] = Case(self.commands[k], essence(world.root), tuple(calls))
-            shutil.rmtree(world.root)
+            command, kept = self.commands[k], self.place / f"{k}.json"
+            if not kept.exists():
+                world = World.new(self.place / f"{os.getpid()}-{k}")
+                ended, calls = calls_of(world, *command)
+                if ended.code:
+                    raise RuntimeError(f"bench {' '.join(command)} does not end unharmed: {ended.last()}")
+                files.write(kept, json.dumps([essence(world.root), [vars(call) for call in calls]]).encode())
+                shutil.rmtree(world.root)
+            reference, listed = json.loads(kept.read_bytes())
+            self.known[k] = Case(command, reference, tuple(Call(**values) for values in listed))
         return self.known[k]
 
 
@@ -98,7 +103,7 @@ def cases() -> list[tuple[str, ...]]:
 
 
 def prepare(place: Path, trials: int) -> Setup:
-    return Setup(place)
+    return Setup(place.with_name("references"))
 
 
 def trial(setup: Setup, number: int, by: random.Random, place: Path) -> Verdict:

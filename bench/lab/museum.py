@@ -6,6 +6,7 @@ A trial copies it, does some harm to one file, and gives the commands. Each must
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -27,6 +28,7 @@ from bench.lab.verdict import Verdict
 from bench.lab.warm import HUNG, Ended, World
 from paradigms import catalogue
 from paradigms.contract import Paradigm
+from reports import files
 
 __all__ = ["KINDS", "Museum", "judge", "kind_of", "museum"]
 
@@ -94,6 +96,12 @@ class Shown:
     lines: tuple[str, ...]
     errors: tuple[str, ...]
     files: dict[str, str]
+
+    @classmethod
+    def read(cls, text: bytes) -> Shown:
+        """Out of JSON."""
+        values = json.loads(text)
+        return cls(values["code"], tuple(values["lines"]), tuple(values["errors"]), values["files"])
 
 
 @dataclass
@@ -205,11 +213,16 @@ class Museum:
         return world, list(made)[: len(names)]
 
     def control(self, verb: Verb, scratch: Path) -> Shown:
-        """What a command gives in the unharmed world."""
+        """What a command gives in the unharmed world; kept beside it, for other processes and later campaigns."""
         if verb not in self.known:
-            world = self.world.copied(scratch)
-            self.known[verb] = show(world, verb, world.run(*verb))
-            shutil.rmtree(scratch)
+            kept = self.world.root.with_name("controls") / hashlib.sha256("\0".join(verb).encode()).hexdigest()
+            if not kept.exists():
+                world = self.world.copied(scratch)
+                shown = show(world, verb, world.run(*verb))
+                shutil.rmtree(scratch)
+                kept.parent.mkdir(exist_ok=True)
+                files.write(kept, json.dumps(dataclasses.asdict(shown)).encode())
+            self.known[verb] = Shown.read(kept.read_bytes())
         return self.known[verb]
 
 

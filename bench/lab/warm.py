@@ -7,7 +7,9 @@ the other in the fork instead of in workers (seconds a command, not ten), and te
 from __future__ import annotations
 
 import builtins
+import gc
 import hashlib
+import importlib
 import io
 import itertools
 import json
@@ -18,7 +20,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -128,6 +131,7 @@ class World:
     def start(self, *arguments: object, attack: Attack | None = None, watch: bool = False) -> Running:
         """Forks a process that does this command. watch: also notes which files it opens."""
         said = self.root.parent / f".{self.root.name}-{os.getpid()}-{next(_NUMBER)}"
+        before = set(sys.modules)
         sys.stdout.flush()
         sys.stderr.flush()
         pid = os.fork()
@@ -140,6 +144,7 @@ class World:
             finally:
                 for stream in (sys.stdout, sys.stderr):
                     stream.flush()
+                said.with_name(f"{said.name}.loaded").write_text("\n".join(sys.modules.keys() - before))
                 os._exit(code)
         return Running(pid, said, self.limit)
 
@@ -167,12 +172,23 @@ class Running:
             time.sleep(0.005)
         code = HUNG if hung else os.waitstatus_to_exitcode(status)
         texts = []
-        for suffix in ("out", "err", "opened"):
+        for suffix in ("out", "err", "opened", "loaded"):
             path = self.said.with_name(f"{self.said.name}.{suffix}")
             texts.append(path.read_text(errors="backslashreplace") if path.exists() else "")
             path.unlink(missing_ok=True)
         opened = frozenset(texts[2].splitlines())
+        _load(texts[3].splitlines())
         return Ended(code, texts[0], texts[1], time.monotonic() - self.began, opened)
+
+
+def _load(names: Sequence[str]) -> None:
+    """Imports what a fork had to import, so that the next ones have it. What is no module of its own is left out."""
+    if not names:
+        return
+    for name in sorted(names):
+        with suppress(Exception):
+            importlib.import_module(name)
+    gc.freeze()
 
 
 def _child(world: World, arguments: list[str], said: Path, attack: Attack | None, watch: bool) -> int:
@@ -296,5 +312,7 @@ def preload() -> None:
     matplotlib.use("Agg")
     torch.set_num_threads(1)
     catalogue.recipes()
+    gc.collect()
+    gc.freeze()  # a fork that collects writes on no page that it shares
     code_version()  # read once: sources that change during a campaign do not make its own rows other code's
     del matplotlib, pandas, scipy, sklearn, torchmetrics, bench, reports

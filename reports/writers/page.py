@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from reports import verdict, words
 from reports.figures import curves, dots, pareto, training
@@ -31,22 +31,23 @@ class Page:
     limitations: list[str]
     provenance: list[tuple[str, str]]
     commands: list[tuple[str, str]]
-    dots: list[Picture] = field(default_factory=list)
-    pareto: list[Picture] = field(default_factory=list)
-    guidance: list[Picture] = field(default_factory=list)
-    training: list[Picture] = field(default_factory=list)
-    grids: list[Tile] = field(default_factory=list)
-    more_grids: list[Tile] = field(default_factory=list)
+    dots: list[Picture]
+    pareto: list[Picture]
+    guidance: list[Picture]
+    training: list[Picture]
+    grids: list[Tile]
+    more_grids: list[Tile]
 
     @property
     def pictures(self) -> list[Picture]:
         return [*self.dots, *self.pareto, *self.guidance, *self.training]
 
 
-def page_of(section: Section, many_tiers: bool, with_figures: bool, real: GridSource) -> Page:
-    """The page of a section; its pictures and grids only where some format shows them (`with_figures`)."""
+def page_of(section: Section, many_tiers: bool, real: GridSource) -> Page:
+    """The page of a section."""
     short, every = sampling.speed(section) if section.finished else (None, None)
-    page = Page(
+    grids, more_grids = tiles(section, real)
+    return Page(
         section,
         heading=section.title + (f" ({words.plain(section.tier)})" if many_tiers and section.tier else ""),
         verdict=verdict.verdict(section),
@@ -59,14 +60,13 @@ def page_of(section: Section, many_tiers: bool, with_figures: bool, real: GridSo
         limitations=verdict.limitations(section),
         provenance=verdict.provenance(section),
         commands=verdict.commands(section),
+        dots=dots.dots(section),
+        pareto=pareto.pareto(section),
+        guidance=curves.guidance(section),
+        training=training.training(section),
+        grids=grids,
+        more_grids=more_grids,
     )
-    if with_figures:
-        page.dots = dots.dots(section)
-        page.pareto = pareto.pareto(section)
-        page.guidance = curves.guidance(section)
-        page.training = training.training(section)
-        page.grids, page.more_grids = tiles(section, real)
-    return page
 
 
 def _below(section: Section, speed: Table | None) -> list[Table | None]:

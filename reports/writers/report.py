@@ -35,10 +35,10 @@ def write(
             raise ValueError(f"unknown report format '{name}'; known: {', '.join(FORMATS)}")
     found = sections(frame, runs, families)
     many_tiers = len({s.tier for s in found}) > 1
-    pictured = any(f in formats for f in ("html", "md", "tex"))
-    pages = [page_of(s, many_tiers, pictured, real) for s in found]
+    paged = found if set(formats) != {"csv"} else []  # which shows neither pages nor figures
+    pages = [page_of(s, many_tiers, real) for s in paged]
     written = {}
-    for name, data in _contents(frame, found, pages, across(found, pictured), formats):
+    for name, data in _contents(frame, found, pages, across(paged), formats):
         files.write(Path(to) / name, data)
         written[Path(to) / name] = files.fingerprint(data)
     return written
