@@ -1,11 +1,13 @@
 """Files that are whole or not there, and what a manifest says of them. The one place that writes atomically.
 
 A file is written beside its place, synced and renamed, so that a reader finds what was there before or all of the new
-one. What a writer that died left half-written is removed by the next one in the folder (`sweep`).
+one. While it is written it is locked: what nobody locks was left half-written by a writer that died, whatever processes
+there are here, and the next writer in the folder removes it (`sweep`), from another container or host too.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
@@ -13,9 +15,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["fingerprint", "sweep", "write"]
+__all__ = ["fingerprint", "is_at", "sweep", "write"]
 
-_in_work = set[str]()  # what this process is writing, so that `sweep` does not take it for what a dead one left
+# Neither a link, which may lead out of the folder, nor a pipe, which would be waited for.
+_PLAIN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def fingerprint(data: bytes) -> dict[str, Any]:
@@ -32,18 +35,16 @@ def write(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent, path.name)
-    _in_work.add(os.path.realpath(temporary))
-    try:
-        with open(temporary, "wb") as file:
+    with os.fdopen(_locked(temporary), "wb") as file:
+        try:
+            file.truncate(0)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    finally:
-        _in_work.discard(os.path.realpath(temporary))
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
     # The rename itself is durable only once the folder is.
     folder = os.open(path.parent, os.O_RDONLY)
     try:
@@ -52,28 +53,46 @@ def write(path: Path, data: bytes) -> None:
         os.close(folder)
 
 
-def sweep(folder: Path, name: str = "", locked: bool = False) -> None:
-    """Removes what writers that died left half-written in a folder, or of one file there. What can not be, stays.
+def _locked(path: Path) -> int:
+    """The descriptor of a new or half-written file that nobody else holds, locked until it is closed."""
+    while True:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | _PLAIN, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if is_at(path, file):  # neither removed nor renamed before it was locked
+                return file
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)
 
-    locked: the caller holds the folder's lock, so nobody else writes there: the number of a dead process may have been
-    given to another one since.
-    """
+
+def is_at(path: Path, descriptor: int) -> bool:
+    """Whether an open file is still the one at a path."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except OSError:
+        return False
+
+
+def sweep(folder: Path, name: str = "") -> None:
+    """Removes what writers that died left half-written in a folder, or of one file there. What can not be, stays."""
     with suppress(OSError):
         for entry in list(os.scandir(folder)):
-            half = re.fullmatch(r"\.(.+)\.(\d+)\.tmp", entry.name)
-            if half and name in ("", half[1]) and (locked or not _is_written(entry.path, int(half[2]))):
+            half = re.fullmatch(r"\.(.+)\.\d+\.tmp", entry.name)
+            if half and name in ("", half[1]):
                 with suppress(OSError):
-                    os.unlink(entry)
+                    if entry.is_file(follow_symlinks=False):
+                        _remove(entry.path)
+                    else:
+                        os.unlink(entry)  # a link or a pipe is no writer's
 
 
-def _is_written(path: str, pid: int) -> bool:
-    """Whether the process with this number is there to finish a file; a dead one may have had that of this one."""
-    if pid == os.getpid():
-        return os.path.realpath(path) in _in_work
+def _remove(path: str) -> None:
+    """Removes a file that nobody has locked. Raises OSError."""
+    file = os.open(path, os.O_WRONLY | _PLAIN)
     try:
-        os.kill(pid, 0)
-    except PermissionError:
-        return True
-    except (OSError, OverflowError):
-        return False
-    return True
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+    finally:
+        os.close(file)

@@ -9,6 +9,7 @@ import builtins
 import csv
 import dataclasses
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -223,24 +224,54 @@ def test_a_lock_whose_folder_was_deleted_meanwhile_is_taken_in_the_new_one(tmp_p
     assert got == [True]
 
 
-def test_the_next_writer_removes_what_dead_ones_left(tmp_path):
-    with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
-        pass
-    dead, alive = process.pid, os.getppid()
-    for name in (
-        f".a.{dead}.tmp",
-        f".b.c.{os.getpid()}.tmp",
-        f".a.{10**12}.tmp",
-        f".a.{alive}.tmp",
-        ".x.tmp",
-        "y.1.tmp",
-    ):
+def test_the_next_writer_removes_what_nobody_writes(tmp_path):
+    """Whose number a file bears is of no account: it may be that of a process in another container, or of a later one."""
+    names = [f".{name}.{number}.tmp" for name in ("a", "b.c") for number in (os.getppid(), os.getpid(), 10**12)]
+    for name in (*names, ".x.tmp", "y.1.tmp"):
         (tmp_path / name).write_text("half")
-    store.save_rows(tmp_path, [Row()], "k")
+    (tmp_path / ".link.1.tmp").symlink_to("y.1.tmp")
+    os.mkfifo(tmp_path / ".pipe.1.tmp")
+    with open(tmp_path / names[2], "rb") as written:
+        fcntl.flock(written, fcntl.LOCK_EX)
+        store.save_rows(tmp_path, [Row()], "k")
     assert {p.name for p in tmp_path.iterdir()} == {
-        *(f".a.{alive}.tmp", ".x.tmp", "y.1.tmp"),  # of one who writes, and of none
+        *(names[2], ".x.tmp", "y.1.tmp"),  # of one who writes, and of none
         *(store.LOCK, store.MANIFEST, store.RESULTS),
     }
+
+
+def test_a_file_is_locked_until_it_is_whole(tmp_path, monkeypatch):
+    """Another process that sweeps meanwhile leaves it."""
+    real, seen = os.fsync, []
+
+    def sweeps(file):
+        if not seen:
+            seen.append(True)
+            code = "import sys; from reports.files import sweep; sweep(sys.argv[1])"
+            subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+        real(file)
+
+    monkeypatch.setattr("reports.files.os.fsync", sweeps)
+    monkeypatch.setattr("reports.files.os.getpid", lambda: 10**12)  # of no process here
+    store.write_atomic(tmp_path / "a", b"whole")
+    assert seen
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a": "whole"}
+
+
+def test_two_writers_of_one_number_do_not_share_a_file(tmp_path, monkeypatch):
+    """As two containers may have it: the second waits for the first, and writes a file of its own."""
+    real, ended = os.fsync, []
+
+    def second(file):
+        if not ended:
+            ended.append(threading.Thread(target=store.write_atomic, args=(tmp_path / "a", b"second")))
+            ended[0].start()
+        real(file)
+
+    monkeypatch.setattr("reports.files.os.fsync", second)
+    store.write_atomic(tmp_path / "a", b"the first")
+    ended[0].join()
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a": "second"}
 
 
 @pytest.mark.parametrize("name", ["/dev/zero", "../x", "a/../../x", "a/..", ".", "", "a//b", "x\0"])

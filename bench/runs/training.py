@@ -246,7 +246,7 @@ def _clear(folder: Path, keep: tuple[str, ...] = ()) -> None:
         raise BadInput(
             f"{where} holds no run but {min(strange or [found[0].name])}; move that elsewhere, or choose another --out"
         )
-    sweep(folder, locked=True)
+    sweep(folder)
     for path in found:
         if path.name in strange:
             continue
