@@ -18,8 +18,8 @@ from bench.runs.settings import configure, sized
 from bench.tiers import Tier
 from paradigms import catalogue
 from paradigms.contract import Recipe, Space
-from paradigms.errors import BadInput, unknown
 from paradigms.core.settings import is_conditional
+from paradigms.errors import BadInput
 
 if TYPE_CHECKING:
     from bench.data import Dataset
