@@ -33,7 +33,7 @@ from reports.metrics import SHOWN
 from reports.scores import Measure
 from reports.sections import Section, sections
 from reports.tables import cells, cost, headline, likelihood, pairs, quality, sampling, sources
-from reports.writers import grids
+from reports.writers import grids, report
 from reports.writers.markdown import as_markdown
 from reports.writers.page import page_of
 
@@ -739,6 +739,13 @@ def test_bad_format_and_unwritable_place(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         reports.render(pd.DataFrame(), [], None, tmp_path / "file" / "out", ["csv"])
+
+
+def test_csv_alone_sets_no_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "page_of", lambda *_: pytest.fail("most of a report's time, for nothing"))
+    bare = [{"recipe": "alpha", "dataset": "digits", "metric": "fd", "value": 2.0}]
+    written = reports.render(pd.DataFrame(bare), [], None, tmp_path, ["csv"])
+    assert [path.name for path in written] == ["report.csv", "table.csv"]
 
 
 def test_reports_need_neither_torch_nor_the_suite() -> None:
