@@ -10,9 +10,9 @@ through tensor subclasses, so `mean-flow` trains only on a real device (`python 
 
 from __future__ import annotations
 
-import traceback
+import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 CUDA = torch.device("cuda:0")
 ROOT = Path(__file__).parents[1]
@@ -62,11 +62,31 @@ _counts = Counts()
 
 def _place() -> str:
     """The line of the project that is being run."""
-    for frame in reversed(traceback.extract_stack(limit=60)):
-        path = Path(frame.filename)
+    frame = sys._getframe(1)
+    while frame is not None:
+        path = Path(frame.f_code.co_filename)
         if ROOT in path.parents and path.name != "pretend.py":
-            return f"{path.relative_to(ROOT)}:{frame.lineno}"
+            return f"{path.relative_to(ROOT)}:{frame.f_lineno}"
+        frame = frame.f_back
     return "?"
+
+
+def _each(change: Callable[[Tensor], Any], value: Any) -> Any:
+    """The same value with every tensor changed, also those in tuples and lists.
+
+    An operation's arguments hold no other containers. `tree_map`, which looks for all that there are, was most of the time
+    of an operation.
+    """
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, tuple | list):
+        parts = [_each(change, part) for part in value]
+        return parts if isinstance(value, list) else tuple(parts)
+    return value
+
+
+def _on_cpu(args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    return _each(_inner, args), {name: _each(_inner, value) for name, value in kwargs.items()}
 
 
 class Pretended(Tensor):
@@ -112,14 +132,17 @@ class Pretended(Tensor):
         if func is torch.ops.prim.device.default:
             return CUDA
         name = func._overloadpacket.__name__
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        tensors = list[Tensor]()
+        _each(tensors.append, (*args, *kwargs.values()))
         ours = [t for t in tensors if isinstance(t, Pretended)]
         elsewhere = [t for t in tensors if not isinstance(t, Pretended) and t.dim() and t.device.type == "cpu"]
         if name == "copy_":
             if len(ours) == 1:
                 _counts.wait("copy_")
-            func(*tree_map(_inner, args), **tree_map(_inner, kwargs))
-            return args[0]
+            to = args[0]
+            args, kwargs = _on_cpu(args, kwargs)
+            func(*args, **kwargs)
+            return to
         if name in _BY_MASK and not isinstance(args[0], Pretended):
             raise RuntimeError(f"{name}: a CPU tensor is indexed by one on {CUDA}")
         if name in _BY_MASK and elsewhere:
@@ -134,15 +157,14 @@ class Pretended(Tensor):
             _counts.ops[name] += 1
         if kwargs.get("device") is not None:
             kwargs["device"] = torch.device("cpu")
-        out = func(*tree_map(_inner, args), **tree_map(_inner, kwargs))
+        args, kwargs = _on_cpu(args, kwargs)
+        out = func(*args, **kwargs)
         known = {id(t.inner): t for t in ours}  # what was changed in place stays the tensor that it was
 
-        def outer(leaf: Any) -> Any:
-            if not isinstance(leaf, Tensor) or isinstance(leaf, Pretended):
-                return leaf
-            return known.get(id(leaf)) if id(leaf) in known else Pretended(leaf)
+        def outer(made: Tensor) -> Tensor:
+            return made if isinstance(made, Pretended) else known[id(made)] if id(made) in known else Pretended(made)
 
-        return tree_map(outer, out)
+        return _each(outer, out)
 
 
 def _inner(leaf: Any) -> Any:
