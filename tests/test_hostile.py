@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import thinned
 from typer.testing import CliRunner, Result
 
 from bench import cli, runs, store, suite, tiers
@@ -321,10 +322,12 @@ def test_rows_of_wrong_types_are_left_out(changes, world):
     alone(world)
 
 
-@pytest.mark.parametrize("name", [runs.INFO, store.RESULTS, store.MANIFEST])
-@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+@pytest.mark.parametrize(
+    ("name", "text"),
+    thinned([(name, text) for text in TEXTS for name in (runs.INFO, store.RESULTS, store.MANIFEST)], lambda c: c[1]),
+)
 def test_text_that_is_no_json_of_ours_is_left_out(name, text, world):
-    (world.bad / name).write_bytes(text)
+    (world.bad / name).write_bytes(TEXTS[text])
     if name != store.MANIFEST:
         listed(world.bad, name)
     alone(world)
@@ -349,8 +352,13 @@ def _zero(path: Path) -> None:
     path.symlink_to("/dev/zero")
 
 
-@pytest.mark.parametrize("name", [runs.INFO, store.RESULTS, store.MANIFEST, runs.WEIGHTS, "log.jsonl"])
-@pytest.mark.parametrize("make", [_folder, _loop, _zero, os.mkfifo, Path.touch])
+RUNS = (runs.INFO, store.RESULTS, store.MANIFEST, runs.WEIGHTS, "log.jsonl")  # the files of a run
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    thinned([(n, m) for m in (_folder, _loop, _zero, os.mkfifo, Path.touch) for n in RUNS], lambda c: c[1]),
+)
 def test_another_thing_in_a_files_place_is_left_out(name, make, world):
     (world.bad / name).unlink()
     make(world.bad / name)
