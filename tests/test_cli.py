@@ -522,7 +522,7 @@ def test_all_trains_scores_times_and_reports(first: Result, world: Path) -> None
     assert page.stat().st_size > 10_000
 
 
-def test_an_eighth_paradigm_from_outside(first: Result, world: Path) -> None:
+def test_an_eighth_paradigm_from_outside(first: Result, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trained, evaluated, timed and in the report, with no file of this repository touched."""
     folders = sorted((world / "runs" / "digits" / "eighth").glob("*-*/run.json"))
     assert [json.loads(f.read_text())["status"] for f in folders] == ["ok"]
@@ -536,7 +536,8 @@ def test_an_eighth_paradigm_from_outside(first: Result, world: Path) -> None:
     page = (world / "runs" / "report" / "digits-tiny" / "report.html").read_text()
     assert "The log of eighth seed 0: blind to neighbours: every pixel is drawn alone." in page
     assert "The training log of <b>eighth</b> names a symptom" in page
-    told = {row["run"]: row["note"] for row in json.loads(run(world, "list", "runs", "--json").stdout)}
+    monkeypatch.chdir(world)
+    told = {row["run"]: row["note"] for row in json.loads(bench("list", "runs", "--json").stdout)}
     assert {"eighth" in run for run, note in told.items() if note} == {True}
     listed = json.loads(run(world, "list", "recipes", "--json").stdout)
     assert "eighth" in {row["recipe"] for row in listed}
