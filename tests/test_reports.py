@@ -640,7 +640,7 @@ def test_any_metric_may_be_missing(tmp_path: Path) -> None:
     for metric in sorted({r["metric"] for r in rows}):
         fewer = [r for r in rows if r["metric"] != metric]
         found = sections(pd.DataFrame(fewer), runs)
-        assert as_markdown([page_of(s, False, None) for s in found])
+        assert as_markdown([page_of(s, headline.headline(s), False, None) for s in found])
     bare = [{"recipe": "alpha", "dataset": "digits", "metric": "fd", "value": 2.0}]
     assert len(reports.comparison(pd.DataFrame(bare))) == 1
 

@@ -9,7 +9,7 @@ from reports import verdict, words
 from reports.figures import curves, dots, pareto, training
 from reports.figures.drawing import Picture
 from reports.sections import Section
-from reports.tables import cost, headline, likelihood, pairs, quality, sampling, sources
+from reports.tables import cost, likelihood, pairs, quality, sampling, sources
 from reports.tables.cells import Table
 from reports.verdict import Text
 from reports.writers.grids import GridSource, Tile, tiles
@@ -43,15 +43,15 @@ class Page:
         return [*self.dots, *self.pareto, *self.guidance, *self.training]
 
 
-def page_of(section: Section, many_tiers: bool, real: GridSource) -> Page:
-    """The page of a section."""
+def page_of(section: Section, headline: Table, many_tiers: bool, real: GridSource) -> Page:
+    """The page of a section, whose headline table it takes as made."""
     short, every = sampling.speed(section) if section.finished else (None, None)
     grids, more_grids = tiles(section, real)
     return Page(
         section,
         heading=section.title + (f" ({words.plain(section.tier)})" if many_tiers and section.tier else ""),
         verdict=verdict.verdict(section),
-        headline=headline.headline(section),
+        headline=headline,
         tables=[table for table in _below(section, short) if table and table.lines and table.columns],
         plans=every if every and every.lines else None,
         pairs=pairs.pairs(section),

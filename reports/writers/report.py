@@ -11,8 +11,8 @@ import pandas as pd
 from reports import FORMATS, files
 from reports.across import Across, across
 from reports.layout import FIGURES, PAGE
-from reports.sections import Section, sections
-from reports.tables.headline import comparison
+from reports.sections import sections
+from reports.tables.headline import comparison, headline
 from reports.writers.csv import as_csv
 from reports.writers.grids import GridSource
 from reports.writers.html import as_html
@@ -35,10 +35,14 @@ def write(
             raise ValueError(f"unknown report format '{name}'; known: {', '.join(FORMATS)}")
     found = sections(frame, runs, families)
     many_tiers = len({s.tier for s in found}) > 1
-    paged = found if set(formats) != {"csv"} else []  # which shows neither pages nor figures
-    pages = [page_of(s, many_tiers, real) for s in paged]
+    tables = [headline(s) for s in found]
+    pages, together = list[Page](), list[Across]()
+    if set(formats) != {"csv"}:  # which shows neither pages nor figures
+        pages = [page_of(s, table, many_tiers, real) for s, table in zip(found, tables)]
+        together = across(found)
+    short = as_csv(comparison(found, tables))
     written = {}
-    for name, data in _contents(frame, found, pages, across(paged), formats):
+    for name, data in _contents(frame, short, pages, together, formats):
         files.write(Path(to) / name, data)
         written[Path(to) / name] = files.fingerprint(data)
     return written
@@ -46,13 +50,12 @@ def write(
 
 def _contents(
     frame: pd.DataFrame,
-    found: Sequence[Section],
+    short: str,
     pages: Sequence[Page],
     together: Sequence[Across],
     formats: Sequence[str],
 ) -> Iterator[tuple[str, bytes]]:
-    """(name, bytes) of each file of a report, the page first, the figures last."""
-    short = as_csv(comparison(found, [page.headline for page in pages]))
+    """(name, bytes) of each file of a report, the page first, the figures last. short: the headline table as CSV."""
     if "html" in formats:
         yield PAGE, as_html(pages, together, short).encode()
     if "md" in formats:
