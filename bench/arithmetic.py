@@ -48,7 +48,7 @@ class Arithmetic:
 
     precision: "fp32", "tf32" or "bf16". compiled: its networks are compiled for training. noise: the version of
     `contract.BLOCKS`, 1 on a CPU and 2 on a GPU. card: the model of GPU, as models differ in their noise (see there); "" on
-    a CPU, and in runs from before it was told.
+    a CPU, and in runs from before it was recorded.
     """
 
     precision: str = "fp32"

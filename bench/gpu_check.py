@@ -454,8 +454,8 @@ def beside_peer(check: Check) -> None:
             check.say(title, rates[name, precision], "images/s")
         net.to("cpu")
     for precision in {precision for _, precision in rates}:
-        theirs = max(rate for (name, p), rate in rates.items() if p == precision and name != "ours")
-        ratio = rates["ours", precision] / theirs
+        peer = max(rate for (name, p), rate in rates.items() if p == precision and name != "ours")
+        ratio = rates["ours", precision] / peer
         check.say(
             f"as fast as diffusers' quicker layout, {precision}", ratio, "times", ratio >= 1 if check.large else None
         )

@@ -120,7 +120,7 @@ class Figures(NamedTuple):
     arrived: torch.cuda.Event | None = None
 
     def read(self) -> tuple[float, float]:
-        """Loss and norm, after waiting for them; not for what the device was told to do later."""
+        """Loss and norm, after waiting for them; not for work that the device has queued since."""
         if self.arrived is not None:
             self.arrived.synchronize()
         loss, norm = self.values.tolist()
@@ -473,8 +473,8 @@ def _prepare(
             prepared = model.prepare(data, Noise(*coords, "prepare", device=device))
         if prepared is not data:
             space = prepared.space
-            told = (space.shape, space.classes, space.levels)
-            _save(path, {"x": prepared.x, "y": prepared.y, "z": prepared.z, "space": told}, of)
+            shape = (space.shape, space.classes, space.levels)
+            _save(path, {"x": prepared.x, "y": prepared.y, "z": prepared.z, "space": shape}, of)
         return prepared, float(count.total)
     kept = _load(path, device, of) or {}
     tensors = [
@@ -521,7 +521,7 @@ def _load(path: Path, device: torch.device, of: str) -> dict[str, Any] | None:
 
 
 def _unfit(path: Path, error: Exception) -> BadInput:
-    """What is said of a checkpoint that is whole and yet none of this training."""
+    """The error for a checkpoint that is whole and yet none of this training."""
     lines = str(error).splitlines() or [""]
     text = f"it has no {error}" if isinstance(error, KeyError) else lines[0] or type(error).__name__
     return BadInput(f"{path} does not fit this model or version ({text}); delete it, and the same command trains anew")

@@ -57,7 +57,7 @@ GPU_BATCHES = (*BATCHES, 1024, 4096)
 
 
 def labels_for(model: Paradigm, n: int, device: torch.device | str) -> Tensor | None:
-    """Every label in turn, (n,), for a model that is told labels."""
+    """Every label in turn, (n,), for a conditional model."""
     classes = model.space.classes
     return torch.arange(n, device=device) % classes if classes else None
 
@@ -216,7 +216,7 @@ class Setting:
         return time.perf_counter() - start
 
     def row(self, base: Row, metric: str, unit: str, values: Sequence[float]) -> list[Row]:
-        """The median as a row of its own, the quartiles beside it where there are enough values."""
+        """The median as a row of its own, with the quartiles where there are enough values."""
         here = dataclasses.replace(
             base,
             sampler=self.plan.sampler,
@@ -241,7 +241,7 @@ class Watch:
     """
 
     def __init__(self) -> None:
-        self.wall = self.mine = 0.0
+        self.wall = self.own = 0.0
         self.others: float | None = 0.0
 
     def __enter__(self) -> Watch:
@@ -249,20 +249,20 @@ class Watch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        wall, mine, machine = self._start
-        mine, now = time.process_time() - mine, _machine_seconds()
+        wall, own, machine = self._start
+        own, now = time.process_time() - own, _machine_seconds()
         self.wall += time.perf_counter() - wall
-        self.mine += mine
+        self.own += own
         if machine is None or now is None or self.others is None:
             self.others = None
         else:
-            self.others += now - machine - mine
+            self.others += now - machine - own
 
     def contended(self, device: torch.device) -> bool:
         """In the blocks: we waited for a core while we had work, or others kept a quarter of a core busy."""
         if self.wall < 0.02:
             return False  # too short to see anything
-        if device.type == "cpu" and self.mine / self.wall < 0.95:
+        if device.type == "cpu" and self.own / self.wall < 0.95:
             return True
         if self.others is None:
             return os.getloadavg()[0] > torch.get_num_threads() + 0.5
@@ -316,7 +316,7 @@ def _uncollected() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Subject:
-    """A run to be timed. `sweep`: plans that are timed briefly, beside the headline plan or those asked for."""
+    """A run to be timed. `sweep`: plans that are timed briefly, besides the headline plan or those asked for."""
 
     folder: Path
     plans: tuple[Plan, ...]

@@ -36,7 +36,7 @@ class Opened:
 
     @property
     def space(self) -> Space:
-        """What the model was told of the data: shape, classes (0: it is told no labels), levels."""
+        """The data as the model knows them: shape, classes (0: it has no labels), levels."""
         return self.model.space
 
     @property

@@ -345,7 +345,7 @@ def _title(event: Event) -> str:
 
 
 def _facts(event: Event) -> str:
-    """The facts worth printing beside a count: everything but the image counter."""
+    """The facts worth printing with a count: everything but the image counter."""
     shown = [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in event.facts.items() if k != "images"]
     return f" ({', '.join(shown)})" if shown else ""
 

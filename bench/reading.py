@@ -1,8 +1,8 @@
-"""What the numbers of someone's samples mean: the range they are taken for, judged by their bulk, and what is said of it.
+"""What the numbers of someone's samples mean: the range they are taken for, judged by their bulk, and how that is reported.
 
 A range is what a file does not tell. Floats are taken as [-1, 1] and integers as the data's levels, where most of them
 lie as most of the data does; elsewhere a range must be given. A few values outside decide nothing: they are clipped, and
-their share is said.
+their share is reported.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ BYTES = Range(0, 255)
 def from_floats(x: Tensor, where: Path, space: Space, given: Range | None, real: Tensor | None) -> tuple[Tensor, str]:
     """Finite floats (N, ...) to the integer of the bin they fall in (uint8), and in words how they were taken.
 
-    given: the range that was said; without it [-1, 1], or BadInput where the bulk of the values does not fit that.
+    given: the range that the user gave; without it [-1, 1], or BadInput where the bulk of the values does not fit that.
     real:  integers of the data, which the bulk is compared with; without them the data is taken to reach all levels.
     """
     bulk, own = _bulk(x), MODELS if real is None else _bulk(space.encode(real))

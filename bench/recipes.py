@@ -1,7 +1,7 @@
 """What each recipe says of itself, and which data it accepts: for `bench list` and docs/recipes.md.
 
 A recipe can be asked only where torch is loaded, which takes seconds. So what the recipes of this package answer is kept
-beside this file (`python -m bench.lab.readme` makes it anew), with the sha256 of the sources that it was read from: where
+next to this file (`python -m bench.lab.readme` makes it anew), with the sha256 of the sources that it was read from: where
 these have changed, or other packages add recipes, the recipes are asked.
 """
 

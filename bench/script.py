@@ -13,7 +13,7 @@ __all__ = ["answered"]
 
 
 def answered(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
-    """The exit code of a program: 0, or 2 after bad input, which is said in one line as `bench` says it."""
+    """The exit code of a program: 0, or 2 after bad input, which is reported in one line as by `bench`."""
 
     @wraps(main)
     def program(arguments: Sequence[str] | None = None) -> int:

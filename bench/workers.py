@@ -175,8 +175,8 @@ def perform(
     """Run every job, each after what it needs; returns the outcomes by name.
 
     workers: processes; None = `cores()`. threads: per process; None leaves the libraries' own choice.
-    done: told each outcome as it comes, in this process. places: of the workers, in place of `workers` equal ones; raises
-    ValueError for a job that none of them takes.
+    done: called with each outcome as it comes, in this process. places: of the workers, in place of `workers` equal ones;
+    raises ValueError for a job that none of them takes.
 
     A failed job fails those that need it and no other. On Ctrl-C (or SIGTERM) the workers are asked to stop at the next
     safe point, where training writes its checkpoint; then KeyboardInterrupt is raised. However long a step takes, its
@@ -265,13 +265,13 @@ class Worker:
 
     def _start(self) -> None:
         context = mp.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
+        self.pipe, child_end = context.Pipe()
         # The numerical libraries read these once, when they are loaded: set them before the child exists.
         threads = {} if self.threads is None else dict.fromkeys(THREADS, str(self.threads))
         with _environment({**threads, **self.place.environment}), _deaf_children():
-            self.process: SpawnProcess = context.Process(target=_work, args=(theirs, self.threads), daemon=True)
+            self.process: SpawnProcess = context.Process(target=_work, args=(child_end, self.threads), daemon=True)
             self.process.start()
-        theirs.close()  # or the end of the child would not be seen here
+        child_end.close()  # or the end of the child would not be seen here
         self.began = time.monotonic()
 
     def give(self, job: Job) -> None:
@@ -344,7 +344,7 @@ def _pool(places: Sequence[Place], threads: int | None, stopping: Stopping, disp
             for worker in busy:
                 worker.process.terminate()
             if busy:
-                with contextlib.suppress(OSError):  # whoever read what is said may be gone; the checkpoints are not
+                with contextlib.suppress(OSError):  # the reader of the output may be gone; the checkpoints are not
                     display.say("stopping after the step at hand; Ctrl-C again stops at once, without a checkpoint")
             for worker in busy:
                 worker.wait_until_gone(lambda: stopping.times > asked)

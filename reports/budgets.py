@@ -21,10 +21,15 @@ def with_multiples(entries: list[Entry], records: Sequence[Mapping[str, Any]]) -
     costs = {}
     for entry in entries:
         spent = _spent(entry, known)
-        mine, whole = stats.summarise([own for own, _ in spent]), stats.summarise([total for _, total in spent])
-        if mine and whole and mine.mean > 0:
-            costs[entry.name] = (mine.mean, max(mine.mean, whole.mean))
-    alone = [mine for mine, whole in costs.values() if whole <= 1.01 * mine] or [mine for mine, _ in costs.values()]
+        own_cost, total_cost = (
+            stats.summarise([own for own, _ in spent]),
+            stats.summarise([total for _, total in spent]),
+        )
+        if own_cost and total_cost and own_cost.mean > 0:
+            costs[entry.name] = (own_cost.mean, max(own_cost.mean, total_cost.mean))
+    alone = [own_cost for own_cost, total_cost in costs.values() if total_cost <= 1.01 * own_cost] or [
+        own_cost for own_cost, _ in costs.values()
+    ]
     largest = max(alone, default=0.0)
 
     def multiple(entry: Entry) -> float | None:
@@ -44,10 +49,10 @@ _SPENT = {
 def _spent(entry: Entry, known: Mapping[str, Mapping[str, Any]]) -> list[tuple[float, float]]:
     """(own, with ancestors) of each finished run, in the quantity that its budget is counted in."""
     by_id = {run_id(r): r for r in entry.records}
-    mine, whole = _SPENT.get(entry.match, _SPENT["flops"])
+    own_cost, total_cost = _SPENT.get(entry.match, _SPENT["flops"])
     spent = []
     for run, rows in entry.main.groupby("run"):
-        own, total = float(rows[mine].max()), float(rows[whole].max())
+        own, total = float(rows[own_cost].max()), float(rows[total_cost].max())
         record = by_id.get(str(run), {})
         if entry.match == "seconds" and _clock(record) > 0:
             own, total = _clock(record), _seconds_total(record, known)

@@ -1,8 +1,8 @@
 """One question: is A better than B? Two recipes, two runs, or two plans or averagings of the same trained models.
 
 Different models are compared over training seeds by the moderated t of `reports.stats`, with the recipes of their report
-beside them, the same trained models by the paired t. The metric asked for is one planned test, whose p needs no
-correction; beside it stands the p of its family, all pairs of recipes together, which the report's tables go by. The other
+next to them, the same trained models by the paired t. The metric asked for is one planned test, whose p needs no
+correction; next to it stands the p of its family, all pairs of recipes together, which the report's tables go by. The other
 metrics that both have are corrected by Holm's method among themselves. Numbers whose provenance differs are not compared,
 and the field that differs is named.
 """
@@ -210,10 +210,10 @@ def _groups(rows: pd.DataFrame) -> dict[_Group, pd.DataFrame]:
 
 
 def _lines(section: Section, a: Side, b: Side) -> list[Contrast]:
-    mine, theirs = _groups(a.rows), _groups(b.rows)
+    ours, others = _groups(a.rows), _groups(b.rows)
     made = []
-    for key in mine.keys() & theirs.keys():
-        x, y = mine[key], theirs[key]
+    for key in ours.keys() & others.keys():
+        x, y = ours[key], others[key]
         same = a.entry is b.entry and x.index.equals(y.index)  # what neither plan nor weights touch
         if not same:
             made.append(_line(section, a, b, key, x, y))
@@ -227,8 +227,8 @@ def _lines(section: Section, a: Side, b: Side) -> list[Contrast]:
 
 def _line(section: Section, a: Side, b: Side, group: _Group, x: pd.DataFrame, y: pd.DataFrame) -> Contrast:
     metric, split, space, kind, _, _ = group
-    mine, theirs = Score(x), Score(y)
-    left, right = mine.summary, theirs.summary
+    left_score, right_score = Score(x), Score(y)
+    left, right = left_score.summary, right_score.summary
     assert left is not None  # _groups keeps finite values only
     assert right is not None
     line = Contrast(
@@ -245,7 +245,7 @@ def _line(section: Section, a: Side, b: Side, group: _Group, x: pd.DataFrame, y:
     )
     if line.refused:
         return line
-    line = replace(line, spread=(mine.spread, theirs.spread))
+    line = replace(line, spread=(left_score.spread, right_score.spread))
     runs = [r for r in dict.fromkeys(x["run"]) if r and (y["run"] == r).any()]
     if runs:
         if len(runs) < 2:
@@ -258,7 +258,7 @@ def _line(section: Section, a: Side, b: Side, group: _Group, x: pd.DataFrame, y:
             shuffled=stats.sign_flips(one, other, found.log) if not math.isnan(found.p) else None,
             floor=stats.permutation_floor(len(runs)),
         )
-    one, other = mine.values, theirs.values
+    one, other = left_score.values, right_score.values
     if min(len(one), len(other)) < 2:
         return line
     compared = _compared(section, a, b, metric, split, x)
@@ -331,8 +331,8 @@ def _refusal(a: Side, b: Side, metric: str, likelihood: bool, x: pd.DataFrame, y
     protocols = ("", "") if external else (a.entry.protocol, b.entry.protocol)
     keys = [provenance.keys(rows.assign(**{"": p}), fields) for rows, p in zip((x, y), protocols)]
     for side, own in zip((a, b), keys):
-        if len(own) > 1 and (said := provenance.difference(own[0], own[1], fields, known, " and ")):
-            return f"{said} among the seeds of {side.name}"
+        if len(own) > 1 and (differs := provenance.difference(own[0], own[1], fields, known, " and ")):
+            return f"{differs} among the seeds of {side.name}"
     return provenance.difference(keys[0][0], keys[1][0], fields, known, " and ")
 
 

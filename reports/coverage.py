@@ -1,6 +1,6 @@
-"""How often the printed 95 % intervals hold the truth, how often the comparison cries wolf and what it sees, by simulation.
+"""How often the printed 95 % intervals hold the truth, and how often the comparison errs and detects, by simulation.
 
-    python -m reports.coverage [REPETITIONS]       measures, writes coverage.json beside this file, prints the table
+    python -m reports.coverage [REPETITIONS]       measures, writes coverage.json next to this file, prints the table
 
 The truth is the expected value of the metric at its sample size over training seeds. A repetition draws the errors of n
 seeds from a law, takes the interval by the function that the report takes it by (`stats.summarise`, `stats.compare`,
@@ -160,9 +160,9 @@ def decisions(
     for start in range(0, repetitions, chunk):
         count = min(chunk, repetitions - start)
         x = means[:, None] + spreads[:, None] * law.draw(rng, (count, recipes, seeds))
-        told = stats.told_apart(x.mean(-1), x.var(-1, ddof=1), (seeds,) * recipes)
-        alarms += int(told[:, equal].any(1).sum())
-        seen += int(told[:, threefold].sum())
+        differ = stats.told_apart(x.mean(-1), x.var(-1, ddof=1), (seeds,) * recipes)
+        alarms += int(differ[:, equal].any(1).sum())
+        seen += int(differ[:, threefold].sum())
     return alarms / repetitions, seen / (repetitions * threefold.sum()) if threefold.any() else math.nan
 
 
@@ -267,10 +267,10 @@ def at(seeds: int, laws: Iterable[str] = LAWS, kind: str = "interval") -> dict[s
 def sentence(seeds: int, kind: str = "interval") -> str:
     """What the 95 % of an interval over so many seeds are worth; kind: "interval" (also of paired differences) or "pair"."""
     found = at(min(seeds, SEEDS[-1]), kind=kind)
-    said = [f"{100 * rate:.1f} % ({LAWS[name].short})" for name, rate in found.items()]
+    shares = [f"{100 * rate:.1f} % ({LAWS[name].short})" for name, rate in found.items()]
     return (
         f"Over {recorded()['repetitions']:,} simulated repetitions 95 % intervals of {min(seeds, SEEDS[-1])} seeds held "
-        f"the truth in {', '.join(said)}, by the law of the errors: `python -m reports.coverage`."
+        f"the truth in {', '.join(shares)}, by the law of the errors: `python -m reports.coverage`."
     )
 
 

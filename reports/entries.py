@@ -92,15 +92,15 @@ class Entry:
     def contended(self) -> bool:
         """Whether other work was on the machine or the GPU while one of its runs, or what that stands on, was trained."""
         costs = [c for r in self.records if isinstance(r.get("costs"), Mapping) for c in r["costs"].values()]
-        told = any(r.get("contended") for r in self.records) or any(c.get("contended") for c in costs)
-        return told or bool(self.rows.loc[~self.rows["metric"].map(provenance.is_speed), "contended"].any())
+        recorded = any(r.get("contended") for r in self.records) or any(c.get("contended") for c in costs)
+        return recorded or bool(self.rows.loc[~self.rows["metric"].map(provenance.is_speed), "contended"].any())
 
     @cached_property
     def symptoms(self) -> tuple[tuple[str, str], ...]:
         """(seed, what the log of that run says is wrong with the model), of the runs that are compared."""
         runs = {*self.rows["run"], *(f.run for f in self.failures)}
-        told = [r for r in self.records if text_of(r, "symptom") and run_id(r) in runs]
-        return tuple((text_of(r, "seed") or "?", plain(text_of(r, "symptom"))) for r in told)
+        shown = [r for r in self.records if text_of(r, "symptom") and run_id(r) in runs]
+        return tuple((text_of(r, "seed") or "?", plain(text_of(r, "symptom"))) for r in shown)
 
     @cached_property
     def main(self) -> pd.DataFrame:

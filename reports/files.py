@@ -1,6 +1,6 @@
 """Files that are whole or not there, and what a manifest says of them. The one place that writes atomically.
 
-A file is written beside its place, synced and renamed, so that a reader finds what was there before or all of the new
+A file is written next to its place, synced and renamed, so that a reader finds what was there before or all of the new
 one. While it is written it is locked: what nobody locks was left half-written by a writer that died, whatever processes
 there are here, and the next writer in the folder removes it (`sweep`), from another container or host too.
 """

@@ -39,9 +39,9 @@ def likelihood_rows(entry: Entry, metric: str, split: str) -> list[pd.DataFrame]
 
 def same_kind(entry: Entry, metric: str, rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of another metric that belong to a likelihood: same kind, options and split."""
-    first, mine = rows.iloc[0], entry.main
-    same = (mine["kind"] == first["kind"]) & (mine["options"] == first["options"]) & (mine["split"] == first["split"])
-    return mine[same & (mine["metric"] == metric)]
+    first, main = rows.iloc[0], entry.main
+    same = (main["kind"] == first["kind"]) & (main["options"] == first["options"]) & (main["split"] == first["split"])
+    return main[same & (main["metric"] == metric)]
 
 
 def solver_error(entry: Entry, rows: pd.DataFrame) -> float | None:

@@ -26,7 +26,7 @@ def names_of_runs(rows: pd.DataFrame, records: Sequence[Mapping[str, Any]]) -> d
     """The comparison row that each run belongs to.
 
     A recipe with one configuration keeps its plain name. Runs of one recipe that differ in their configuration, budget
-    or in being told labels are different rows, named by what differs, so that they are never averaged.
+    or in being given labels are different rows, named by what differs, so that they are never averaged.
     """
     settings = {run_id(r): _flat({k: v for k, v in {**_USUAL, **r}.items() if k in _DEFINING}) for r in records}
     trained = {run_id(r): text_of(r, "trained") for r in records}  # a tier that is not the one that measured it

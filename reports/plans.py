@@ -77,9 +77,9 @@ def guided(section: Section) -> list[Guided]:
         for plan in entry.plans:
             if plan.guided:
                 groups.setdefault(plan.without("guidance"), {})[float(plan.settings["guidance"])] = plan
-        for shared, mine in sorted(groups.items()):
+        for shared, scales in sorted(groups.items()):
             unguided = shared.without(*INTERVAL)
             if unguided in entry.plans:
-                mine.setdefault(1.0, unguided)
-            found.append(Guided(entry, shared.text, dict(sorted(mine.items()))))
+                scales.setdefault(1.0, unguided)
+            found.append(Guided(entry, shared.text, dict(sorted(scales.items()))))
     return found

@@ -70,7 +70,7 @@ def keys(rows: pd.DataFrame, fields: Mapping[str, str]) -> list[Key]:
 def difference(a: Key, b: Key, fields: Mapping[str, str], known: Iterable[str] = (), between: str = ", not ") -> str:
     """In which columns two combinations differ, with what they hold: "the number of samples (500, not 898)".
 
-    known: look at these columns only. The column "" holds what is too long to be told.
+    known: look at these columns only. The column "" holds what is too long to be shown.
     """
     looked = set(known) or set(fields)
     parts = [
@@ -162,8 +162,8 @@ def grouped(rows: pd.DataFrame) -> list[Group]:
     by_metric: dict[tuple[str, Key], dict[str, None]] = {}
     for row in kept[[*HEADS, "metric", "name"]].drop_duplicates().itertuples(index=False):
         none = ("fraction", "conditional") if not row.weights else ()  # of no model
-        told = [_text(c, v) for c, v in zip(HEADS, row)]
-        key = tuple("" if c in none or v in ("none", "not recorded") else v for c, v in zip(HEADS, told))
+        texts = [_text(c, v) for c, v in zip(HEADS, row)]
+        key = tuple("" if c in none or v in ("none", "not recorded") else v for c, v in zip(HEADS, texts))
         by_metric.setdefault((str(row.metric), key), {})[str(row.name)] = None
     found: dict[tuple[Key, tuple[str, ...]], list[str]] = {}
     for (metric, key), names in by_metric.items():

@@ -185,7 +185,7 @@ class Section:
     def compare(self, measure: Measure, lower_is_better: bool = True) -> Compared:
         """Compare the recipes on one measure at their default plans.
 
-        Those scored by another version of the feature network are not, and are told so.
+        Those scored by another version of the feature network are not, and get this as the reason.
         """
         key = measure, lower_is_better
         if key not in self._known:
@@ -236,10 +236,10 @@ class Section:
         doubts = {name: solver_error(by_name[name], chosen[name]) for name in kinds}
         made = {}
         for kind in sorted(set(kinds.values())):
-            mine = {name: chosen[name] for name, k in kinds.items() if k == kind}
-            certain = {n: rows for n, rows in mine.items() if doubts[n] is None}
+            alike = {name: chosen[name] for name, k in kinds.items() if k == kind}
+            certain = {n: rows for n, rows in alike.items() if doubts[n] is None}
             found = self._compare(certain, True, provenance.LIKELIHOOD, False)
-            why = {n: f"not compared: its solver errs by {number(d, 2)}" for n in mine if (d := doubts[n]) is not None}
+            why = {n: f"not compared: its solver errs by {number(d, 2)}" for n in alike if (d := doubts[n]) is not None}
             made[kind] = replace(found, uncompared={**found.uncompared, **why})
         return made
 
@@ -258,8 +258,8 @@ class Section:
         keys: dict[str, provenance.Key] = {}
         uncompared: dict[str, str] = {}
         for name, found in rows.items():
-            entry, mine = by_name[name], finite(found).assign(**{"": by_name[name].protocol})
-            several = provenance.keys(mine, fields)
+            entry, rows_here = by_name[name], finite(found).assign(**{"": by_name[name].protocol})
+            several = provenance.keys(rows_here, fields)
             if not several:
                 continue
             if entry.over_budget:
@@ -270,7 +270,7 @@ class Section:
                     f"not compared: its seeds differ in {provenance.difference(several[0], several[1], fields)}"
                 )
                 continue
-            keys[name], values[name] = several[0], seed_means(mine)
+            keys[name], values[name] = several[0], seed_means(rows_here)
             if entry.external:
                 uncompared[name] = "external, not compared: its training seeds and budget are not known"
             elif len(values[name]) < 2:
@@ -285,11 +285,11 @@ class Section:
         common = max(sorted(set(rivals)), key=rivals.count)
         for name, key in keys.items():
             known = provenance.OF_SAMPLES if by_name[name].external else tuple(fields)
-            said = provenance.difference(key, common, fields, known)
-            if said and name in uncompared:
-                uncompared[name] += f"; it also differs from the others in {said}"
-            elif said:
-                uncompared[name] = f"not compared: differs from the others in {said}"
+            differs = provenance.difference(key, common, fields, known)
+            if differs and name in uncompared:
+                uncompared[name] += f"; it also differs from the others in {differs}"
+            elif differs:
+                uncompared[name] = f"not compared: differs from the others in {differs}"
         kept = {n: v for n, v in values.items() if n not in uncompared}
         family = stats.compare(kept, lower_is_better, logarithms and stats.positive(*kept.values()))
         if len(kept) == 1:
@@ -331,15 +331,15 @@ def _section(
     free = here[here["tier"].isin([tier, ""])]
     baseline, external = free[free["status"] == "baseline"], free[free["status"] == "external"]
     here = here[~here["status"].isin(NO_RUN) & (here["tier"] == tier)]
-    mine = tuple(r for r in records if text_of(r, "dataset") == dataset and tier_of(r) == tier)
+    own = tuple(r for r in records if text_of(r, "dataset") == dataset and tier_of(r) == tier)
     names = pd.Series([labels[k] for k in run_keys(here)], index=here.index, dtype=object)
-    stopped = [r for r in mine if text_of(r, "status") in ("failed", "diverged") and run_id(r) not in set(here["run"])]
+    stopped = [r for r in own if text_of(r, "status") in ("failed", "diverged") and run_id(r) not in set(here["run"])]
     entries = [
         _entry(
             name,
             marks[name],
             here[names == name],
-            tuple(r for r in mine if labels[run_id(r)] == name),
+            tuple(r for r in own if labels[run_id(r)] == name),
             [r for r in stopped if labels[run_id(r)] == name],
             families,
         )
@@ -348,7 +348,7 @@ def _section(
     scored = [e for e in entries if len(e.rows)] or entries
     match = next((e.match for e in scored if e.records), "flops")
     budget = next((e.budget for e in scored if e.budget), {})
-    entries = with_multiples([e if e.budget else replace(e, match=match, budget=budget) for e in entries], mine)
+    entries = with_multiples([e if e.budget else replace(e, match=match, budget=budget) for e in entries], own)
     baselines = [
         Entry(plain(name), str(name), -1, group, baseline=True) for name, group in baseline.groupby("recipe", sort=True)
     ]
@@ -359,7 +359,7 @@ def _section(
         taken.add(name)
         externals.append(Entry(name, str(recipe), -1, group, external=True))
     together = pd.concat([here, external, baseline])
-    section = Section(dataset, tier, tuple(entries), tuple(baselines), mine, match, budget, tuple(externals), together)
+    section = Section(dataset, tier, tuple(entries), tuple(baselines), own, match, budget, tuple(externals), together)
 
     def order(entry: Entry) -> tuple[bool, float, str]:
         summary = entry.scores[section.lead].summary
@@ -407,7 +407,7 @@ def _entry(
     protocols = {protocol_of(r) for r in records}
     runs = set(rows["run"])
     # The runs that are compared say what was allowed; a teacher at another share of the budget does not.
-    told = [r for r in records if run_id(r) in runs] or list(records)
+    known = [r for r in records if run_id(r) in runs] or list(records)
     return Entry(
         name,
         recipe,
@@ -418,6 +418,6 @@ def _entry(
         gaps=tuple(f for f in found if f.metric),
         records=records,
         protocol=protocols.pop() if len(protocols) == 1 else "",
-        match=next((text_of(r, "match") for r in told if text_of(r, "match")), "flops"),
-        budget=next((dict(r["budget"]) for r in told if isinstance(r.get("budget"), Mapping)), {}),
+        match=next((text_of(r, "match") for r in known if text_of(r, "match")), "flops"),
+        budget=next((dict(r["budget"]) for r in known if isinstance(r.get("budget"), Mapping)), {}),
     )

@@ -17,7 +17,7 @@ errors with the least favourable of all spreads that are at most fivefold apart,
 error for all pairs together (Tukey's range, with room for unequal spreads). The p of one planned pair is the same for that
 pair's T alone. Positive scores are compared on the scale of logarithms, where a difference is a ratio.
 
-`python -m reports.coverage` measures how often the intervals hold the truth, how often `compare` cries wolf, and what
+`python -m reports.coverage` measures how often the intervals hold the truth, how often `compare` raises a false alarm, and what
 differences it sees.
 """
 
@@ -348,8 +348,8 @@ def told_apart(mean: np.ndarray, variance: np.ndarray, seeds: tuple[int, ...]) -
     """What `compare` decides of many families at once: (..., k) means and variances -> (..., pairs), by `triu_indices`."""
     first, second = np.triu_indices(len(seeds), 1)
     limit = _null(tuple(sorted(seeds))).critical
-    told: np.ndarray = np.abs(mean[..., first] - mean[..., second]) > limit * errors(variance, seeds, first, second)
-    return told
+    apart: np.ndarray = np.abs(mean[..., first] - mean[..., second]) > limit * errors(variance, seeds, first, second)
+    return apart
 
 
 def critical_of_pair(seeds: tuple[int, ...], i: int = 0, j: int = 1) -> float:

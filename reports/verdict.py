@@ -24,7 +24,7 @@ from reports.stats import Summary, summarise
 from reports.tables.notes import space_agreement
 
 Text = list[tuple[str, bool]]  # parts of a sentence, and whether each is strong
-SHORT = 1.2  # times as much training as another had: said beside what is compared
+SHORT = 1.2  # times as much training as another had: named next to what is compared
 NAMED = 6  # of more recipes a sentence names the first and counts the others
 
 
@@ -55,11 +55,11 @@ def verdict(section: Section) -> Text:
     out += _speed(section)
     over = [e for e in section.finished if e.over_budget]
     for counted in (True, False):
-        mine = [e for e in over if e.parents is counted]
-        if mine:
-            multiples = words.listing(list(dict.fromkeys(multiple_text(e) for e in mine)))
-            out += [*_names(mine), (f" had {multiples} the budget{', parents included' if counted else ''}, ", False)]
-            out.append((f"and so {'is' if len(mine) == 1 else 'are'} shown but not compared. ", False))
+        group = [e for e in over if e.parents is counted]
+        if group:
+            multiples = words.listing(list(dict.fromkeys(multiple_text(e) for e in group)))
+            out += [*_names(group), (f" had {multiples} the budget{', parents included' if counted else ''}, ", False)]
+            out.append((f"and so {'is' if len(group) == 1 else 'are'} shown but not compared. ", False))
     ill = [e for e in section.entries if e.symptoms]
     if ill:
         out += [("The training log of ", False), *_names(ill), (" names a symptom; see the notes below. ", False)]
@@ -73,11 +73,11 @@ def verdict(section: Section) -> Text:
 
 def _nothing(section: Section) -> str:
     failed = len({f.run for _, f in section.failures})
-    said = f"No run on {section.title} has finished yet"
-    said += f": {words.plural(failed, 'run')} failed" if failed else ""
+    text = f"No run on {section.title} has finished yet"
+    text += f": {words.plural(failed, 'run')} failed" if failed else ""
     training = len(section.waiting)
-    said += f"{' and' if failed else ':'} {words.plural(training, 'run')} without results" if training else ""
-    return said + ". There is nothing to compare; run the same `bench all` command again to go on."
+    text += f"{' and' if failed else ':'} {words.plural(training, 'run')} without results" if training else ""
+    return text + ". There is nothing to compare; run the same `bench all` command again to go on."
 
 
 def _score(summary: Summary) -> str:
@@ -105,10 +105,10 @@ def _quality(section: Section, name: str, scores: Mapping[str, Summary]) -> Text
     out.append((best.name, True))
     plan = f" at its default plan {best.plan.text}" if best.plan else ""
     first = scores[best.name]
-    said = _score(first)
-    kind = ", 95 % t-interval" if "±" in said else ", the least and the most of the seeds" if "–" in said else ""
+    score = _score(first)
+    kind = ", 95 % t-interval" if "±" in score else ", the least and the most of the seeds" if "–" in score else ""
     mean = "mean " if first.n > 1 else ""
-    out.append((f" has the best {mean}{name}{plan}: {said}{kind}{_scale(section)}. ", False))
+    out.append((f" has the best {mean}{name}{plan}: {score}{kind}{_scale(section)}. ", False))
     refused = next((r for e in within if metric == "kd" and (r := e.reason("fd"))), "")
     if refused:
         out.append(
@@ -233,9 +233,9 @@ def _likelihood(section: Section) -> Text:
             key = f"{relation} {rows['kind'].iloc[0]}"
             groups.setdefault(key, []).append((summary.mean, name, f"{relation} {_score(summary)} ({kind_text(rows)})"))
     out: Text = [("Held-out likelihood, comparable only within a kind: ", False)]
-    told = sorted(min(group) for group in groups.values())
-    for i, (_, name, said) in enumerate(told):
-        out += [("; " if i else "", False), (name, True), (f" {said.strip()}", False)]
+    best = sorted(min(group) for group in groups.values())
+    for i, (_, name, text) in enumerate(best):
+        out += [("; " if i else "", False), (name, True), (f" {text.strip()}", False)]
     out.append((f" {unit}", False))
     if entropy is not None and section.likelihood == "nll":
         out.append((f", where the truth has an entropy of {words.number(entropy, 4)}", False))
@@ -379,53 +379,55 @@ def _match(entry: Entry, section: Section) -> str:
 def _set(entry: Entry) -> str:
     """The settings that the row's own name says differ, and what else it says of how its runs were computed."""
     inside = entry.name[len(entry.recipe) :].strip(" ()")
-    said = dict(p.split("=", 1) for p in inside.split(", ") if "=" in p)
-    options = f" --precision {shlex.quote(said['precision'])}" if "precision" in said else ""
-    options += " --compile" if said.get("compiled") == "true" else ""
-    options += " --device cuda" if "card" in said or said.get("noise") == "2" else ""
-    told = ("match", "share", "checksum", "precision", "compiled", "noise", "card")
-    pairs = [f"{k}={v}" for k, v in said.items() if k not in told and not k.startswith("budget.")]
+    named = dict(p.split("=", 1) for p in inside.split(", ") if "=" in p)
+    options = f" --precision {shlex.quote(named['precision'])}" if "precision" in named else ""
+    options += " --compile" if named.get("compiled") == "true" else ""
+    options += " --device cuda" if "card" in named or named.get("noise") == "2" else ""
+    apart = ("match", "share", "checksum", "precision", "compiled", "noise", "card")
+    pairs = [f"{k}={v}" for k, v in named.items() if k not in apart and not k.startswith("budget.")]
     return "".join(f" --set {shlex.quote(p)}" for p in pairs) + options
 
 
 def limitations(section: Section) -> list[str]:
     """What a reader should not conclude."""
     metric = section.lead.metric
-    said = []
+    lines = []
     if section.seeds <= 1:
-        said.append("One training seed: retraining moves these numbers more than resampling does. Treat gaps as hints.")
+        lines.append(
+            "One training seed: retraining moves these numbers more than resampling does. Treat gaps as hints."
+        )
     elif section.seeds < 5:
-        said.append(
+        lines.append(
             f"{section.seeds} training seeds: intervals are wide, and recipes that are not told apart may differ all the "
             "same."
         )
     if metric == "fd":
-        said.append(
+        lines.append(
             "FD-<space> is a Frechet distance in the named feature space, with that space's blind spots. It is not FID "
             "and not comparable with numbers from other feature networks, sample counts or preprocessing."
         )
     elif metric in ("w2", "sw2", "mmd2"):
-        said.append(
+        lines.append(
             "Empirical transport distances have a floor of their own at this sample size: read them against it."
         )
-    said += [
+    lines += [
         "Likelihoods of different kinds (exact, bounds, estimates) measure different things, are not compared, "
         "and a better likelihood does not mean better samples.",
         "Every recipe had one configuration, the one on its card, at a small budget: more training or tuning may "
         "change the order.",
     ]
     if metric == "fd":
-        said.append(
+        lines.append(
             "No automatic score sees everything: look at the samples, which are not selected, and at the memorisation "
             "columns."
         )
     counted = section.rows[(section.rows["metric"] == "modes") & (section.rows["features"] != "")]
     if len(counted):
-        said.append(
+        lines.append(
             "A mode counts once the classifier gives its name to one sample, whatever that looks like: noise reaches "
             "modes too. Read them beside the distances and the baseline rows."
         )
     took = len(section.finished) and section.rows["metric"].isin(["latency", "throughput"]).any()
     if took:
-        said.append("Speed is that of this machine, these versions and this number of threads.")
-    return said
+        lines.append("Speed is that of this machine, these versions and this number of threads.")
+    return lines

@@ -313,7 +313,7 @@ def time_(
     subjects = []
     for run in runs:
         if run.place is not None:
-            _ = run.data  # timing needs no data, but it may not be said to be of another data set than the run's
+            _ = run.data  # timing needs no data, but --dataset may not name another data set than the run's
         plans = tuple(plan_of(run.card, run.info.recipe, sampler, count) for count in counts)
         subjects.append(measure.Subject(run.folder, plans))
     protocol = runs[0].tier(tier)

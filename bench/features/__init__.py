@@ -9,7 +9,7 @@ name and a hash, and both go into every row. Two kinds exist, with different bli
   and sees texture and layout alike.
 
 `named` adds those that a user asks for: `inception-2015`, the only one whose distance may be called FID, and any
-network of theirs (ONNX, a factory in an installed module, a classifier that `bench.features.train` made of their folder
+network of the user's (ONNX, a factory in an installed module, a classifier that `bench.features.train` made of their folder
 of images). These take images of a size and range of their own, and what is done to an image on the way is part of the
 space's name: name/policy@hash.
 

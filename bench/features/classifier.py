@@ -213,7 +213,7 @@ def serialise(classifier: Classifier, architecture: Architecture, **card: float 
 
 
 def read_card(data: bytes, path: Path) -> dict[str, Any]:
-    """What `serialise` wrote beside the tensors. Raises BadInput."""
+    """The card that `serialise` wrote with the tensors. Raises BadInput."""
     try:
         card = json.loads(metadata(data)["card"])
         if not isinstance(card, dict):

@@ -3,7 +3,7 @@
 Heusel et al. (arXiv:1706.08500) took the features of *this* file, whose graph differs from the Inception-v3 of Szegedy
 et al. (arXiv:1512.00567) and of torchvision in three places: averages leave the padding out, the pool of the last block
 takes maxima, and images are enlarged without half-pixel centres. The weights are those that torch-fidelity converted
-from it; names of layers are theirs, so that the file fits. Another network, or the same after another resize, gives
+from it; names of layers are those of that file, so that the file fits. Another network, or the same after another resize, gives
 other numbers, which are not FIDs.
 
 It is written here, and not taken from a peer, because torch-fidelity and torchmetrics need a torchvision that matches
@@ -41,7 +41,7 @@ class Convolution(nn.Module):
 
 
 class Block(nn.Module):
-    """Branches of convolutions beside each other, their outputs joined, and a pool as one more branch.
+    """Parallel branches of convolutions, their outputs joined, and a pool as one more branch.
 
     branches: layers one after the other; the last convolution of each halves the size where `halves`.
     forks:    the last layers of a branch, both fed with what is before them: {branch: two layers}.

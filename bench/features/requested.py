@@ -124,7 +124,7 @@ def _onnx(data: bytes, path: Path) -> nn.Module:
         raise BadInput(f"{path} is read by onnxruntime, which is not installed: pip install onnxruntime") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # what is wrong is said by us
+    options.log_severity_level = 4  # errors are reported below
     options.add_session_config_entry("session.load_model_format", "ONNX")
     # Weights in other files would not be in the hash, and a path could lead anywhere: they are looked for where none is.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)

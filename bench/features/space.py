@@ -88,9 +88,9 @@ class FeatureSpace:
         """Features (N, dim) and logits (N, classes), None without a head, of bin-centred images x (N, C, H, W).
 
         Float32, on the space's device, the same for any `chunk` up to rounding (large images go through in smaller ones).
-        stored: what x is where it holds the data's integers: a chunk of them is encoded at a time. tell: is told how many
-        images are done, and of how many. Raises BadInput on images of another shape, and when an image or a feature is
-        not finite.
+        stored: what x is where it holds the data's integers: a chunk of them is encoded at a time. tell: is called
+        with the number of images done, and of all. Raises BadInput on images of another shape, and when an image or a
+        feature is not finite.
         """
         if tuple(x.shape[1:]) != self.shape:
             raise BadInput(

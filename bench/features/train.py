@@ -1,7 +1,7 @@
 """Trains the classifiers whose features the suite compares images in: `python -m bench.features.train digits`.
 
 They are shipped, with their hashes, in bench/features/weights; this script is how they came about. Other weights are another
-feature space: every Frechet distance has to be computed again, and rows of the old space never stand beside rows of the
+feature space: every Frechet distance has to be computed again, and rows of the old space are never compared with rows of the
 new one. The network sees the training split only. Its accuracy on the held-out split is measured at the end and stored
 with the weights. A labelled folder of images gets a network of its own with `folder:PATH@SIZE --to DIR`, and
 `bench evaluate ... --features FILE` uses it.
@@ -141,7 +141,7 @@ def accuracy(net: Classifier, data: Data) -> float:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Trains, measures and writes one network; the hash goes into the table beside it."""
+    """Trains, measures and writes one network; the hash goes into the list next to it."""
     parser = argparse.ArgumentParser(prog="python -m bench.features.train", description=__doc__.split("\n")[0])
     parser.add_argument("dataset", help="a labelled image data set: digits, mnist, fashion-mnist@14 ...")
     parser.add_argument("--from", dest="source", type=Path, metavar="PATH", help="where the data files are")

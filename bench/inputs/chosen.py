@@ -33,7 +33,7 @@ class ChosenRun:
     """A run that a user means, not opened yet.
 
     folder: where it lies. out: the folder of runs, where the runs that it needs may lie too.
-    place:  where its data lie now, if the user said so and they are there.
+    place:  where its data lie now, if the user named them and they are there.
     """
 
     folder: Path

@@ -35,7 +35,7 @@ def check_target(to: Path, suffixes: Sequence[str]) -> None:
 def check_results(to: Path, grid: str) -> None:
     """Raises BadInput for a folder that rows can not be kept in: one with other files, as a run's own rows would be lost.
 
-    grid: the name of the picture that lies beside rows of samples.
+    grid: the name of the picture that lies with rows of samples.
     """
     if to.exists() and not to.is_dir():
         raise BadInput(f"--to {to} is a file; name a folder")

@@ -97,7 +97,7 @@ class Run:
 
 
 def _effective(config: Any, conditional: bool) -> Any:
-    """A config as a dictionary, with those inside it, without what has no effect where no labels are told."""
+    """A config as a dictionary, with those inside it, without what has no effect in an unconditional model."""
     if not is_dataclass(config):
         return config
     kept = (f.name for f in fields(config) if conditional or not is_conditional(type(config), f.name))

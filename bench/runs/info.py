@@ -38,11 +38,11 @@ class Info:
     status:   "training", "ok", "diverged" or "failed"; the last two with the reason.
     where:    the folder, relative to the output folder; also the run's name in `parents` and `costs`.
     parents:  the folder of each needed run, by role.
-    space:    what the model was told of the data: shape, classes (0 = unconditional), levels.
+    space:    the data as the model knows them: shape, classes (0 = unconditional), levels.
     budget:   what the tier allowed a full share: flops, seconds, images, params.
     bound:    what fixed the number of steps: "flops", "images" or "seconds" (the cap, where match is another).
     planned_steps, batch, flops_per_step, seconds_per_step: the plan; the steps done are `steps`.
-    params_note: said where the parameters miss the target by more than 10 %.
+    params_note: a note where the parameters miss the target by more than 10 %.
     images, flops, seconds, cpu_seconds: this run's own training cost. seconds are wall clock without waiting or saving.
     images_per_second: while training.
     costs:    own cost and that of each ancestor, {where: {flops, seconds, images}}; *_total are their sums. One that was

@@ -84,8 +84,8 @@ def load(
 
 def _check_weights(path: Path, data: bytes, info: Info) -> None:
     """Compares the run that weights are of with the one that they are read as. Raises BadInput."""
-    said = str(store.metadata(data).get("run", ""))
-    store.belongs(path, said.rpartition("/")[2], info.id)
+    named = str(store.metadata(data).get("run", ""))
+    store.belongs(path, named.rpartition("/")[2], info.id)
 
 
 def data_of(folder: Path, info: Info, given: Name | None = None) -> Dataset:
@@ -157,15 +157,15 @@ def _parent(folder: Path, info: Info, role: str, device: torch.device, out: Path
 
 
 def _places(folder: Path, where: str, out: Path | None) -> list[Path]:
-    """Where a parent may be: beside its child in the output folder, or in as much of it as was copied; then in `out`."""
+    """Where a parent may be: next to its child in the output folder, or in as much of it as was copied; then in `out`."""
     parts = where.split("/")
     homes = dict.fromkeys(
         (folder.absolute(), folder.resolve())
     )  # of a linked run, where it is linked and where it lies
-    beside = [
+    near = [
         up.joinpath(*parts[-k:]) for home in homes for k, up in reversed([*enumerate(home.parents, 1)][: len(parts)])
     ]
-    return beside + ([] if out is None else [Path(out) / where])
+    return near + ([] if out is None else [Path(out) / where])
 
 
 def frozen(folder: Path, device: torch.device, out: Path | None = None) -> Frozen:

@@ -41,7 +41,7 @@ def ensure(
     results.jsonl (`read_info(folder).status`), and is tried again when it is next asked for: what diverged from the
     start, what failed from its last checkpoint. Two processes never train the same folder: the second waits for the
     first. Raises BadInput for what the user can mend (a damaged folder, an unwritable place), and KeyboardInterrupt
-    after a checkpoint when `progress` was told to stop (without one: on Ctrl-C).
+    after a checkpoint when `progress` was asked to stop (without one: on Ctrl-C).
     """
     where = device_of(device) if isinstance(device, str) else device
     if run.arithmetic.noise != BLOCKS[where.type].version:
@@ -73,7 +73,7 @@ def _ensure(run: Run, out: Path, progress: Progress, where: torch.device, thread
     if is_finished(folder):
         tidy(folder)
         for role, parent in wanting(run, out).items():
-            with suppress(BadInput):  # damaged: said below
+            with suppress(BadInput):  # damaged: reported below
                 if not is_finished(parent.folder(out)):
                     _log.warning(made_anew(run, parent, out))
             parent_of(role, parent)
@@ -81,7 +81,7 @@ def _ensure(run: Run, out: Path, progress: Progress, where: torch.device, thread
     parents = {}
     for role, parent in run.parents:
         parents[role] = parent.folder(out)
-        # Trained a moment ago with this very code, it would only diverge once more.
+        # It ended so under this same code, so training it again would end the same way.
         if not _would_fail_again(parents[role], parent):
             parent_of(role, parent)
     with store.locked(folder, lambda: progress.update(f"wait for {run.recipe}", 0, 1)):
@@ -100,7 +100,7 @@ def wanting(run: Run, out: Path) -> dict[str, Run]:
 
 
 def made_anew(run: Run, parent: Run, out: Path) -> str:
-    """What is said where a finished run is wanting a parent, which is trained once more."""
+    """The warning for a finished run whose parent is gone and is trained again."""
     folder = run.folder(out)
     return (
         f"{folder} was trained on {parent.folder(out)}, which is gone and is made anew; where that was on another machine "
@@ -139,7 +139,7 @@ def other_code(planned: Sequence[Run], out: Path) -> str | None:
         pending += [parent for _, parent in run.parents]
     infos, here = [], dict[str, str]()
     for folder in folders.values():
-        with suppress(BadInput):  # none, or damaged, or of a recipe that is not known: said where it is used
+        with suppress(BadInput):  # none, or damaged, or of a recipe that is not known: reported where it is used
             info = read_info(folder)
             here[info.recipe] = code_version(info.definition)
             infos.append(info)

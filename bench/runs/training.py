@@ -210,10 +210,10 @@ def _weights(where: str, **parts: Mapping[str, torch.Tensor]) -> bytes:
 
 def _conclude(folder: Path, info: Info, files: Mapping[str, Mapping[str, Any]]) -> None:
     """Records how a run ended. The manifest comes last: only with it is the folder finished. files: as `write_manifest`."""
-    told = store.write_sealed(folder / INFO, dataclasses.asdict(info))
+    entry = store.write_sealed(folder / INFO, dataclasses.asdict(info))
     if info.status != "ok":
         store.save_rows(folder, [base_row(info)], key=info.status)
-    store.write_manifest(folder, {INFO: told, **files})
+    store.write_manifest(folder, {INFO: entry, **files})
     if info.status != "failed":  # want of memory, say: the next attempt goes on from the checkpoint
         tidy(folder)
 
@@ -237,7 +237,7 @@ OWN = frozenset(
 def _clear(folder: Path, keep: tuple[str, ...] = ()) -> None:
     """Takes away what an earlier attempt left, so that nothing of it is mistaken for this one's, and nothing else.
 
-    Raises BadInput where no run was begun and others' files lie there, as behind a link to a folder of theirs.
+    Raises BadInput where no run was begun and others' files lie there, as behind a link to another's folder.
     """
     found = [path for path in folder.iterdir() if not path.name.startswith(".")]
     strange = [path.name for path in found if path.name not in OWN and not step_of(path.name)]

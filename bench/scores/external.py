@@ -177,8 +177,8 @@ def _name_of(path: Path, digest: str, to: Path | None) -> str:
     """
     path = Path(os.path.abspath(path))
     own = path.name if path.is_dir() else path.stem
-    beside = [folder.parent for folder in to.parent.glob(f"*/{RESULTS}") if folder.parent != to] if to else []
-    rows = [row for folder in beside for row in rows_in(folder)[:1]]
+    siblings = [folder.parent for folder in to.parent.glob(f"*/{RESULTS}") if folder.parent != to] if to else []
+    rows = [row for folder in siblings for row in rows_in(folder)[:1]]
     taken = any(
         row.status == "external" and row.recipe == _readable(own) and row.samples != digest[:12] for row in rows
     )

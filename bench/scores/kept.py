@@ -50,8 +50,8 @@ class Protocol:
         spaces = [space.id for space in spaces_for(found.name, found.space)]
         spaces += [shipped(found.stacked).id] if found.stacked else []
         n = pool_size(found, tier)
-        mine = tier.name, n, tier.likelihood_n, spaces, found.checksum, torch.__version__, code(self.recipe)
-        return digest(what, (SCHEMA, *mine), *more)
+        own = tier.name, n, tier.likelihood_n, spaces, found.checksum, torch.__version__, code(self.recipe)
+        return digest(what, (SCHEMA, *own), *more)
 
 
 def weights_of(folder: Path) -> list[tuple[str, str]]:

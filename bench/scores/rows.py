@@ -38,7 +38,7 @@ class Rows:
         return Rows(dataclasses.replace(self.base, **columns), self.made)
 
     def add(self, values: Sequence[Value], **columns: Any) -> None:
-        """Adds a row for each value; `columns` are theirs alone."""
+        """Adds a row for each value; `columns` are of these rows alone."""
         self.made.extend(dataclasses.replace(self.base, **{**value._asdict(), **columns}) for value in values)
 
     @contextmanager

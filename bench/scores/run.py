@@ -41,7 +41,7 @@ def evaluate(
     Every sampler and step count is tried on the first `tier.sweep_seeds` training seeds, the headline plan on all. That
     one draws `tier.draws` disjoint sets, and on the first seeds it is drawn with other weights too (see
     `other_weights`). A codec, which does not sample, is asked for its reconstructions, and nothing of that is kept: rows
-    are for what can be compared, and the models that stand on it have these among theirs.
+    are for what can be compared, and the models that stand on it have these among their own.
 
     data: where its data lie, if not where they did. out: where its parents may be besides its own output folder (see
     `bench.runs.load`). Raises BadInput when the folder is not that of a finished, whole run.

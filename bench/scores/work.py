@@ -44,10 +44,10 @@ class Work:
     @contextmanager
     def part(self, name: str, n: int) -> Iterator[Callable[[int], None]]:
         """The next part, of n images; yields the callback that takes how many are done."""
-        before, mine, total = sum(self.costs[: self._index]), self.costs[self._index], sum(self.costs)
+        before, own, total = sum(self.costs[: self._index]), self.costs[self._index], sum(self.costs)
 
         def tell(done: int) -> None:
-            self.progress.update(f"evaluate {name}", round(before + mine * done / n), round(total), images=done)
+            self.progress.update(f"evaluate {name}", round(before + own * done / n), round(total), images=done)
 
         tell(0)
         yield tell

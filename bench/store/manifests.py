@@ -51,7 +51,7 @@ def write_manifest(folder: Path, files: Mapping[str, Mapping[str, Any]], **facts
     """
     folder = Path(folder)
     with locked(folder):
-        listed = manifest(folder) | {name: {**said, **facts} for name, said in files.items()}
+        listed = manifest(folder) | {name: {**entry, **facts} for name, entry in files.items()}
         write_json(folder / MANIFEST, {"schema": SCHEMA, "files": dict(sorted(listed.items()))})
 
 
@@ -63,7 +63,7 @@ def read_verified(folder: Path, name: str) -> bytes:
         raise damaged(folder / name, f"is not listed in {MANIFEST}")
     if not os.path.exists(folder / name):
         raise damaged(folder / name, f"is missing, but {MANIFEST} lists it")
-    sizes = {said.get("bytes") for said in (entry, entry.get("next") or entry)}
+    sizes = {one.get("bytes") for one in (entry, entry.get("next") or entry)}
     data = read(folder / name) if not sizes.isdisjoint({None, (folder / name).stat().st_size}) else b""
     if hashlib.sha256(data).hexdigest() != entry_of(entry, data)["sha256"]:
         raise damaged(folder / name, f"is damaged (its sha256 is not the one in {MANIFEST})")
@@ -77,13 +77,13 @@ def verify(folder: Path, names: Iterable[str] | None = None) -> None:
     """
     folder, listed = Path(folder), manifest(folder)
     for name in listed if names is None else names:
-        said, path, digest = listed.get(name, {}), folder / name, ""
+        entry, path, digest = listed.get(name, {}), folder / name, ""
         with suppress(OSError):
             # A pipe would be waited for, and a file of another size is another without being read.
-            if os.path.isfile(path) and said.get("bytes") in (None, path.stat().st_size):
+            if os.path.isfile(path) and entry.get("bytes") in (None, path.stat().st_size):
                 with open(path, "rb") as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != said.get("sha256"):
+        if digest != entry.get("sha256"):
             read_verified(folder, name)  # which says what is wrong, or knows it for what was to be next
 
 

@@ -17,10 +17,10 @@ __all__ = ["OF", "baselines_of", "belongs", "metadata", "misplaced", "owner"]
 OF = "of"  # the key of what a file is the file of
 
 
-def belongs(path: Path, said: object, of: str) -> None:
+def belongs(path: Path, named: object, of: str) -> None:
     """Compares what a file says it is the file of with what it is read as. Raises BadInput as for a damaged one."""
-    if said != of:
-        says = f"is of '{said}'" if said else "does not say what it is of"
+    if named != of:
+        says = f"is of '{named}'" if named else "does not say what it is of"
         raise damaged(path, f"{says}, and lies in the place of '{of}'")
 
 

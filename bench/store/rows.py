@@ -116,7 +116,7 @@ def has_rows(folder: Path) -> bool:
 
 
 def _data_at(folder: Path, name: str) -> str:
-    """The data set of a run beside a folder of baselines, `name` if that of any; "" without runs, and of other folders."""
+    """The data set of the runs next to a folder of baselines, `name` if one has it; "" without runs, or elsewhere."""
     place, found = Path(os.path.abspath(folder)).parent, ""
     for info in place.parent.glob(f"*/*/{INFO}") if place.name == BASELINES else ():
         with suppress(BadInput):

@@ -94,11 +94,11 @@ def _name_lines(ax: Axes, lines: Sequence[tuple[str, float]], width: float) -> N
     scale = ax.transScale + ax.transLimits
     ends: list[float] = []  # of each storey, where its last name ends
     for text, value in sorted(lines, key=lambda line: line[1]):
-        said = f"{text} {words.number(value)}"
+        label = f"{text} {words.number(value)}"
         start = float(scale.transform((value, 0))[0]) * width
         storey = next((i for i, end in enumerate(ends) if end < start), len(ends))
-        ends[storey : storey + 1] = [start + 0.6 * size * (len(said) + 1)]
-        ax.annotate(said, (value, 1), (3, 2 + 10 * storey), color=MUTED, fontsize=size,
+        ends[storey : storey + 1] = [start + 0.6 * size * (len(label) + 1)]
+        ax.annotate(label, (value, 1), (3, 2 + 10 * storey), color=MUTED, fontsize=size,
                     xycoords=("data", "axes fraction"), textcoords="offset points")  # fmt: skip
 
 
@@ -133,7 +133,7 @@ def likelihood_dots(section: Section) -> Picture | None:
         frames = likelihood_rows(entry, metric, "test")
         names = [str(frame["kind"].iloc[0]) for frame in frames]
         for frame, name in zip(frames, names):
-            # A kind that was measured in several ways is told by its options.
+            # A kind that was measured in several ways is distinguished by its options.
             kind = words.plain(name) if names.count(name) == 1 else kind_text(frame)
             label = f"{entry.name} {frame['relation'].iloc[0]} {kind}"
             rows.append(_Dot(label, entry.mark, tuple(seed_means(frame))))
@@ -189,8 +189,8 @@ def _parts(section: Section, entry: Entry, kind: str, stem: str, held: Mapping[s
         ax.set_ylabel(f"{stem}, nats")
 
     total = sum(s.mean for s in held.values())
-    said = "; ".join(f"{name} {score_text(s)}" for name, s in held.items())
-    alt = f"{stem} of {entry.name} on {section.title} by number, nats, {kind}: {said}"
+    values = "; ".join(f"{name} {score_text(s)}" for name, s in held.items())
+    alt = f"{stem} of {entry.name} on {section.title} by number, nats, {kind}: {values}"
     caption = f"{kind}, held-out examples; {words.number(total)} nats together. Bars: means over training seeds."
     slug = f"{section.slug}-parts-{words.slug(f'{entry.name} {kind} {stem}')}"
     return draw(slug, f"{entry.name}: {stem}, part by part", caption, alt, (4.7, 2.6), paint)

@@ -140,26 +140,26 @@ def _paint_pareto(d: Drawing, section: Section, points: list[_Point], name: str,
     if any(p.y.mean > cut for p in points):
         lowest = min(min(heights), *(max(p.y.low, p.y.mean * 0.3) for p in points))
         ax.set_ylim(lowest * 0.8 if log else None, cut)
-    beside = _beside(points)
+    shifts = _shifts(points)
     for entry in section.finished:
-        mine = [replace(p, x=p.x * beside.get(entry.name, 1.0)) for p in points if p.entry is entry]
-        if not mine:
+        own = [replace(p, x=p.x * shifts.get(entry.name, 1.0)) for p in points if p.entry is entry]
+        if not own:
             continue
         tone = colour(entry.mark)
-        samplers = list(dict.fromkeys(p.plan[0] for p in mine))
-        for sampler, options in dict.fromkeys((p.plan[0], p.plan[2]) for p in mine):
+        samplers = list(dict.fromkeys(p.plan[0] for p in own))
+        for sampler, options in dict.fromkeys((p.plan[0], p.plan[2]) for p in own):
             i = samplers.index(sampler)
-            line = sorted((p for p in mine if p.plan[::2] == (sampler, options)), key=lambda p: (p.x, p.y.mean))
+            line = sorted((p for p in own if p.plan[::2] == (sampler, options)), key=lambda p: (p.x, p.y.mean))
             if len(line) > 1:
                 ax.plot([p.x for p in line], [p.y.mean for p in line], color=tone, lw=1.1, ls=STYLES[i % 4], zorder=2)
-        for p in sorted(mine, key=lambda p: p.plan == entry.plan):
+        for p in sorted(own, key=lambda p: p.plan == entry.plan):
             main = p.plan == entry.plan
             if p.y.half:
                 bottom = max(p.y.low, p.y.mean * 0.05) if log else p.y.low
                 ax.plot([p.x, p.x], [bottom, p.y.high], color=tone, lw=1.1, zorder=2.5, solid_capstyle="butt")
             text = (
                 f"{entry.name}, {p.plan.text}{' (default)' if main else ''}: {name} {score_text(p.y)}, "
-                f"{_x(p.x / beside.get(entry.name, 1.0), unit)}"
+                f"{_x(p.x / shifts.get(entry.name, 1.0), unit)}"
             )
             if p.y.mean > cut:
                 ax.plot([p.x], [1], transform=ax.get_xaxis_transform(), clip_on=False, marker=CARETUP, ms=6, ls="",
@@ -174,8 +174,8 @@ def _paint_pareto(d: Drawing, section: Section, points: list[_Point], name: str,
     d.legend.append(Line2D([], [], color=MUTED, lw=5, alpha=0.22, label="frontier"))
 
 
-def _beside(points: Sequence[_Point]) -> dict[str, float]:
-    """Factors that draw recipes beside each other whose plans all cost exactly the same: the one-call models.
+def _shifts(points: Sequence[_Point]) -> dict[str, float]:
+    """Factors that draw recipes next to each other whose plans all cost exactly the same: the one-call models.
 
     A few per cent to either side: seen apart, and nearer to their own number of calls than to any other.
     """

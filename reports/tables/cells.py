@@ -99,7 +99,7 @@ def missing(entry: Entry, metric: str, default: str = "not measured") -> Cell:
     if not len(entry.rows):
         return Cell("–", missing=True, note=f"{entry.name}: no finished run")
     reason = entry.reason(metric) or default
-    if reason.startswith("not measured") and metric in SHOWN:  # in a note below the table that is said of no column
+    if reason.startswith("not measured") and metric in SHOWN:  # in a note below the table that names no column
         reason = f"{SHOWN[metric].title} {reason}"
     return Cell("n/a", missing=True, note=f"{entry.name}: {reason}")
 

@@ -22,7 +22,7 @@ def cost(section: Section) -> Table:
             return missing(entry, "", "not recorded")
         return Cell(words.si(flops.mean / took.mean, "FLOP/s"), value=flops.mean / took.mean)
 
-    def told(entry: Entry) -> Cell:
+    def labels_cell(entry: Entry) -> Cell:
         return Cell("yes" if entry.rows["conditional"].any() else "no") if len(entry.rows) else Cell("–")
 
     columns = [
@@ -47,7 +47,10 @@ def cost(section: Section) -> Table:
             lambda e: cost_cell(e, "seconds", e.fact("seconds_total"), seconds_text),
         ),
         (Column("Speed", key="flops_per_second", note="training FLOPs per second"), rate),
-        (Column("Labels", key="conditional", note="whether the model is told class labels", numeric=False), told),
+        (
+            Column("Labels", key="conditional", note="whether the model is told class labels", numeric=False),
+            labels_cell,
+        ),
         (Column("Seeds", key="seeds"), seeds_cell),
     ]
     lines = lines_of(section, columns)

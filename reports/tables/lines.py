@@ -53,7 +53,7 @@ def flat_line(section: Section, entry: Entry, kind: str, cells: tuple[Cell, ...]
 
 
 def elsewhere(entry: Entry) -> str:
-    """What is said of someone's samples under their name."""
+    """The line under the name of external samples."""
     resized = [words.plain(r) for r in dict.fromkeys(entry.rows["resize"]) if r]
     read = [words.plain(r) for r in dict.fromkeys(entry.rows["reading"]) if r]
     return "; ".join(["external samples", *(f"{r} first" for r in resized), *read])
@@ -87,8 +87,8 @@ def footnotes(lines: Iterable[Line], *more: str) -> tuple[str, ...]:
     lines = tuple(lines)
     for line in lines:
         for made in line.cells:
-            told = made.missing or made.extra == "†" or (line.kind == "external" and made.value is not None)
-            if made.note and told:
+            noted = made.missing or made.extra == "†" or (line.kind == "external" and made.value is not None)
+            if made.note and noted:
                 reason = made.note.removeprefix(f"{line.name}: ")
                 found.setdefault(reason, {})[line.name] = None
     everyone = {line.name for line in lines if line.kind == "recipe"}

@@ -1,4 +1,4 @@
-"""What is said below the tables: what intervals are worth, and what a reader should know of runs, budgets and spaces."""
+"""The notes below the tables: what intervals are worth, and what a reader should know of runs, budgets and spaces."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def scale_notes(section: Section) -> list[str]:
         kept = [e.scores[section.lead].rows for e in entries]
         return {float(n) for r in kept for n in finite(r)["n"].dropna()}
 
-    mine, theirs = counts(section.finished), counts(section.baselines)
-    if not mine or not theirs or theirs <= mine:
+    of_recipes, of_baselines = counts(section.finished), counts(section.baselines)
+    if not of_recipes or not of_baselines or of_baselines <= of_recipes:
         return []
-    said = [words.listing([f"{n:,.0f}" for n in sorted(some)]) for some in (theirs, mine)]
+    counted = [words.listing([f"{n:,.0f}" for n in sorted(some)]) for some in (of_baselines, of_recipes)]
     return [
-        f"The baseline rows were measured with {said[0]} samples, the recipes with {said[1]}: "
+        f"The baseline rows were measured with {counted[0]} samples, the recipes with {counted[1]}: "
         f"{section.lead_title} depends on that number, so they are no floor for them."
     ]
 
@@ -88,8 +88,8 @@ def bias_notes(section: Section, space: str) -> list[str]:
 
 def symptom_notes(section: Section) -> list[str]:
     """What the logs say is wrong with the models, run by run."""
-    told = [f"{e.name} seed {seed}: {text}" for e in section.entries for seed, text in e.symptoms]
-    return [f"The log of {text.rstrip('.')}." for text in told]
+    symptoms = [f"{e.name} seed {seed}: {text}" for e in section.entries for seed, text in e.symptoms]
+    return [f"The log of {text.rstrip('.')}." for text in symptoms]
 
 
 def remark_notes(section: Section) -> list[str]:
@@ -115,7 +115,7 @@ def budget_notes(section: Section) -> list[str]:
             notes.append(f"{words.listing(named)} had more than one budget{counted}: never bold, not compared.")
     if len(section.budgets) > 1:
         parts = [
-            f"{words.listing([e.name for e in mine])}: {budget_words(mine[0])}" for mine in section.budgets.values()
+            f"{words.listing([e.name for e in group])}: {budget_words(group[0])}" for group in section.budgets.values()
         ]
         notes.append(
             f"Budgets differ ({'; '.join(parts)}). Recipes are compared only with others with the same budget, and "

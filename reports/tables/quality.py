@@ -65,10 +65,10 @@ def _quality(section: Section, space: str) -> Table:
     rows = section.rows
     rows = rows[(rows["features"] == space) | (~rows["features"].isin(section.spaces) & lead)]
     columns: list[tuple[Column, Callable[[Entry], Cell]]] = []
-    told = any(e.main["conditional"].any() for e in section.finished)
+    conditional = any(e.main["conditional"].any() for e in section.finished)
     for metric in SHOWN:
         found = rows[rows["metric"] == metric]
-        if not len(found) or (metric == "label_accuracy" and not told):
+        if not len(found) or (metric == "label_accuracy" and not conditional):
             continue
         features = space if space in set(found["features"]) else found["features"].iloc[0]
         splits = set(found.loc[found["features"] == features, "split"])
@@ -104,7 +104,7 @@ def _modes(summary: Summary) -> tuple[str, str]:
 
 
 def beaten_by(section: Section, entry: Entry, measure: Measure) -> str:
-    """What a recipe's row says of itself beside the baselines: "worse than uniform noise"; "" where it beats them."""
+    """How a recipe compares with the baselines, as its row has it: "worse than uniform noise"; "" where it beats them."""
     values, metric = entry.scores[measure].values, measure.metric
     if not values or entry.baseline or metric not in DISTANCES:
         return ""

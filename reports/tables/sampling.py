@@ -86,10 +86,10 @@ def sweep(section: Section) -> Table | None:
                 continue  # guided ones have a table of their own
             sampler, steps, options = plan
             made, calls = shown_cell(entry, score.values, words.with_interval), summarise(score.calls)
-            told = "" if calls is None or calls.mean == steps else f"{calls.mean:.3g} calls"
+            calls_text = "" if calls is None or calls.mean == steps else f"{calls.mean:.3g} calls"
             mark = " ●" if plan == entry.plan else ""
             by_sampler.setdefault((sampler, options), {})[steps] = replace(
-                made, extra=(made.extra + mark).strip(), sub=told
+                made, extra=(made.extra + mark).strip(), sub=calls_text
             )
         if sum(map(len, by_sampler.values())) > 1:
             found += [(entry, *names, cells) for names, cells in sorted(by_sampler.items())]
@@ -117,7 +117,7 @@ def sweep(section: Section) -> Table | None:
     )
     swept = {c.seeds for line in lines for c in line.cells if c.value is not None and "●" not in c.extra}
     notes: list[str] = []
-    if len(swept) == 1 and None not in swept:  # said once, not in every cell
+    if len(swept) == 1 and None not in swept:  # once, not in every cell
         (fewer,) = swept
         lines = tuple(
             replace(line, cells=tuple(c if "●" in c.extra else replace(c, seeds=None) for c in line.cells))

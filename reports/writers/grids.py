@@ -61,7 +61,7 @@ def readable_image(source: Path | str | bytes | None) -> bytes:
 
 
 def tiles(section: Section, real: GridSource) -> tuple[list[Tile], list[Tile]]:
-    """The first finished seed of every recipe beside real data, and the other seeds."""
+    """The first finished seed of every recipe next to real data, and the other seeds."""
     first: list[Tile] = []
     more: list[Tile] = []
     if isinstance(real, Mapping):

@@ -1,4 +1,4 @@
-"""The report in Markdown, with the figures as files beside it."""
+"""The report in Markdown, with the figures as files next to it."""
 
 from __future__ import annotations
 
