@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -30,97 +30,115 @@ from reports.tables.notes import interval_words
 from reports.tables.quality import worse_than
 
 
+@dataclass(frozen=True)
+class _Kind:
+    """One kind of likelihood of an entry: its rows on held-out data, and on the data trained on where there are any."""
+
+    entry: Entry
+    held_out: pd.DataFrame
+    trained_on: pd.DataFrame | None
+
+    @property
+    def relation(self) -> str:
+        return words.plain(self.held_out["relation"].iloc[0])
+
+    def also(self, metric: str) -> list[float]:
+        """Another metric of the same kind, options and split, by training seed."""
+        return seed_means(same_kind(self.entry, metric, self.held_out))
+
+
 def likelihood(section: Section) -> Table:
     """One line per recipe and kind; compared only within a kind."""
-    metric, entropy = section.likelihood, section.entropy
-    unit = UNITS[metric]
-    known = re.compile(rf"^{metric}_(.+)_error$")
-    others = sorted({m[1] for name in set(section.rows["metric"]) if (m := known.match(name))})
-    columns = [
-        Column("Kind", note="how the number was computed; comparable only within a kind", numeric=False, key="kind"),
-        Column(f"Held out, {unit}", "↓", "negative log-likelihood of held-out data", key="test"),
-        Column(f"Train, {unit}", "↓", "negative log-likelihood of the data trained on", key="train"),
-        Column(
-            "Held out − train",
-            note="gap between the splits, by training seed: what is above the baselines' gap is overfitting",
-            key="gap",
-        ),
-        Column("Error", note="standard error over the examples, averaged over seeds", key="error"),
-        *(
-            Column(
-                f"{name.replace('_', ' ').capitalize()} error",
-                note="systematic error that the estimate knows of",
-                key=name,
-            )
-            for name in others
-        ),
-        Column("Examples", note="held-out examples scored", key="n"),
-        Column("Calls", note="network calls per example", key="calls"),
-    ]
-    if entropy is not None and metric == "nll":
-        columns.insert(
-            3,
-            Column(
-                "Above entropy",
-                "↓",
-                f"held-out NLL minus the true entropy, {words.number(entropy, 4)} nats",
-                key="excess",
-            ),
-        )
+    metric = section.likelihood
+    columns = _columns(section)
     found = {**section.likelihoods, **{b.name: likelihood_rows(b, metric, "test") for b in section.baselines}}
-    every = section.compared_likelihoods
     lines: list[Line] = []
     last: list[Line] = []
     for entry in (*section.entries, *section.baselines):
-        kind_of_line = "baseline" if entry.baseline else "recipe"
-        frames = found.get(entry.name, [])
-        if not frames and entry.baseline:
-            continue
-        if not frames:
+        for rows in found.get(entry.name, []):
+            train = (f for f in likelihood_rows(entry, metric, "train") if kind_key(f) == kind_key(rows))
+            kind = _Kind(entry, rows, next(train, None))
+            cells = tuple(make(kind) for _, make in columns)
+            lines.append(flat_line(section, entry, "baseline" if entry.baseline else "recipe", cells))
+        if not found.get(entry.name) and not entry.baseline:
             gap = missing(entry, metric, "no likelihood reported")
-            kind_of_line = "recipe" if len(entry.rows) else "failed"
-            last.append(flat_line(section, entry, kind_of_line, (gap, *[Cell("")] * (len(columns) - 1))))
-            continue
-        for rows in frames:
-            trains = [f for f in likelihood_rows(entry, metric, "train") if kind_key(f) == kind_key(rows)]
-            relation = words.plain(rows["relation"].iloc[0])
-            test, train = seed_means(rows), seed_means(trains[0]) if trains else []
-            compared = None if entry.baseline else every.get(kind_key(rows))
-            held = cell(
-                entry,
-                test,
-                metric=metric,
-                prefix=relation,
-                compared=compared,
-                source=Score(rows).source(likelihood=True),
-            )
-            held = held if entry.baseline else replace(held, sub=likelihood_beaten_by(section, metric, test))
-            cells = [
-                Cell(kind_text(rows) or "–"),
-                held,
-                cell(entry, train, metric=metric, prefix=relation, default="not measured on the training split"),
-                _gap(rows, trains[0]) if trains else Cell(""),
-                number_cell(seed_means(rows, "error"), 2),
-                *(number_cell(seed_means(same_kind(entry, f"{metric}_{name}_error", rows)), 2) for name in others),
-                number_cell(rows["n"].dropna().tolist(), 4),
-                number_cell(seed_means(rows, "calls"), 4),
-            ]
-            if entropy is not None and metric == "nll":
-                excess = summarise(seed_means(same_kind(entry, "kl", rows)) or [v - entropy for v in test])
-                text, extra = words.with_interval(excess) if excess else ("", "")
-                cells.insert(3, Cell(text, extra, value=excess.mean if excess else None))
-            lines.append(flat_line(section, entry, kind_of_line, tuple(cells)))
+            blank = (gap, *[Cell("")] * (len(columns) - 1))
+            last.append(flat_line(section, entry, "recipe" if len(entry.rows) else "failed", blank))
 
     def order(line: Line) -> tuple[str, float]:
         return (line.cells[0].text, line.cells[1].value or math.inf)
 
     recipes = sorted((line for line in lines if line.kind == "recipe"), key=order)
     ordered = (*recipes, *last, *(line for line in lines if line.kind == "baseline"))
+    caption = f"Negative log-likelihood in {UNITS[metric]}. " + interval_words(section)
+    notes = footnotes(ordered, *_notes(section, found))
+    return Table(f"{section.slug}-likelihood", "Likelihood", caption, tuple(c for c, _ in columns), ordered, notes)
+
+
+def _columns(section: Section) -> list[tuple[Column, Callable[[_Kind], Cell]]]:
+    """The columns, each with what makes its cell of a kind of likelihood."""
+    metric, entropy, unit = section.likelihood, section.entropy, UNITS[section.likelihood]
+
+    def held_out(kind: _Kind) -> Cell:
+        entry, values = kind.entry, seed_means(kind.held_out)
+        compared = None if entry.baseline else section.compared_likelihoods.get(kind_key(kind.held_out))
+        source = Score(kind.held_out).source(likelihood=True)
+        made = cell(entry, values, metric=metric, prefix=kind.relation, compared=compared, source=source)
+        return made if entry.baseline else replace(made, sub=likelihood_beaten_by(section, metric, values))
+
+    def train(kind: _Kind) -> Cell:
+        values = [] if kind.trained_on is None else seed_means(kind.trained_on)
+        default = "not measured on the training split"
+        return cell(kind.entry, values, metric=metric, prefix=kind.relation, default=default)
+
+    def excess(kind: _Kind) -> Cell:
+        found = summarise(kind.also("kl") or [v - (entropy or 0.0) for v in seed_means(kind.held_out)])
+        text, extra = words.with_interval(found) if found else ("", "")
+        return Cell(text, extra, value=found.mean if found else None)
+
+    def error(name: str) -> tuple[Column, Callable[[_Kind], Cell]]:
+        title = f"{name.replace('_', ' ').capitalize()} error"
+        column = Column(title, note="systematic error that the estimate knows of", key=name)
+        return column, lambda kind: number_cell(kind.also(f"{metric}_{name}_error"), 2)
+
+    known = re.compile(rf"^{metric}_(.+)_error$")
+    others = sorted({m[1] for name in set(section.rows["metric"]) if (m := known.match(name))})
+    how = "how the number was computed; comparable only within a kind"
+    above = f"held-out NLL minus the true entropy, {words.number(entropy or 0.0, 4)} nats"
+    between = "gap between the splits, by training seed: what is above the baselines' gap is overfitting"
+    columns: list[tuple[Column, Callable[[_Kind], Cell]]] = [
+        (Column("Kind", note=how, numeric=False, key="kind"), lambda kind: Cell(kind_text(kind.held_out) or "–")),
+        (Column(f"Held out, {unit}", "↓", "negative log-likelihood of held-out data", key="test"), held_out),
+        (Column(f"Train, {unit}", "↓", "negative log-likelihood of the data trained on", key="train"), train),
+    ]
+    if entropy is not None and metric == "nll":
+        columns.append((Column("Above entropy", "↓", above, key="excess"), excess))
+    return [
+        *columns,
+        (Column("Held out − train", note=between, key="gap"), _gap),
+        (
+            Column("Error", note="standard error over the examples, averaged over seeds", key="error"),
+            lambda kind: number_cell(seed_means(kind.held_out, "error"), 2),
+        ),
+        *map(error, others),
+        (
+            Column("Examples", note="held-out examples scored", key="n"),
+            lambda kind: number_cell(kind.held_out["n"].dropna().tolist(), 4),
+        ),
+        (
+            Column("Calls", note="network calls per example", key="calls"),
+            lambda kind: number_cell(seed_means(kind.held_out, "calls"), 4),
+        ),
+    ]
+
+
+def _notes(section: Section, found: Mapping[str, Sequence[pd.DataFrame]]) -> list[str]:
     notes = [
         "= exact, ≤ an upper bound on the negative log-likelihood, ≈ an estimate. "
         "Bold only within a kind with equal options.",
     ]
-    if entropy is not None and metric == "nll":
+    entropy = section.entropy
+    if entropy is not None and section.likelihood == "nll":
         notes.append(
             f"The data's true entropy is {words.number(entropy, 4)} nats: no model can be below it on average."
         )
@@ -129,10 +147,7 @@ def likelihood(section: Section) -> Table:
             for seed, reason in rows.loc[rows["reason"] != "", ["seed", "reason"]].itertuples(index=False):
                 of_seed = "" if math.isnan(seed) else f", seed {seed:g}"
                 notes.append(f"{name}, {kind_text(rows)}{of_seed}: {words.plain(reason)}.")
-    caption = f"Negative log-likelihood in {unit}. " + interval_words(section)
-    return Table(
-        f"{section.slug}-likelihood", "Likelihood", caption, tuple(columns), ordered, footnotes(ordered, *notes)
-    )
+    return notes
 
 
 def likelihood_cell(section: Section) -> Callable[[Entry], Cell]:
@@ -170,8 +185,11 @@ def likelihood_beaten_by(section: Section, metric: str, values: Sequence[float])
     return worse_than(values, {name: seed_means(frames[0]) for name, frames in found.items() if frames})
 
 
-def _gap(test: pd.DataFrame, train: pd.DataFrame) -> Cell:
+def _gap(kind: _Kind) -> Cell:
     """Held-out minus train within each training seed that has both."""
+    test, train = kind.held_out, kind.trained_on
+    if train is None:
+        return Cell("")
     seeds = {str(s) for s in test["seed"]} & {str(s) for s in train["seed"]}
     a, b = (seed_means(rows[rows["seed"].map(str).isin(seeds)]) for rows in (test, train))
     gap = summarise([x - y for x, y in zip(a, b, strict=True)]) if len(a) == len(b) else None
