@@ -47,7 +47,7 @@ from bench.features import FeatureSpace
 from bench.lab import unet_speed
 from bench.lab.overhead import overhead
 from bench.loop import Loop, seeded
-from bench.measure import Setting
+from bench.measure import Timed
 from bench.script import answered
 from bench.sharing import alone_on
 from bench.store import write_atomic
@@ -492,7 +492,7 @@ def sampling(check: Check) -> None:
     assert isinstance(model, Paradigm)
     for plan in (Plan("heun", 16), Plan("euler", 4), Plan("euler", 1)):
         for batch in (1, 256, 2048) if check.large else (1, 4):
-            spent = Setting(model, plan, batch, 1, 0.0)
+            spent = Timed(model, plan, batch, 1, 0.0)
             quickest = min(spent.once(check.device) for _ in range(4))
             check.say(f"{plan}, batch {batch}", batch / quickest, "samples/s")
     for batch in (64, 1024) if check.large else (4,):

@@ -1,7 +1,7 @@
 """What sampling costs: FLOPs, parameters, memory (counted) and time (measured).
 
 Counts are exact and the same on every machine. Times are taken with nothing else of ours running: after a warm-up,
-synchronised, the settings of all recipes interleaved (A B A B ...) so that a slow moment of the machine hits all alike;
+synchronised, the plans of all recipes interleaved (A B A B ...) so that a slow moment of the machine hits all alike;
 the median and the quartiles are reported, and `contended` says that something else had the processor meanwhile.
 """
 
@@ -190,7 +190,7 @@ def peak_bytes(model: Paradigm, plan: Plan, batch: int, device: torch.device | s
 
 
 @dataclass(eq=False)
-class Setting:
+class Timed:
     """One thing that is timed: a model's plan at a batch size, until `repeats` or `seconds` are reached."""
 
     model: Paradigm
@@ -282,24 +282,24 @@ def _machine_seconds() -> float | None:
     return (user + nice + system + irq + softirq + steal) * _TICK
 
 
-def measure(settings: Sequence[Setting], device: torch.device, progress: Progress, stage: str = "time") -> None:
-    """Fills `times` of every setting, round by round over all that are not done. The garbage collector is held off."""
+def measure(things: Sequence[Timed], device: torch.device, progress: Progress, stage: str = "time") -> None:
+    """Fills `times` of every thing, round by round over all that are not done. The garbage collector is held off."""
     with _uncollected():
-        for index, setting in enumerate(settings):
-            progress.update(f"{stage}: warm-up", index, 2 * len(settings))
-            setting.once(device)
-        watches = [Watch() for _ in settings]
-        while todo := [(s, watch) for s, watch in zip(settings, watches, strict=True) if not s.done]:
-            for setting, watch in todo:
+        for index, thing in enumerate(things):
+            progress.update(f"{stage}: warm-up", index, 2 * len(things))
+            thing.once(device)
+        watches = [Watch() for _ in things]
+        while todo := [(s, watch) for s, watch in zip(things, watches, strict=True) if not s.done]:
+            for thing, watch in todo:
                 spent = 0.0
                 # Short runs are timed in bursts: a watch needs some time to see anything.
                 with watch:
-                    while not setting.done and spent < 0.05:
-                        setting.times.append(setting.once(device))
-                        spent += setting.times[-1]
-                progress.update(stage, 2 * len(settings) - len(todo), 2 * len(settings))
-    for setting, watch in zip(settings, watches, strict=True):
-        setting.contended = watch.contended(device)
+                    while not thing.done and spent < 0.05:
+                        thing.times.append(thing.once(device))
+                        spent += thing.times[-1]
+                progress.update(stage, 2 * len(things) - len(todo), 2 * len(things))
+    for thing, watch in zip(things, watches, strict=True):
+        thing.contended = watch.contended(device)
 
 
 @contextmanager
@@ -368,22 +368,22 @@ def _time_runs(
     loaded_runs = [opened(subject.folder, device, out=out) for subject in subjects]
     loaded = [(subject, run.paradigm, run.info) for subject, run in zip(subjects, loaded_runs)]
     repeats, seconds = max(1, tier.timing_repeats), tier.timing_seconds
-    latency: list[tuple[int, Setting]] = []
-    throughput: list[tuple[int, Setting]] = []
+    latency: list[tuple[int, Timed]] = []
+    throughput: list[tuple[int, Timed]] = []
     for index, (subject, model, info) in enumerate(loaded):
         for plan in subject.plans:
             progress.update(f"time: choose a batch for {info.recipe}", index, len(loaded))
-            latency.append((index, Setting(model, plan, 1, repeats, seconds)))
-            throughput.append((index, Setting(model, plan, _best_batch(model, plan, device), repeats, seconds)))
+            latency.append((index, Timed(model, plan, 1, repeats, seconds)))
+            throughput.append((index, Timed(model, plan, _best_batch(model, plan, device), repeats, seconds)))
         for plan in subject.sweep:
-            latency.append((index, Setting(model, plan, 1, max(3, repeats // 10), seconds / 10)))
+            latency.append((index, Timed(model, plan, 1, max(3, repeats // 10), seconds / 10)))
     measure([s for _, s in (*latency, *throughput)], device, progress)
 
     threads = torch.get_num_threads()
     places = {run.info.recipe: runs.environment(device, threads, run.recipe) for run in loaded_runs}
     rows: dict[int, list[Row]] = {index: [] for index in range(len(loaded))}
-    for metric, unit, settings in (("latency", "s", latency), ("throughput", "samples/s", throughput)):
-        for index, setting in settings:
+    for metric, unit, things in (("latency", "s", latency), ("throughput", "samples/s", throughput)):
+        for index, thing in things:
             model, info = loaded[index][1:]
             here = places[info.recipe]
             base = dataclasses.replace(
@@ -393,14 +393,14 @@ def _time_runs(
                 device=here["device_name"],
                 threads=here["threads"],
                 code=code_of(info.code, here["code"]),
-                headline=setting.plan == model.card.default,
+                headline=thing.plan == model.card.default,
             )
-            values = setting.times if unit == "s" else [setting.batch / t for t in setting.times]
-            rows[index] += setting.row(base, metric, unit, values)
+            values = thing.times if unit == "s" else [thing.batch / t for t in thing.times]
+            rows[index] += thing.row(base, metric, unit, values)
             if metric == "throughput":
-                rows[index] += setting.row(base, "throughput_batch", "samples", [float(setting.batch)])
-                held = float(peak_bytes(model, setting.plan, setting.batch, device))
-                rows[index] += setting.row(base, "peak_memory", "bytes", [held])
+                rows[index] += thing.row(base, "throughput_batch", "samples", [float(thing.batch)])
+                held = float(peak_bytes(model, thing.plan, thing.batch, device))
+                rows[index] += thing.row(base, "peak_memory", "bytes", [held])
     for index, (subject, _, _) in enumerate(loaded):
         if keep:
             place = runs.measured(subject.folder, loaded[index][2], tier.name) / TIMING
@@ -412,12 +412,12 @@ def _time_runs(
 def _best_batch(model: Paradigm, plan: Plan, device: torch.device, limit: float = 2.0) -> int:
     """The batch size with the most samples a second in one trial; one that would take long, or does not fit, is not tried."""
     best, rate = BATCHES[0], 0.0
-    Setting(model, plan, 1, 1, 0.0).once(device)
+    Timed(model, plan, 1, 1, 0.0).once(device)
     for batch in BATCHES if device.type == "cpu" else GPU_BATCHES:
         if rate and batch / rate > limit:
             break
         try:
-            this = batch / Setting(model, plan, batch, 1, 0.0).once(device)
+            this = batch / Timed(model, plan, batch, 1, 0.0).once(device)
         except torch.OutOfMemoryError:
             break
         if this > rate:

@@ -253,7 +253,7 @@ def test_settings_of_a_suite_reach_what_its_recipes_need():
 def test_a_run_says_what_settings_it_stands_on_and_how_it_is_made_again(tmp_path):
     settings = ("flow-matching.batch=16", "lr=0.002")
     run = runs.define("consistency", "moons", 0, tiers.get("smoke"), settings)
-    info = training._start(run, catalogue.get("consistency"), {}, CPU, 1)
+    info = training._start(run, CPU, 1)
     assert info.above == {"flow-matching.batch": "16"}
     words = runs.again(info, tmp_path).split()
     again = [text for option, text in itertools.pairwise(words) if option == "--set"]
@@ -262,10 +262,7 @@ def test_a_run_says_what_settings_it_stands_on_and_how_it_is_made_again(tmp_path
     teacher = runs.again(info, tmp_path, "teacher")
     assert "train flow-matching " in teacher
     assert "--set batch=16 " in teacher
-    assert (
-        training._start(runs.define("gan", "moons", 0, tiers.get("smoke")), catalogue.get("gan"), {}, CPU, 1).above
-        == {}
-    )
+    assert training._start(runs.define("gan", "moons", 0, tiers.get("smoke")), CPU, 1).above == {}
 
 
 def test_settings_of_a_suite_go_to_their_recipe():

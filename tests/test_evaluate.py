@@ -1492,8 +1492,8 @@ def test_counts_of_a_known_network(fake: Fake) -> None:
 
 
 def test_settings_stop_at_repeats_or_seconds(fake: Fake) -> None:
-    many = measure.Setting(fake, Plan("copy", 1), 1, 5, 100.0)
-    short = measure.Setting(fake, Plan("copy", 1), 1, 10**9, 0.002)
+    many = measure.Timed(fake, Plan("copy", 1), 1, 5, 100.0)
+    short = measure.Timed(fake, Plan("copy", 1), 1, 10**9, 0.002)
     measure.measure([many, short], torch.device("cpu"), QUIET)
     assert len(many.times) == 5
     assert sum(short.times) >= 0.002

@@ -163,9 +163,7 @@ def test_training_beside_another_is_said_in_the_run_its_rows_and_what_stands_on_
     assert "contended" not in json.dumps(alone.costs)
     assert beside.contended
     assert runs.base_row(beside).contended
-    child = training._costed(
-        replace(alone, where="moons/child/1-0"), ended[0], {"teacher": tmp_path / "runs" / beside.where}
-    )
+    child = training._costed(replace(alone, where="moons/child/1-0"), ended[0], [beside])
     assert not child.contended
     assert [cost.get("contended") for cost in child.costs.values()] == [1.0, None]
 

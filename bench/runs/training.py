@@ -8,7 +8,7 @@ import shutil
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from bench.runs.loading import frozen, parents_file
 from bench.runs.machine import environment
 from bench.runs.settings import changes, sized
 from bench.sharing import beside_others
-from paradigms.contract import Recipe, seed_of
+from paradigms.contract import Frozen, seed_of
 from paradigms.errors import BadInput
 from reports import layout
 from reports.files import sweep
@@ -46,75 +46,121 @@ def train_run(
     threads: int,
     progress: Progress,
 ) -> None:
-    recipe = run.definition
-    before = read_info(folder) if os.path.exists(folder / INFO) and os.path.exists(folder / STATE) else None
-    if before is not None and before.status != "diverged" and before.planned_steps > 0:
-        threads = before.threads
-        _clear(folder, keep=(INFO, LOG, STATE, PREPARED))
-    else:
-        before = None
-        _clear(folder)
-    info: Info | None = None
+    """Trains a run in its folder, on from its last checkpoint, and records there how it ended.
+
+    parents: the folder of each needed run, by role. Raises BadInput and KeyboardInterrupt, and nothing else that goes wrong
+    in the training: a failure is recorded, and the suite goes on.
+    """
+    before = _unfinished(folder)
+    _clear(folder, keep=() if before is None else (INFO, LOG, STATE, PREPARED))
+    threads = threads if before is None else before.threads
     with _threads(threads):
+        started = _start(run, device, threads)
+        attempt = _Attempt(run, folder, before or started)
         try:
-            started = _start(run, recipe, parents, device, threads)
-            split = dataset(run.place or run.dataset).train
-            data = (split if run.conditional else split.unlabelled()).to(device)
             above = [read_info(parent) for parent in parents.values()]
-            broken = next((parent for parent in above if parent.status != "ok"), None)
-            if broken is not None:
-                raise RuntimeError(f"it needs {broken.where}, which {broken.status}: {broken.reason}")
-            held = {role: frozen(parent, device) for role, parent in parents.items()}
-            if before is None:
-                schedule = spending_of(run, recipe, data, held, out, threads, progress)
-                info = replace(started, **dataclasses.asdict(schedule))
-            else:
-                codes = (*before.codes, started.code)
-                info = replace(before, status="training", reason="", finished="", codes=codes)
-            store.write_sealed(folder / INFO, dataclasses.asdict(info))
-            seed = seed_of("init", run.key, run.recipe, run.seed)
-            model = build(recipe, run.space, info.width, held, run.config, seed, device, run.arithmetic.precision)
-            with beside_others(
-                device, lambda: progress.update(f"wait for the GPU to train {run.recipe}", 0, 1)
-            ) as share:
-                try:
-                    trained = train(
-                        model,
-                        data,
-                        batch=info.batch,
-                        steps=info.planned_steps,
-                        coords=(run.key, run.recipe, run.seed),
-                        folder=folder,
-                        of=run.id,
-                        progress=progress,
-                        stage=f"train {run.recipe}",
-                        keep={round(part * info.planned_steps) for part in SNAPSHOTS},
-                        compiled=run.arithmetic.compiled,
-                    )
-                finally:
-                    if share.crowded and not info.contended:  # kept now, as the run may go on in another sitting
-                        info = replace(info, contended=True)
-                        store.write_sealed(folder / INFO, dataclasses.asdict(info))
+            held, trained = _train(attempt, above, before, started, out, parents, device, threads, progress)
         except (BadInput, KeyboardInterrupt):
             raise
         except torch.OutOfMemoryError:
-            # What is left of it goes with this frame; the checkpoint stays, and a smaller model or batch is another run.
+            # The memory is freed with this frame; the checkpoint stays, and a smaller model or batch is another run.
             reason = (
                 f"out of memory: {device} has no room for {run.recipe} at batches of {getattr(run.config, 'batch', '?')}; "
                 "take smaller ones (--set batch=N), fewer --jobs, or a tier with fewer parameters"
             )
-            _failed(folder, info or before or started, reason)
+            _failed(folder, attempt.info, reason)
             return
-        except (Exception, SystemExit) as error:  # a paradigm's own fault: recorded, and the suite goes on
+        except (Exception, SystemExit) as error:  # the fault of a paradigm
             text = (str(error).strip() or type(error).__name__).splitlines()[0]
             reason = text if isinstance(error, RuntimeError) and text.startswith("it needs ") else _located(error, text)
             store.write_atomic(folder / ERROR, visible(traceback.format_exc(), lines=True).encode())
-            _failed(folder, info or before or started, reason)
+            _failed(folder, attempt.info, reason)
             return
         finally:
             if run.arithmetic.compiled:
                 torch.compiler.reset()  # the compiler keeps few versions of one network, and the next run has its own width
-    info = _costed(info, trained, above)
+    _keep(run, folder, _costed(attempt.info, trained, above), trained, parents, held)
+
+
+@dataclass
+class _Attempt:
+    """One attempt to train a run, with what its run.json says so far."""
+
+    run: Run
+    folder: Path
+    info: Info
+
+    def record(self, info: Info) -> None:
+        self.info = info
+        store.write_sealed(self.folder / INFO, dataclasses.asdict(info))
+
+
+def _unfinished(folder: Path) -> Info | None:
+    """The run.json of an attempt that can go on from its checkpoint; None where there is none."""
+    if not os.path.exists(folder / INFO) or not os.path.exists(folder / STATE):
+        return None
+    before = read_info(folder)
+    return before if before.status != "diverged" and before.planned_steps > 0 else None
+
+
+def _train(
+    attempt: _Attempt,
+    above: Sequence[Info],
+    before: Info | None,
+    started: Info,
+    out: Path,
+    parents: Mapping[str, Path],
+    device: torch.device,
+    threads: int,
+    progress: Progress,
+) -> tuple[dict[str, Frozen], Trained]:
+    """The parents of a run by role, and its training. above: the run.json of each parent."""
+    run, recipe = attempt.run, attempt.run.definition
+    split = dataset(run.place or run.dataset).train
+    data = (split if run.conditional else split.unlabelled()).to(device)
+    broken = next((parent for parent in above if parent.status != "ok"), None)
+    if broken is not None:
+        raise RuntimeError(f"it needs {broken.where}, which {broken.status}: {broken.reason}")
+    held = {role: frozen(parent, device) for role, parent in parents.items()}
+    if before is None:
+        spending = spending_of(run, recipe, data, held, out, threads, progress)
+        attempt.record(replace(started, **dataclasses.asdict(spending)))
+    else:
+        codes = (*before.codes, started.code)
+        attempt.record(replace(before, status="training", reason="", finished="", codes=codes))
+    info = attempt.info
+    seed = seed_of("init", run.key, run.recipe, run.seed)
+    model = build(recipe, run.space, info.width, held, run.config, seed, device, run.arithmetic.precision)
+    with beside_others(device, lambda: progress.update(f"wait for the GPU to train {run.recipe}", 0, 1)) as share:
+        try:
+            trained = train(
+                model,
+                data,
+                batch=info.batch,
+                steps=info.planned_steps,
+                coords=(run.key, run.recipe, run.seed),
+                folder=attempt.folder,
+                of=run.id,
+                progress=progress,
+                stage=f"train {run.recipe}",
+                keep={round(part * info.planned_steps) for part in SNAPSHOTS},
+                compiled=run.arithmetic.compiled,
+            )
+        finally:
+            if share.crowded and not info.contended:  # recorded now, as the run may go on in another process
+                attempt.record(replace(info, contended=True))
+    return held, trained
+
+
+def _keep(
+    run: Run,
+    folder: Path,
+    info: Info,
+    trained: Trained,
+    parents: Mapping[str, Path],
+    held: Mapping[str, Frozen],
+) -> None:
+    """Writes the files of an ended training."""
     files = {LOG: store.put(folder / LOG, trained.log)}
     if trained.status == "ok":
         if held:
@@ -126,9 +172,9 @@ def train_run(
     _conclude(folder, info, files)
 
 
-def _start(run: Run, recipe: Recipe, parents: Mapping[str, Path], device: torch.device, threads: int) -> Info:
-    """What is known of a run before its schedule."""
-    budget = run.tier.budget(run.space)
+def _start(run: Run, device: torch.device, threads: int) -> Info:
+    """What is known of a run before its steps are planned."""
+    budget, recipe = run.tier.budget(run.space), run.definition
     return Info(
         schema=SCHEMA,
         id=run.id,
