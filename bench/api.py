@@ -30,7 +30,7 @@ from bench.inputs.training import training_of
 from bench.opened import Opened, opened
 from bench.progress import Progress, graceful_stop
 from bench.reading import Range
-from paradigms.contract import Setting
+from paradigms.core.plans import OptionValue
 from paradigms.errors import BadInput
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def sample(
     guidance: float | None = None,
     device: str = "auto",
     out: str | Path = "runs",
-    **options: Setting,
+    **options: OptionValue,
 ) -> Tensor:
     """n samples of a run: images uint8 (n, C, H, W), integers 0 to levels - 1 as the data has them, or vectors float32 (n, D).
 

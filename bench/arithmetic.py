@@ -22,8 +22,11 @@ import torch
 from torch import nn
 
 from paradigms.backbones import Backbone, bfloat16
-from paradigms.contract import BLOCKS, Plan, Recipe, Trainable
+from paradigms.contract import Trainable
+from paradigms.core.noise import BLOCKS
+from paradigms.core.plans import Plan
 from paradigms.errors import BadInput, unknown
+from paradigms.recipe import Recipe
 
 __all__ = [
     "DTYPES",
@@ -47,7 +50,7 @@ class Arithmetic:
     """What of a device enters the numbers that a run computes, and so its identity.
 
     precision: "fp32", "tf32" or "bf16". compiled: its networks are compiled for training. noise: the version of
-    `contract.BLOCKS`, 1 on a CPU and 2 on a GPU. card: the model of GPU, as models differ in their noise (see there); "" on
+    `noise.BLOCKS`, 1 on a CPU and 2 on a GPU. card: the model of GPU, as models differ in their noise (see there); "" on
     a CPU, and in runs from before it was recorded.
     """
 

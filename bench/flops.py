@@ -17,7 +17,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-from paradigms.contract import Batch, Noise, Trainable
+from paradigms.contract import Trainable
+from paradigms.core.data import Batch
+from paradigms.core.noise import Noise
 
 __all__ = ["PROGRESS", "FlopCount", "keep_generators", "of_step", "of_training_step"]
 

@@ -53,7 +53,10 @@ from bench.sharing import alone_on
 from bench.store import write_atomic
 from paradigms import catalogue
 from paradigms.backbones import Backbone
-from paradigms.contract import BLOCKS, Data, Frozen, Kind, Noise, Paradigm, Plan, Space, Trainable
+from paradigms.contract import Frozen, Paradigm, Trainable
+from paradigms.core.data import Data, Space
+from paradigms.core.noise import BLOCKS, Noise
+from paradigms.core.plans import Kind, Plan
 from paradigms.errors import BadInput
 from paradigms.maths import bounds, samplers
 from paradigms.maths.denoiser import Denoiser, Velocity

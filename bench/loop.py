@@ -37,7 +37,9 @@ from bench.data.whole import read_whole
 from bench.flops import FlopCount, keep_generators
 from bench.progress import Progress
 from bench.store import OF, belongs, fits, write_atomic
-from paradigms.contract import Data, Noise, Space, Trainable, seed_of
+from paradigms.contract import Trainable
+from paradigms.core.data import Data, Space
+from paradigms.core.noise import Noise, seed_of
 from paradigms.errors import BadInput
 from reports.layout import LOG, PREPARED, STATE
 

@@ -39,6 +39,10 @@ from bench.tiers import Tier
 from paradigms.contract import Noise, Paradigm, Plan, Recipe, settings_text
 from paradigms.errors import BadInput
 from reports.layout import TIMING
+from paradigms import catalogue
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Plan, settings_text
+from paradigms.recipe import Recipe
 
 __all__ = [
     "BATCHES",

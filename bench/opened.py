@@ -13,7 +13,10 @@ from bench.data import Dataset
 from bench.data.names import Name
 from bench.runs import Info
 from paradigms.contract import Codec, Paradigm, Recipe, Space, Trainable
+from paradigms import catalogue
+from paradigms.core.data import Space
 from paradigms.errors import BadInput
+from paradigms.recipe import Recipe
 
 __all__ = ["Opened", "opened"]
 

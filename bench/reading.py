@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from paradigms.contract import Space
+from paradigms.core.data import Space
 from paradigms.errors import BadInput
 
 __all__ = ["BYTES", "Range", "from_floats", "from_integers"]

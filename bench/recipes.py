@@ -23,7 +23,9 @@ from bench.data.names import known as datasets
 from paradigms import catalogue
 
 if TYPE_CHECKING:
-    from paradigms.contract import Card, Recipe, Space
+    from paradigms.core.data import Space
+    from paradigms.core.plans import Card
+    from paradigms.recipe import Recipe
 
 __all__ = ["KEPT", "Described", "describe", "kept", "listed"]
 
@@ -80,7 +82,7 @@ def refusal(recipe: str, space: Space) -> str | None:
 
 
 def _described(recipe: Recipe) -> Described:
-    from paradigms.contract import Space
+    from paradigms.core.data import Space
 
     card: Card | None = getattr(recipe.paradigm, "card", None)
     return Described(
@@ -165,7 +167,7 @@ def sources() -> str:
 
 def _samplers() -> list[dict[str, Any]]:
     """Every sampler of every recipe that has some."""
-    from paradigms.contract import settings_text
+    from paradigms.core.plans import settings_text
 
     found = []
     for name, recipe in catalogue.recipes().items():

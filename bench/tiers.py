@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from paradigms.errors import BadInput, unknown
 
 if TYPE_CHECKING:
-    from paradigms.contract import Space
+    from paradigms.core.data import Space
 
 __all__ = ["MATCHES", "MOST_SEEDS", "SWEEPS", "Budget", "Tier", "get", "is_small", "matched", "name_of", "tiers"]
 

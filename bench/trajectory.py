@@ -19,7 +19,10 @@ from bench import arithmetic
 from bench.data import Dataset
 from bench.scores import in_columns, subset
 from bench.store import write_atomic
-from paradigms.contract import Denoises, Jumps, Noise, Paradigm, Plan, Space
+from paradigms.contract import Denoises, Jumps, Paradigm
+from paradigms.core.data import Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Plan
 from paradigms.errors import BadInput
 from paradigms.maths.paths import GaussianPath, expand
 from reports.strips import Strip, panels, strips

@@ -38,10 +38,13 @@ from torch.optim import Optimizer
 from paradigms import optim
 from paradigms.backbones.build import decoder, encoder
 from paradigms.backbones.grid import GridDecoder, GridEncoder, resolutions
-from paradigms.contract import Batch, Frozen, Noise, Recipe, Space, Trainable, Update
+from paradigms.contract import Frozen, Trainable, Update
+from paradigms.core.data import Batch, Space
+from paradigms.core.noise import Noise
 from paradigms.core.settings import Settings, setting
 from paradigms.maths.observation import FixedGaussian, observation
 from paradigms.optim import adamw, cosine
+from paradigms.recipe import Recipe
 
 ACTIVE = 0.1  # nats of KL, averaged over a batch and its grid, from which a channel of z counts as used
 SMALL = 16  # pixels of a side up to which a code stands for 2 x 2 of them, above for 4 x 4

@@ -17,7 +17,7 @@ from paradigms import plugins
 from paradigms.errors import BadInput, unknown
 
 if TYPE_CHECKING:
-    from paradigms.contract import Recipe
+    from paradigms.recipe import Recipe
 
 __all__ = ["DOOR", "family", "get", "names", "recipes", "rows"]
 
@@ -25,9 +25,9 @@ DOOR = plugins.Door(
     "paradigms.recipes",
     "RECIPES",
     "Recipe",
-    "paradigms.contract",
+    "paradigms.recipe",
     "paradigms",
-    frozenset({"contract", "errors", "catalogue", "plugins"}),
+    frozenset({"contract", "recipe", "errors", "catalogue", "plugins"}),
     frozenset({"name", "aliases"}),
 )
 

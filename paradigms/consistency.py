@@ -59,13 +59,17 @@ from torch import Tensor, nn
 
 from paradigms import optim
 from paradigms.backbones import build
-from paradigms.contract import Batch, Card, Frozen, Need, Noise, Plan, Recipe, Sampler, Space, Update
+from paradigms.contract import Frozen, Update
+from paradigms.core.data import Batch, Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Card, Plan, Sampler
 from paradigms.core.settings import Settings, require, setting
 from paradigms.diffusion import FromNoise
 from paradigms.maths.denoiser import Denoiser, Velocity
 from paradigms.maths.likelihood import dequantise
 from paradigms.maths.paths import LinearPath, expand
 from paradigms.maths.solvers import heun_step
+from paradigms.recipe import Need, Recipe
 
 LINEAR = LinearPath()
 HIGHEST = 2.05  # of log s, in standard deviations from its mean: 2 % of easy tuning's draws lie above

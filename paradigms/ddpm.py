@@ -51,12 +51,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from paradigms.contract import Card, Data, Frozen, Noise, Plan, Recipe, Space, number
+from paradigms.contract import Frozen
+from paradigms.core.buffers import number
+from paradigms.core.data import Data, Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Card, Plan
 from paradigms.core.settings import require, setting
 from paradigms.diffusion import Regression, Training
 from paradigms.maths import bounds, samplers
 from paradigms.maths.denoiser import X0, Denoiser, Eps, Prediction, VPrediction
 from paradigms.maths.paths import BetaChainPath, CosinePath, GaussianPath, expand
+from paradigms.recipe import Recipe
 
 T = 1000
 PREDICTIONS: dict[str, Prediction] = {"eps": Eps(), "x0": X0(), "v": VPrediction()}

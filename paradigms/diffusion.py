@@ -25,18 +25,10 @@ from torch.optim import Optimizer
 
 from paradigms import optim
 from paradigms.backbones import build
-from paradigms.contract import (
-    Batch,
-    Data,
-    Estimate,
-    Frozen,
-    Kind,
-    Noise,
-    Paradigm,
-    Plan,
-    Space,
-    Update,
-)
+from paradigms.contract import Frozen, Paradigm, Update
+from paradigms.core.data import Batch, Data, Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Estimate, Kind, Plan
 from paradigms.core.settings import Settings, setting
 from paradigms.maths import bounds, samplers
 from paradigms.maths.denoiser import Denoiser

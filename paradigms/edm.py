@@ -36,12 +36,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from paradigms.contract import Card, Data, Frozen, Noise, Plan, Recipe, Space, number
+from paradigms.contract import Frozen
+from paradigms.core.buffers import number
+from paradigms.core.data import Data, Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Card, Plan
 from paradigms.core.settings import setting
 from paradigms.diffusion import Regression, Training
 from paradigms.maths import bounds, samplers
 from paradigms.maths.denoiser import Denoiser, Preconditioned
 from paradigms.maths.paths import EDMPath
+from paradigms.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from paradigms.contract import Card, Frozen, Noise, Plan, Recipe, Space
+from paradigms.contract import Frozen
+from paradigms.core.data import Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Card, Plan
 from paradigms.core.settings import require, setting
 from paradigms.diffusion import Regression, Training
 from paradigms.maths import bounds, samplers
@@ -59,6 +62,7 @@ from paradigms.maths.couplings import assign
 from paradigms.maths.denoiser import Denoiser, Velocity
 from paradigms.maths.paths import CosinePath, GaussianPath, LinearPath, VPPath
 from paradigms.maths.times import TIMES
+from paradigms.recipe import Recipe
 
 FLOOR = 0.1  # noise at the end of the VP path, in bin widths (images) or twentieths (vectors)
 

@@ -86,9 +86,13 @@ from torch.optim import Optimizer
 from paradigms import optim
 from paradigms.backbones import spectral
 from paradigms.backbones.build import decoder, encoder
-from paradigms.contract import Batch, Card, Frozen, Noise, Paradigm, Plan, Recipe, Sampler, Space, Update
+from paradigms.contract import Frozen, Paradigm, Update
+from paradigms.core.data import Batch, Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Card, Plan, Sampler
 from paradigms.core.settings import Settings, require, setting
 from paradigms.optim import adamw, between, cosine
+from paradigms.recipe import Recipe
 
 GENERATOR = Sampler("generator", (1,))
 NO_DENSITY = "a GAN defines samples, not a density"

@@ -53,20 +53,10 @@ from paradigms.backbones import Backbone
 from paradigms.backbones.build import levels
 from paradigms.backbones.embed import Embedding
 from paradigms.backbones.ladder import Bottleneck, BottomUp, Double, Pointwise, resolutions
-from paradigms.contract import (
-    Batch,
-    Card,
-    Estimate,
-    Frozen,
-    Kind,
-    Noise,
-    Paradigm,
-    Plan,
-    Recipe,
-    Sampler,
-    Space,
-    Update,
-)
+from paradigms.contract import Frozen, Paradigm, Update
+from paradigms.core.data import Batch, Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Card, Estimate, Kind, Plan, Sampler
 from paradigms.core.settings import Settings, setting
 from paradigms.maths.likelihood import (
     discretised_logistic_mixture,
@@ -77,6 +67,7 @@ from paradigms.maths.likelihood import (
     split_logistic_mixture,
 )
 from paradigms.optim import adamw, cosine
+from paradigms.recipe import Recipe
 
 DEAD = 0.01  # nats: a level that tells less of x is unused
 ALL = 1000  # more levels than a ladder has

@@ -45,25 +45,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from paradigms import catalogue
-from paradigms.contract import (
-    Batch,
-    Card,
-    Codec,
-    Data,
-    Estimate,
-    Frozen,
-    Kind,
-    Need,
-    Noise,
-    Paradigm,
-    Plan,
-    Recipe,
-    Sampler,
-    Space,
-    Update,
-)
+from paradigms.contract import Codec, Frozen, Paradigm, Update
+from paradigms.core.data import Batch, Data, Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Card, Estimate, Kind, Plan, Sampler
 from paradigms.core.settings import Settings, setting
 from paradigms.errors import BadInput
+from paradigms.recipe import Need, Recipe
 
 CHUNK = 256  # examples encoded at a time
 DECODE = "decode"  # option of every sampler: how the last step, from z to x, is made

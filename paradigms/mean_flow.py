@@ -39,21 +39,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from paradigms import optim
 from paradigms.backbones import bfloat16, build
-from paradigms.contract import (
-    Batch,
-    Card,
-    Frozen,
-    Noise,
-    Plan,
-    Recipe,
-    Sampler,
-    Space,
-    Update,
-)
+from paradigms.contract import Frozen, Update
+from paradigms.core.data import Batch, Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Card, Plan, Sampler
 from paradigms.core.settings import Settings, setting
 from paradigms.diffusion import FromNoise
 from paradigms.maths.likelihood import dequantise
 from paradigms.maths.paths import LinearPath, expand
+from paradigms.recipe import Recipe
 
 LINEAR = LinearPath()
 SLOW = 1 / 32  # of the times that the network is told: of its frequencies the highest is half a cycle then, not 16

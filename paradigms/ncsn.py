@@ -33,12 +33,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from paradigms.contract import Card, Noise, Plan, Recipe, number
+from paradigms.core.buffers import number
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Card, Plan
 from paradigms.core.settings import setting
 from paradigms.diffusion import Measured, Training
 from paradigms.maths import bounds, samplers
 from paradigms.maths.denoiser import Denoiser, Eps
 from paradigms.maths.paths import VEPath
+from paradigms.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -62,21 +62,10 @@ from torch.optim import Optimizer
 from paradigms import optim
 from paradigms.backbones import Backbone
 from paradigms.backbones.embed import Embedding
-from paradigms.contract import (
-    Batch,
-    Card,
-    Data,
-    Estimate,
-    Frozen,
-    Kind,
-    Noise,
-    Paradigm,
-    Plan,
-    Recipe,
-    Sampler,
-    Space,
-    Update,
-)
+from paradigms.contract import Frozen, Paradigm, Update
+from paradigms.core.data import Batch, Data, Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Card, Estimate, Kind, Plan, Sampler
 from paradigms.core.settings import Settings, require, setting
 from paradigms.flows import Chain, Transform
 from paradigms.flows.autoregressive import MADE, Autoregressive
@@ -96,6 +85,7 @@ from paradigms.flows.linear import ActNorm, Mixing, Reverse
 from paradigms.flows.multiscale import Flatten, MultiScale, Squeeze
 from paradigms.maths.likelihood import log_mass
 from paradigms.optim import cosine
+from paradigms.recipe import Recipe
 
 LIKELIHOODS = (
     Kind("exact", "=", 1, dequantised=True, note="on pixels one dequantisation draw"),

@@ -35,13 +35,18 @@ import torch
 from torch import Tensor, nn
 
 from paradigms import optim
-from paradigms.contract import Batch, Card, Frozen, Need, Noise, Plan, Recipe, Sampler, Space, Update, number
+from paradigms.contract import Frozen, Update
+from paradigms.core.buffers import number
+from paradigms.core.data import Batch, Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Card, Plan, Sampler
 from paradigms.core.settings import Settings, require, setting
 from paradigms.diffusion import Diffusion
 from paradigms.maths.denoiser import Denoiser
 from paradigms.maths.likelihood import dequantise
 from paradigms.maths.paths import LinearPath, expand
 from paradigms.maths.solvers import euler_step
+from paradigms.recipe import Need, Recipe
 
 LINEAR = LinearPath()
 

@@ -40,20 +40,10 @@ import torch
 from torch import Tensor
 
 from paradigms import optim
-from paradigms.contract import (
-    Batch,
-    Card,
-    Data,
-    Frozen,
-    Need,
-    Noise,
-    Pairs,
-    Plan,
-    Recipe,
-    Sampler,
-    Space,
-    Update,
-)
+from paradigms.contract import Frozen, Update
+from paradigms.core.data import Batch, Data, Pairs, Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Card, Plan, Sampler
 from paradigms.core.settings import Settings, setting
 from paradigms.diffusion import Diffusion, FromNoise
 from paradigms.errors import BadInput
@@ -61,6 +51,7 @@ from paradigms.maths import bounds, samplers
 from paradigms.maths.denoiser import Denoiser, Velocity
 from paradigms.maths.paths import LinearPath
 from paradigms.maths.times import TIMES
+from paradigms.recipe import Need, Recipe
 
 TRAINING = 3  # calls of the network that a training step costs for each example: one forward, two of it backward
 CHUNK = 256  # pairs drawn at a time

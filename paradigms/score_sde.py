@@ -49,12 +49,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from paradigms.contract import Card, Noise, Plan, Recipe, number
+from paradigms.core.buffers import number
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Card, Plan
 from paradigms.core.settings import require, setting
 from paradigms.diffusion import Measured, Training
 from paradigms.maths import bounds, samplers
 from paradigms.maths.denoiser import Denoiser, Preconditioned
 from paradigms.maths.paths import GaussianPath, SubVPPath, VEPath, VPPath, time_of_ratio
+from paradigms.recipe import Recipe
 
 SDES = ("vp", "subvp", "ve")
 WEIGHTINGS = ("uniform", "likelihood")

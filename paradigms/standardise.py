@@ -30,19 +30,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from paradigms.contract import (
-    Batch,
-    Codec,
-    Data,
-    Estimate,
-    Kind,
-    Noise,
-    Paradigm,
-    Plan,
-    Space,
-    Trainable,
-    Update,
-)
+from paradigms.contract import Codec, Paradigm, Trainable, Update
+from paradigms.core.data import Batch, Data, Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Estimate, Kind, Plan
 from paradigms.maths.likelihood import normal_log_prob
 from paradigms.maths.observation import Observation
 

@@ -54,24 +54,14 @@ from torch.optim import Optimizer
 from paradigms import optim
 from paradigms.backbones import Backbone
 from paradigms.backbones.causal import Cache, CausalTransformer
-from paradigms.contract import (
-    Batch,
-    Card,
-    Data,
-    Estimate,
-    Frozen,
-    Kind,
-    Noise,
-    Paradigm,
-    Plan,
-    Recipe,
-    Sampler,
-    Space,
-    Update,
-)
+from paradigms.contract import Frozen, Paradigm, Update
+from paradigms.core.data import Batch, Data, Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Card, Estimate, Kind, Plan, Sampler
 from paradigms.core.settings import Settings, setting
 from paradigms.maths.likelihood import dequantise, log_mass, standard_normal_log_prob
 from paradigms.optim import adamw, cosine
+from paradigms.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -44,24 +44,15 @@ from torch.optim import Optimizer
 
 from paradigms import optim
 from paradigms.backbones.build import decoder, encoder
-from paradigms.contract import (
-    Batch,
-    Card,
-    Estimate,
-    Frozen,
-    Kind,
-    Noise,
-    Paradigm,
-    Plan,
-    Recipe,
-    Sampler,
-    Space,
-    Update,
-)
+from paradigms.contract import Frozen, Paradigm, Update
+from paradigms.core.data import Batch, Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Card, Estimate, Kind, Plan, Sampler
 from paradigms.core.settings import Settings, setting
 from paradigms.maths.likelihood import normal_log_prob
 from paradigms.maths.observation import observation
 from paradigms.optim import adamw, cosine
+from paradigms.recipe import Recipe
 
 ACTIVE = 0.01  # nats of KL, averaged over a batch, from which a dimension of z counts as used
 AT_ONCE = 2**18  # numbers of x that one call of the decoder is asked about: K draws in groups of bounded memory

@@ -48,25 +48,15 @@ from paradigms.backbones.build import convolutional, decoder, encoder
 from paradigms.backbones.causal import Cache, CausalLayer
 from paradigms.backbones.embed import Embedding
 from paradigms.backbones.grid import GridDecoder, GridEncoder, RowDecoder, RowEncoder, resolutions
-from paradigms.contract import (
-    Batch,
-    Card,
-    Data,
-    Estimate,
-    Frozen,
-    Kind,
-    Noise,
-    Paradigm,
-    Plan,
-    Recipe,
-    Sampler,
-    Space,
-    Update,
-)
+from paradigms.contract import Frozen, Paradigm, Update
+from paradigms.core.data import Batch, Data, Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Card, Estimate, Kind, Plan, Sampler
 from paradigms.core.settings import Settings, setting
 from paradigms.maths.observation import observation
 from paradigms.maths.sums import running_sums
 from paradigms.optim import adamw, cosine
+from paradigms.recipe import Recipe
 
 LONGEST = 1024  # codes for an example: its prior draws one after the other
 LARGEST = 65_536  # codes in a book: the prior has a logit for each

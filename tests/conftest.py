@@ -15,9 +15,12 @@ from torch import Tensor, nn
 
 from paradigms import catalogue, edm, plugins
 from paradigms.backbones import Backbone
-from paradigms.contract import Batch, Frozen, Noise, Pairs, Recipe, Space, Trainable, Update
+from paradigms.contract import Frozen, Trainable, Update
+from paradigms.core.data import Batch, Pairs, Space
+from paradigms.core.noise import Noise
 from paradigms.maths.denoiser import Prediction
 from paradigms.maths.paths import GaussianPath
+from paradigms.recipe import Recipe
 from paradigms.score_sde import ScoreSDE
 
 pytest_plugins = ["costs"]

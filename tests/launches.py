@@ -13,7 +13,8 @@ import pytest
 from test_device import built, gpu, split
 
 from bench.loop import Loop
-from paradigms.contract import Noise, Space
+from paradigms.core.data import Space
+from paradigms.core.noise import Noise
 
 SPACE = Space((3, 32, 32), 0, 256)
 USUAL = ("ddpm", "flow-matching", "score-sde", "edm", "gan", "normalizing-flow", "consistency")

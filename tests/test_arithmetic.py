@@ -17,7 +17,10 @@ from bench.loop import Loop, _prepare
 from bench.runs import training
 from paradigms import catalogue
 from paradigms.backbones import Backbone
-from paradigms.contract import BLOCKS, Data, Frozen, Noise, Plan, Space
+from paradigms.contract import Frozen
+from paradigms.core.data import Data, Space
+from paradigms.core.noise import BLOCKS, Noise
+from paradigms.core.plans import Plan
 from paradigms.errors import BadInput
 
 CPU = torch.device("cpu")
@@ -131,7 +134,7 @@ def pretend_cards(monkeypatch, *models: str) -> None:
 
 
 def test_the_model_of_gpu_is_part_of_a_runs_name(monkeypatch, tmp_path):
-    """Noise there is that of one model: see `contract.BLOCKS`."""
+    """Noise there is that of one model: see `noise.BLOCKS`."""
     pretend_cards(monkeypatch, "Card A", "Card B")
     on_a, on_b = (planned("consistency", chosen(torch.device("cuda", k))) for k in (0, 1))
     assert len({planned("consistency").id, on_a.id, on_b.id}) == 3

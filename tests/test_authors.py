@@ -18,7 +18,9 @@ from torch import Tensor
 
 from paradigms import catalogue, consistency, ddpm, edm, flow_matching, ncsn, rectified_flow, score_sde, tarflow
 from paradigms.backbones.causal import CausalTransformer
-from paradigms.contract import Noise, Plan, Space
+from paradigms.core.data import Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Plan
 from paradigms.maths import bounds, samplers
 from paradigms.maths.denoiser import Denoiser, Eps, Preconditioned
 from paradigms.maths.likelihood import discretised_normal

@@ -16,7 +16,7 @@ from paradigms.backbones.blocks import Attention
 from paradigms.backbones.build import denoiser
 from paradigms.backbones.embed import Embedding
 from paradigms.backbones.unet import Block, UNet
-from paradigms.contract import Space
+from paradigms.core.data import Space
 
 SPACES = [
     Space((1, 7, 7)),

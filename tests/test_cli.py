@@ -36,7 +36,7 @@ from bench.cli import listing, shown
 from bench.inputs import chosen, plans
 from bench.inputs.runs import Runs
 from paradigms import catalogue
-from paradigms.contract import Space
+from paradigms.core.data import Space
 from paradigms.errors import BadInput
 
 ROOT = Path(__file__).parents[1]

@@ -15,10 +15,13 @@ from torch import Tensor, nn
 from paradigms import catalogue
 from paradigms.backbones import Backbone, count_calls
 from paradigms.consistency import LINEAR, doubled, jump, noised
-from paradigms.contract import Batch, Need, Noise, Plan, Space
+from paradigms.core.data import Batch, Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Plan
 from paradigms.errors import BadInput
 from paradigms.maths.denoiser import Denoiser, Preconditioned, Velocity
 from paradigms.maths.paths import EDMPath, GaussianPath, VPPath, expand
+from paradigms.recipe import Need
 
 PLANE, IMAGES = Space((2,)), Space((1, 8, 8), 0, 17)
 PARENTS = ("flow-matching", "edm", "score-sde", "ddpm")

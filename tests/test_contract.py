@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from bench.gpu_check import few as few_calls
 from paradigms import catalogue
 from paradigms.backbones import count_calls
-from paradigms.contract import Data, Frozen, Kind, Noise, Pairs, Paradigm, Plan, Sampler, Space
+from paradigms.contract import Frozen, Paradigm
+from paradigms.core.data import Data, Pairs, Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Kind, Plan, Sampler
 from paradigms.errors import BadInput
 from paradigms.maths.paths import COORDINATES, expand
 

@@ -20,7 +20,10 @@ from bench.scores import pools
 from bench.suite import jobs
 from bench.workers import is_spoiled
 from paradigms import catalogue
-from paradigms.contract import BLOCKS, Data, Frozen, Noise, Paradigm, Plan, Space, Trainable
+from paradigms.contract import Frozen, Paradigm, Trainable
+from paradigms.core.data import Data, Space
+from paradigms.core.noise import BLOCKS, Noise
+from paradigms.core.plans import Plan
 from paradigms.maths.sums import running_sums
 
 DIGITS = Space((1, 8, 8), 0, 17)

@@ -41,23 +41,12 @@ from bench.store import Row
 from bench.tiers import Budget, Tier
 from paradigms import catalogue
 from paradigms.backbones import Backbone
-from paradigms.contract import (
-    Batch,
-    Card,
-    Data,
-    Estimate,
-    Frozen,
-    Kind,
-    Need,
-    Noise,
-    Paradigm,
-    Plan,
-    Recipe,
-    Sampler,
-    Space,
-    Update,
-)
+from paradigms.contract import Frozen, Paradigm, Update
+from paradigms.core.data import Batch, Data, Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Card, Estimate, Kind, Plan, Sampler
 from paradigms.errors import BadInput
+from paradigms.recipe import Need, Recipe
 
 QUIET = Progress()
 BUDGET = Budget(flops=2e8, seconds=1e9, images=2_000, params=20_000)

@@ -52,6 +52,8 @@ from bench.features.policy import IMAGENET
 from bench.features.train import Training, accuracy, augment, fit, recipe
 from bench.metrics import frechet_distance
 from paradigms.contract import Data, Space
+from bench.train_features import Training, accuracy, augment, fit, recipe
+from paradigms.core.data import Data, Space
 from paradigms.errors import BadInput
 from reports import metrics
 

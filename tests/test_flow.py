@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from paradigms import catalogue
 from paradigms.backbones import count_calls
-from paradigms.contract import Batch, Data, Kind, Noise, Plan, Space
+from paradigms.core.data import Batch, Data, Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Kind, Plan
 from paradigms.errors import BadInput
 from paradigms.flows import Chain, Transform
 from paradigms.flows.autoregressive import MADE, Autoregressive

@@ -34,7 +34,10 @@ from bench.lab import straightness as shown
 from bench.progress import Progress
 from paradigms import catalogue, rectified_flow
 from paradigms.backbones import Backbone, count_calls
-from paradigms.contract import Batch, Data, Frozen, Noise, Pairs, Plan, Space
+from paradigms.contract import Frozen
+from paradigms.core.data import Batch, Data, Pairs, Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Plan
 from paradigms.errors import BadInput
 from paradigms.maths.couplings import assign, straightness
 from paradigms.maths.denoiser import Denoiser, Velocity

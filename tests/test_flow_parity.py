@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from paradigms import catalogue
-from paradigms.contract import Space
+from paradigms.core.data import Space
 from paradigms.flows import Chain
 from paradigms.flows.autoregressive import MADE, Autoregressive
 from paradigms.flows.coupling import Affine, Checkerboard, Coupling, ImageConditioner, Spline, VectorConditioner

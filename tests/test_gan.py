@@ -15,7 +15,8 @@ from torch.nn.utils import parametrize
 from paradigms import catalogue
 from paradigms.backbones import Backbone, spectral
 from paradigms.backbones.resnet import PlainBlock
-from paradigms.contract import Batch, Noise, Space
+from paradigms.core.data import Batch, Space
+from paradigms.core.noise import Noise
 from paradigms.gan import diversity, gradient_penalty, lipschitz_penalty
 
 GAMES = ("gan", "gan-nonsaturating", "wgan-gp", "gan-hinge")

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from paradigms import catalogue
 from paradigms.backbones import Backbone, count_calls
-from paradigms.contract import Batch, Data, Noise, Plan, Sampler, Space
+from paradigms.core.data import Batch, Data, Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Plan, Sampler
 from paradigms.errors import BadInput
 from paradigms.maths.denoiser import X0, Denoiser, Eps
 from paradigms.maths.guidance import PURE, Guidance, withheld

@@ -46,7 +46,7 @@ from bench.reading import Range
 from bench.scores import arrays, read_samples
 from bench.store import read_json
 from bench.tiers import get as named_tier
-from paradigms.contract import Space
+from paradigms.core.data import Space
 from paradigms.errors import BadInput
 from reports.writers.grids import readable_image
 

@@ -18,7 +18,9 @@ from bench.loop import Loop
 from paradigms import catalogue
 from paradigms.backbones import Backbone, count_calls
 from paradigms.backbones.ladder import BottomUp, Double, Halve, Pointwise, resolutions
-from paradigms.contract import Batch, Data, Kind, Noise, Plan, Space
+from paradigms.core.data import Batch, Data, Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Kind, Plan
 from paradigms.hierarchical_vae import ALL, Gaussian, HierarchicalVAE, Level
 
 HVAE = catalogue.get("hvae")

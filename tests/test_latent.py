@@ -24,11 +24,15 @@ from bench.tiers import get
 from paradigms import catalogue
 from paradigms.autoencoder import Autoencoder
 from paradigms.backbones import count_calls
-from paradigms.contract import Batch, Card, Codec, Data, Frozen, Need, Noise, Paradigm, Plan, Recipe, Space, Trainable
+from paradigms.contract import Codec, Frozen, Paradigm, Trainable
+from paradigms.core.data import Batch, Data, Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Card, Plan
 from paradigms.errors import BadInput
 from paradigms.latent import Config, Latent, drawn
 from paradigms.maths.observation import Gaussian, Observation
 from reports.layout import PREPARED, STATE
+from paradigms.recipe import Need, Recipe
 
 FLOW, CHAIN = catalogue.get("latent-flow-matching"), catalogue.get("latent-ddpm")
 CODEC = catalogue.get("autoencoder")

@@ -12,7 +12,8 @@ import torch
 import bench.data
 from bench import metrics, runs, tiers
 from paradigms import catalogue
-from paradigms.contract import Noise, Paradigm
+from paradigms.contract import Paradigm
+from paradigms.core.noise import Noise
 
 pytestmark = pytest.mark.learning
 

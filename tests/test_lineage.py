@@ -28,6 +28,7 @@ from bench.suite import grid, stages
 from bench.suite.jobs import record_failure
 from bench.workers import Outcome
 from paradigms.contract import Plan
+from paradigms.core.plans import Plan
 from paradigms.errors import BadInput
 
 PLUGIN = '''
@@ -37,7 +38,9 @@ from pathlib import Path
 import torch
 
 from paradigms.backbones import Backbone
-from paradigms.contract import Card, Need, Paradigm, Plan, Recipe, Sampler, Update
+from paradigms.contract import Paradigm, Update
+from paradigms.recipe import Need, Recipe
+from paradigms.core.plans import Card, Plan, Sampler
 
 
 @dataclass(frozen=True)

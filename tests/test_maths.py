@@ -14,7 +14,10 @@ from torch import Tensor, nn
 
 from paradigms.backbones import Backbone, count_calls
 from paradigms.backbones.embed import Embedding
-from paradigms.contract import Data, Frozen, Kind, Noise, Plan, Space, seed_of
+from paradigms.contract import Frozen
+from paradigms.core.data import Data, Space
+from paradigms.core.noise import Noise, seed_of
+from paradigms.core.plans import Kind, Plan
 from paradigms.errors import BadInput
 from paradigms.maths import bounds, samplers
 from paradigms.maths import likelihood as lk

@@ -15,7 +15,9 @@ from bench import flops
 from paradigms import catalogue
 from paradigms.backbones import Backbone, count_calls
 from paradigms.backbones.embed import Embedding
-from paradigms.contract import Batch, Noise, Plan, Space
+from paradigms.core.data import Batch, Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Plan
 from paradigms.mean_flow import SLOW
 
 PLANE, IMAGES, ATTENDED = Space((2,)), Space((1, 8, 8), 0, 17), Space((1, 20, 20), 3, 256)

@@ -42,7 +42,7 @@ from bench.metrics import (
 )
 from bench.metrics.likelihood_gap import fitted_variances
 from bench.metrics.values import share
-from paradigms.contract import Space
+from paradigms.core.data import Space
 from paradigms.errors import BadInput
 
 

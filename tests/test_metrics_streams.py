@@ -46,7 +46,7 @@ from bench.metrics import (
 )
 from bench.metrics import blocks as blocks_module
 from bench.metrics.neighbours import nearest, reach
-from paradigms.contract import Space
+from paradigms.core.data import Space
 from paradigms.errors import BadInput
 from reports.metrics import METRICS
 

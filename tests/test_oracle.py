@@ -18,7 +18,9 @@ from torch import Tensor
 
 from paradigms import catalogue
 from paradigms.backbones import Backbone, count_calls
-from paradigms.contract import Batch, Data, Kind, Noise, Plan, Space
+from paradigms.core.data import Batch, Data, Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Kind, Plan
 from paradigms.errors import BadInput
 from paradigms.maths import bounds, samplers
 from paradigms.maths.denoiser import X0, Denoiser, Eps, Preconditioned, Prediction, Velocity, VPrediction

@@ -14,7 +14,8 @@ from typer.main import get_command
 from bench.cli import app
 from bench.lab import readme
 from bench.lab.publish import publish
-from paradigms.contract import Batch, Noise, Space
+from paradigms.core.data import Batch, Space
+from paradigms.core.noise import Noise
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()

@@ -31,6 +31,7 @@ from bench.scores import baselines, pictures, pools
 from bench.store import Row
 from bench.suite import stages
 from paradigms.contract import Plan
+from paradigms.core.plans import Plan
 from paradigms.errors import BadInput
 from reports.files import fingerprint
 from reports.layout import LOG, PREPARED, STATE
@@ -41,7 +42,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from paradigms.backbones import Backbone
-from paradigms.contract import Card, Need, Paradigm, Plan, Recipe, Sampler, Update
+from paradigms.contract import Paradigm, Update
+from paradigms.recipe import Need, Recipe
+from paradigms.core.plans import Card, Plan, Sampler
 from reports.files import fingerprint
 
 

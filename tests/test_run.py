@@ -34,6 +34,7 @@ from bench.store import files
 from bench.suite import grid, stages
 from paradigms import catalogue, plugins
 from paradigms.contract import Data, Frozen, Space, Trainable
+from paradigms.core.data import Data, Space
 from paradigms.errors import BadInput
 from reports.files import fingerprint
 from reports.layout import LOG, STATE
@@ -45,7 +46,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from paradigms.contract import Need, Recipe, Trainable, Update
+from paradigms.contract import Trainable, Update
+from paradigms.recipe import Need, Recipe
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,7 @@ def test_identity_is_what_matters():
 def test_identity_does_not_depend_on_the_process():
     script = (
         "import sys; sys.path.insert(0, 'tests')\nfrom bench.runs import Run\nfrom bench.tiers import get\n"
-        "from paradigms.contract import Space\nfrom dataclasses import dataclass\n"
+        "from paradigms.core.data import Space\nfrom dataclasses import dataclass\n"
         "@dataclass(frozen=True)\nclass C:\n    a: float = 0.1\n    b: tuple = (1, 2)\n"
         "print(Run('r', C(), 'd', 'c', Space((2,)), 3, get('quick')).where)"
     )

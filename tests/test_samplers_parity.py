@@ -20,7 +20,7 @@ from diffusers.schedulers.deprecated.scheduling_sde_vp import ScoreSdeVpSchedule
 from torch import Tensor, nn
 
 from paradigms.backbones import count_calls
-from paradigms.contract import Plan
+from paradigms.core.plans import Plan
 from paradigms.maths import samplers as S
 from paradigms.maths.bounds import ode_density
 from paradigms.maths.denoiser import Denoiser, Eps, Preconditioned, Velocity

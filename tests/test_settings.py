@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 from bench import cli, runs
 from bench.settings import described
 from paradigms import catalogue
-from paradigms.contract import Recipe
 from paradigms.core.settings import Range, Settings, is_conditional, meaning_of, range_of, require, setting
 from paradigms.errors import BadInput
+from paradigms.recipe import Recipe
 
 RECIPES = catalogue.recipes()
 

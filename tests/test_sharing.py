@@ -18,7 +18,7 @@ from bench.progress import Progress
 from bench.runs import budget, training
 from bench.scores import pools
 from bench.sharing import alone_on, beside_others
-from paradigms.contract import Plan
+from paradigms.core.plans import Plan
 from paradigms.errors import BadInput
 
 CPU = torch.device("cpu")

@@ -23,8 +23,12 @@ from bench.scores.fitted import fit_density
 from bench.scores.rows import row_of_data
 from bench.store import Row
 from paradigms import catalogue
-from paradigms.contract import Codec, Data, Estimate, Frozen, Noise, Paradigm, Plan, Recipe, Space, Trainable
+from paradigms.contract import Codec, Frozen, Paradigm, Trainable
+from paradigms.core.data import Data, Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Estimate, Plan
 from paradigms.errors import BadInput
+from paradigms.recipe import Recipe
 from paradigms.standardise import Standardised, column_units, directions, is_plain, standardised
 
 PLANE = Space((2,))

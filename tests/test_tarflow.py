@@ -16,7 +16,9 @@ from bench.lab import kv_cache
 from paradigms import catalogue
 from paradigms.backbones import count_calls
 from paradigms.backbones.causal import CausalTransformer
-from paradigms.contract import Batch, Data, Kind, Noise, Plan, Space
+from paradigms.core.data import Batch, Data, Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Kind, Plan
 from paradigms.maths.likelihood import dequantise, standard_normal_log_prob
 from paradigms.tarflow import Block, Flow, TarFlow, patch_of, patchify, sizes, unpatchify
 

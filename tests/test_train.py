@@ -24,7 +24,9 @@ from bench import flops
 from bench.lab import step_cost
 from bench.loop import Average, Loop, Order, train
 from bench.progress import Progress
-from paradigms.contract import Batch, Data, Noise, Space, Trainable, Update
+from paradigms.contract import Trainable, Update
+from paradigms.core.data import Batch, Data, Space
+from paradigms.core.noise import Noise
 from paradigms.errors import BadInput
 from reports.layout import LOG, PREPARED, STATE
 

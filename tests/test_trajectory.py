@@ -11,7 +11,10 @@ from conftest import build
 from PIL import Image
 
 from bench import runs, trajectory
-from paradigms.contract import Jumps, Noise, Plan, Space
+from paradigms.contract import Jumps
+from paradigms.core.data import Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Plan
 from paradigms.errors import BadInput
 from reports.strips import Strip, strips
 

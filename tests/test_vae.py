@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from paradigms import catalogue, vae
 from paradigms.backbones import Backbone, count_calls
-from paradigms.contract import Batch, Kind, Noise, Plan, Space
+from paradigms.core.data import Batch, Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Kind, Plan
 from paradigms.errors import BadInput
 from paradigms.maths import likelihood as lk
 

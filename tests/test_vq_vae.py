@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from paradigms import catalogue
 from paradigms.backbones import Backbone, count_calls
 from paradigms.backbones.grid import resolutions
-from paradigms.contract import Batch, Data, Kind, Noise, Plan, Space
+from paradigms.core.data import Batch, Data, Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Kind, Plan
 from paradigms.vq_vae import Codebook, CodePrior
 
 RECIPE = catalogue.get("vq-vae")

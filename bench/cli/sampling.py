@@ -25,7 +25,7 @@ from paradigms.errors import BadInput
 
 if TYPE_CHECKING:
     from bench.opened import Opened
-    from paradigms.contract import Plan
+    from paradigms.core.plans import Plan
 
 PICTURES = (".png", ".svg", ".pdf")
 

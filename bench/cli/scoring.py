@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from bench.progress import Progress
     from bench.store import Row
     from bench.tiers import Tier
-    from paradigms.contract import Kind, Plan
+    from paradigms.core.plans import Kind, Plan
 
 ARRAYS = (".npz", ".npy", ".safetensors")
 

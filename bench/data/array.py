@@ -29,7 +29,7 @@ from bench.data.dataset import HELD_OUT, Dataset, checksum
 from bench.data.files import cache_folder
 from bench.data.names import ARRAY, SIZES, ArrayName, readable
 from bench.data.whole import read_whole
-from paradigms.contract import Data, Space
+from paradigms.core.data import Data, Space
 from paradigms.errors import BadInput
 
 __all__ = ["as_numpy", "keep_arrays", "load_array"]

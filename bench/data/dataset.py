@@ -12,6 +12,7 @@ from torch import Tensor
 from bench.data.names import Name, OwnData
 from paradigms.contract import Data, Space
 from paradigms.errors import BadInput
+from paradigms.core.data import Data, Space
 
 __all__ = ["HELD_OUT", "Dataset", "Density", "checksum", "label_of"]
 

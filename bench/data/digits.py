@@ -19,7 +19,7 @@ from bench.data.dataset import Dataset, checksum
 from bench.data.files import unpacked
 from bench.data.names import Definition
 from bench.data.whole import read_whole
-from paradigms.contract import Data, Space
+from paradigms.core.data import Data, Space
 from paradigms.errors import BadInput
 
 __all__ = ["load_digits"]

@@ -46,7 +46,7 @@ from bench.data.dataset import HELD_OUT, Dataset, checksum
 from bench.data.files import Progress, cache_folder
 from bench.data.names import FolderName, readable
 from bench.walk import walk
-from paradigms.contract import Data, Space
+from paradigms.core.data import Data, Space
 from paradigms.errors import BadInput
 
 __all__ = ["SUFFIXES", "Listing", "centred_square", "images_below", "load_folder", "read_image"]

@@ -28,7 +28,8 @@ from bench.data.names import own_data
 from bench.features import SUMS, WEIGHTS, Architecture, Classifier, listed, serialise
 from bench.runs import slug
 from bench.store import write_atomic
-from paradigms.contract import Data, Space, seed_of
+from paradigms.core.data import Data, Space
+from paradigms.core.noise import seed_of
 from paradigms.errors import BadInput
 
 __all__ = ["Training", "accuracy", "fit", "main", "recipe"]

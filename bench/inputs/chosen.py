@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bench.opened import Opened
     from bench.runs import Info
     from bench.tiers import Tier
-    from paradigms.contract import Card
+    from paradigms.core.plans import Card
 
 __all__ = ["ChosenRun", "run_of", "run_on"]
 

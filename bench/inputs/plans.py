@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bench.opened import Opened
-    from paradigms.contract import Card, Kind, Plan, Sampler, Setting, Space
+    from paradigms.core.data import Space
+    from paradigms.core.plans import Card, Kind, OptionValue, Plan, Sampler
 
 __all__ = ["kind_of", "labels_of", "plan_of", "plans_of", "step_counts"]
 
@@ -33,7 +34,7 @@ def plan_of(
 
     options: as key=value. given: what the user typed that holds the options, where that is not --option.
     """
-    from paradigms.contract import Plan
+    from paradigms.core.plans import Plan
 
     default = card.default
     name = sampler or default.sampler
@@ -54,10 +55,10 @@ def plan_of(
     return plan
 
 
-def _asked_options(options: Sequence[str], guidance: float | None, given: str) -> dict[str, Setting]:
+def _asked_options(options: Sequence[str], guidance: float | None, given: str) -> dict[str, OptionValue]:
     """The options that were typed, by name. Raises BadInput where one is given twice or is no key=value."""
     example = "eta=0.5" if given else "--option eta=0.5"
-    asked: list[tuple[str, Setting]] = [_option(text, given or f"--option {text}", example) for text in options]
+    asked: list[tuple[str, OptionValue]] = [_option(text, given or f"--option {text}", example) for text in options]
     if guidance is not None:
         asked.append(("guidance", guidance))
     keys = [key for key, _ in asked]
@@ -68,8 +69,11 @@ def _asked_options(options: Sequence[str], guidance: float | None, given: str) -
 
 
 def _effective(
-    sampler: Sampler, asked: Mapping[str, Setting], usual: Mapping[str, Setting], card: Mapping[str, Setting]
-) -> dict[str, Setting]:
+    sampler: Sampler,
+    asked: Mapping[str, OptionValue],
+    usual: Mapping[str, OptionValue],
+    card: Mapping[str, OptionValue],
+) -> dict[str, OptionValue]:
     """The options that a plan names: the usual ones and those asked for, without what changes nothing.
 
     So plans that draw the same samples are equal, and their rows too. card: the options of the card's default plan.
@@ -87,7 +91,7 @@ def _effective(
     return values
 
 
-def _option(text: str, given: str, example: str) -> tuple[str, Setting]:
+def _option(text: str, given: str, example: str) -> tuple[str, OptionValue]:
     """The name and value of key=value: a number, or a word where it is none."""
     key, equals, value = text.partition("=")
     if not equals or not value.strip():

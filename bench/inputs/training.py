@@ -16,7 +16,7 @@ from bench.runs import Run
 from bench.tiers import Tier, is_small
 from bench.workers import cores
 from paradigms import catalogue
-from paradigms.contract import Space
+from paradigms.core.data import Space
 
 __all__ = ["Training", "training_of"]
 

@@ -23,7 +23,9 @@ from bench.lab.peers import megabytes
 from bench.script import answered
 from bench.sharing import alone_on
 from paradigms import catalogue
-from paradigms.contract import Noise, Paradigm, Space
+from paradigms.contract import Paradigm
+from paradigms.core.data import Space
+from paradigms.core.noise import Noise
 from paradigms.errors import BadInput
 
 __all__ = ["Pair", "compare"]

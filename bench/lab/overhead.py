@@ -27,7 +27,8 @@ from bench import runs
 from bench.measure import sample_once
 from bench.script import answered
 from paradigms.backbones import Backbone
-from paradigms.contract import Paradigm, Plan
+from paradigms.contract import Paradigm
+from paradigms.core.plans import Plan
 from paradigms.errors import BadInput, unknown
 
 __all__ = ["Overhead", "overhead"]

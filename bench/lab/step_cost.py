@@ -23,7 +23,8 @@ from bench.lab.unet_speed import Timed, parameters, ratio, rounds
 from bench.loop import Loop, seeded
 from bench.script import answered
 from paradigms import catalogue
-from paradigms.contract import Frozen, Noise, Trainable
+from paradigms.contract import Frozen, Trainable
+from paradigms.core.noise import Noise
 from paradigms.errors import BadInput
 
 __all__ = ["compare"]

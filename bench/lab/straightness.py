@@ -18,7 +18,8 @@ import torch
 
 from bench import runs
 from bench.script import answered
-from paradigms.contract import Denoises, Noise, Paradigm
+from paradigms.contract import Denoises, Paradigm
+from paradigms.core.noise import Noise
 from paradigms.errors import BadInput
 from paradigms.maths.couplings import straightness
 

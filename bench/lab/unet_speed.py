@@ -37,7 +37,9 @@ from bench.metrics.frechet import frechet_distance
 from bench.script import answered
 from bench.sharing import alone_on
 from paradigms.backbones.build import denoiser, unet
-from paradigms.contract import Batch, Noise, Plan, Space
+from paradigms.core.data import Batch, Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Plan
 from paradigms.errors import BadInput
 from paradigms.maths import samplers
 from paradigms.maths.denoiser import Denoiser, Velocity

@@ -22,8 +22,11 @@ from bench.runs.identity import Run, short_hash
 from bench.runs.info import WIDEST
 from bench.runs.machine import device_name
 from bench.sharing import alone_on
-from paradigms.contract import Data, Frozen, Noise, Recipe, Space, Trainable
+from paradigms.contract import Frozen, Trainable
+from paradigms.core.data import Data, Space
+from paradigms.core.noise import Noise
 from paradigms.errors import BadInput
+from paradigms.recipe import Recipe
 
 __all__ = ["Spending", "build", "fit_width", "spending_of"]
 

@@ -17,9 +17,10 @@ from bench.data.names import Name, OwnData
 from bench.runs.settings import configure, sized
 from bench.tiers import Tier
 from paradigms import catalogue
-from paradigms.contract import Recipe, Space
+from paradigms.core.data import Space
 from paradigms.core.settings import is_conditional
-from paradigms.errors import BadInput
+from paradigms.errors import BadInput, unknown
+from paradigms.recipe import Recipe
 
 if TYPE_CHECKING:
     from bench.data import Dataset

@@ -16,6 +16,7 @@ from bench.runs.identity import slug
 from bench.runs.settings import tuples
 from paradigms import catalogue
 from paradigms.contract import Recipe, Space
+from paradigms.core.data import Space
 from paradigms.errors import BadInput
 from reports.layout import INFO, PROTOCOLS
 

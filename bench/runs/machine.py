@@ -20,6 +20,7 @@ from bench.tiers import Budget
 from bench.workers import cores
 from paradigms.contract import Recipe
 from paradigms.errors import BadInput, unknown
+from paradigms.recipe import Recipe
 
 __all__ = ["code_version", "device_for", "device_name", "device_of", "environment", "gpus_of"]
 

@@ -18,6 +18,8 @@ from bench.runs.info import read_info, step_of
 from bench.runs.machine import code_version, device_of
 from bench.runs.training import tidy, train_run
 from paradigms.contract import BLOCKS
+from paradigms import catalogue
+from paradigms.core.noise import BLOCKS
 from paradigms.errors import BadInput
 from reports.layout import INFO, LOG, PARENTS, STATE, WEIGHTS
 

@@ -30,6 +30,9 @@ from bench.sharing import beside_others
 from paradigms.contract import Frozen, seed_of
 from paradigms.errors import BadInput
 from reports import layout
+from paradigms import catalogue
+from paradigms.core.noise import seed_of
+from paradigms.recipe import Recipe
 from reports.files import sweep
 from reports.layout import ERROR, INFO, LOG, PARENTS, PREPARED, STATE, WEIGHTS
 from reports.words import visible

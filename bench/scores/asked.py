@@ -23,6 +23,7 @@ from bench.store import SCHEMA, Row, fits, load_rows, locked, manifest, parse, r
 from bench.tiers import Tier
 from paradigms.contract import Kind, Plan, settings_text
 from reports.layout import ASKED, PLANS, SPACES
+from paradigms.core.plans import Kind, Plan, settings_text
 
 __all__ = ["in_spaces", "likelihoods", "sampled", "shown"]
 

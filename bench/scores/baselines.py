@@ -26,7 +26,8 @@ from bench.scores.rows import Rows, row_of_data
 from bench.scores.work import OnProgress, percent, silent, tell_of
 from bench.store import Row, load_rows, locked, manifest, save_rows
 from bench.tiers import Tier
-from paradigms.contract import Noise, Plan
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Plan
 
 __all__ = ["floor", "floor_rows", "has_baselines", "likelihood_rows", "score_baselines"]
 

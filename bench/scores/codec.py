@@ -16,7 +16,9 @@ from bench.scores.reference import Reference
 from bench.scores.rows import Rows
 from bench.scores.work import OnProgress, silent, tell_of
 from bench.store import Row
-from paradigms.contract import Codec, Data, Noise
+from paradigms.contract import Codec
+from paradigms.core.data import Data
+from paradigms.core.noise import Noise
 
 __all__ = ["rows"]
 

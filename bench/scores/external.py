@@ -28,7 +28,7 @@ from bench.scores.target import SAMPLE, Resize, Samples
 from bench.scores.work import Parts, tell_of
 from bench.store import RESULTS, Row, locked, save_rows
 from bench.tiers import Tier
-from paradigms.contract import Plan
+from paradigms.core.plans import Plan
 from paradigms.errors import BadInput
 from reports.layout import GRID, SAMPLES
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bench.metrics import Tell
-from paradigms.contract import Noise
+from paradigms.core.noise import Noise
 from paradigms.errors import BadInput
 from paradigms.standardise import column_units
 

@@ -21,7 +21,7 @@ from bench.data.folder import centred_square, images_below, read_image
 from bench.data.names import readable
 from bench.scores.target import WAYS, Samples, Target, resized
 from bench.scores.work import OnProgress, silent
-from paradigms.contract import Space
+from paradigms.core.data import Space
 from paradigms.errors import BadInput
 
 __all__ = ["read_folder"]

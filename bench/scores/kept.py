@@ -16,9 +16,9 @@ from bench.features import shipped, spaces_for
 from bench.scores.pools import pool_size
 from bench.store import SCHEMA, Row, load_rows, manifest, results_key, verify
 from bench.tiers import Tier
-from paradigms.contract import Recipe
 from paradigms.errors import BadInput
 from reports.layout import GRID, SAMPLES
+from paradigms.recipe import Recipe
 
 __all__ = ["Protocol", "are_whole", "code", "digest", "rows_in", "rows_under", "weights_of"]
 

@@ -22,7 +22,10 @@ from bench.scores.work import Work
 from bench.store import Row
 from bench.tiers import Tier
 from paradigms.backbones import count_calls
-from paradigms.contract import Card, Data, Kind, Noise, Paradigm, Space, settings_text
+from paradigms.contract import Paradigm
+from paradigms.core.data import Data, Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Card, Kind, settings_text
 
 __all__ = ["Examples", "affordable", "costs", "divergence", "examples_of", "none_row", "of_splits", "rows"]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bench.store import Row
-from paradigms.contract import Space
+from paradigms.core.data import Space
 from paradigms.maths.likelihood import bits_per_dim
 
 __all__ = ["NATS", "Unit", "mean_row", "on_few", "standard_error", "unit_of"]

@@ -15,7 +15,7 @@ from torch import Tensor
 from bench.data import Dataset
 from bench.scores.pools import Pool
 from bench.store import put, write_atomic, write_manifest
-from paradigms.contract import Space
+from paradigms.core.data import Space
 from paradigms.standardise import column_units
 from reports.layout import GRID, SAMPLES
 

@@ -12,7 +12,10 @@ from bench import arithmetic
 from bench.data import Dataset
 from bench.tiers import Tier
 from paradigms.backbones import count_calls
-from paradigms.contract import Card, Data, Noise, Paradigm, Plan, Space
+from paradigms.contract import Paradigm
+from paradigms.core.data import Data, Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Card, Plan
 from paradigms.errors import BadInput
 
 __all__ = [

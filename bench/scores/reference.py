@@ -12,7 +12,8 @@ from torch import Tensor
 from bench.data import Dataset
 from bench.features import Features, FeatureSpace, cached, named, shipped, spaces_for
 from bench.scores.work import OnProgress, silent, tell_of
-from paradigms.contract import Data, seed_of
+from paradigms.core.data import Data
+from paradigms.core.noise import seed_of
 
 __all__ = ["REFERENCE", "Reference", "forget", "reference_of", "subset"]
 

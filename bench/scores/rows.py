@@ -21,6 +21,7 @@ from bench.store import Row
 from bench.tiers import Tier
 from bench.workers import is_spoiled
 from paradigms.contract import Card, Paradigm, Plan, settings_text
+from paradigms.core.plans import Card, Plan, settings_text
 from paradigms.errors import BadInput
 
 __all__ = ["Rows", "row_of_data", "row_of_plan", "row_of_run"]

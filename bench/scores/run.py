@@ -19,6 +19,8 @@ from bench.scores.work import OnProgress, Work, silent
 from bench.store import Row, locked, manifest, save_rows
 from bench.tiers import Tier
 from paradigms.contract import Codec, Kind, Plan
+from paradigms import catalogue
+from paradigms.core.plans import Kind, Plan
 
 __all__ = ["evaluate", "is_evaluated", "plan_rows"]
 

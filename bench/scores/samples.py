@@ -19,7 +19,7 @@ from bench.scores.arrays import Array, array_of, heads, not_an_archive, numbers,
 from bench.scores.image_folder import read_folder
 from bench.scores.target import SAMPLE, WAYS, Resize, Samples, Target, resized
 from bench.scores.work import OnProgress, silent
-from paradigms.contract import Space
+from paradigms.core.data import Space
 from paradigms.errors import BadInput
 from reports.words import shortened
 

@@ -23,7 +23,7 @@ from bench.scores.work import OnProgress
 from bench.sharing import beside_others
 from bench.store import Row
 from bench.tiers import Tier
-from paradigms.contract import Card, Plan
+from paradigms.core.plans import Card, Plan
 
 __all__ = ["Subject", "Variant", "other_weights", "shares_device", "subject_of"]
 

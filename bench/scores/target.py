@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from bench.data import Dataset
 from bench.reading import Range
-from paradigms.contract import Space
+from paradigms.core.data import Space
 from paradigms.errors import BadInput
 
 __all__ = ["SAMPLE", "WAYS", "Resize", "Samples", "Target", "resized"]

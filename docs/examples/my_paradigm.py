@@ -22,9 +22,11 @@ import torch
 from torch import nn
 
 from paradigms.backbones import Backbone
-from paradigms.contract import Card, Estimate, Kind, Paradigm, Plan, Recipe, Sampler, Update
+from paradigms.contract import Paradigm, Update
+from paradigms.core.plans import Card, Estimate, Kind, Plan, Sampler
 from paradigms.core.settings import Settings, setting
 from paradigms.maths.likelihood import dequantise, log_mass, normal_log_prob
+from paradigms.recipe import Recipe
 
 
 @dataclass(frozen=True)

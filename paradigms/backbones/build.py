@@ -10,7 +10,7 @@ from paradigms.backbones import Backbone
 from paradigms.backbones.mlp import MLP, PlainMLP
 from paradigms.backbones.resnet import Decoder, Encoder
 from paradigms.backbones.unet import UNet
-from paradigms.contract import Space
+from paradigms.core.data import Space
 
 BACKBONES = ("auto", "mlp")
 

@@ -16,7 +16,7 @@ from paradigms.backbones import Backbone
 from paradigms.backbones.blocks import ResBlock, groups
 from paradigms.backbones.build import levels
 from paradigms.backbones.embed import Embedding
-from paradigms.contract import Space
+from paradigms.core.data import Space
 
 
 def resolutions(space: Space, factor: int) -> list[tuple[int, int]]:

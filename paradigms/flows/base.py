@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from paradigms.contract import Noise
+from paradigms.core.noise import Noise
 from paradigms.maths.likelihood import standard_normal_log_prob
 
 

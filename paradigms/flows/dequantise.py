@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paradigms.backbones.embed import Embedding
-from paradigms.contract import Noise
+from paradigms.core.noise import Noise
 from paradigms.flows import Chain, Transform
 from paradigms.flows.coupling import Affine, Coupling, ImageConditioner
 from paradigms.flows.linear import Mixing

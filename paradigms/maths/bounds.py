@@ -28,7 +28,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from paradigms.contract import Estimate, Kind, Noise, Setting, Space
+from paradigms.core.data import Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Estimate, Kind, OptionValue
 from paradigms.errors import BadInput
 from paradigms.maths.denoiser import Denoiser
 from paradigms.maths.likelihood import (
@@ -58,7 +60,7 @@ def kinds(on: str = "own", variance: str | None = None, chain: int = 0, diffusio
     words = {"on": ("own", *COORDINATES), "dequantise": DEQUANTISERS, "method": tuple(METHODS)}
     # One step has no half: there would be no error of the solver to state.
     numbers = {"steps": (2, 10_000), "probes": (0, 1_000), "K": (1, 10_000)}
-    usual: dict[str, Setting] = {"K": 1, "dequantise": "uniform", "method": "rk4", "on": on}
+    usual: dict[str, OptionValue] = {"K": 1, "dequantise": "uniform", "method": "rk4", "on": on}
     terms = {"terms": (1, 1_000_000)}
 
     def ode(n: int, probes: int) -> Kind:
@@ -72,7 +74,7 @@ def kinds(on: str = "own", variance: str | None = None, chain: int = 0, diffusio
         limits = {"steps": (2, 1_000_000), "terms": (0, 1_000_000)}
 
         def vlb(name: str, calls: int, n: int, m: int, note: str) -> Kind:
-            chosen: dict[str, Setting] = {"steps": n, "terms": 0, "variance": variance}
+            chosen: dict[str, OptionValue] = {"steps": n, "terms": 0, "variance": variance}
             return Kind(name, "≤", calls, (("terms", m),) if m else (), False, note, limits, of, chosen)
 
         found.append(vlb("vlb", 51, 1000, 50, "one term from each of 50 strata of the chain of 1000 steps"))

@@ -34,7 +34,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from paradigms.contract import Noise, Space
+from paradigms.core.data import Space
+from paradigms.core.noise import Noise
 from paradigms.maths.paths import GaussianPath
 
 __all__ = ["PURE", "Guidance", "null_label", "with_null", "withheld"]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from paradigms.contract import Noise, Space
+from paradigms.core.data import Space
+from paradigms.core.noise import Noise
 
 
 def bits_per_dim(log_likelihood: float | Tensor, dim: int) -> float | Tensor:

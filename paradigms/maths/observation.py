@@ -11,7 +11,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from paradigms.contract import Noise, Space
+from paradigms.core.data import Space
+from paradigms.core.noise import Noise
 from paradigms.maths import likelihood as lk
 
 

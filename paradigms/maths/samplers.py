@@ -52,7 +52,8 @@ from itertools import accumulate, repeat
 import torch
 from torch import Tensor
 
-from paradigms.contract import Noise, Plan, Sampler, Setting
+from paradigms.core.noise import Noise
+from paradigms.core.plans import OptionValue, Plan, Sampler
 from paradigms.errors import BadInput
 from paradigms.maths.denoiser import Along, Denoiser
 from paradigms.maths.guidance import PURE
@@ -359,7 +360,7 @@ _METHODS: dict[str, Method] = {
 # Below 1e-6 float32 can not meet a tolerance.
 TOLERANCES = {"rtol": (1e-6, 1.0), "atol": (1e-6, 1.0)}
 _ON = ("own", *COORDINATES)
-GUIDANCE: Mapping[str, Setting] = {"guidance": 1.0, "guide-from": 0.0, "guide-to": PURE}
+GUIDANCE: Mapping[str, OptionValue] = {"guidance": 1.0, "guide-from": 0.0, "guide-to": PURE}
 INTERVAL = {"guide-from": "guidance", "guide-to": "guidance"}
 STRENGTHS = {"guidance": (0.0, 100.0), "guide-from": (0.0, PURE), "guide-to": (0.0, PURE)}
 
@@ -383,8 +384,8 @@ def samplers(
     one, few, many = (1, 2, 4, 8, 16, 32, 64), (2, 4, 8, 16, 18, 32), (8, 16, 32, 64, 100, 250, 1000)
     gridded = {"grid": GRIDS}
     carried = {"grid": GRIDS, "on": _ON}
-    along: dict[str, Setting] = {"grid": grid}
-    over: dict[str, Setting] = {"grid": grid, "on": on}
+    along: dict[str, OptionValue] = {"grid": grid}
+    over: dict[str, OptionValue] = {"grid": grid, "on": on}
     variance = "learned" if learned else "small"
     variances = ("small", "large", *(("learned",) if learned else ()))
     chain = 100_000 if T is None else T
