@@ -292,7 +292,7 @@ def oracles(check: Check) -> None:
         found = bounds.log_likelihood(d, x, space, kind, Noise("l", device=device)).value
     off = float((found - true).abs().max())
     check.say("density of a Gaussian by the ODE", off, "nats off", ok=off < 1e-3)
-    offered, z = samplers.samplers(free=True), Noise("z", device=device).normal(64, 2)
+    offered, z = samplers.offered(free=True), Noise("z", device=device).normal(64, 2)
     ends = {}
     with torch.no_grad():
         tight = (("rtol", 1e-6), ("atol", 1e-6))

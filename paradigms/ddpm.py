@@ -147,7 +147,7 @@ CARD = Card(
     paper="Ho et al., Denoising Diffusion Probabilistic Models; Song et al., DDIM",
     year=2020,
     url="https://arxiv.org/abs/2006.11239",
-    samplers=samplers.samplers(on="cosine", T=T, main=("ancestral", "ddim")),
+    samplers=samplers.offered(on="cosine", T=T, main=("ancestral", "ddim")),
     default=Plan("ancestral", 100),
     likelihoods=bounds.kinds(on="cosine", variance="small", chain=100),
 )
@@ -169,7 +169,7 @@ class LearnedVariance(Chain):
         paper="Nichol & Dhariwal, Improved Denoising Diffusion Probabilistic Models",
         year=2021,
         url="https://arxiv.org/abs/2102.09672",
-        samplers=samplers.samplers(on="cosine", T=T, learned=True, main=("ancestral", "ddim")),
+        samplers=samplers.offered(on="cosine", T=T, learned=True, main=("ancestral", "ddim")),
         likelihoods=bounds.kinds(on="cosine", variance="learned", chain=100),
     )
     learned = True

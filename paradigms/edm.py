@@ -65,7 +65,7 @@ class EDM(Regression):
         paper="Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models",
         year=2022,
         url="https://arxiv.org/abs/2206.00364",
-        samplers=samplers.samplers(grid="karras", main=("heun", "churn")),
+        samplers=samplers.offered(grid="karras", main=("heun", "churn")),
         default=Plan("heun", 18),
         likelihoods=bounds.kinds(on="cosine"),
     )

@@ -102,7 +102,7 @@ CARD = Card(
     paper="Lipman et al., Flow Matching for Generative Modeling; Liu et al., Rectified Flow",
     year=2023,
     url="https://arxiv.org/abs/2210.02747",
-    samplers=samplers.samplers(free=True, main=("euler", "heun", "rk45")),
+    samplers=samplers.offered(free=True, main=("euler", "heun", "rk45")),
     default=Plan("heun", 16),
     likelihoods=bounds.kinds(diffusion=False),
 )
@@ -134,7 +134,7 @@ class VPFlowMatching(Matching):
         CARD,
         title="Flow matching (VP path)",
         paper="Lipman et al., Flow Matching for Generative Modeling",
-        samplers=samplers.samplers(grid="cosine", on="cosine", main=("euler", "heun", "rk45")),
+        samplers=samplers.offered(grid="cosine", on="cosine", main=("euler", "heun", "rk45")),
         likelihoods=bounds.kinds(on="cosine"),
     )
     path = VPPath()

@@ -58,7 +58,7 @@ class NCSN(Measured):
         paper="Song & Ermon, Generative Modeling by Estimating Gradients of the Data Distribution",
         year=2019,
         url="https://arxiv.org/abs/1907.05600",
-        samplers=samplers.samplers(grid="logsnr", on="cosine", main=("langevin", "ddim")),
+        samplers=samplers.offered(grid="logsnr", on="cosine", main=("langevin", "ddim")),
         default=Plan("langevin", 20),
         likelihoods=bounds.kinds(on="cosine"),
     )

@@ -85,7 +85,7 @@ class ScoreSDE(Measured):
         paper="Song et al., Score-Based Generative Modeling through SDEs",
         year=2021,
         url="https://arxiv.org/abs/2011.13456",
-        samplers=samplers.samplers(grid="cosine", on="cosine", main=("reverse-sde", "euler", "heun")),
+        samplers=samplers.offered(grid="cosine", on="cosine", main=("reverse-sde", "euler", "heun")),
         default=Plan("heun", 16),
         likelihoods=bounds.kinds(on="cosine"),
     )

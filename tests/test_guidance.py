@@ -23,7 +23,7 @@ from paradigms.errors import BadInput
 from paradigms.maths.denoiser import X0, Denoiser, Eps
 from paradigms.maths.guidance import PURE, Guidance, withheld
 from paradigms.maths.paths import COORDINATES, BetaChainPath, EDMPath, LinearPath, expand
-from paradigms.maths.samplers import sample, samplers
+from paradigms.maths.samplers import offered, sample
 
 MARKED, PLANE = Space((2,), 2), Space((2,))
 FAMILY = (
@@ -127,7 +127,7 @@ def test_a_guided_ode_of_gaussians_ends_where_its_closed_form_does(w, low, high)
     for name, n, close in (("heun", 600, 1e-3 if low == last else 1.5e-2), ("rk45", 1, 1e-3)):
         more = {"rtol": 1e-6, "atol": 1e-6} if name == "rk45" else {"grid": "logsnr"}
         plan = Plan(name, n, options(guidance=w, guide_from=low * 0.9999, guide_to=high * 1.0001, **more))
-        found = sample(samplers(), d, z, plan, Noise(0))
+        found = sample(offered(), d, z, plan, Noise(0))
         torch.testing.assert_close(found, first * factor * (1 - e) * z, rtol=close, atol=3e-4)
 
 
@@ -264,7 +264,7 @@ def test_the_interval_means_the_same_on_every_path(path, on):
     d = Denoiser(net, path, Eps(), lambda t: t, 0.002, y=torch.tensor([0, 1]), null=2)
     plan = options(guidance=2.0, guide_from=0.3, guide_to=5.0, on=on)
     z = Noise("z").normal(2, 2).double()
-    sample(samplers(), d, z, Plan("heun", 24, plan), Noise(0))
+    sample(offered(), d, z, Plan("heun", 24, plan), Noise(0))
     rows: dict[float, set[int]] = {}
     for told, n in net.seen:
         rows.setdefault(told, set()).add(n)
@@ -329,7 +329,7 @@ def test_ddim_is_guided_as_by_diffusers(original, start, stop):
     t = (theirs.timesteps + 1).double() / 1000
     ratio = (d.path.sigma(t) / d.path.alpha(t))[int(start * n) : int(stop * n)]
     plan = Plan("ddim", n, options(guidance=w, guide_from=float(ratio[-1]) * 0.999, guide_to=float(ratio[0]) * 1.001))
-    torch.testing.assert_close(sample(samplers(T=1000), d, x, plan, Noise(0)), here, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(sample(offered(T=1000), d, x, plan, Noise(0)), here, rtol=1e-9, atol=1e-9)
 
 
 # ------------------------------------------------------------------------------------------------------- training

@@ -464,7 +464,7 @@ def test_every_sampler_on_every_path_comes_to_the_data(path, sampler, mixture, f
     """Moments within four standard errors and 0.02 of the scale; sliced distance within the floor's five deviations."""
     way, prediction, t_min, T = PATHS[path]
     d, n = exact_on(way, prediction, mixture, t_min, T), 500 if sampler == "langevin" else 2000
-    offered = samplers.samplers(free=d.free, T=T)
+    offered = samplers.offered(free=d.free, T=T)
     assert {s.name for s in offered} == {*AT_HOME, "pc"}
     with torch.no_grad():
         x = samplers.sample(offered, d, prior(n), AT_HOME[sampler], Noise("w"))
@@ -484,7 +484,7 @@ def test_predictor_corrector_comes_to_the_data(path):
     mean, std = torch.linspace(-1, 1, dim), torch.linspace(0.3, 0.8, dim)
     data = Mixture([1.0], [mean.tolist()], [std.tolist()])
     way, prediction, t_min, _ = PATHS[path]
-    d, offered = exact_on(way, prediction, data, t_min), samplers.samplers()
+    d, offered = exact_on(way, prediction, data, t_min), samplers.offered()
     with torch.no_grad():
         z = Noise("z").normal(n, dim).double()
         x = samplers.sample(offered, d, z, Plan("pc", 200, (("grid", "cosine"),)), Noise("w"))
@@ -510,7 +510,7 @@ def spread(d: Denoiser, plan: Plan) -> Tensor:
     z = torch.zeros(2 * plan.steps + 2, 2, dtype=torch.float64)
     z[-1] = 1
     with torch.no_grad():
-        x = samplers.sample(samplers.samplers(free=d.free, T=d.T), d, z, plan, OneAtATime())
+        x = samplers.sample(samplers.offered(free=d.free, T=d.T), d, z, plan, OneAtATime())
     return (x - x[-2]).square().sum(0).sqrt()
 
 
@@ -554,7 +554,7 @@ def test_chain_sde_and_ode_agree_in_distribution(mixture):
         way, prediction, t_min, T = PATHS[path]
         d = exact_on(way, prediction, mixture, t_min, T)
         with torch.no_grad():
-            drawn.append(samplers.sample(samplers.samplers(T=T), d, prior(n, seed=k), plan, Noise("w", k)))
+            drawn.append(samplers.sample(samplers.offered(T=T), d, prior(n, seed=k), plan, Noise("w", k)))
     pairs = [(a, b) for i, a in enumerate(drawn) for b in drawn[:i]]
     projected = [((a @ DIRECTIONS[:, ::2]).T, (b @ DIRECTIONS[:, ::2]).T) for a, b in pairs]
     values = [stats.ks_2samp(u, v).pvalue for a, b in projected for u, v in zip(a.numpy(), b.numpy())]

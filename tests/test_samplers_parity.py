@@ -215,7 +215,7 @@ def test_ode_steps_in_sigma(scheduler, sampler):
         x = theirs_.step(eps, theirs_.timesteps[k], x).prev_sample
         if not double or k % 2 == 1 or k == len(asked) - 1:  # Heun's prediction is not yet a step's end
             theirs.append(x)
-    ours = states(S._METHODS[sampler], d, start(top), times)
+    ours = states(S.METHODS[sampler].run, d, start(top), times)
     compare(ours, theirs, EXACT if double else CLOSE)
 
 

@@ -259,7 +259,7 @@ def learn(net: nn.Module, dataset: Dataset, images: int, batch: int, lr: float, 
 @torch.no_grad()
 def distance(net: nn.Module, dataset: Dataset, batch: int = 250, n: int = 2000) -> float:
     """The Frechet distance of n samples to the whole test split, in the data set's own feature space."""
-    space, noise, offered = dataset.space, Noise("sample"), samplers.samplers(free=True)
+    space, noise, offered = dataset.space, Noise("sample"), samplers.offered(free=True)
     d = Denoiser(net, LinearPath(), Velocity(), lambda t: t, t_min=0.0)
     parts = []
     for first in range(0, n, batch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from torch import Tensor
@@ -32,15 +32,20 @@ class _Options:
         """Every option that is set, by name."""
         return dict(self.options)
 
-    def option(self, name: str, default: float) -> float:
-        """A number. Raises TypeError for a word."""
-        value = self.settings().get(name, default)
+    def option(self, name: str, default: float | None = None) -> float:
+        """A number. Raises TypeError for a word, and KeyError where it is not set and has no default."""
+        value = self._value(name, default)
         if isinstance(value, str):
             raise TypeError(f"{name} is a number, not '{value}'")
         return value
 
-    def word(self, name: str, default: str) -> str:
-        return str(self.settings().get(name, default))
+    def word(self, name: str, default: str | None = None) -> str:
+        """A word. Raises KeyError where it is not set and has no default."""
+        return str(self._value(name, default))
+
+    def _value(self, name: str, default: OptionValue | None) -> OptionValue:
+        found = self.settings()
+        return found[name] if default is None else found.get(name, default)
 
     def numbers(self, name: str, default: tuple[float, ...]) -> tuple[float, ...]:
         """A list of numbers written 0.8/0.4; `default` for a word in its place."""
@@ -144,6 +149,10 @@ class Sampler:
             )
         if not all(a > b for a, b in pairwise((high, *numbers, low))):
             raise BadInput(f"{self.name} takes falling {name} between {low:g} and {high:g}; not {given}; sort them")
+
+    def complete(self, plan: Plan) -> Plan:
+        """The plan with every option of this sampler, those that it leaves open at their defaults."""
+        return replace(plan, options=tuple({**self.options, **dict(plan.options)}.items()))
 
     def calls_at(self, steps: int) -> int | None:
         return None if self.calls is None else self.calls[0] * steps + self.calls[1]

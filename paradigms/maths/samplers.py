@@ -45,7 +45,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate, repeat
 
@@ -60,7 +60,7 @@ from paradigms.maths.guidance import PURE
 from paradigms.maths.paths import COORDINATES, GaussianPath
 from paradigms.maths.solvers import Step, Watch, dopri5, euler_step, heun_step, nodes, rk4_step, solve
 
-__all__ = ["GRIDS", "guided", "levels", "ode_samplers", "sample", "samplers"]
+__all__ = ["GRIDS", "METHODS", "guided", "levels", "ode_samplers", "offered", "sample"]
 
 GRIDS = ("uniform", "trailing", "quadratic", "cosine", "karras", "logsnr")
 RATIOS = (0.002, 80.0)  # sigma / alpha between which "karras" and "logsnr" lie where the path itself has no bounds
@@ -133,9 +133,63 @@ def _ahead(noise: Noise, draws: int, x: Tensor) -> Iterator[Tensor]:
         yield from [noise.normal(*x.shape) for _ in range(min(at_once, draws - first))]
 
 
+# --------------------------------------------------------------------------------------------------------- claims
+
+Run = Callable[[Denoiser, Tensor, Tensor, Plan, Noise, Watch], Tensor]
+
+ONE, FEW, MANY = (1, 2, 4, 8, 16, 32, 64), (2, 4, 8, 16, 18, 32), (8, 16, 32, 64, 100, 250, 1000)  # steps of a sweep
+OWN = ""  # the default of an option that each model gives itself
+GRID = {"grid": GRIDS}
+GRID_ON = {"grid": GRIDS, "on": ("own", *COORDINATES)}
+TOLERANCES = {"rtol": (1e-6, 1.0), "atol": (1e-6, 1.0)}  # below 1e-6 float32 can not meet one
+GUIDANCE: Mapping[str, OptionValue] = {"guidance": 1.0, "guide-from": 0.0, "guide-to": PURE}
+INTERVAL = {"guide-from": "guidance", "guide-to": "guidance"}
+STRENGTHS = {"guidance": (0.0, 100.0), "guide-from": (0.0, PURE), "guide-to": (0.0, PURE)}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A sampler: what it claims of every model, and its function (denoiser, x, times, plan, noise, watch) -> samples.
+
+    calls_free: of the calls, where the path ends free of noise: a step to its end can ask the network there.
+    chain:      it takes no more steps than a chain has.
+    """
+
+    claims: Sampler
+    run: Run
+    calls_free: tuple[int, int] | None = None
+    chain: bool = False
+
+    def of(self, own: Mapping[str, OptionValue], free: bool, T: int | None) -> Sampler:
+        """The claims for one model: with its own defaults for options that are left to it."""
+        claims = self.claims
+        options = {key: own[key] if value == OWN else value for key, value in claims.options.items()}
+        calls = self.calls_free if free and self.calls_free else claims.calls
+        return replace(claims, options=options, calls=calls, most=T if self.chain and T else claims.most)
+
+
+METHODS: dict[str, Method] = {}
+
+
+def method(claims: Sampler, calls_free: tuple[int, int] | None = None, chain: bool = False) -> Callable[[Run], Run]:
+    """Adds the function below it to `METHODS`, with what it claims."""
+
+    def add(run: Run) -> Run:
+        METHODS[claims.name] = Method(claims, run, calls_free, chain)
+        return run
+
+    return add
+
+
 # ----------------------------------------------------------------------------------------------------- first order
 
 
+@method(
+    Sampler(
+        "ancestral", MANY, order=1, stochastic=True, options={"grid": OWN, "variance": OWN},
+        choices={**GRID, "variance": ("small", "large", "learned")}, note="weak order",
+    ), chain=True,
+)  # fmt: skip
 def ancestral(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch: Watch) -> Tensor:
     """The chain's own reverse steps, respaced to `times` (Ho et al., algorithm 2): DDIM's with eta = 1.
 
@@ -147,16 +201,20 @@ def ancestral(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, w
     r = sigma[1:] * (1 - kappa).sqrt()
     small, large = sigma[1:] * kappa.sqrt(), sigma[:-1] * kappa.sqrt()
     large[-1] = 0.0  # the last step ends at x0
-    variance = plan.word("variance", "small")
+    variance = plan.word("variance")
     if variance == "learned":
         return _learned(at, x, times, r, small, large, noise, watch)
     return _first_order(at, x, times, r, small if variance == "small" else large, noise, watch)
 
 
+@method(
+    Sampler("ddim", ONE, order=1, options={"grid": OWN, "eta": 0.0}, choices=GRID, ranges={"eta": (0.0, 1.0)}),
+    chain=True,
+)
 def ddim(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch: Watch) -> Tensor:
     """eta = 0 is deterministic, eta = 1 ancestral."""
     at = d.along(times, x)
-    sigma, kappa, eta = at.sigma, _kappa(at.alpha, at.sigma), plan.option("eta", 0.0)
+    sigma, kappa, eta = at.sigma, _kappa(at.alpha, at.sigma), plan.option("eta")
     r, c = sigma[1:] * (1 - eta**2 * kappa).sqrt(), eta * sigma[1:] * kappa.sqrt()
     return _first_order(at, x, times, r, c, noise, watch)
 
@@ -186,11 +244,13 @@ def _learned(
     return _last(at, x, here[-1], watch)
 
 
+@method(Sampler("dpmpp-2m", FEW, order=2, options={"grid": OWN}, choices=GRID))
 def dpmpp_2m(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch: Watch) -> Tensor:
     """DPM-Solver++ (2M): x0 is extrapolated in log (alpha / sigma) from the last two levels; one call a step."""
     return _multistep(d, x, times, None, watch)
 
 
+@method(Sampler("dpmpp-2m-sde", FEW, stochastic=True, options={"grid": OWN}, choices=GRID))
 def dpmpp_2m_sde(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch: Watch) -> Tensor:
     """SDE-DPM-Solver++ (2M): the same extrapolation in the exact solution of the reverse SDE."""
     return _multistep(d, x, times, noise, watch)
@@ -222,9 +282,68 @@ def _multistep(d: Denoiser, x: Tensor, times: Tensor, noise: Noise | None, watch
     return x
 
 
-# ------------------------------------------------------------------------------------------------- the SDE, Langevin
+# --------------------------------------------------------------------------------------------------------- the ODE
 
 
+def _ode(name: str, step: Step, order: int) -> Run:
+    """The probability-flow ODE by steps of an explicit method, added to `METHODS`."""
+    options: Mapping[str, OptionValue] = {"grid": OWN, "on": OWN}
+    steps = FEW if order > 1 else ONE
+
+    @method(Sampler(name, steps, (order, 1 - order), order, options=options, choices=GRID_ON), calls_free=(order, 0))
+    def ode(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch: Watch) -> Tensor:
+        """Along the levels, and a step to x0 where noise is left at the last of them."""
+        if d.free:
+            times = torch.cat([times, times.new_tensor([d.t_min])])
+        at = d.along(nodes(times), x)
+        x = solve(at.velocity, x, times, step, watch)
+        return x if d.free else _last(at, x, float(times[-1]), watch)
+
+    return ode
+
+
+euler, heun, rk4 = _ode("euler", euler_step, 1), _ode("heun", heun_step, 2), _ode("rk4", rk4_step, 4)
+
+
+def _last(at: Along, x: Tensor, t: float, watch: Watch) -> Tensor:
+    x = at.x0(x, t)
+    watch(0.0, x)
+    return x
+
+
+@method(
+    Sampler(
+        "rk45", (1,), None, 5, options={"rtol": 1e-3, "atol": 1e-3, "on": OWN}, choices={"on": GRID_ON["on"]},
+        ranges=TOLERANCES, note="steps are adaptive",
+    )
+)  # fmt: skip
+def rk45(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch: Watch) -> Tensor:
+    """Adaptive Dormand-Prince, every row with steps of its own."""
+
+    def field(times: Tensor, x: Tensor, rows: Tensor) -> Callable[[int, Tensor], Tensor]:
+        return d.rows(rows).velocities(times, x)
+
+    x = dopri5(field, x, d.t_max, d.t_min, plan.option("rtol"), plan.option("atol"))
+    watch(d.t_min, x)
+    if not d.free:
+        x = _last(d.along(torch.tensor([d.t_min], dtype=torch.float64), x), x, d.t_min, watch)
+    return x
+
+
+# ------------------------------------------------------------------------------------------------- the SDE
+
+
+@method(
+    Sampler(
+        "reverse-sde",
+        MANY,
+        order=1,
+        stochastic=True,
+        options={"grid": OWN, "on": OWN},
+        choices=GRID_ON,
+        note="weak order",
+    )
+)
 def reverse_sde(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch: Watch) -> Tensor:
     """Euler-Maruyama on the reverse SDE, and x0 at the end. A step from pure noise (alpha = 0) is the ancestral one."""
     at, path = d.along(times, x), d.path
@@ -242,6 +361,12 @@ def reverse_sde(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise,
     return _last(at, x, float(times[-1]), watch)
 
 
+@method(
+    Sampler(
+        "pc", MANY, (2, -1), stochastic=True, options={"grid": OWN, "snr": OWN}, choices=GRID,
+        ranges={"snr": (0.0, 1.0)}, note="Langevin corrector: too wide by up to 1 / D",
+    )
+)  # fmt: skip
 def predictor_corrector(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch: Watch) -> Tensor:
     """An ancestral step, then one of Langevin dynamics at the new level (Song et al., algorithm 1), two calls a step.
 
@@ -250,7 +375,7 @@ def predictor_corrector(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise
     """
     at = d.along(times, x)
     alpha, sigma = at.alpha, at.sigma
-    kappa, snr = _kappa(alpha, sigma), plan.option("snr", 0.16)
+    kappa, snr = _kappa(alpha, sigma), plan.option("snr")
     r, c = sigma[1:] * (1 - kappa).sqrt(), sigma[1:] * kappa.sqrt()
     here = times.tolist()
     draws = _ahead(noise, 2 * len(here) - 2, x)
@@ -269,58 +394,24 @@ def _norm(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x, dim=tuple(range(1, x.dim())), keepdim=True)
 
 
-def langevin(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch: Watch) -> Tensor:
-    """Annealed Langevin dynamics on sigma: `inner` steps x + e score + sqrt(2 e) w at each level, e = step sigma^2; then x0."""
-    at, inner, step = d.along(times, x), int(plan.option("inner", 5)), plan.option("step", 0.1)
-    w = _ahead(noise, inner * len(times), x)
-    for t, sigma in zip(times.tolist(), at.sigma.tolist()):
-        for _ in range(inner):
-            x = torch.add(x, at.eps(x, t), alpha=-step * sigma).add_(next(w), alpha=math.sqrt(2 * step) * sigma)
-        watch(t, x)
-    return _last(at, x, float(times[-1]), watch)
+# ------------------------------------------------------------------------------------------- in sigma: churn, Langevin
 
 
-# --------------------------------------------------------------------------------------------------------- the ODE
-
-
-def _fixed(step: Step) -> Callable[[Denoiser, Tensor, Tensor, Plan, Noise, Watch], Tensor]:
-    def ode(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch: Watch) -> Tensor:
-        """The probability-flow ODE along the levels, and a step to x0 where noise is left at the last of them."""
-        if d.free:
-            times = torch.cat([times, times.new_tensor([d.t_min])])
-        at = d.along(nodes(times), x)
-        x = solve(at.velocity, x, times, step, watch)
-        return x if d.free else _last(at, x, float(times[-1]), watch)
-
-    return ode
-
-
-def _last(at: Along, x: Tensor, t: float, watch: Watch) -> Tensor:
-    x = at.x0(x, t)
-    watch(0.0, x)
-    return x
-
-
-def rk45(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch: Watch) -> Tensor:
-    """Adaptive Dormand-Prince, every row with steps of its own."""
-
-    def field(times: Tensor, x: Tensor, rows: Tensor) -> Callable[[int, Tensor], Tensor]:
-        return d.rows(rows).velocities(times, x)
-
-    x = dopri5(field, x, d.t_max, d.t_min, plan.option("rtol", 1e-3), plan.option("atol", 1e-3))
-    watch(d.t_min, x)
-    if not d.free:
-        x = _last(d.along(torch.tensor([d.t_min], dtype=torch.float64), x), x, d.t_min, watch)
-    return x
-
-
+@method(
+    Sampler(
+        "churn", (8, 18, 32, 64, 128), (2, -1), stochastic=True,
+        options={"churn": 10.0, "from": 0.05, "to": 50.0, "noise": 1.003, "grid": "karras"}, choices=GRID,
+        ranges={"churn": (0.0, 1000.0), "from": (0.0, 1e6), "to": (0.0, 1e6), "noise": (0.5, 1.5)},
+        note="in sigma / alpha",
+    )
+)  # fmt: skip
 def churn(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch: Watch) -> Tensor:
     """Karras et al., algorithm 2: before each Heun step in sigma, noise is raised by a factor 1 + gamma with fresh noise.
 
     Above sigma_max too, where the slope is (x - x0) / t with x0 of the network's last level, whose eps is another level's.
     """
-    S_churn, S_noise = plan.option("churn", 10.0), plan.option("noise", 1.003)
-    S_min, S_max = plan.option("from", 0.05), plan.option("to", 50.0)
+    S_churn, S_noise = plan.option("churn"), plan.option("noise")
+    S_min, S_max = plan.option("from"), plan.option("to")
     sigma, n = d.path.sigma(times), len(times)
     gamma = ((sigma >= S_min) & (sigma <= S_max)).double() * min(S_churn / n, math.sqrt(2) - 1)
     raised = times * (1 + gamma)
@@ -339,33 +430,28 @@ def churn(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch
     return x
 
 
-# ------------------------------------------------------------------------------------------------- claims, dispatch
-
-Method = Callable[[Denoiser, Tensor, Tensor, Plan, Noise, Watch], Tensor]
-
-_METHODS: dict[str, Method] = {
-    "ancestral": ancestral,
-    "ddim": ddim,
-    "dpmpp-2m": dpmpp_2m,
-    "dpmpp-2m-sde": dpmpp_2m_sde,
-    "euler": _fixed(euler_step),
-    "heun": _fixed(heun_step),
-    "rk4": _fixed(rk4_step),
-    "rk45": rk45,
-    "reverse-sde": reverse_sde,
-    "pc": predictor_corrector,
-    "churn": churn,
-    "langevin": langevin,
-}
-# Below 1e-6 float32 can not meet a tolerance.
-TOLERANCES = {"rtol": (1e-6, 1.0), "atol": (1e-6, 1.0)}
-_ON = ("own", *COORDINATES)
-GUIDANCE: Mapping[str, OptionValue] = {"guidance": 1.0, "guide-from": 0.0, "guide-to": PURE}
-INTERVAL = {"guide-from": "guidance", "guide-to": "guidance"}
-STRENGTHS = {"guidance": (0.0, 100.0), "guide-from": (0.0, PURE), "guide-to": (0.0, PURE)}
+@method(
+    Sampler(
+        "langevin", (10, 20, 50, 100, 200), (5, 1), stochastic=True,
+        options={"inner": 5, "step": 0.1, "grid": "logsnr"}, choices=GRID,
+        ranges={"inner": (1, 1000), "step": (1e-6, 1.0)}, note="inner calls a level",
+    )
+)  # fmt: skip
+def langevin(d: Denoiser, x: Tensor, times: Tensor, plan: Plan, noise: Noise, watch: Watch) -> Tensor:
+    """Annealed Langevin dynamics on sigma: `inner` steps x + e score + sqrt(2 e) w at each level, e = step sigma^2; then x0."""
+    at, inner, step = d.along(times, x), int(plan.option("inner")), plan.option("step")
+    w = _ahead(noise, inner * len(times), x)
+    for t, sigma in zip(times.tolist(), at.sigma.tolist()):
+        for _ in range(inner):
+            x = torch.add(x, at.eps(x, t), alpha=-step * sigma).add_(next(w), alpha=math.sqrt(2 * step) * sigma)
+        watch(t, x)
+    return _last(at, x, float(times[-1]), watch)
 
 
-def samplers(
+# ------------------------------------------------------------------------------------------------------- offers
+
+
+def offered(
     grid: str = "uniform",
     on: str = "own",
     free: bool = False,
@@ -377,66 +463,25 @@ def samplers(
 ) -> tuple[Sampler, ...]:
     """The samplers of a model with a `denoiser`, for its card.
 
-    grid, on: defaults of the samplers that have the option. free: the path ends free of noise, so that a step
-    to it can ask the network there. T: of a chain, which has no more steps than that. learned: the network gives the
-    variance. main: those that a short sweep tries. guidance: they have its options.
+    grid, on: defaults of the samplers that have the option. free: the path ends free of noise. T: the steps of a chain.
+    learned: the network gives the variance. main: those that a short sweep tries. guidance: they have its options.
     """
-    one, few, many = (1, 2, 4, 8, 16, 32, 64), (2, 4, 8, 16, 18, 32), (8, 16, 32, 64, 100, 250, 1000)
-    gridded = {"grid": GRIDS}
-    carried = {"grid": GRIDS, "on": _ON}
-    along: dict[str, OptionValue] = {"grid": grid}
-    over: dict[str, OptionValue] = {"grid": grid, "on": on}
-    variance = "learned" if learned else "small"
-    variances = ("small", "large", *(("learned",) if learned else ()))
-    chain = 100_000 if T is None else T
+    own: Mapping[str, OptionValue] = {"grid": grid, "on": on, "snr": snr, "variance": "learned" if learned else "small"}
+    found = [replace(method.of(own, free, T), main=name in main) for name, method in METHODS.items()]
+    if not learned:
+        found = [_without(sampler, "variance", "learned") for sampler in found]
+    if guidance:
+        found = [
+            replace(s, options={**s.options, **GUIDANCE}, ranges={**s.ranges, **STRENGTHS}, beside=INTERVAL)
+            for s in found
+        ]
+    return tuple(found)
 
-    def fixed(name: str, order: int) -> Sampler:
-        calls = (order, 0) if free else (order, 1 - order)
-        return Sampler(name, few if order > 1 else one, calls, order, options=over, choices=carried, main=name in main)
 
-    found = (
-        Sampler(
-            "ancestral", many, order=1, stochastic=True, options={**along, "variance": variance},
-            choices={**gridded, "variance": variances}, note="weak order", most=chain, main="ancestral" in main,
-        ),
-        Sampler(
-            "ddim", one, order=1, options={**along, "eta": 0.0}, choices=gridded, ranges={"eta": (0.0, 1.0)},
-            most=chain, main="ddim" in main,
-        ),
-        Sampler("dpmpp-2m", few, order=2, options=along, choices=gridded, main="dpmpp-2m" in main),
-        Sampler("dpmpp-2m-sde", few, stochastic=True, options=along, choices=gridded, main="dpmpp-2m-sde" in main),
-        fixed("euler", 1),
-        fixed("heun", 2),
-        fixed("rk4", 4),
-        Sampler(
-            "rk45", (1,), None, 5, options={"rtol": 1e-3, "atol": 1e-3, "on": on}, choices={"on": _ON},
-            ranges=TOLERANCES, note="steps are adaptive", main="rk45" in main,
-        ),
-        Sampler(
-            "reverse-sde", many, order=1, stochastic=True, options=over, choices=carried, note="weak order",
-            main="reverse-sde" in main,
-        ),
-        Sampler(
-            "pc", many, (2, -1), stochastic=True, options={**along, "snr": snr}, choices=gridded,
-            ranges={"snr": (0.0, 1.0)}, note="Langevin corrector: too wide by up to 1 / D", main="pc" in main,
-        ),
-        Sampler(
-            "churn", (8, 18, 32, 64, 128), (2, -1), stochastic=True,
-            options={"churn": 10.0, "from": 0.05, "to": 50.0, "noise": 1.003, "grid": "karras"}, choices=gridded,
-            ranges={"churn": (0.0, 1000.0), "from": (0.0, 1e6), "to": (0.0, 1e6), "noise": (0.5, 1.5)},
-            note="in sigma / alpha", main="churn" in main,
-        ),
-        Sampler(
-            "langevin", (10, 20, 50, 100, 200), (5, 1), stochastic=True,
-            options={"inner": 5, "step": 0.1, "grid": "logsnr"}, choices=gridded,
-            ranges={"inner": (1, 1000), "step": (1e-6, 1.0)}, note="inner calls a level", main="langevin" in main,
-        ),
-    )  # fmt: skip
-    if not guidance:
-        return found
-    return tuple(
-        replace(s, options={**s.options, **GUIDANCE}, ranges={**s.ranges, **STRENGTHS}, beside=INTERVAL) for s in found
-    )
+def _without(sampler: Sampler, option: str, choice: str) -> Sampler:
+    """The same without a choice of an option, where it has it."""
+    choices = {key: tuple(v for v in some if (key, v) != (option, choice)) for key, some in sampler.choices.items()}
+    return replace(sampler, choices=choices)
 
 
 def ode_samplers(main: tuple[str, ...]) -> tuple[Sampler, ...]:
@@ -444,8 +489,8 @@ def ode_samplers(main: tuple[str, ...]) -> tuple[Sampler, ...]:
 
     There E[eps | x_t] is no longer -sigma times the score, which samplers that add fresh noise rest on, and guidance.
     """
-    offered = samplers(free=True, main=main, guidance=False)
-    return tuple(s for s in offered if s.name in ("dpmpp-2m", "euler", "heun", "rk4", "rk45"))
+    found = offered(free=True, main=main, guidance=False)
+    return tuple(s for s in found if s.name in ("dpmpp-2m", "euler", "heun", "rk4", "rk45"))
 
 
 def guided(d: Denoiser, plan: Plan) -> Denoiser:
@@ -468,8 +513,7 @@ def sample(
 
     `watch` sees (t, x_t) on the path that the sampler works on, the prior's noise first.
     """
-    claims = next(s for s in offered if s.name == plan.sampler)
-    plan = replace(plan, options=tuple({**claims.options, **dict(plan.options)}.items()))
+    plan = next(s for s in offered if s.name == plan.sampler).complete(plan)
     d = guided(d, plan)
     on = "edm" if plan.sampler in ("churn", "langevin") else plan.word("on", "own")
     if on != "own":
@@ -478,7 +522,7 @@ def sample(
     x = z * d.largest
     tell = watch or _unwatched
     tell(d.t_max, x)
-    return _METHODS[plan.sampler](d, x, times, plan, noise, tell)
+    return METHODS[plan.sampler].run(d, x, times, plan, noise, tell)
 
 
 def _unwatched(t: float, x: Tensor) -> None:
