@@ -15,7 +15,7 @@ import os
 import sys
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -36,13 +36,13 @@ from bench.progress import Progress
 from bench.sharing import alone_on
 from bench.store import SCHEMA, Row, load_rows, manifest, results_key, save_rows
 from bench.tiers import Tier
-from paradigms.contract import Noise, Paradigm, Plan, Recipe, settings_text
-from paradigms.errors import BadInput
-from reports.layout import TIMING
-from paradigms import catalogue
+from paradigms.backbones.build import plugin_files
+from paradigms.contract import Paradigm
 from paradigms.core.noise import Noise
 from paradigms.core.plans import Plan, settings_text
+from paradigms.errors import BadInput
 from paradigms.recipe import Recipe
+from reports.layout import TIMING
 
 __all__ = [
     "BATCHES",
@@ -75,10 +75,16 @@ def sample_once(model: Paradigm, plan: Plan, n: int, device: torch.device | str,
         return model.sample(z, plan, noise.at("steps"), labels_for(model, n, device))
 
 
-def sources(modules: Sequence[str], recipe: Recipe | None = None) -> str:
-    """Short sha256 over paradigms/, these modules of bench/, and the files of plugins that the recipe comes from."""
+def sources(
+    modules: Sequence[str], recipe: Recipe | None = None, config: Any = None, plugins: Iterable[Path] = ()
+) -> str:
+    """Short sha256 over paradigms/, these modules of bench/, and the files of plugins.
+
+    Those that the recipe comes from, those of the backbone that its settings `config` name, and `plugins`.
+    """
     digest = hashlib.sha256(_own_sources(tuple(modules)))
-    for path in sorted(path for path in _plugins(recipe) if _ROOT not in path.parents):
+    found = {*_plugins(recipe), *plugins, *(plugin_files(config) if config is not None else ())}
+    for path in sorted(path for path in found if _ROOT not in path.parents):
         digest.update(f"{path.name}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -384,7 +390,9 @@ def _time_runs(
     measure([s for _, s in (*latency, *throughput)], device, progress)
 
     threads = torch.get_num_threads()
-    places = {run.info.recipe: runs.environment(device, threads, run.recipe) for run in loaded_runs}
+    places = {
+        run.info.recipe: runs.environment(device, threads, run.recipe, config=run.info.config) for run in loaded_runs
+    }
     rows: dict[int, list[Row]] = {index: [] for index in range(len(loaded))}
     for metric, unit, things in (("latency", "s", latency), ("throughput", "samples/s", throughput)):
         for index, thing in things:
@@ -441,7 +449,7 @@ def _keys(subjects: Sequence[Subject], tier: Tier, device: torch.device, threads
     keys = {}
     for subject in subjects:
         info = runs.read_info(subject.folder)
-        code = sources(("measure",), info.definition)
+        code = sources(("measure",), info.definition, info.config)
         weights = sorted((n, f["sha256"]) for n, f in manifest(subject.folder).items() if n.endswith(".safetensors"))
         plans = [str(plan) for plan in subject.plans], [str(plan) for plan in subject.sweep]
         parts = [SCHEMA, tier.timing_repeats, tier.timing_seconds, plans, weights, sorted(here.items()), code]

@@ -12,8 +12,7 @@ from bench import runs
 from bench.data import Dataset
 from bench.data.names import Name
 from bench.runs import Info
-from paradigms.contract import Codec, Paradigm, Recipe, Space, Trainable
-from paradigms import catalogue
+from paradigms.contract import Codec, Paradigm, Trainable
 from paradigms.core.data import Space
 from paradigms.errors import BadInput
 from paradigms.recipe import Recipe

@@ -50,8 +50,8 @@ from torch.optim import Optimizer
 
 from paradigms import optim
 from paradigms.backbones import Backbone
-from paradigms.backbones.build import levels
 from paradigms.backbones.embed import Embedding
+from paradigms.backbones.images import levels
 from paradigms.backbones.ladder import Bottleneck, BottomUp, Double, Pointwise, resolutions
 from paradigms.contract import Frozen, Paradigm, Update
 from paradigms.core.data import Batch, Space

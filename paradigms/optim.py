@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-from paradigms.backbones.build import BACKBONES
+from paradigms.backbones import build
 from paradigms.core.settings import setting
 
 
@@ -53,8 +54,21 @@ def clip(default: float) -> Any:
     return setting(default, above=0, says="gradient norm above which a step is scaled down")
 
 
-def backbone(default: str) -> Any:
-    return setting(default, among=BACKBONES, says="the network; auto: what suits the data")
+class _Known(Collection[str]):
+    """The names of backbones, looked up when asked for: importing a recipe must not import other packages."""
+
+    def __contains__(self, name: object) -> bool:
+        return name in build.known()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(build.known())
+
+    def __len__(self) -> int:
+        return len(build.known())
+
+
+def backbone(default: str, among: Collection[str] = _Known(), otherwise: str = "") -> Any:
+    return setting(default, among=among, otherwise=otherwise, says="the network; auto: what suits the data")
 
 
 def components(default: int) -> Any:

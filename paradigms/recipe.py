@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from paradigms.backbones import mark_networks
 from paradigms.contract import Denoises, Frozen, Trainable
 from paradigms.core.data import Space
 from paradigms.core.plans import Card
@@ -66,6 +67,7 @@ class Recipe:
             if not isinstance(inside[role].model, need.provides):
                 raise TypeError(f"{self.name}: its {role} '{need.recipe}' is not a {need.provides.__name__}")
         model = self.paradigm(self.config if config is None else config, space, width, inside)
+        mark_networks(model)
         # What stands on a model that has no such map lives in that one's units.
         fixed = space.is_image or space.levels or len(around) < len(parents)
         return model if fixed else standardised(model, around)

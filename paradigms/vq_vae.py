@@ -85,7 +85,7 @@ class Config(Settings):
     prior_dropout: float = optim.dropout(0.3, "of the prior's features")
     weight_decay: float = optim.weight_decay(0.01)
     clip: float = optim.clip(10.0)
-    backbone: str = optim.backbone("auto")
+    backbone: str = optim.backbone("auto", ("auto", "mlp"), "its codes have no grid")
 
 
 # -------------------------------------------------------------------------------------------------------- codebook

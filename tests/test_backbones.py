@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from pathlib import Path
 
@@ -12,11 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.lab import unet_speed
+from paradigms.backbones import build as backbones_build
+from paradigms.backbones import count_calls, mark_networks
 from paradigms.backbones.blocks import Attention
 from paradigms.backbones.build import denoiser
 from paradigms.backbones.embed import Embedding
+from paradigms.backbones.networks import Networks
 from paradigms.backbones.unet import Block, UNet
 from paradigms.core.data import Space
+from paradigms.errors import BadInput
 
 SPACES = [
     Space((1, 7, 7)),
@@ -279,3 +284,57 @@ def test_the_speed_script_takes_another_shape(capsys):
     assert small[1].strip() == usual[1].strip() == "ours, width 8"
     own = sum(p.numel() for p in unet_speed.fitted(Space((1, 8, 8)), 0, unet_speed.Shape((8, 24), 16))[0].parameters())
     assert int(small[2].replace(",", "")) == own < int(usual[2].replace(",", ""))
+
+
+# ------------------------------------------------------------------------------------------------- from elsewhere
+
+
+class Plain(nn.Module):
+    """No `Backbone`: (x, t, y) -> as x."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(dim + 1, dim)
+
+    def forward(self, x, t, y=None):
+        return self.linear(torch.cat([x.flatten(1), t[:, None]], 1)).view(x.shape)
+
+
+def _denoiser(space, width, dropout, outputs, times):
+    return Plain(space.dim)
+
+
+PLAIN = Networks("plain", "a plain module", denoiser=_denoiser, refuses=lambda s: "no image" if s.is_image else None)
+
+
+def test_a_backbone_of_another_package_is_found_counted_and_refused(monkeypatch):
+    monkeypatch.setattr(backbones_build.DOOR.__class__, "known", lambda door: {"plain": PLAIN})
+    backbones_build._known.cache_clear()
+    try:
+        net = denoiser(Space((2,)), 8, backbone="plain")
+        with count_calls() as count:
+            assert net(torch.zeros(3, 2), torch.zeros(3)).shape == (3, 2)
+        assert (count.calls, count.examples) == (1, 3)
+        with pytest.raises(BadInput, match="backbone 'plain' is not for such data: no image"):
+            denoiser(Space((1, 8, 8)), 8, backbone="plain")
+        with pytest.raises(BadInput, match="makes no encoder, only denoiser"):
+            backbones_build.encoder(Space((2,)), 1, 8, backbone="plain")
+        assert backbones_build.plugin_files({"backbone": "plain"}) == {Path(__file__)}
+        assert backbones_build.plugin_files({"inner": {"backbone": "plain"}}) == {Path(__file__)}
+        assert not backbones_build.plugin_files({})
+    finally:
+        backbones_build._known.cache_clear()
+
+
+def test_any_module_of_a_model_without_backbones_is_counted():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.nets, self.act = nn.ModuleList([nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))]), nn.ReLU()
+
+    model = Model()
+    mark_networks(model)
+    model = copy.deepcopy(model)  # as averaged weights are
+    with count_calls() as count:
+        model.act(model.nets[0](torch.zeros(5, 2)))
+    assert (count.calls, count.examples) == (1, 5)

@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from bench.train_features import Training, accuracy, augment, fit, recipe
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from safetensors.torch import load as load_tensors
@@ -51,8 +52,6 @@ from bench.features.fid import INCEPTION, INCEPTION_ORIGIN
 from bench.features.policy import IMAGENET
 from bench.features.train import Training, accuracy, augment, fit, recipe
 from bench.metrics import frechet_distance
-from paradigms.contract import Data, Space
-from bench.train_features import Training, accuracy, augment, fit, recipe
 from paradigms.core.data import Data, Space
 from paradigms.errors import BadInput
 from reports import metrics

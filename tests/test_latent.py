@@ -31,8 +31,8 @@ from paradigms.core.plans import Card, Plan
 from paradigms.errors import BadInput
 from paradigms.latent import Config, Latent, drawn
 from paradigms.maths.observation import Gaussian, Observation
-from reports.layout import PREPARED, STATE
 from paradigms.recipe import Need, Recipe
+from reports.layout import PREPARED, STATE
 
 FLOW, CHAIN = catalogue.get("latent-flow-matching"), catalogue.get("latent-ddpm")
 CODEC = catalogue.get("autoencoder")

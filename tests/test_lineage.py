@@ -27,7 +27,6 @@ from bench.store import files
 from bench.suite import grid, stages
 from bench.suite.jobs import record_failure
 from bench.workers import Outcome
-from paradigms.contract import Plan
 from paradigms.core.plans import Plan
 from paradigms.errors import BadInput
 

@@ -30,7 +30,6 @@ from bench.runs.training import OWN
 from bench.scores import baselines, pictures, pools
 from bench.store import Row
 from bench.suite import stages
-from paradigms.contract import Plan
 from paradigms.core.plans import Plan
 from paradigms.errors import BadInput
 from reports.files import fingerprint

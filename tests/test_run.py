@@ -33,7 +33,7 @@ from bench.runs.info import SCHEMA
 from bench.store import files
 from bench.suite import grid, stages
 from paradigms import catalogue, plugins
-from paradigms.contract import Data, Frozen, Space, Trainable
+from paradigms.contract import Frozen, Trainable
 from paradigms.core.data import Data, Space
 from paradigms.errors import BadInput
 from reports.files import fingerprint
@@ -656,7 +656,7 @@ def test_other_code_is_said_and_new_seeds_share_the_schedule(out, monkeypatch, c
     runs.ensure(plan("child"), out)
     assert runs.other_code([plan("child"), plan("child", seed=1)], out) is None
     assert not caplog.records
-    monkeypatch.setattr(make, "code_version", lambda recipe=None: "0ther")
+    monkeypatch.setattr(make, "code_version", lambda recipe=None, config=None: "0ther")
     line = runs.other_code([plan("child"), plan("child", seed=1)], out)
     assert line is not None
     assert "2 finished runs were trained by another version" in line

@@ -15,7 +15,6 @@ import pytest
 
 from bench import store, tiers
 from bench.store import Row, manifests
-from paradigms.contract import Space
 from paradigms.core.data import Space
 from paradigms.errors import BadInput
 from reports.files import fingerprint

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 
 from bench.data.dataset import Dataset, checksum
-from bench.data.files import Found, Origin, Part, Progress, obtain
+from bench.data.files import Found, Origin, Part
 from bench.data.names import Definition
-from paradigms.contract import Data, Space
 from paradigms.core.data import Data, Space
 from paradigms.errors import BadInput
 

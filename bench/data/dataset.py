@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from bench.data.names import Name, OwnData
-from paradigms.contract import Data, Space
-from paradigms.errors import BadInput
 from paradigms.core.data import Data, Space
+from paradigms.errors import BadInput
 
 __all__ = ["HELD_OUT", "Dataset", "Density", "checksum", "label_of"]
 

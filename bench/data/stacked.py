@@ -17,7 +17,6 @@ from bench.data.dataset import Dataset, checksum
 from bench.data.digits import load_digits
 from bench.data.idx import MNIST, load_idx
 from bench.data.names import Definition
-from paradigms.contract import Data, Space
 from paradigms.core.data import Data, Space
 
 __all__ = ["load_stacked"]

@@ -25,7 +25,6 @@ from torch import Tensor
 
 from bench.data.dataset import Dataset, Density, checksum
 from bench.data.names import Definition
-from paradigms.contract import Data, Space, seed_of
 from paradigms.core.data import Data, Space
 from paradigms.core.noise import seed_of
 

@@ -6,7 +6,7 @@ from bench.data.dataset import HELD_OUT, Dataset
 from bench.features.classifier import hashes, shipped
 from bench.features.convolutions import random_conv
 from bench.features.space import FeatureSpace
-from paradigms.contract import Space
+from paradigms.core.data import Space
 from paradigms.errors import BadInput
 
 __all__ = ["spaces_for", "too_few"]

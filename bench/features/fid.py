@@ -12,7 +12,7 @@ from bench.data.files import Origin, Part, Progress, obtain
 from bench.features.inception import DIM, SIDE, Inception
 from bench.features.policy import Adapted, Policy
 from bench.features.space import Extractor, FeatureSpace
-from paradigms.contract import Space
+from paradigms.core.data import Space
 
 __all__ = ["FID", "INCEPTION", "frechet_title", "inception"]
 

@@ -20,7 +20,7 @@ from bench.features.convolutions import RANDOM, random_conv
 from bench.features.fid import INCEPTION, inception
 from bench.features.policy import Adapted, Policy
 from bench.features.space import Extractor, FeatureSpace
-from paradigms.contract import Space
+from paradigms.core.data import Space
 from paradigms.errors import BadInput, unknown
 
 __all__ = ["named"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from paradigms.contract import Space
+from paradigms.core.data import Space
 from paradigms.errors import BadInput
 
 if TYPE_CHECKING:

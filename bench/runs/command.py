@@ -12,8 +12,6 @@ from bench.data.names import FOLDER, OwnData
 from bench.runs.identity import needed, needs_of
 from bench.runs.info import Info, space_of
 from bench.runs.settings import changes, sized
-from paradigms.contract import Recipe
-from paradigms import catalogue
 from paradigms.recipe import Recipe
 
 __all__ = ["again", "out_of"]

@@ -19,7 +19,7 @@ from bench.tiers import Tier
 from paradigms import catalogue
 from paradigms.core.data import Space
 from paradigms.core.settings import is_conditional
-from paradigms.errors import BadInput, unknown
+from paradigms.errors import BadInput
 from paradigms.recipe import Recipe
 
 if TYPE_CHECKING:

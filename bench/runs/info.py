@@ -15,9 +15,9 @@ from bench.data.names import FOLDER, FolderName, Name, is_stored, stored
 from bench.runs.identity import slug
 from bench.runs.settings import tuples
 from paradigms import catalogue
-from paradigms.contract import Recipe, Space
 from paradigms.core.data import Space
 from paradigms.errors import BadInput
+from paradigms.recipe import Recipe
 from reports.layout import INFO, PROTOCOLS
 
 __all__ = [

@@ -7,7 +7,6 @@ import logging
 import os
 import platform
 import re
-import sys
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -18,8 +17,9 @@ import torch
 from bench.arithmetic import DTYPES, card_of, exact
 from bench.tiers import Budget
 from bench.workers import cores
-from paradigms.contract import Recipe
+from paradigms.backbones.build import plugin_files
 from paradigms.errors import BadInput, unknown
+from paradigms.plugins import file_of
 from paradigms.recipe import Recipe
 
 __all__ = ["code_version", "device_for", "device_name", "device_of", "environment", "gpus_of"]
@@ -31,9 +31,12 @@ SMALL, MANY = 500_000, 8  # parameters and CPU cores: see `device_for`
 
 
 def environment(
-    device: torch.device, threads: int, recipe: Recipe | None = None, precision: str = "fp32"
+    device: torch.device, threads: int, recipe: Recipe | None = None, precision: str = "fp32", config: Any = None
 ) -> dict[str, Any]:
-    """What a number depends on besides the run: device, threads, number format, versions, code."""
+    """What a number depends on besides the run: device, threads, number format, versions, code.
+
+    recipe, config: whose plugins' files are part of the code.
+    """
     return {
         "device": device.type,
         "device_name": device_name(device),
@@ -42,7 +45,7 @@ def environment(
         "torch": torch.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "code": code_version(recipe),
+        "code": code_version(recipe, config),
     }
 
 
@@ -114,10 +117,15 @@ def _code_here() -> str:
     return digest.hexdigest()[:12]
 
 
-def code_version(recipe: Recipe | None = None) -> str:
-    """Short sha256 over the sources of paradigms/ and bench/ but bench/lab, and of a plugin's file where the recipe is one."""
-    module = sys.modules.get(recipe.paradigm.__module__) if recipe is not None else None
-    source = getattr(module, "__file__", None)
-    if source is None or Path(__file__).parents[2] in Path(source).parents:
+def code_version(recipe: Recipe | None = None, config: Any = None) -> str:
+    """Short sha256 over the sources of paradigms/ and bench/ but bench/lab, and of plugins' files where a run has some.
+
+    recipe: whose file is one. config: its settings, or run.json's, which may name a backbone that is one.
+    """
+    files = [] if config is None else sorted(plugin_files(config))
+    own = file_of(recipe.paradigm) if recipe is not None else None
+    if own is not None and Path(__file__).parents[2] not in own.parents:
+        files.insert(0, own)
+    if not files:
         return _code_here()
-    return hashlib.sha256(_code_here().encode() + Path(source).read_bytes()).hexdigest()[:12]
+    return hashlib.sha256(_code_here().encode() + b"".join(file.read_bytes() for file in files)).hexdigest()[:12]

@@ -17,8 +17,6 @@ from bench.runs.identity import Run
 from bench.runs.info import read_info, step_of
 from bench.runs.machine import code_version, device_of
 from bench.runs.training import tidy, train_run
-from paradigms.contract import BLOCKS
-from paradigms import catalogue
 from paradigms.core.noise import BLOCKS
 from paradigms.errors import BadInput
 from reports.layout import INFO, LOG, PARENTS, STATE, WEIGHTS
@@ -139,13 +137,13 @@ def other_code(planned: Sequence[Run], out: Path) -> str | None:
         run = pending.pop()
         folders[run.where] = run.folder(out)
         pending += [parent for _, parent in run.parents]
-    infos, here = [], dict[str, str]()
+    infos, here = [], dict[tuple[str, str], str]()
     for folder in folders.values():
         with suppress(BadInput):  # none, or damaged, or of a recipe that is not known: reported where it is used
             info = read_info(folder)
-            here[info.recipe] = code_version(info.definition)
+            here[info.recipe, str(info.config)] = code_version(info.definition, info.config)
             infos.append(info)
-    old = [info for info in infos if info.status == "ok" and info.code != here[info.recipe]]
+    old = [info for info in infos if info.status == "ok" and info.code != here[info.recipe, str(info.config)]]
     if not old:
         return None
     which = ", ".join(sorted({info.recipe for info in old}))
@@ -159,4 +157,4 @@ def _would_fail_again(folder: Path, run: Run) -> bool:
     if not os.path.exists(folder / INFO):
         return False
     info = read_info(folder)
-    return info.status in ("diverged", "failed") and info.code == code_version(run.definition)
+    return info.status in ("diverged", "failed") and info.code == code_version(run.definition, run.config)

@@ -27,12 +27,10 @@ from bench.runs.loading import frozen, parents_file
 from bench.runs.machine import environment
 from bench.runs.settings import changes, sized
 from bench.sharing import beside_others
-from paradigms.contract import Frozen, seed_of
+from paradigms.contract import Frozen
+from paradigms.core.noise import seed_of
 from paradigms.errors import BadInput
 from reports import layout
-from paradigms import catalogue
-from paradigms.core.noise import seed_of
-from paradigms.recipe import Recipe
 from reports.files import sweep
 from reports.layout import ERROR, INFO, LOG, PARENTS, PREPARED, STATE, WEIGHTS
 from reports.words import visible
@@ -201,7 +199,7 @@ def _start(run: Run, device: torch.device, threads: int) -> Info:
         source=run.place.as_json() if isinstance(run.place, OwnData) else {},
         above=_above(run),
         **vars(run.arithmetic),
-        **environment(device, threads, recipe, run.arithmetic.precision),
+        **environment(device, threads, recipe, run.arithmetic.precision, run.config),
     )
 
 

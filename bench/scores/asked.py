@@ -21,9 +21,8 @@ from bench.scores.subject import shares_device, subject_of
 from bench.scores.work import Work
 from bench.store import SCHEMA, Row, fits, load_rows, locked, manifest, parse, results_key, save_rows
 from bench.tiers import Tier
-from paradigms.contract import Kind, Plan, settings_text
-from reports.layout import ASKED, PLANS, SPACES
 from paradigms.core.plans import Kind, Plan, settings_text
+from reports.layout import ASKED, PLANS, SPACES
 
 __all__ = ["in_spaces", "likelihoods", "sampled", "shown"]
 
@@ -49,7 +48,7 @@ def in_spaces(
     card, run = subject.card, subject.run
     ref = subject.reference(progress.update, tuple(specs))
     n = n or subject.n
-    protocol = SCHEMA, tier.name, subject.data.checksum, torch.__version__, kept.code(run.recipe)
+    protocol = SCHEMA, tier.name, subject.data.checksum, torch.__version__, kept.code(run.recipe, run.info.config)
     key = kept.digest("spaces", protocol, kept.weights_of(run.folder))
     answers = _Answers(subject.place / SPACES, key, _space_of)
     wanted = {(space.id, n): space for space in ref.spaces}

@@ -7,6 +7,7 @@ import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,8 +18,8 @@ from bench.scores.pools import pool_size
 from bench.store import SCHEMA, Row, load_rows, manifest, results_key, verify
 from bench.tiers import Tier
 from paradigms.errors import BadInput
-from reports.layout import GRID, SAMPLES
 from paradigms.recipe import Recipe
+from reports.layout import GRID, SAMPLES
 
 __all__ = ["Protocol", "are_whole", "code", "digest", "rows_in", "rows_under", "weights_of"]
 
@@ -26,9 +27,9 @@ __all__ = ["Protocol", "are_whole", "code", "digest", "rows_in", "rows_under", "
 SOURCES = ("arithmetic", "scores", "features", "flops", "measure", "metrics")
 
 
-def code(recipe: Recipe | None = None) -> str:
-    """Short sha256 over the sources that make evaluation's numbers, a plugin's own among them."""
-    return measure.sources(SOURCES, recipe)
+def code(recipe: Recipe | None = None, config: Any = None) -> str:
+    """Short sha256 over the sources that make evaluation's numbers, those of a plugin's recipe and backbone among them."""
+    return measure.sources(SOURCES, recipe, config)
 
 
 def digest(*parts: object) -> str:
@@ -38,11 +39,12 @@ def digest(*parts: object) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Protocol:
-    """What rows depend on besides the weights: the data, the tier, the sources (with a plugin's, of a recipe)."""
+    """What rows depend on besides the weights: the data, the tier, the sources (with plugins', of a recipe's run)."""
 
     data: Dataset
     tier: Tier
     recipe: Recipe | None = None
+    config: Any = None
 
     def key(self, what: str, *more: object) -> str:
         """The key of rows of such a kind (`what`), which depend on `more` too."""
@@ -50,7 +52,7 @@ class Protocol:
         spaces = [space.id for space in spaces_for(found.name, found.space)]
         spaces += [shipped(found.stacked).id] if found.stacked else []
         n = pool_size(found, tier)
-        own = tier.name, n, tier.likelihood_n, spaces, found.checksum, torch.__version__, code(self.recipe)
+        own = tier.name, n, tier.likelihood_n, spaces, found.checksum, torch.__version__, code(self.recipe, self.config)
         return digest(what, (SCHEMA, *own), *more)
 
 

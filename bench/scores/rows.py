@@ -20,7 +20,7 @@ from bench.scores.pools import NotFinite
 from bench.store import Row
 from bench.tiers import Tier
 from bench.workers import is_spoiled
-from paradigms.contract import Card, Paradigm, Plan, settings_text
+from paradigms.contract import Paradigm
 from paradigms.core.plans import Card, Plan, settings_text
 from paradigms.errors import BadInput
 
@@ -80,7 +80,7 @@ def row_of_data(found: Dataset) -> Row:
 
 def row_of_run(run: Opened, tier: Tier, weights: str = "ema") -> Row:
     """The columns that all rows of a run's evaluation share."""
-    here = runs.environment(run.device, torch.get_num_threads(), run.recipe)
+    here = runs.environment(run.device, torch.get_num_threads(), run.recipe, config=run.info.config)
     used = None
     if isinstance(run.model, Paradigm):
         used = measure.params_sampling(run.model, run.model.card.default, run.device)

@@ -18,8 +18,7 @@ from bench.scores.subject import Subject, Variant, other_weights, shares_device,
 from bench.scores.work import OnProgress, Work, silent
 from bench.store import Row, locked, manifest, save_rows
 from bench.tiers import Tier
-from paradigms.contract import Codec, Kind, Plan
-from paradigms import catalogue
+from paradigms.contract import Codec
 from paradigms.core.plans import Kind, Plan
 
 __all__ = ["evaluate", "is_evaluated", "plan_rows"]
@@ -83,7 +82,7 @@ def evaluate(
 def is_evaluated(folder: Path, tier: Tier, data: Name | None = None) -> bool:
     """Whether `evaluate` would find the rows of a trained run ready, under this tier and these sources."""
     info = runs.read_info(folder)
-    protocol = Protocol(runs.data_of(folder, info, data), tier, info.definition)
+    protocol = Protocol(runs.data_of(folder, info, data), tier, info.definition, info.config)
     return kept.rows_under(runs.measured(folder, info, tier.name), _key(folder, info, protocol)) is not None
 
 

@@ -76,7 +76,7 @@ class Subject:
     @property
     def protocol(self) -> Protocol:
         """What its rows depend on besides its weights."""
-        return Protocol(self.data, self.tier, self.run.recipe)
+        return Protocol(self.data, self.tier, self.run.recipe, self.run.info.config)
 
     def row(self) -> Row:
         """The columns that all its rows share."""

@@ -1,6 +1,7 @@
 """The networks all paradigms draw on: one U-Net, one ResNet encoder/decoder pair, one residual MLP, sized by `width`.
 
-`Backbone` marks what counts as one network call; `count_calls` counts them, wherever they are made.
+`Backbone` marks what counts as one network call; `count_calls` counts them, wherever they are made. The networks of a model
+that has no `Backbone` in it count as well (`mark_networks`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._pytree import tree_map
 
-__all__ = ["Backbone", "Calls", "bfloat16", "count_calls"]
+__all__ = ["Backbone", "Calls", "bfloat16", "count_calls", "mark_networks"]
 
 
 class Backbone(nn.Module):
@@ -47,8 +48,26 @@ def bfloat16(device: str | None) -> Iterator[None]:
         _lower.pop()
 
 
+def mark_networks(model: nn.Module) -> None:
+    """Makes the modules right inside a model that have parameters count as networks, where no `Backbone` is in it."""
+    if not any(isinstance(module, Backbone) for module in model.modules()):
+        _mark(model)
+
+
+def _mark(holder: nn.Module) -> None:
+    for child in holder.children():
+        if isinstance(child, (nn.ModuleList, nn.ModuleDict)):
+            _mark(child)  # it has no forward pass of its own
+        elif any(True for _ in child.parameters()):
+            child.is_network = True  # type: ignore[assignment]  # kept by copies of the model
+
+
+def _is_network(module: nn.Module) -> bool:
+    return isinstance(module, Backbone) or "is_network" in module.__dict__
+
+
 class Calls:
-    """`calls`: forward passes of outermost backbones so far; `examples`: the rows they were given, summed."""
+    """`calls`: forward passes of outermost networks so far; `examples`: the rows they were given, summed."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -56,14 +75,14 @@ class Calls:
         self._depth = 0
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if isinstance(module, Backbone):
+        if _is_network(module):
             if self._depth == 0:
                 self.calls += 1
                 self.examples += len(args[0])
             self._depth += 1
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if isinstance(module, Backbone):
+        if _is_network(module):
             self._depth -= 1
 
 

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from paradigms.backbones import Backbone
 from paradigms.backbones.blocks import ResBlock, groups
-from paradigms.backbones.build import levels
 from paradigms.backbones.embed import Embedding
+from paradigms.backbones.images import levels
 from paradigms.core.data import Space
 
 
