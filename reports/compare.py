@@ -22,7 +22,7 @@ from reports.answer import Comparison, Contrast
 from reports.budgets import multiple_text
 from reports.entries import Entry
 from reports.likelihoods import kind_key, kind_text
-from reports.metrics import LIKELIHOODS, RATIOS, SHOWN, SPEED
+from reports.metrics import LIKELIHOODS, SHOWN, SPEED, is_ratio
 from reports.plans import at_plan, plans_of
 from reports.records import run_id
 from reports.rows import finite, space_of
@@ -251,7 +251,7 @@ def _line(section: Section, a: Side, b: Side, group: _Group, x: pd.DataFrame, y:
         if len(runs) < 2:
             return line
         one, other = ([_of_run(rows, run) for run in runs] for rows in (x, y))
-        found = stats.paired(one, other, log=metric in RATIOS and stats.positive(one, other))
+        found = stats.paired(one, other, log=is_ratio(metric) and stats.positive(one, other))
         return replace(
             line,
             found=found,
@@ -266,7 +266,7 @@ def _line(section: Section, a: Side, b: Side, group: _Group, x: pd.DataFrame, y:
     pair = family.pair(a.entry.name, b.entry.name) if recipes else None
     alone = pair is None
     if alone:  # another plan, weights or budget than the report compares: these two on their own
-        family = stats.compare({a.name: one, b.name: other}, log=metric in RATIOS and stats.positive(one, other))
+        family = stats.compare({a.name: one, b.name: other}, log=is_ratio(metric) and stats.positive(one, other))
         pair = family.pair(a.name, b.name)
     if pair is None:
         apart = left.mean - right.mean

@@ -20,7 +20,7 @@ from reports import provenance, stats
 from reports.budgets import with_multiples
 from reports.entries import Entry, Failure
 from reports.likelihoods import kind_key, likelihood_rows, solver_error
-from reports.metrics import FID, LIKELIHOODS, RATIOS, SHOWN
+from reports.metrics import FID, LIKELIHOODS, SHOWN, is_ratio
 from reports.naming import names_of_runs, run_keys
 from reports.records import number_of, protocol_of, run_id, text_of, tier_of
 from reports.rows import FLOOR, NO_RUN, finite, seed_means, space_of, tidy
@@ -154,7 +154,7 @@ class Section:
     @cached_property
     def _by_ratio(self) -> bool:
         """Whether the recipes' scores of the leading metric are compared by their ratios."""
-        return self.lead.metric in RATIOS and stats.positive(*(e.scores[self.lead].values for e in self.finished))
+        return is_ratio(self.lead.metric) and stats.positive(*(e.scores[self.lead].values for e in self.finished))
 
     @cached_property
     def budgets(self) -> dict[str, list[Entry]]:
@@ -190,7 +190,7 @@ class Section:
         key = measure, lower_is_better
         if key not in self._known:
             rows = {e.name: self._comparable(e, measure) for e in (*self.entries, *self.externals)}
-            fields, logarithms = provenance.decisive(measure.metric), measure.metric in RATIOS
+            fields, logarithms = provenance.decisive(measure.metric), is_ratio(measure.metric)
             self._known[key] = self._compare(rows, lower_is_better, fields, logarithms, measure.space)
         return self._known[key]
 

@@ -42,13 +42,14 @@ from bench.metrics import (
     reconstruction_distance,
     sharpness,
     stacked_modes,
+    table,
     vector_quality,
 )
 from bench.metrics import blocks as blocks_module
 from bench.metrics.neighbours import nearest, reach
 from paradigms.core.data import Space
 from paradigms.errors import BadInput
-from reports.metrics import METRICS
+from reports.metrics import KEPT, kept, known
 
 
 def normal(n: int, d: int, seed: int = 0) -> Tensor:
@@ -473,5 +474,8 @@ def test_every_metric_has_a_card() -> None:
         *vector_quality(normal(200, 2), normal(200, 2, 1), load("ring8").density),
         *stacked_modes([test, test]),
     ]
-    assert {v.metric for v in made} == {metric.name for metric in METRICS}
-    assert len({metric.name for metric in METRICS}) == len(METRICS)
+    assert {v.metric for v in made} == set(known())
+
+
+def test_what_is_kept_of_the_metrics_is_what_their_files_say():
+    assert KEPT.read_text("utf-8") == kept([f.definition for f in table.DOOR.ours()]), "python -m bench.lab.readme"

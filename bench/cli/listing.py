@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from bench.tiers import Budget
 
 SETTINGS = "settings"
-KINDS = ("recipes", "datasets", "tiers", "runs", "samplers", SETTINGS)
+KINDS = ("recipes", "datasets", "metrics", "backbones", "tiers", "runs", "samplers", SETTINGS)
 
 Rows = list[dict[str, Any]]
 
@@ -46,7 +46,7 @@ def list_(
     out: OutOption = Path("runs"),
     as_json: JsonOption = False,
 ) -> None:
-    """List what there is: recipes, data sets, tiers, runs, the samplers of every recipe, or the settings of one.
+    """List what there is: recipes, data sets, metrics, backbones, tiers, runs, all samplers, or the settings of a recipe.
 
     [bold]Examples[/bold]
     \b
@@ -61,6 +61,8 @@ def list_(
     found: dict[str, Callable[[], Rows]] = {
         "recipes": _recipes,
         "datasets": _datasets,
+        "metrics": _metrics,
+        "backbones": _backbones,
         "tiers": _tiers,
         "runs": lambda: _runs(Runs(out)),
         "samplers": _samplers,
@@ -116,6 +118,36 @@ def _datasets() -> Rows:
             "where": d.where,
         }
         for d in describe()
+    ]
+
+
+def _metrics() -> Rows:
+    from reports.metrics import known
+
+    return [
+        {
+            "metric": metric.name,
+            "title": metric.title,
+            "better": {"↓": "lower", "↑": "higher"}.get(metric.direction, ""),
+            "best": metric.best,
+            "what": metric.meaning,
+            "source": metric.source,
+        }
+        for metric in known().values()
+    ]
+
+
+def _backbones() -> Rows:
+    from paradigms.backbones.build import known
+
+    return [
+        {
+            "backbone": found.name,
+            "what": found.title,
+            "makes": ", ".join(role for role in ("denoiser", "encoder", "decoder") if getattr(found, role) is not None),
+            "source": found.source,
+        }
+        for found in known().values()
     ]
 
 

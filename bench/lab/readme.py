@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
+from bench.metrics import table
 from bench.recipes import KEPT, describe, kept
 from bench.store import columns, write_atomic
-from reports import coverage
-from reports.metrics import METRICS
+from reports import coverage, metrics
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -48,7 +48,7 @@ def comparison_table() -> str:
 def metric_table() -> str:
     """Every metric as a Markdown table: what is best, what it is, where from, what it costs."""
     rows = []
-    for metric in METRICS:
+    for metric in sorted((found.definition for found in table.DOOR.ours()), key=lambda metric: metric.place):
         number = metric.source.removeprefix("arXiv:")
         source = metric.source if number == metric.source else f"[{number}](https://arxiv.org/abs/{number})"
         rows.append((f"`{metric.name}`", metric.best, metric.meaning, source, metric.cost))
@@ -179,4 +179,5 @@ if __name__ == "__main__":
     if len(sys.argv) > 1:
         report = Path(sys.argv[1]).read_text("utf-8")
         write_atomic(README, replace_part(README.read_text("utf-8"), "results", headline(report)).encode())
+    write_atomic(metrics.KEPT, metrics.kept([found.definition for found in table.DOOR.ours()]).encode())
     write_atomic(KEPT, kept().encode())

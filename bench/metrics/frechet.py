@@ -15,6 +15,7 @@ from bench.metrics.moments import Moments
 from bench.metrics.stream import Stream
 from bench.metrics.values import PER_FEATURE, Features, Value, check
 from paradigms.errors import BadInput
+from reports.metrics import Metric
 
 __all__ = [
     "FrechetDistance",
@@ -155,3 +156,46 @@ def extrapolated_distance(fake: Features, real: Features, seed: int = 0, progres
         Value("fd_inf", float(line.intercept)),
         Value("fd_inf_r2", float(line.rvalue**2)),
     ]
+
+
+METRICS = (
+    Metric(
+        "fd",
+        title="FD",
+        direction="↓",
+        judged=True,
+        best="floor",
+        meaning="Fréchet distance of Gaussians fitted to features; biased up by about d/n",
+        source="arXiv:1706.08500",
+        cost="0.01",
+        distance=True,
+        ratio=True,
+        place=10,
+    ),
+    Metric(
+        "fd_inf",
+        title="FD∞",
+        direction="↓",
+        judged=True,
+        best="0",
+        meaning="fd extrapolated to infinitely many samples by a line in 1/n",
+        source="arXiv:1911.07023",
+        cost="0.03",
+        distance=True,
+        ratio=True,
+        place=10,
+    ),
+    Metric(
+        "fd_inf_r2",
+        best="1",
+        meaning="R² of that line: how much of fd is bias, and how linear the bias is",
+        place=10,
+    ),
+    Metric(
+        "rfd",
+        title="rFD",
+        best="0",
+        meaning="fd between a codec's reconstructions of held-out images and these images: what it loses",
+        place=10,
+    ),
+)

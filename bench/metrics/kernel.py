@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bench.metrics.blocks import Tell, blocks, in_turn
 from bench.metrics.values import Features, Value, check
+from reports.metrics import Metric
 
 __all__ = ["Kernel", "discrepancy", "kernel_distance"]
 
@@ -81,3 +82,20 @@ def _row_sums(x: Tensor, y: Tensor, kernel: Kernel, diagonal: bool, tell: Tell |
         rows.append(block.sum(1))
         columns += block.sum(0)
     return torch.cat(rows), columns
+
+
+METRICS = (
+    Metric(
+        "kd",
+        title="Kernel distance",
+        direction="↓",
+        judged=True,
+        best="0",
+        meaning="squared maximum mean discrepancy, cubic kernel; unbiased, so also below 0",
+        source="arXiv:1801.01401",
+        cost="0.16",
+        distance=True,
+        ratio=True,
+        place=20,
+    ),
+)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -12,6 +10,7 @@ from torch import Tensor
 from bench.metrics.stream import Stream
 from bench.metrics.values import Features, Value, check, finite, share
 from paradigms.errors import BadInput
+from reports.metrics import Metric
 
 __all__ = [
     "COVERED",
@@ -21,7 +20,7 @@ __all__ = [
     "classifier_score",
     "label_accuracy",
     "label_distance",
-    "stacked_modes",
+    "logits_of",
     "variation",
 ]
 
@@ -80,13 +79,13 @@ def covered_modes(found: Tensor, real: Tensor) -> int:
 
 
 def _histogram(features: Features) -> Tensor:
-    logits = _logits(features)
+    logits = logits_of(features)
     metric = LabelHistogram(logits.shape[1])
     metric.update(logits)
     return metric.compute()
 
 
-def _logits(features: Features) -> Tensor:
+def logits_of(features: Features) -> Tensor:
     if features.logits is None:
         raise BadInput(f"feature space {features.space.id} predicts no labels; use a classifier's space")
     finite(features.logits, f"logits of samples in {features.space.id}")
@@ -132,7 +131,7 @@ class ClassifierScore(Stream[Value]):
 
 def classifier_score(fake: Features) -> Value:
     """`ClassifierScore` of features that are all there. Raises BadInput for a space that predicts no labels."""
-    logits = _logits(fake)
+    logits = logits_of(fake)
     metric = ClassifierScore(logits.shape[1])
     metric.update(logits)
     return metric.compute()
@@ -140,7 +139,7 @@ def classifier_score(fake: Features) -> Value:
 
 def label_accuracy(fake: Features, labels: Tensor) -> Value:
     """The share of samples that the classifier gives the label (N,) they were drawn for: "label_accuracy"."""
-    logits = _logits(fake)
+    logits = logits_of(fake)
     if len(labels) != len(logits):
         raise BadInput(f"{len(logits)} samples but {len(labels)} labels; give each sample the label it was drawn for")
     return share("label_accuracy", (logits.argmax(1).cpu() == labels.cpu()).double().mean().item(), len(labels))
@@ -169,20 +168,64 @@ def classification_accuracy_score(fake: Features, labels: Tensor, real: Features
     return share("cas", (predicted == real_labels.cpu()).double().mean().item(), len(real_labels))
 
 
-def stacked_modes(channels: Sequence[Features]) -> list[Value]:
-    """ "modes" and "mode_kl" of stacked images, from each channel's features in a classifier's space of K labels.
-
-    A mode is a tuple of labels; of the M = K^channels modes those count that a sample shows. mode_kl is the divergence
-    of the samples' histogram over modes from the uniform one, in nats: log M when all show one mode. Both depend on N:
-    of n perfect samples M (1 - e^(-n/M)) modes are expected, so compare at equal N, with real images beside (Srivastava
-    et al. 2017, arXiv:1705.07761).
-    """
-    mode, number = torch.zeros((), dtype=torch.long), 1
-    for features in channels:
-        logits = _logits(features)
-        mode, number = mode * logits.shape[1] + logits.argmax(1), number * logits.shape[1]
-    shares = torch.bincount(mode, minlength=number).double() / len(mode)
-    return [
-        Value("modes", int((shares > 0).sum()), unit=f"of {len(shares)}"),
-        Value("mode_kl", (torch.special.xlogy(shares, shares).sum() + math.log(len(shares))).item(), unit="nats"),
-    ]
+METRICS = (
+    Metric(
+        "label_tv",
+        title="Label TV",
+        direction="↓",
+        judged=True,
+        best="0",
+        meaning="total variation between predicted labels of samples and of real images",
+        cost="<0.01",
+        place=40,
+    ),
+    Metric(
+        "label_kl",
+        title="Label KL",
+        direction="↓",
+        judged=True,
+        best="0",
+        meaning="KL(predicted labels of samples ‖ of real images), nats, each count with ½ added",
+        ratio=True,
+        place=40,
+    ),
+    Metric(
+        "label_modes",
+        title="Labels",
+        direction="↑",
+        judged=True,
+        best="all",
+        meaning="labels with at least a tenth of their real share of samples",
+        place=40,
+    ),
+    Metric(
+        "classifier_score",
+        title="Classifier score",
+        best="floor",
+        meaning="exp E KL(p(y given x) ‖ p(y)): the Inception score on the named network",
+        source="arXiv:1606.03498",
+        cost="<0.01",
+        place=40,
+    ),
+    Metric(
+        "label_accuracy",
+        title="Label accuracy",
+        direction="↑",
+        judged=True,
+        best="1",
+        meaning="share of samples that the classifier gives the label they were drawn for",
+        cost="<0.01",
+        place=40,
+    ),
+    Metric(
+        "cas",
+        title="CAS",
+        direction="↑",
+        judged=True,
+        best="floor",
+        meaning="accuracy on real images of a logistic regression trained on samples' features and labels",
+        source="arXiv:1905.10887",
+        cost="0.02",
+        place=40,
+    ),
+)

@@ -10,6 +10,7 @@ from torch import Tensor
 from bench.metrics.blocks import Tell, blocks, in_turn, pair_distances
 from bench.metrics.values import Value, evenly, finite, share
 from paradigms.errors import BadInput
+from reports.metrics import Metric
 
 __all__ = ["memorisation"]
 
@@ -90,3 +91,30 @@ def _nearest(
         indices.append(index)
         distances.append(pair_distances(x[part], reference[index]).sqrt())
     return torch.cat(distances), torch.cat(indices)
+
+
+METRICS = (
+    Metric(
+        "nn_ratio",
+        title="NN ratio",
+        best="1",
+        meaning="distance to the nearest training image: of samples over that of held-out images; 0 = copies",
+        cost="1.4",
+        place=60,
+    ),
+    Metric(
+        "authenticity",
+        title="Authenticity",
+        best="floor",
+        meaning="share of samples farther from their nearest training image than that is from its own nearest",
+        source="arXiv:2102.08921",
+        place=60,
+    ),
+    Metric(
+        "nn_gap",
+        title="NN gap",
+        best="0",
+        meaning="how much nearer samples are to training than to held-out images, -1 to 1; 1 = copies",
+        place=60,
+    ),
+)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bench.metrics.blocks import Tell, blocks, in_turn, pair_distances, squared_distances
 from bench.metrics.values import Features, Value, check
+from reports.metrics import Metric
 
 __all__ = ["NEIGHBOURS", "nearest", "neighbourhoods", "reach"]
 
@@ -100,3 +101,46 @@ def reach(x: Tensor, k: int, tell: Tell | None = None) -> Tensor:
     """The squared distance (N,) of each row of x to its k-th nearest other row."""
     distances, _ = nearest(x, x, k + 1, tell)
     return distances[:, k]  # the row itself, at 0, is among the first
+
+
+METRICS = (
+    Metric(
+        "precision",
+        title="Precision",
+        direction="↑",
+        judged=True,
+        best="floor",
+        meaning="share of samples within reach of a real image: fidelity",
+        source="arXiv:1904.06991",
+        cost="0.19",
+        place=30,
+    ),
+    Metric(
+        "recall",
+        title="Recall",
+        direction="↑",
+        judged=True,
+        best="floor",
+        meaning="share of real images within reach of a sample: diversity",
+        source="arXiv:1904.06991",
+        place=30,
+    ),
+    Metric(
+        "density",
+        title="Density",
+        best="floor",
+        meaning="real images with a sample within reach, counted for each sample, over k; contraction raises it",
+        source="arXiv:2002.09797",
+        place=30,
+    ),
+    Metric(
+        "coverage",
+        title="Coverage",
+        direction="↑",
+        judged=True,
+        best="floor",
+        meaning="share of real images with a sample within their own reach",
+        source="arXiv:2002.09797",
+        place=30,
+    ),
+)

@@ -13,6 +13,7 @@ from bench.metrics.blocks import Tell, in_turn
 from bench.metrics.stream import Stream
 from bench.metrics.values import Value
 from paradigms.errors import BadInput
+from reports.metrics import Metric
 
 __all__ = ["Sharpness", "sharpness"]
 
@@ -79,3 +80,16 @@ def sharpness(fake: Tensor, real: Tensor, tell: Tell | None = None) -> Value:
     if b == 0:
         raise BadInput("sharpness: the real images are constant")
     return Value("sharpness", a / b, math.hypot(a_error, a / b * b_error) / b if a_error and b_error else None)
+
+
+METRICS = (
+    Metric(
+        "sharpness",
+        title="Sharpness",
+        best="1",
+        meaning="variance of the Laplacian of samples over that of real images; below 1 blur, above it noise",
+        source="Pech-Pacheco et al. 2000",
+        cost="0.16",
+        place=50,
+    ),
+)

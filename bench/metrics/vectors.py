@@ -13,6 +13,7 @@ from bench.metrics.blocks import Tell
 from bench.metrics.kernel import discrepancy
 from bench.metrics.values import Value, evenly, share
 from paradigms.standardise import column_units
+from reports.metrics import Metric
 
 __all__ = [
     "distances",
@@ -106,3 +107,69 @@ def two_sample_accuracy(x: Tensor, y: Tensor, tell: Tell | None = None) -> Value
         if tell is not None:
             tell(len(scores), folds.n_splits)
     return share("c2st", float(np.mean(scores)), 2 * n)
+
+
+METRICS = (
+    Metric(
+        "w2",
+        title="W₂",
+        direction="↓",
+        judged=True,
+        best="floor",
+        meaning="exact 2-Wasserstein distance of at most 2,000 vectors",
+        cost="0.66",
+        distance=True,
+        ratio=True,
+        place=80,
+    ),
+    Metric(
+        "sw2",
+        title="Sliced W₂",
+        direction="↓",
+        judged=True,
+        best="floor",
+        meaning="sliced 2-Wasserstein distance over 256 fixed directions",
+        source="Bonneel et al. 2015",
+        cost="0.08",
+        distance=True,
+        ratio=True,
+        place=80,
+    ),
+    Metric(
+        "mmd2",
+        title="MMD²",
+        direction="↓",
+        judged=True,
+        best="0",
+        meaning="squared maximum mean discrepancy, five Gaussian widths in units of the real columns, unbiased",
+        source="Gretton et al. 2012",
+        cost="0.23",
+        distance=True,
+        ratio=True,
+        place=80,
+    ),
+    Metric(
+        "energy",
+        title="Energy",
+        direction="↓",
+        judged=True,
+        best="0",
+        meaning="energy distance, unbiased",
+        source="Székely & Rizzo 2013",
+        cost="0.05",
+        distance=True,
+        ratio=True,
+        place=80,
+    ),
+    Metric(
+        "c2st",
+        title="C2ST",
+        direction="↓",
+        judged=True,
+        best="0.5",
+        meaning="accuracy of a nearest-neighbour classifier that tells samples from real vectors, 5 folds",
+        source="arXiv:1610.06545",
+        cost="0.06",
+        place=80,
+    ),
+)

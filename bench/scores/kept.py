@@ -14,6 +14,8 @@ import torch
 from bench import measure
 from bench.data import Dataset
 from bench.features import shipped, spaces_for
+from bench.metrics import plugin_files
+from bench.scores.pictures import GRID, SAMPLES
 from bench.scores.pools import pool_size
 from bench.store import SCHEMA, Row, load_rows, manifest, results_key, verify
 from bench.tiers import Tier
@@ -28,8 +30,8 @@ SOURCES = ("arithmetic", "scores", "features", "flops", "measure", "metrics")
 
 
 def code(recipe: Recipe | None = None, config: Any = None) -> str:
-    """Short sha256 over the sources that make evaluation's numbers, those of a plugin's recipe and backbone among them."""
-    return measure.sources(SOURCES, recipe, config)
+    """Short sha256 over the sources that make evaluation's numbers, those of plugins among them."""
+    return measure.sources(SOURCES, recipe, config, plugin_files())
 
 
 def digest(*parts: object) -> str:

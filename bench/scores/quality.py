@@ -36,8 +36,9 @@ def rows(
     they are copies of training examples. on_progress: called for every chunk and block, under the names in `costs`.
     """
     table = Rows(dataclasses.replace(base, n=len(x), draw=base.draw or 0))
+    fakes: list[Features] = []
     if ref.spaces:
-        _of_images(table, x, y, ref, splits, copies, on_progress)
+        fakes = _of_images(table, x, y, ref, splits, copies, on_progress)
     elif "test" in splits:
         # Empirical distances depend on both sizes: equal ones, and no more than the transport problem can hold.
         real = ref.real["test"][: len(x)]
@@ -45,6 +46,7 @@ def rows(
         with here.part("w2"):
             tell = tell_of(on_progress, "distances")
             here.add(metrics.vector_quality(x[: len(real)], real, ref.dataset.density, tell), n_ref=len(real))
+    _added(table, x, y, ref, fakes, splits)
     return [marked(row) for row in table.made]
 
 
@@ -56,8 +58,8 @@ def _of_images(
     splits: Sequence[str],
     copies: bool,
     on_progress: OnProgress,
-) -> None:
-    """Adds the rows of images x (N, C, H, W) to the table."""
+) -> list[Features]:
+    """Adds the rows of images x (N, C, H, W) to the table; their features in each space."""
     stored = ref.dataset.space
     fakes = [s.features(x, stored=stored, tell=tell_of(on_progress, f"features, {s.name}")) for s in ref.spaces]
     for index, fake in enumerate(fakes):
@@ -78,6 +80,25 @@ def _of_images(
             here.add(metrics.stacked_modes(channels))
     if copies:
         table.made.extend(memorisation(table.base, x, fakes, ref, on_progress))
+    return fakes
+
+
+def _added(
+    table: Rows, x: Tensor, y: Tensor | None, ref: Reference, fakes: Sequence[Features], splits: Sequence[str]
+) -> None:
+    """Adds the rows of the metrics that have a function of their own, as those of other packages do."""
+    kind = "images" if ref.dataset.space.is_image else "vectors"
+    for split in splits:
+        given = metrics.Compared(x, ref.real[split], y, ref.labels[split], None, None, ref.dataset.density, split)
+        here = table.having(split=split, n_ref=len(given.real))
+        for metric in metrics.computed("samples", kind):
+            with here.part(metric.name):
+                here.add(metrics.values_of(metric, given))
+        for fake, real in zip(fakes, ref.features[split]):
+            there = here.having(features=fake.space.id, n_ref=len(real.values))
+            for metric in metrics.computed("features"):
+                with there.part(metric.name):
+                    there.add(metrics.values_of(metric, dataclasses.replace(given, features=fake, real_features=real)))
 
 
 def _distances(table: Rows, fake: Features, real: Features, split: str, on_progress: OnProgress) -> None:

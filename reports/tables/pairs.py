@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 from reports import stats, words
-from reports.metrics import RATIOS
+from reports.metrics import is_ratio
 from reports.sections import Section
 from reports.tables.cells import Cell, Column, Line, Table
 from reports.tables.lines import flat_line
@@ -83,7 +83,7 @@ def pairs(section: Section) -> Table | None:
         columns = (*columns[:3], *columns[4:])
         lines = [replace(line, cells=(*line.cells[:3], *line.cells[4:])) for line in lines]
     scale = "on the scale of logarithms" if family.log else "as they are"
-    scale += ", since not every score is positive" if metric in RATIOS and not family.log else ""
+    scale += ", since not every score is positive" if is_ratio(metric) and not family.log else ""
     caption = f"All pairs of {len(family.names)} recipes over training seeds, {TESTED}; scores are compared {scale}."
     slug = f"{section.slug}-pairs"
     return Table(slug, "Pairwise differences", caption, columns, tuple(lines), tuple(notes), first="Pair")

@@ -10,7 +10,7 @@ import pandas as pd
 
 from reports import words
 from reports.entries import Entry
-from reports.metrics import DISTANCES, SHOWN
+from reports.metrics import SHOWN, is_distance
 from reports.rows import FLOOR, space_of
 from reports.scores import Measure
 from reports.sections import Section
@@ -36,7 +36,8 @@ def quality_column(
 ) -> tuple[Column, Callable[[Entry], Cell]]:
     name, direction, judged, note = metric, "", False, metric
     if metric in SHOWN:
-        _, name, direction, judged, _, note, *_ = SHOWN[metric]
+        found = SHOWN[metric]
+        name, direction, judged, note = found.title, found.direction, found.judged, found.meaning
     measure = Measure(metric, split, features)
     compared = section.compare(measure, direction != "↑") if judged and split != "train" else None
     where = f" on the {split} split" if split else ""
@@ -106,7 +107,7 @@ def _modes(summary: Summary) -> tuple[str, str]:
 def beaten_by(section: Section, entry: Entry, measure: Measure) -> str:
     """How a recipe compares with the baselines, as its row has it: "worse than uniform noise"; "" where it beats them."""
     values, metric = entry.scores[measure].values, measure.metric
-    if not values or entry.baseline or metric not in DISTANCES:
+    if not values or entry.baseline or not is_distance(metric):
         return ""
     known = {b.recipe: b.scores[measure].values for b in section.baselines}
     floor = summarise(known.get(FLOOR, []))
