@@ -13,7 +13,7 @@ command:
     traceback   an exception that nobody caught, or a traceback or torch's advice to load unsafely in what it says
     exit code   another than 0, 1 and 2
     control     a terminal escape, bidirectional or other unseen character in what it says
-    hang        longer than --limit seconds
+    hang        more than --limit seconds of the processor, or half as long hardly any
     outside     a file written, moved or deleted outside the folders of runs, caches and results
     execution   a planted pickle ran
     others      one bad folder, and the good ones beside it were not listed, reported or compared
@@ -39,6 +39,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 import traceback
 import unicodedata
 import urllib.error
@@ -630,11 +631,18 @@ def _watch() -> Watch:
 
 @contextlib.contextmanager
 def _limited(seconds: float) -> Iterator[None]:
+    """Raises Hang in what takes more than so many seconds of the processor, or for half of them hardly any, as what waits."""
+    began = last = time.process_time()
+
     def late(number: int, frame: FrameType | None) -> None:
-        raise Hang
+        nonlocal last
+        now = time.process_time()
+        if now - began > seconds or now - last < seconds / 100:
+            raise Hang
+        last = now
 
     before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    signal.setitimer(signal.ITIMER_REAL, seconds / 2, seconds / 2)
     try:
         yield
     finally:

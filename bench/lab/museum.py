@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,10 +27,10 @@ from bench.lab.same import essence, timeless
 from bench.lab.verdict import Verdict
 from bench.lab.warm import HUNG, Ended, World
 from paradigms import catalogue
-from paradigms.contract import Paradigm
+from paradigms.contract import Paradigm, Recipe
 from reports import files
 
-__all__ = ["KINDS", "Museum", "judge", "kind_of", "museum"]
+__all__ = ["KINDS", "Museum", "judge", "kind_of", "museum", "staged"]
 
 Verb = tuple[str, ...]
 TIER, OTHER = "tiers.toml:tiny", "tiers.toml:other"
@@ -333,7 +333,6 @@ def museum(place: Path) -> Museum:
     rows = [name for name in catalogue.rows() if issubclass(known[name].paradigm, Paradigm)]
     plain = next(n for n in reversed(rows) if not known[n].needs and known[n].paradigm.card.likelihoods)  # type: ignore[attr-defined]
     samples = [name for name, recipe in known.items() if issubclass(recipe.paradigm, Paradigm)]
-    staged = next(n for n in samples if any(need.recipe not in samples for need in known[n].needs.values()))
     # What the longest chain stands on was trained on what it drew from another: such a training keeps what it prepared.
     (need,) = known[max(samples, key=lambda n: (_depth(n), -len(n)))].needs.values()
     chain = need.recipe
@@ -341,16 +340,23 @@ def museum(place: Path) -> Museum:
     if not root.exists():
         half = place / "museum-half"
         shutil.rmtree(half, ignore_errors=True)
-        _fill(Museum(World.new(half), plain, chain, staged, {}, {}))
+        _fill(Museum(World.new(half), plain, chain, staged(known), {}, {}))
         half.rename(root)
     world = World(root)
-    kept = Museum(world, plain, chain, staged, {}, {})
+    kept = Museum(world, plain, chain, staged(known), {}, {})
     _package(world)
     for path in sorted(p for p in root.rglob("*") if p.is_file()):
         name = path.relative_to(root).as_posix()
         if kind := kind_of(name):
             kept.kinds.setdefault(kind, []).append(name)
     return kept
+
+
+def staged(known: Mapping[str, Recipe]) -> str:
+    """The recipe on a first stage, as on the codes of an autoencoder, that draws samples in the fewest steps."""
+    samples = {name: recipe.paradigm for name, recipe in known.items() if issubclass(recipe.paradigm, Paradigm)}
+    on_stage = [name for name in samples if any(need.recipe not in samples for need in known[name].needs.values())]
+    return min(on_stage, key=lambda name: samples[name].card.default.steps or 1)
 
 
 def _depth(name: str) -> int:
