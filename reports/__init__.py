@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from reports.writers.grids import GridSource
 
 __distribution__ = "paradigm-bench"
-__all__ = ["FORMATS", "comparison", "render", "sources"]
+__all__ = ["FILES", "FORMATS", "comparison", "render", "sources"]
 
-FORMATS = ("html", "md", "tex", "csv")
+# The files of each format, beside the figures.
+FILES = {"html": ("report.html",), "md": ("report.md",), "tex": ("table.tex",), "csv": ("report.csv", "table.csv")}
+FORMATS = tuple(FILES)
 
 
 def comparison(

@@ -23,6 +23,7 @@ import pytest
 from conftest import installed_package, jobs_here
 from typer.testing import CliRunner, Result
 
+import reports
 from bench import cli, measure, runs, scores, store, suite, tiers
 from bench.progress import Progress, Silent
 from bench.runs.info import step_of
@@ -32,6 +33,7 @@ from bench.store import Row
 from bench.suite import stages
 from paradigms.core.plans import Plan
 from paradigms.errors import BadInput
+from reports import files
 from reports.files import fingerprint
 from reports.layout import LOG, PREPARED, STATE
 
@@ -608,6 +610,41 @@ def test_a_report_is_not_written_over_results(out):
         refused(bench("report", "--to", folder), "choose another")
         assert (folder / store.MANIFEST).read_bytes() == before
         assert store.load_rows(folder)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "formats"),
+    [("report.html", "html"), ("report.csv", "csv"), ("table.tex", "md,tex"), (store.MANIFEST, "csv")],
+)
+def test_a_report_is_not_written_over_a_file_that_no_report_wrote(theirs, formats, out, tmp_path):
+    to = tmp_path / "to"
+    to.mkdir()
+    (to / theirs).write_text("mine")
+    refused(bench("report", out, "--to", to, "--formats", formats), f"{to / theirs} is no part of a report")
+    assert {path.name: path.read_text() for path in to.iterdir() if path.name != store.LOCK} == {theirs: "mine"}
+    (to / theirs).unlink()
+    assert bench("report", out, "--to", to, "--formats", formats).exit_code == 0
+
+
+def test_a_report_that_was_interrupted_is_written_anew(out, tmp_path, monkeypatch):
+    to = tmp_path / "to"
+
+    def killed(data):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("reports.files.fingerprint", killed)
+        patch.setattr("bench.store.put", lambda path, data: files.write(path, data))
+        bench("report", out, "--to", to, "--formats", "csv")
+    assert {path.name for path in to.iterdir()} == {store.LOCK, store.MANIFEST, "report.csv"}
+    assert bench("report", out, "--to", to, "--formats", "csv").exit_code == 0
+    assert set(store.manifest(to)) == {"report.csv", "table.csv"}
+
+
+def test_the_names_of_a_reports_files_are_known(out, tmp_path):
+    for name, its in reports.FILES.items():
+        bench("report", out, "--to", tmp_path / name, "--formats", name)
+        assert {key for key in store.manifest(tmp_path / name) if "/" not in key} == set(its)
 
 
 @pytest.mark.parametrize("part", [".", "figures"])
