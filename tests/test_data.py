@@ -1191,6 +1191,8 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
         (("1", "01"), {"1": 0, "01": 1, "001": None}),
         (("3", "cat"), {"CAT": 1, "3": 0, "1": None}),
         (("Ab", "aB"), {"AB": None, "aB": 1}),
+        (("e\u0301", "f"), {"\u00e9": 0, "e\u0301": 0, "\u00c9": 0, "e": None}),
+        (("e\u0301", "\u00e9"), {"\u00e9": 1, "e\u0301": 0, "\u00c9": None}),
         (("0", "1"), {"1": 1, "2": None, "9" * 5000: None, "²": None, "-1": None, "": None}),
     ],
 )
@@ -1198,6 +1200,20 @@ def test_a_class_is_found_by_its_own_name_before_any_other(
     names: tuple[str, ...], found: dict[str, int | None]
 ) -> None:
     assert {text: label_of(text, names) for text in found} == found
+
+
+def test_one_name_in_two_encodings_is_one_class(tmp_path: Path) -> None:
+    """As where an archive of one system was unpacked beside that of another."""
+    root = filled(tmp_path / "in", **{"train__caf\u00e9": 3, "train__tea": 4, "test__cafe\u0301": 2, "test__tea": 2})
+    data = load(f"folder:{root}@8")
+    assert data.labels == ("cafe\u0301", "tea")
+    assert data.train.y is not None
+    assert data.test.y is not None
+    assert (data.train.y.bincount().tolist(), data.test.y.bincount().tolist()) == ([3, 4], [2, 2])
+    assert "2 folders are called cafe\u0301, in other encodings of its letters: one class" in data.notes
+    own = ("cafe\u0301", "cafz")
+    alone = load(f"folder:{pictures(tmp_path / 'alone', 40, own)}@8")
+    assert alone.labels == own  # in the order that it always had
 
 
 def test_classes_are_told_with_their_counts(tmp_path: Path) -> None:

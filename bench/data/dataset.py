@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -154,10 +155,14 @@ def _check_split(what: str, x: Tensor, y: Tensor | None, space: Space) -> None:
 def label_of(text: str, names: Sequence[str]) -> int | None:
     """The class, of those called `names`, that someone means by `text`; None where it is none, or not clear which.
 
-    It is the name itself, before the name in other letters (a is not A where there are both), before a number. A number
+    It is the name itself, before the name in another encoding of its letters (é as one character or as two), before that
+    in other letters (a is not A where there are both), before a number. A number
     counts the classes from 0, unless classes are called by numbers: then it is a name, 1 that of the class 1 or 01.
     """
     if text in names:
+        return names.index(text)
+    text, *names = (unicodedata.normalize("NFC", name) for name in (text, *names))
+    if names.count(text) == 1:
         return names.index(text)
     ways = [[name.casefold() for name in names]]
     if _is_number(text):

@@ -17,7 +17,8 @@ for one of its own name around all of it (train/train/cat), which is passed over
 that lies elsewhere.
 
 Labels: where every image lies in a subfolder, and they are at least two, the first-level subfolders (of the folder, or of
-its splits) are the classes, in the order of their names; otherwise there are none.
+its splits) are the classes, in the order of their names; otherwise there are none. Names that differ only in how their
+letters are encoded (Unicode's NFC and NFD, as one system writes é and another) are of one class.
 
 The data set is its content: its name is the folder's last part, SIZE and the first digits of the checksum, and no seed
 or identity depends on where it lies or how that was written.
@@ -31,6 +32,7 @@ import contextlib
 import hashlib
 import os
 import re
+import unicodedata
 import warnings
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -365,7 +367,7 @@ def _deeper(pieces: list[list[str]]) -> str | None:
 def _labels(parts: Parts, notes: list[str]) -> tuple[tuple[str, ...], list[int]]:
     """Class names and the label of each image, if every one is in one of several subfolders; else none, said in `notes`."""
     names = [picture.name for picture in (*parts.train, *(parts.test or ()))]
-    first = [name.partition("/")[0] if "/" in name else "" for name in names]
+    first = _one_encoding([name.partition("/")[0] if "/" in name else "" for name in names], notes)
     classes = sorted(set(first))
     if "" in classes and len(classes) > 1:
         notes.append(f"{_count(first.count(''), 'image')} outside the class folders, so there are no labels")
@@ -376,6 +378,20 @@ def _labels(parts: Parts, notes: list[str]) -> tuple[tuple[str, ...], list[int]]
         return (), []
     number = {c: i for i, c in enumerate(classes)}
     return tuple(map(readable, classes)), [number[f] for f in first]
+
+
+def _one_encoding(names: list[str], notes: list[str]) -> list[str]:
+    """The names; of those that differ only in how their letters are encoded, the first for all, which is said in `notes`."""
+    same: dict[str, list[str]] = {}
+    for name in sorted(set(names)):
+        same.setdefault(unicodedata.normalize("NFC", name), []).append(name)
+    called = {name: some[0] for some in same.values() for name in some}
+    for some in same.values():
+        if len(some) > 1:
+            notes.append(
+                f"{len(some)} folders are called {readable(some[0])}, in other encodings of its letters: one class"
+            )
+    return [called[name] for name in names]
 
 
 def _held_out(names: list[str], digests: list[bytes]) -> np.ndarray:
