@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal
 
-from bench.runs import type_in_words
 from paradigms.core.settings import meaning_of, range_of
 from paradigms.recipe import Recipe
 

@@ -93,7 +93,9 @@ def _known(path: tuple[str, ...]) -> Mapping[str, Metric]:
         except (Exception, SystemExit):  # whoever computes by it says so
             continue
         for metric in theirs:
-            texts = {f.name: visible(str(getattr(metric, f.name))) for f in fields(Metric) if f.type == "str"}
+            texts: dict[str, Any] = {
+                f.name: visible(str(getattr(metric, f.name))) for f in fields(Metric) if f.type == "str"
+            }
             found.setdefault(metric.name, replace(metric, **texts))
     return dict(sorted(found.items(), key=lambda item: item[1].place))
 

@@ -17,7 +17,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from bench.train_features import Training, accuracy, augment, fit, recipe
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from safetensors.torch import load as load_tensors

@@ -98,7 +98,7 @@ def cases() -> list[tuple[str, ...]]:
 
     chain = max(samples, key=lambda name: (depth(name), -len(name)))
     names = dict.fromkeys([chain, museum.staged(known), *(name for name in catalogue.rows() if name in samples)])
-    found = []
+    found = list[tuple[str, ...]]()
     for data in DATA:  # one after the other, so that few trials see all paradigms on vectors first
         for recipe in names:
             space = runs.dataset(data).space

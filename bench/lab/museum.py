@@ -27,7 +27,8 @@ from bench.lab.same import essence, timeless
 from bench.lab.verdict import Verdict
 from bench.lab.warm import HUNG, Ended, World
 from paradigms import catalogue
-from paradigms.contract import Paradigm, Recipe
+from paradigms.contract import Paradigm
+from paradigms.recipe import Recipe
 from reports import files
 
 __all__ = ["KINDS", "Museum", "judge", "kind_of", "museum", "staged"]

@@ -36,7 +36,7 @@ from bench.lab.peers import megabytes
 from bench.metrics.frechet import frechet_distance
 from bench.script import answered
 from bench.sharing import alone_on
-from paradigms.backbones.build import denoiser, unet
+from paradigms.backbones.build import denoiser
 from paradigms.backbones.images import unet
 from paradigms.core.data import Batch, Space
 from paradigms.core.noise import Noise

@@ -33,11 +33,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
-from bench import cli, loop, runs, suite
+from bench import cli, loop, runs
 from bench.lab import inline
 from bench.lab.attack import Attack, Call, arm
-from bench.suite import stages
 from bench.runs import budget
+from bench.suite import stages
 from reports import files
 
 __all__ = ["CRASHED", "HUNG", "Ended", "Running", "World", "calls_of", "preload"]

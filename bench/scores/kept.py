@@ -15,7 +15,6 @@ from bench import measure
 from bench.data import Dataset
 from bench.features import shipped, spaces_for
 from bench.metrics import plugin_files
-from bench.scores.pictures import GRID, SAMPLES
 from bench.scores.pools import pool_size
 from bench.store import SCHEMA, Row, load_rows, manifest, results_key, verify
 from bench.tiers import Tier
