@@ -53,7 +53,7 @@ def locked(folder: Path, waiting: Callable[[], object] = lambda: None, name: str
                     pause = min(2 * pause, 0.1)
                 except OSError as error:
                     raise Unwritable(f"can not lock {path}: {error.strerror}; choose another --out") from None
-            if not _is_at(path, file.fileno()):  # the folder was deleted meanwhile, and the lock with it
+            if not files.is_at(path, file.fileno()):  # the folder was deleted meanwhile, and the lock with it
                 continue
             held.add(key)
             try:
@@ -62,10 +62,3 @@ def locked(folder: Path, waiting: Callable[[], object] = lambda: None, name: str
             finally:
                 held.discard(key)
         return
-
-
-def _is_at(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(descriptor))
-    except OSError:
-        return False

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from bench import runs, store
 from bench.suite.checked import Checked, frame, records
@@ -83,8 +84,9 @@ def _written(
         if not len(rows):
             raise BadInput(f"no results of tier {tier}; make them: `bench evaluate RUN --tier {tier}`")
     with store.locked(to):
-        _check_is_for_reports(to)
-        (to / store.MANIFEST).unlink(missing_ok=True)  # the files of an earlier report are no part of this one
+        _check_is_for_reports(to, [name for one in formats for name in reports.FILES.get(one, ())])
+        # The files of an earlier report are no part of this one; and what is written from here on is a report's.
+        store.write_json(to / store.MANIFEST, {"schema": store.SCHEMA, "files": {}})
         sweep(to / FIGURES)
         written = reports.render(rows, shown, found.real or None, to, formats, families())
         entries = {str(path.relative_to(to)): entry for path, entry in written.items()}
@@ -92,21 +94,26 @@ def _written(
     return list(written)
 
 
-def _check_is_for_reports(folder: Path) -> None:
-    """Raises BadInput where a folder holds results, whose manifest a report would replace, or another's files.
+def _check_is_for_reports(folder: Path, names: Sequence[str]) -> None:
+    """Raises Unwritable where a folder holds what no report wrote and one would replace: results, or a file of those names.
 
     A link may lead to somebody's files of the same names: behind one there must be nothing yet, or a report.
     """
-    files: Mapping[str, Mapping[str, object]] = {}
-    with suppress(BadInput):  # a damaged manifest is replaced
-        files = store.manifest(folder)
-    if os.path.exists(folder / runs.INFO) or any("report" not in entry for entry in files.values()):
-        raise BadInput(f"{folder} holds results, and no report; choose another --to")
+    known, listed = False, dict[str, dict[str, Any]]()
+    with suppress(BadInput):
+        listed, known = store.manifest(folder), os.path.exists(folder / store.MANIFEST)
+    if os.path.exists(folder / runs.INFO) or any("report" not in entry for entry in listed.values()):
+        raise store.Unwritable(f"{folder} holds results, and no report; choose another --to")
     for path in (folder, folder / FIGURES):
-        if path.is_symlink() and not files and any(name != store.LOCK for name in os.listdir(path)):
-            raise BadInput(
+        if path.is_symlink() and not known and any(name != store.LOCK for name in os.listdir(path)):
+            raise store.Unwritable(
                 f"{path} is a link to {os.path.realpath(path)}, which holds other files and no report; choose another --to"
             )
+    theirs = next((name for name in (store.MANIFEST, *names) if os.path.lexists(folder / name)), None)
+    if not known and theirs is not None:
+        raise store.Unwritable(
+            f"{folder / theirs} is no part of a report that is known here; move or delete it, or choose another --to"
+        )
 
 
 def _report_key(
