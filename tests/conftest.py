@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from paradigms import catalogue, edm, plugins
 from paradigms.backbones import Backbone
@@ -22,6 +22,16 @@ from paradigms.maths.denoiser import Prediction
 from paradigms.maths.paths import GaussianPath
 from paradigms.recipe import Recipe
 from paradigms.score_sde import ScoreSDE
+from paradigms.testing import (  # noqa: F401 (for the tests)
+    Exact,
+    Mixture,
+    build,
+    descend,
+    examples,
+    examples_for,
+    shake,
+    train_a_little,
+)
 
 pytest_plugins = ["costs"]
 torch.set_num_threads(1)
@@ -102,135 +112,7 @@ def installed_package(module: str, home: Path) -> Iterator[None]:
     sys.modules.pop(module, None)
 
 
-# --------------------------------------------------------------------------------------------------------- models
-
-
-def shake(model: nn.Module, scale: float = 0.1, seed: int = 0) -> nn.Module:
-    """Moves every parameter a little, so that branches which start silent speak."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(scale * torch.randn(p.shape, generator=generator))
-    return model
-
-
-def build(recipe: Recipe | str, space: Space, width: int = 8, seed: int = 0, config=None, shaken: bool = True):
-    """A small model with the initial weights of a seed; the parents it needs are built and shaken first."""
-    recipe = catalogue.get(recipe) if isinstance(recipe, str) else recipe
-    parents = {role: Frozen(build(need.recipe, space, width, seed)) for role, need in recipe.needs.items()}
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        # Of vectors the paradigm proper: the map around it has tests of its own (test_standardise.py).
-        model = recipe.build(space, width, parents, config).core
-    return shake(model, seed=seed) if shaken else model
-
-
-def examples(space: Space, n: int = 4, seed: int = 0) -> Batch:
-    """n examples of a space: bin centres where it has levels, labels where it has classes, and noise to go with them."""
-    generator = torch.Generator().manual_seed(seed)
-    if space.levels:
-        x = space.encode(torch.randint(space.levels, (n, *space.shape), generator=generator))
-    else:
-        x = torch.randn(n, *space.shape, generator=generator)
-    y = torch.randint(space.classes, (n,), generator=generator) if space.classes else None
-    return Pairs(x, y, torch.randn(n, *space.shape, generator=generator))
-
-
-def examples_for(model: Trainable, n: int = 4, seed: int = 0) -> Batch:
-    """n examples as `prepare` would have the model train on them: codes, where it trains on such."""
-    x, y = batch = examples(model.space, n, seed)
-    return Batch(model.codes(x, y), y) if hasattr(model, "codes") else batch
-
-
-def descend(optimizers: dict, update: Update) -> list[nn.Parameter]:
-    """What a trainer does with an update, short of `after`; returns the parameters it may have moved."""
-    optimizer = optimizers[update.module]
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for group in optimizer.param_groups:
-        group.update(update.settings)
-    optimizer.zero_grad(set_to_none=True)
-    update.loss.backward(inputs=parameters)
-    optimizer.step()
-    return parameters
-
-
-def train_a_little(model: Trainable, steps: int = 2, n: int = 4) -> Trainable:
-    """A few steps on random examples, in order to leave the initial state."""
-    optimizers = model.optimizers()
-    for k in range(steps):
-        for update in model.updates(examples_for(model, n, seed=k), k / steps, Noise("train", k)):
-            descend(optimizers, update)
-            if update.after is not None:
-                update.after()
-    return model
-
-
 # ------------------------------------------------------------------------------------------------- closed forms
-
-
-class Mixture:
-    """Gaussians with diagonal covariances, and everything a perfect network knows of them; float64."""
-
-    def __init__(self, weights: list[float], means: list[list[float]], stds: list[list[float]]) -> None:
-        self.weights, self.means, self.stds = (torch.tensor(a, dtype=torch.float64) for a in (weights, means, stds))
-
-    def sample(self, n: int, seed: int = 0) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
-        noise = torch.randn(n, self.means.shape[1], generator=generator, dtype=torch.float64)
-        return self.means[k] + self.stds[k] * noise
-
-    @property
-    def mean(self) -> Tensor:
-        return (self.weights[:, None] * self.means).sum(0)
-
-    @property
-    def cov(self) -> Tensor:
-        off = self.means - self.mean
-        return torch.diag((self.weights[:, None] * self.stds.square()).sum(0)) + (self.weights * off.T) @ off
-
-    def _parts(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, K) log weight x density, and (B, K, D) centred x and variance, of alpha x + sigma eps."""
-        alpha, sigma = alpha.reshape(-1, 1, 1), sigma.reshape(-1, 1, 1)
-        var = (alpha * self.stds).square() + sigma.square()
-        off = x[:, None] - alpha * self.means
-        normal = torch.distributions.Normal(torch.zeros(()), var.sqrt(), validate_args=False)
-        return normal.log_prob(off).sum(2) + self.weights.log(), off, var
-
-    def log_prob(self, x: Tensor, alpha: float = 1.0, sigma: float = 0.0) -> Tensor:
-        """The log density of alpha x + sigma eps."""
-        return self._parts(x, torch.tensor(alpha).double(), torch.tensor(sigma).double())[0].logsumexp(1)
-
-    def posterior(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """E[data | x] and E[noise | x]; alpha, sigma (B,)."""
-        log, off, var = self._parts(x, alpha, sigma)
-        share = log.softmax(1)[:, :, None]
-        a, s = alpha.reshape(-1, 1, 1), sigma.reshape(-1, 1, 1)
-        x0 = (share * (self.means + a * self.stds.square() * off / var)).sum(1)
-        return x0, (share * s * off / var).sum(1)
-
-
-class Exact(Backbone):
-    """The network that a trained one approaches: the posterior mean of its `prediction`, given (c_in x_t, clock(t)).
-
-    time: the inverse of the clock.
-    """
-
-    def __init__(
-        self,
-        data: Mixture,
-        path: GaussianPath,
-        prediction: Prediction,
-        time: Callable[[Tensor], Tensor] = lambda told: told,
-    ) -> None:
-        super().__init__()
-        self.data, self.path, self.prediction, self.time = data, path, prediction, time
-
-    def forward(self, x: Tensor, told: Tensor, y: Tensor | None = None) -> Tensor:
-        t = self.time(told.double())
-        seen = self.prediction.coefficients(self.path, t).c_in[:, None]
-        x0, eps = self.data.posterior(x.double() / seen, self.path.alpha(t), self.path.sigma(t))
-        return self.prediction.target(self.path, t, x0, eps).to(x.dtype)
 
 
 def told_back(model) -> Callable[[Tensor], Tensor]:

@@ -20,6 +20,9 @@ from paradigms.core.noise import Noise
 from paradigms.core.plans import Kind, Plan, Sampler
 from paradigms.errors import BadInput
 from paradigms.maths.paths import COORDINATES, expand
+from paradigms.testing import changed, checks, state_of
+from paradigms.testing.checks import draw, few, labels
+from paradigms.testing.models import names_of
 
 RECIPES = catalogue.recipes()
 IMAGES, LABELLED = Space((1, 8, 8), 0, 17), Space((1, 8, 8), 10, 17)
@@ -114,38 +117,8 @@ def over_kinds(most: float = math.inf):
     return crossed(("name", "kind"), cases)
 
 
-def few(sampler: Sampler) -> Plan:
-    """A plan with few steps: enough for churn to find levels where it adds noise and others where it does not, and for the
-    reverse SDE not to end where clipping hides all else. Of an adaptive solver at a coarse tolerance."""
-    more = sampler.name in ("churn", "reverse-sde")
-    coarse = tuple((name, 1e-2) for name in ("rtol", "atol") if sampler.calls is None and name in sampler.options)
-    return Plan(sampler.name, 1 if sampler.steps == (1,) else 12 if more else 3, coarse)
-
-
-def bits(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict(keep_vars=True).items()}
-
-
-def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
-    assert before.keys() == after.keys()
-    return {name for name in before if not torch.equal(before[name], after[name])}
-
-
-def names_of(model: nn.Module, parameters) -> set[str]:
-    wanted = {id(p) for p in parameters}
-    return {name for name, p in model.named_parameters() if id(p) in wanted}
-
-
 def optimised(optimizers) -> list[nn.Parameter]:
     return [p for o in optimizers.values() for group in o.param_groups for p in group["params"]]
-
-
-def draw(model: Paradigm, plan: Plan, n: int = 3, first: int = 0, y: Tensor | None = None, seed: int = 0) -> Tensor:
-    """In the precision of the model."""
-    z = model.prior(n, Noise("z", seed).rows(first))
-    z = z.to(next(model.parameters()).dtype) if z.is_floating_point() else z
-    with torch.no_grad():
-        return model.sample(z, plan, Noise("sampler", seed).rows(first), None if y is None else y[first : first + n])
 
 
 def exact(model: Paradigm) -> Paradigm:
@@ -156,33 +129,12 @@ def exact(model: Paradigm) -> Paradigm:
     return model.double().eval()
 
 
-def labels(space: Space, n: int) -> Tensor | None:
-    return torch.arange(n) % space.classes if space.classes else None
-
-
 # -------------------------------------------------------------------------------------------------------- training
 
 
 @over([*SMALL, COLOUR], once="updates")
 def test_an_update_moves_its_module_and_nothing_else(name, space):
-    model = build(name, space).train()
-    optimizers, batch = model.optimizers(), examples_for(model)
-    modules = []
-    for k in range(2):
-        for update in model.updates(batch, 0.5 + 0.1 * k, Noise(k)):
-            before = bits(model)
-            descend(optimizers, update)
-            after = bits(model)
-            moved, allowed = changed(before, after), names_of(model, update.module.parameters())
-            assert moved, "the step moved nothing"
-            assert moved <= allowed
-            modules.append(update.module)
-            if update.after is not None:
-                update.after()
-                moved = changed(after, bits(model))
-                assert moved, "`after` moved nothing"
-                assert not moved & names_of(model, optimised(optimizers))
-    assert set(modules) == set(optimizers), "a module has an optimizer and no update, or the other way round"
+    checks.updates_move_their_module(RECIPES[name], space)
 
 
 @over(SMALL, once="updates")
@@ -211,19 +163,7 @@ def test_every_optimised_parameter_gets_a_finite_gradient(name, space):
 
 @over(SMALL, once="updates")
 def test_updates_leave_nothing_behind(name, space):
-    """A step may be run only to count its cost: nothing changes unless the caller steps."""
-    model = train_a_little(build(name, space)).eval()  # dropout draws from the global generator by design
-    optimizers, batch = model.optimizers(), examples_for(model)
-    for o in optimizers.values():
-        o.zero_grad(set_to_none=True)
-    before, x, state = bits(model), batch.x.clone(), torch.get_rng_state()
-    list(model.updates(batch, 0.3, Noise(1)))
-    assert not changed(before, bits(model))
-    assert all(not o.state for o in optimizers.values())
-    assert all(p.grad is None for p in model.parameters())
-    assert torch.equal(batch.x, x)
-    assert not batch.x.requires_grad
-    assert torch.equal(torch.get_rng_state(), state), "drew from the global generator"
+    checks.updates_leave_nothing_behind(RECIPES[name], space)
 
 
 @over(SMALL, once="updates")
@@ -250,11 +190,11 @@ def test_a_child_leaves_its_parents_alone(name, space):
     assert len(parents) == len(RECIPES[name].needs)
     for parent, need in zip(parents, RECIPES[name].needs.values()):
         assert isinstance(parent, need.provides)
-        before = bits(parent)
+        before = state_of(parent)
         train_a_little(model.train())
         if isinstance(model, Paradigm):
             draw(model.eval(), model.card.default, y=labels(space, 3))
-        assert not changed(before, bits(parent))
+        assert not changed(before, state_of(parent))
         assert not parent.training
         assert all(p.grad is None and not p.requires_grad for p in parent.parameters())
         assert not {id(p) for p in parent.parameters()} & {id(p) for p in model.parameters()}
@@ -304,32 +244,12 @@ def test_any_image_is_either_modelled_or_refused_in_words(name, shape):
 
 @over_samplers(SMALL, each=True)
 def test_a_sampler_gives_examples_of_the_space(name, space, sampler):
-    model, y = build(name, space).eval(), labels(space, 3)
-    z = model.prior(3, Noise("z"))
-    kept, state, before = z.clone(), torch.get_rng_state(), bits(model)
-    with torch.no_grad():
-        x = model.sample(z, few(sampler), Noise("sampler"), y)
-    assert x.shape == (3, *space.shape)
-    assert x.dtype == torch.float32
-    assert x.isfinite().all()
-    assert x.std() > 0
-    assert torch.equal(z, kept), "z was written to"
-    assert torch.equal(torch.get_rng_state(), state), "drew from the global generator"
-    assert not changed(before, bits(model))
+    checks.samples_are_of_the_space(build(name, space).eval(), sampler)
 
 
 @over_samplers([LABELLED, MARKED, LARGE])
 def test_same_noise_same_bits_and_other_noise_other_samples(name, space, sampler):
-    model, y = build(name, space).eval(), labels(space, 2)
-    first, again, other = (draw(model, few(sampler), 2, y=y, seed=seed) for seed in (0, 0, 1))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-    # Only a sampler that says so draws noise beyond the prior's.
-    z = model.prior(2, Noise("z"))
-    with torch.no_grad():
-        a, b = (model.sample(z, few(sampler), Noise("sampler", seed), y) for seed in (0, 1))
-    steps = few(sampler).steps
-    assert torch.equal(a, b) == (not sampler.stochastic), f"{sampler.name} at {steps} steps"
+    checks.samples_follow_the_noise(build(name, space).eval(), sampler)
 
 
 @over_samplers(SMALL)
@@ -344,15 +264,7 @@ def test_chunks_are_rows_of_the_whole(name, space, sampler):
 
 @over_samplers([IMAGES, VECTORS])
 def test_a_sampler_makes_the_calls_it_claims(name, space, sampler):
-    model = build(name, space).eval()
-    for steps in (1,) if sampler.steps == (1,) else (1, 2, 5):
-        with count_calls() as count:
-            draw(model, Plan(sampler.name, steps), 2)
-        if sampler.calls is None:
-            assert count.calls > 0
-        else:
-            assert count.calls == sampler.calls_at(steps)
-            assert count.examples == 2 * count.calls
+    checks.calls_are_as_claimed(build(name, space).eval(), sampler)
 
 
 @over_samplers([VECTORS, MARKED])
@@ -429,23 +341,9 @@ def test_the_loss_depends_on_the_labels(name, space):
 
 @over_kinds()
 def test_a_declared_likelihood_is_computed_at_the_declared_cost(name, kind):
-    model, x = build(name, VECTORS).eval(), examples(VECTORS, 3).x
-    kept, state = x.clone(), torch.get_rng_state()
-    with torch.no_grad(), count_calls() as count:
-        estimate = model.log_likelihood(x, kind, Noise("likelihood"))
-    assert count.examples == len(x) * kind.calls or (VECTORS.levels == 0 and kind.option("draws", 1) > 1)
-    for values in (estimate.value, *estimate.terms.values(), *estimate.errors.values()):
-        assert values.shape == (3,)
-        assert values.dtype == torch.float32
-        assert values.isfinite().all()
-        assert not values.requires_grad
-    assert all((error >= 0).all() for error in estimate.errors.values())
-    if estimate.terms:
-        torch.testing.assert_close(sum(estimate.terms.values()), -estimate.value, rtol=1e-5, atol=1e-4)
-    assert torch.equal(x, kept)
-    assert torch.equal(torch.get_rng_state(), state), "drew from the global generator"
+    model = build(name, VECTORS).eval()
+    checks.likelihood_is_as_claimed(model, kind)
     assert all(p.grad is None for p in model.parameters())
-    assert kind.relation in ("=", "≤", "≈")
 
 
 @over(SMALL, [n for n in PARADIGMS if RECIPES[n].paradigm.card.likelihoods], once="log_likelihood")
@@ -522,7 +420,7 @@ def test_weights_make_the_round_trip(name, space, tmp_path):
     save_file(state, tmp_path / "weights.safetensors")
     other = shake(build(name, space), seed=5).eval()  # same parents, other weights
     other.load_state_dict(load_file(tmp_path / "weights.safetensors"))
-    assert not changed(bits(model), bits(other))
+    assert not changed(state_of(model), state_of(other))
     if isinstance(model, Paradigm):
         plan, y = few(model.card.sampler(model.card.default.sampler)), labels(space, 2)
         assert torch.equal(draw(model, plan, 2, y=y), draw(other, plan, 2, y=y))
@@ -555,9 +453,7 @@ def test_a_denoiser_tells_data_from_noise(name):
 
 @over([IMAGES, VECTORS], [name for name, recipe in RECIPES.items() if not recipe.needs])  # a child may copy its teacher
 def test_parameters_grow_with_the_width(name, space):
-    """The runner searches the width that meets the parameter target."""
-    sizes = [sum(p.numel() for p in build(name, space, width).parameters()) for width in (8, 16, 24, 32)]
-    assert sizes == sorted(set(sizes))
+    checks.parameters_grow_with_the_width(RECIPES[name], space)
 
 
 def test_a_parent_must_do_what_the_need_asks():

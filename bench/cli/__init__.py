@@ -1,4 +1,4 @@
-"""The command line: `bench all`, `train`, `sample`, `evaluate`, `time`, `report`, `compare`, `list`, `data`.
+"""The command line: `bench all`, `train`, `sample`, `evaluate`, `time`, `report`, `compare`, `list`, `data`, `check`.
 
 A command asks (text to things: `options`, `bench.inputs`), does (the rest of `bench`) and shows (`shown`). Nothing here
 imports torch, pandas or scikit-learn before work starts, so that help and completion answer at once.
@@ -6,7 +6,7 @@ imports torch, pandas or scikit-learn before work starts, so that help and compl
 
 from __future__ import annotations
 
-from bench.cli import listing, reporting, sampling, scoring, training
+from bench.cli import checking, listing, reporting, sampling, scoring, training
 from bench.cli.program import app
 
 __all__ = ["app"]
@@ -22,5 +22,6 @@ for _name, _command in (
     ("compare", reporting.compare),
     ("list", listing.list_),
     ("data", listing.data),
+    ("check", checking.check),
 ):
     app.command(_name)(_command)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from functools import lru_cache
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
 from bench.data.array import load_array
 from bench.data.dataset import Dataset
-from bench.data.files import Found, Progress, obtain, store
+from bench.data.files import Progress, obtain, store
 from bench.data.folder import load_folder
 from bench.data.names import DOOR, ArrayName, Definition, FolderName, Name, OwnData, info, own_data
 from paradigms.errors import BadInput
 
-__all__ = ["definitions", "fetch", "load"]
+__all__ = ["definitions", "fetch", "load", "loaded"]
 
 
 def definitions() -> dict[str, Definition]:
@@ -41,7 +40,7 @@ def load(name: Name, source: Path | None = None, progress: Progress | None = Non
         return load_own(name, progress)
     definition = _definition(name)
     _refuse_source(definition, source)
-    return _loaded(definition, obtain(definition.origin, source, progress) if definition.origin else {})
+    return loaded(definition, source, progress)
 
 
 def _definition(name: str) -> Definition:
@@ -52,8 +51,9 @@ def _definition(name: str) -> Definition:
     return found
 
 
-def _loaded(definition: Definition, files: Mapping[str, Found]) -> Dataset:
-    """The data set, as its definition says it is. Raises BadInput."""
+def loaded(definition: Definition, source: Path | None = None, progress: Progress | None = None) -> Dataset:
+    """The data set, as its definition says it is; its files are obtained. Raises BadInput."""
+    files = obtain(definition.origin, source, progress) if definition.origin else {}
     where, ours = f"data set '{definition.name}'", definition.load.__module__.startswith("bench.data.")
     try:
         found = definition.load(files)
