@@ -8,6 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,12 +16,13 @@ import torch
 from bench.data import sets
 from bench.data.dataset import Dataset
 from bench.data.names import Definition
+from bench.features.space import Features
 from bench.metrics import Compared, Value, table, values_of
 from paradigms import catalogue
 from paradigms.backbones import build
 from paradigms.backbones.networks import Networks
-from paradigms.contract import Recipe
 from paradigms.errors import BadInput, unknown
+from paradigms.recipe import Recipe
 from paradigms.testing import Result, check_backbone, check_recipe
 from reports.metrics import Metric
 
@@ -94,14 +96,14 @@ def _check_metric(metric: Metric) -> Iterator[Result]:
         return
     names = {"vectors": ("ring8",), "samples": ("digits", "ring8")}.get(metric.on, ("digits",))
     for name in names:
-        yield _tried("gives a finite value of its name", name, lambda name=name: _value_of(metric, sets.load(name)))
+        yield _tried("gives a finite value of its name", name, partial(_value_of, metric, sets.load(name)))
 
 
 def _value_of(metric: Metric, data: Dataset) -> str:
     n = min(400, len(data.train), len(data.test))
     x, real = data.train.x[:n].clone(), data.test.x[:n].clone()
     y, truth = (None if part.y is None else part.y[:n] for part in (data.train, data.test))
-    features = [None, None]
+    features: list[Features | None] = [None, None]
     if metric.on == "features":
         from bench.features import random_conv
 

@@ -14,13 +14,6 @@ import torch
 from torch import Tensor
 
 from paradigms import catalogue, edm, plugins
-from paradigms.backbones import Backbone
-from paradigms.contract import Frozen, Trainable, Update
-from paradigms.core.data import Batch, Pairs, Space
-from paradigms.core.noise import Noise
-from paradigms.maths.denoiser import Prediction
-from paradigms.maths.paths import GaussianPath
-from paradigms.recipe import Recipe
 from paradigms.score_sde import ScoreSDE
 from paradigms.testing import (  # noqa: F401 (for the tests)
     Exact,

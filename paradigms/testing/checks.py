@@ -13,8 +13,12 @@ from torch import Tensor, nn
 
 from paradigms.backbones import count_calls
 from paradigms.backbones.networks import Network, Networks
-from paradigms.contract import Data, Kind, Noise, Paradigm, Plan, Recipe, Sampler, Space
+from paradigms.contract import Paradigm
+from paradigms.core.data import Data, Space
+from paradigms.core.noise import Noise
+from paradigms.core.plans import Kind, Plan, Sampler
 from paradigms.errors import BadInput
+from paradigms.recipe import Recipe
 from paradigms.testing.models import (
     build,
     changed,
@@ -63,9 +67,10 @@ def labels(space: Space, n: int) -> Tensor | None:
 
 def few(sampler: Sampler) -> Plan:
     """A plan with few steps: enough for churn to find levels where it adds noise and others where it does not, and for the
-    reverse SDE not to end where clipping hides all else."""
+    reverse SDE not to end where clipping hides all else. Of an adaptive solver at a coarse tolerance."""
     more = sampler.name in ("churn", "reverse-sde")
-    return Plan(sampler.name, 1 if sampler.steps == (1,) else 12 if more else 3)
+    coarse = tuple((name, 1e-2) for name in ("rtol", "atol") if sampler.calls is None and name in sampler.options)
+    return Plan(sampler.name, 1 if sampler.steps == (1,) else 12 if more else 3, coarse)
 
 
 def draw(model: Paradigm, plan: Plan, n: int = 3, first: int = 0, y: Tensor | None = None, seed: int = 0) -> Tensor:

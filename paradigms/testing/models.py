@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -10,7 +10,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from paradigms import catalogue
-from paradigms.contract import Batch, Frozen, Noise, Pairs, Recipe, Space, Trainable, Update
+from paradigms.contract import Frozen, Trainable, Update
+from paradigms.core.data import Batch, Pairs, Space
+from paradigms.core.noise import Noise
+from paradigms.recipe import Recipe
 
 __all__ = ["build", "changed", "descend", "examples", "examples_for", "names_of", "shake", "state_of", "train_a_little"]
 
@@ -53,7 +56,8 @@ def examples(space: Space, n: int = 4, seed: int = 0) -> Batch:
 def examples_for(model: Trainable, n: int = 4, seed: int = 0) -> Batch:
     """n examples as `prepare` would have the model train on them: codes, where it trains on such."""
     x, y = batch = examples(model.space, n, seed)
-    return Batch(model.codes(x, y), y) if hasattr(model, "codes") else batch
+    codes: Callable[[Tensor, Tensor | None], Tensor] | None = getattr(model, "codes", None)
+    return batch if codes is None else Batch(codes(x, y), y)
 
 
 def descend(optimizers: Mapping[nn.Module, Optimizer], update: Update) -> list[nn.Parameter]:
