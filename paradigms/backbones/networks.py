@@ -44,5 +44,5 @@ class Network(Backbone):
         super().__init__()
         self.net = net
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.net(*args, **kwargs)
+    def forward(self, *args: Any) -> Any:
+        return self.net(*args)
