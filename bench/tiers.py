@@ -19,7 +19,7 @@ MATCHES = ("flops", "images", "seconds")
 SWEEPS = ("main", "all")
 SMALL_IMAGE = 16
 MOST_SEEDS = 10_000
-MOST_DRAWS = 1_000  # which are held at once
+MOST_AT_ONCE = {"draws": 1_000, "batch": 1_000_000}  # which are held in memory
 LONGEST = 64  # characters of a name
 _SHIPPED = Path(__file__).with_name("tiers.toml")
 # None of the seeds; of anything else there must be some.
@@ -182,7 +182,7 @@ def _fill(kind: Any, values: Mapping[str, Any], defaults: Mapping[str, Any], whe
             raise BadInput(f"{where}: '{name}' must be {_NUMBER[str(f.type)]}, not {value!r}")
         if isinstance(value, (int, float)) and not 0 <= value < float("inf"):
             raise BadInput(f"{where}: '{name}' must be finite and not negative, not {value!r}")
-        most = MOST_SEEDS if name.endswith("seeds") else MOST_DRAWS if name == "draws" else MOST.get(str(f.type), value)
+        most = MOST_SEEDS if name.endswith("seeds") else MOST_AT_ONCE.get(name, MOST.get(str(f.type), value))
         if value > most:  # run.json could not be read again, or the runs could not be counted
             raise BadInput(f"{where}: '{name}' must be at most {most:,}")
         if value == 0 and name not in _MAY_BE_ZERO:

@@ -243,6 +243,7 @@ SPENT = ("flops", "seconds", "images", "params")
         ('[t]\nbase = "quick"\nseeds = -1', "not negative"),
         ('[t]\nbase = "quick"\nseeds = 100000', "'seeds' must be at most 10,000"),
         ('[t]\nbase = "quick"\ndraws = 100_000_000_000', "'draws' must be at most 1,000"),
+        ('[t]\nbase = "quick"\nsmall = { batch = 100_000_000_000 }', "'batch' must be at most 1,000,000"),
         ('[t]\nbase = "quick"\nsamples = 9223372036854775808', "'samples' must be at most"),
         ('[t]\nbase = "quick"\nsmall = { flops = 1e200 }', "'flops' must be at most"),
         *((f'[t]\nbase = "quick"\n{name} = 0', f"'{name}' must be more than 0") for name in SOME),

@@ -130,7 +130,8 @@ class World:
             for name, recipe in catalogue.recipes().items()
             if issubclass(recipe.paradigm, Paradigm) and not recipe.needs and runs.refusal(name, space) is None
         ]
-        self.recipes = able[:2]
+        # Those that draw samples in the fewest steps: what is written and said is the same.
+        self.recipes = able = sorted(able, key=lambda name: catalogue.get(name).paradigm.card.default.steps or 1)[:2]
         tier = tiers.get("smoke")
         planned = [runs.define(name, DATA, seed, tier) for name, seed in zip([able[0], able[0], able[1]], (0, 1, 0))]
         folders = [runs.ensure(run, self.runs, device="cpu") for run in planned]
@@ -252,9 +253,14 @@ def _usual(name: str, world: World, rng: random.Random) -> str:
     return rng.choice(known.get(name, ["1", "2", "8"]))
 
 
+@lru_cache(maxsize=1)
+def _commands() -> dict[str, Any]:
+    return dict(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
+
+
 def _command(world: World, rng: random.Random, verbs: Sequence[str] = (), odd: float = 0.2) -> list[str]:
     """A command line from what the command line itself says that it takes."""
-    commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    commands = _commands()
     verb = rng.choice(list(verbs or commands))
     if rng.random() < odd / 20:
         verb = _hostile_text(rng)
