@@ -39,7 +39,9 @@ def manifest(folder: Path) -> dict[str, dict[str, Any]]:
 def _is_entry(entry: Mapping[str, Any]) -> bool:
     later = entry.get("next")
     typed = (
-        fits(str)(entry.get("sha256")) and fits(str | None)(entry.get("key")) and fits(int | None)(entry.get("bytes"))
+        fits(str)(entry.get("sha256"))
+        and all(map(fits(str | None), (entry.get("key"), entry.get("place"))))
+        and fits(int | None)(entry.get("bytes"))
     )
     return typed and (later is None or (isinstance(later, dict) and _is_entry(later)))
 

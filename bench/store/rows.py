@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import math
@@ -45,9 +44,10 @@ def save_rows(folder: Path, rows: Sequence[Row], key: str) -> None:
     lines = [json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) for row in rows]
     data = "".join(f"{line}\n" for line in lines).encode()
     with locked(folder):
+        facts = {"key": key} if (place := _place(folder)) is None else {"key": key, "place": place}
         if (before := manifest(folder).get(RESULTS)) is not None:
-            write_manifest(folder, {RESULTS: {**before, "next": {**files.fingerprint(data), "key": key}}})
-        write_manifest(folder, {RESULTS: put(folder / RESULTS, data)}, key=key)
+            write_manifest(folder, {RESULTS: {**before, "next": {**files.fingerprint(data), **facts}}})
+        write_manifest(folder, {RESULTS: put(folder / RESULTS, data)}, **facts)
 
 
 def results_key(folder: Path) -> str | None:
@@ -62,11 +62,14 @@ def load_rows(folder: Path) -> list[Row]:
     """The rows of a folder, verified, in the schema of today: what an older one lacks is empty (see `ADDED`).
 
     Raises BadInput when they are missing, damaged, of a wrong type, of a newer schema, or of another run than the one that
-    they lie in.
+    they lie in, or another part of it.
     """
     path = Path(folder) / RESULTS
-    rows = list[Row]()
-    for number, line in enumerate(read_verified(folder, RESULTS).splitlines(), 1):
+    data, rows = read_verified(folder, RESULTS), list[Row]()
+    claimed, place = entry_of(manifest(folder)[RESULTS], data).get("place"), _place(folder)
+    if claimed is not None and place is not None:  # earlier versions do not state it
+        belongs(path, claimed, place)
+    for number, line in enumerate(data.splitlines(), 1):
         try:
             values = parse(line)
             if not isinstance(values, dict):
@@ -86,8 +89,8 @@ def load_rows(folder: Path) -> list[Row]:
     for run in sorted(runs) if own else ():
         belongs(path, run, own)
     for name in sorted({row.dataset for row in rows}):
-        if data := _data_at(folder, name):
-            belongs(path, name, data)
+        if found := _data_at(folder, name):
+            belongs(path, name, found)
     return rows
 
 
@@ -113,6 +116,17 @@ def has_rows(folder: Path) -> bool:
         return os.path.exists(folder / RESULTS) or RESULTS in manifest(folder)
     except BadInput:  # of a run it is missed; elsewhere the file may be anybody's
         return os.path.exists(folder / INFO)
+
+
+def _place(folder: Path) -> str | None:
+    """Where rows lie within their run ("." for its own, "samplers", "protocols/quick/timing"), or among baselines.
+
+    None for rows of neither, as of a user's samples, which may lie anywhere.
+    """
+    folder = Path(os.path.abspath(folder))
+    if (home := owner(folder)) is not None:
+        return folder.relative_to(home).as_posix()
+    return folder.name if folder.parent.name == BASELINES else None
 
 
 def _data_at(folder: Path, name: str) -> str:
@@ -161,7 +175,7 @@ def table(rows: Iterable[Row]) -> DataFrame:
     """Rows as one DataFrame with the columns of `Row`, typed."""
     import pandas
 
-    found = pandas.DataFrame([dataclasses.asdict(row) for row in rows], columns=[f.name for f in fields(Row)])
+    found = pandas.DataFrame([vars(row) for row in rows], columns=[f.name for f in fields(Row)])
     return found.astype(_dtypes())
 
 
@@ -177,7 +191,7 @@ def _dtypes() -> dict[str, str]:
 
 def _plain(row: Row) -> dict[str, Any]:
     """The row as JSON can hold it: a number that is not finite becomes None, and the reason says what it was."""
-    values = {name: readable(v) if isinstance(v, str) else v for name, v in dataclasses.asdict(row).items()}
+    values = {name: readable(v) if isinstance(v, str) else v for name, v in vars(row).items()}
     for name, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
             values[name] = None

@@ -60,6 +60,9 @@ def _is_text(value: Any) -> bool:
         return False
 
 
+_fields = cache(fields)  # of thousands of rows
+
+
 @cache
 def _hints(kind: type) -> dict[str, Any]:
     return typing.get_type_hints(kind)
@@ -73,7 +76,7 @@ def fitting(kind: type, values: Mapping[str, Any], signed: Sequence[str] = ()) -
     hints = _hints(kind)
     if (name := next((name for name in values if name not in hints), None)) is not None:
         raise ValueError(f"there is no '{name}'")
-    for f in fields(kind):
+    for f in _fields(kind):
         if f.name not in values:
             if f.default is MISSING and f.default_factory is MISSING:
                 raise ValueError(f"'{f.name}' is missing")
