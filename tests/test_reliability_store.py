@@ -595,6 +595,50 @@ def test_baselines_of_other_data_are_not_shown_beside_runs(out, tmp_path, caplog
     assert "is of 'moons'" in said(bench("report", "--formats", "csv", "--tier", "tiny"), caplog)
 
 
+@pytest.mark.parametrize(
+    ("theirs", "mine"),
+    [
+        (".", "samplers"),
+        ("likelihood", "samplers"),
+        ("protocols/quick", "protocols/standard"),
+        ("protocols/quick/timing", "timing"),
+    ],
+)
+def test_rows_of_another_part_of_the_run_are_not_believed(theirs, mine, tmp_path):
+    run = tmp_path / "some" / "0-aaaaaaaaaa"
+    for place in (theirs, mine):
+        (run / place).mkdir(parents=True, exist_ok=True)
+        store.write_sealed(run / store.INFO, {"id": run.name})
+        store.save_rows(run / place, [Row(metric="fd", value=1.0)], "k")
+        assert store.load_rows(run / place)
+    for name in (store.RESULTS, store.MANIFEST):
+        shutil.copy(run / theirs / name, run / mine / name)
+    with pytest.raises(BadInput, match=f"is of '{theirs}', and lies in the place of '{mine}'"):
+        store.load_rows(run / mine)
+    store.save_rows(run / mine, [Row(metric="fd", value=2.0)], "k")
+    assert [row.value for row in store.load_rows(run / mine)] == [2.0]
+    moved = run.rename(tmp_path / "mine")  # a run may lie anywhere
+    assert store.load_rows(moved / theirs)
+
+
+def test_baselines_of_another_tier_are_not_believed(out):
+    mine = out / "ring8" / store.BASELINES / "tiny"
+    shutil.copytree(mine, mine.with_name("quick"))
+    with pytest.raises(BadInput, match="is of 'tiny', and lies in the place of 'quick'"):
+        store.load_rows(mine.with_name("quick"))
+
+
+def test_rows_of_earlier_versions_do_not_say_where_they_belong(tmp_path):
+    run = tmp_path / "0-aaaaaaaaaa"
+    run.mkdir()
+    store.write_sealed(run / store.INFO, {"id": run.name})
+    store.save_rows(run, [Row(metric="fd", value=1.0)], "k")
+    listed = store.read_json(run / store.MANIFEST)
+    del listed["files"][store.RESULTS]["place"]
+    store.write_json(run / store.MANIFEST, listed)
+    assert store.load_rows(run)
+
+
 def test_a_run_of_other_data_beside_them_does_not_condemn_baselines(out):
     mine = out / "ring8" / store.BASELINES / "tiny"
     for name in ("aaa", "zzz"):
