@@ -125,13 +125,13 @@ class World:
             (self.root / name).mkdir()
         (self.root / "outside" / "canary").write_text("alive")
         space = runs.dataset(DATA).space
-        able = [
-            name
+        steps = {
+            name: recipe.paradigm.card.default.steps or 1
             for name, recipe in catalogue.recipes().items()
             if issubclass(recipe.paradigm, Paradigm) and not recipe.needs and runs.refusal(name, space) is None
-        ]
+        }
         # Those that draw samples in the fewest steps: what is written and said is the same.
-        self.recipes = able = sorted(able, key=lambda name: catalogue.get(name).paradigm.card.default.steps or 1)[:2]
+        self.recipes = able = sorted(steps, key=lambda name: steps[name])[:2]
         tier = tiers.get("smoke")
         planned = [runs.define(name, DATA, seed, tier) for name, seed in zip([able[0], able[0], able[1]], (0, 1, 0))]
         folders = [runs.ensure(run, self.runs, device="cpu") for run in planned]
