@@ -421,8 +421,8 @@ def test_recipes_say_which_data_they_take_and_why_not_the_rest(monkeypatch: pyte
     assert rows["vae"]["accepts"] == "images; not vectors: no pixels"
     assert rows["about-vae"]["data"]["gmm16"] == "16 is round"
     assert rows["about-vae"]["data"]["mnist"] is None
-    small = "stacked-mnist@14, mnist@14, fashion-mnist@14"
-    assert rows["about-vae"]["accepts"] == f"all but gmm16, {small} (14–16 is round)"
+    small = "mnist@14, stacked-mnist@14"
+    assert rows["about-vae"]["accepts"] == f"all but fashion-mnist@14, gmm16, {small} (14–16 is round)"
     assert rows["vae"]["url"].startswith("https://arxiv.org/")
     shown = bench("list", "recipes").stdout
     assert "\n   about-vae (or vae2)  " in shown

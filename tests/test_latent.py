@@ -315,8 +315,10 @@ def test_settings_of_what_is_inside_are_its_own():
 
 def test_what_is_inside_must_be_a_recipe(monkeypatch):
     recipe = around("vae")
-    monkeypatch.setattr(catalogue, "_all", lambda: [("here", (recipe,))])
-    with pytest.raises(BadInput, match="here: 'latent-vae' holds 'vae' inside, which is no recipe's name"):
+    monkeypatch.setattr(
+        catalogue.plugins.Door, "ours", lambda _: iter([catalogue.plugins.Found(recipe, "here", False)])
+    )
+    with pytest.raises(BadInput, match="here: 'latent-vae' holds 'vae' inside, which is no recipe's name; mend it"):
         catalogue.recipes()
 
 

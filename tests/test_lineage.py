@@ -564,7 +564,7 @@ def test_questions_of_ones_own_are_kept_one_by_one(out, home, monkeypatch):
     assert {row.tier for row in store.load_rows(places[1])} == {"other"}
     # Another question, by later code: the first answer stays, and is not taken for one of the later code.
     with monkeypatch.context() as patch:
-        patch.setattr(kept_rows, "code", lambda recipe=None: "later")
+        patch.setattr(kept_rows, "code", lambda *_: "later")
         assert bench("evaluate", run, "--sampler", two[1]).exit_code == 0
         both = store.load_rows(places[0])
         assert [row for row in both if row.options == "times=2"] == first

@@ -18,6 +18,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import installed_package, jobs_here
@@ -677,8 +678,7 @@ def test_a_report_that_was_interrupted_is_written_anew(out, tmp_path, monkeypatc
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("reports.files.fingerprint", killed)
-        patch.setattr("bench.store.put", lambda path, data: files.write(path, data))
+        patch.setattr("reports.writers.report.files", SimpleNamespace(write=files.write, fingerprint=killed))
         bench("report", out, "--to", to, "--formats", "csv")
     assert {path.name for path in to.iterdir()} == {store.LOCK, store.MANIFEST, "report.csv"}
     assert bench("report", out, "--to", to, "--formats", "csv").exit_code == 0

@@ -954,7 +954,7 @@ def test_one_call_recipes_do_not_hide_each_other(tmp_path: Path) -> None:
     rows = [r for r in rows if r.get("steps") in (None, 10) or r["recipe"] == "gamma"]
     section = one(rows, runs)
     points = pareto._points(section, "calls")
-    beside = pareto._beside(points)
+    beside = pareto._shifts(points)
     assert set(beside) == {"alpha", "beta"}
     assert beside["alpha"] != beside["beta"]
     assert 1.0 not in beside.values()  # there, gamma's own sweep stands
