@@ -104,6 +104,7 @@ class Scene:
     follows: by name the factors that the numbers depend on; of all other factors they are independent.
     within:  rounding between two sizes of a chunk; 0: none.
     again:   places that draw a number twice, with the reason.
+    apart:   streams that are opened here under other names: the order of a plan's steps is that of "plan".
     """
 
     work: Callable[..., Mapping[str, Tensor]]
@@ -112,6 +113,7 @@ class Scene:
     follows: Mapping[str, str] = field(default_factory=dict)
     within: float = 1e-4
     again: Mapping[str, str] = field(default_factory=dict)
+    apart: tuple[str, ...] = ()
 
 
 def recorded(scene: Scene, before: int = 0, **factors: Any) -> tuple[Ledger, Mapping[str, Tensor]]:
@@ -195,7 +197,7 @@ def planned() -> Scene:
     usual = {"data": "ring8", "recipe": "flow-matching", "seed": 0}
     others = {"data": "moons", "recipe": "flow-matching-cosine", "seed": 1}
     again = dict.fromkeys(("bench/runs/budget.py:fit_width.count", "bench/runs/budget.py:_calibrate"), "a fixed seed")
-    return Scene(work, usual, others, {"steps": "recipe"}, again=again)
+    return Scene(work, usual, others, {"steps": "recipe"}, again=again, apart=("bench/loop.py:Order._epoch",))
 
 
 @contextmanager
