@@ -197,7 +197,7 @@ def planned() -> Scene:
     usual = {"data": "ring8", "recipe": "flow-matching", "seed": 0}
     others = {"data": "moons", "recipe": "flow-matching-cosine", "seed": 1}
     again = dict.fromkeys(("bench/runs/budget.py:fit_width.count", "bench/runs/budget.py:_calibrate"), "a fixed seed")
-    return Scene(work, usual, others, again=again, apart=("bench/loop.py:Order._epoch",))
+    return Scene(work, usual, others, again=again, apart=("bench/loop.py:Order._epoch", "bench/loop.py:Loop._step"))
 
 
 @contextmanager
