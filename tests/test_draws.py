@@ -3,7 +3,8 @@
 A scene is a computation of the product as a function of factors: the training seed, the data set, the size of a chunk ...
 It is done once as usual and once with each factor changed, and the ledger tells which numbers were drawn. For every
 stream that was opened on the way the table says which factors it follows: with one of these other numbers are drawn, and
-with any other factor the same. `before`, what was drawn by others earlier in the process, is a factor of every scene.
+with any other factor the same. `before`, what was drawn by others earlier in the process, is a factor of every scene that
+has no chunks.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from typing import Any
 import pytest
 import torch
 from ledger import ROOT, Ledger, ledger, places
-from scenes import VECTORS, dataset, default, model, recorded, scenes
+from scenes import SPECIAL, VECTORS, dataset, default, model, recorded, scenes
 from torch import Tensor, nn
 
 from bench.loop import Average, Loop
 from bench.scores import pools
+from paradigms import catalogue
 from paradigms.contract import Trainable, Update
 from paradigms.core.data import Batch
 from paradigms.core.noise import BLOCKS, Noise
@@ -114,10 +116,10 @@ UNWALKED = {
         "from a generator of torch, which `load_toy` seeds",
     ),
     "bench/features/train.py:augment": "from a generator of torch, which `fit` seeds",
-    "paradigms/flows/base.py:Normal.draw": "the prior of a setting that no recipe has",
+    "paradigms/flows/base.py:Normal.draw": "the prior of flows of vectors; the scenes have images",
     "paradigms/hierarchical_vae.py:HierarchicalVAE.reconstruct": "asked by tests alone",
-    "paradigms/hierarchical_vae.py:HierarchicalVAE.draw_x": "of vectors",
-    "paradigms/maths/observation.py:FixedGaussian.sample": "of the vectors of a setting",
+    "paradigms/hierarchical_vae.py:HierarchicalVAE.draw_x": "where it draws itself: of vectors; the scene has images",
+    "paradigms/maths/observation.py:FixedGaussian.sample": "of autoencoders of vectors; the scene has images",
 }
 HANDED_OVER = {f"{file}:{name}" for file, names in HANDED.items() for name in names.split()}
 # No product: the suite's checks of a machine, its tools, and the models of the tests.
@@ -158,7 +160,12 @@ def usual(name: str) -> tuple[Ledger, Mapping[str, Tensor]]:
     return recorded(SCENES[name])
 
 
-@pytest.mark.parametrize("name", SCENES)
+def by_default(name: str) -> bool:
+    """Whether a scene is no one recipe's, or is of a recipe that stands for its paradigm."""
+    return name in SPECIAL or bool(set(name.split()) & set(catalogue.rows()))
+
+
+@pytest.mark.parametrize("name", [n if by_default(n) else pytest.param(n, marks=pytest.mark.matrix) for n in SCENES])
 def test_draws_follow_what_the_table_says_and_nothing_else(name: str) -> None:
     scene = SCENES[name]
     first, numbers = usual(name)
@@ -195,6 +202,7 @@ def equal(a: Tensor, b: Tensor, within: float) -> bool:
     return torch.allclose(a, b, within, within)
 
 
+@pytest.mark.matrix
 def test_every_draw_of_the_table_is_walked():
     seen = set().union(*(usual(name)[0].seen for name in SCENES))
     unseen = (STREAMS.keys() | HANDED_OVER) - UNWALKED.keys() - seen
