@@ -42,7 +42,7 @@ def things_called(name: str) -> list[Thing]:
     if found:
         return found
     sys.path.insert(0, os.getcwd())  # where a module may lie that is not installed yet
-    if "." not in name and importlib.util.find_spec(name) is None:
+    if "." not in name and name not in sys.modules and importlib.util.find_spec(name) is None:
         doors = (catalogue.DOOR, build.DOOR, sets.DOOR, table.DOOR)
         raise next((e for door in doors if (e := door.broken(name))), None) or unknown(
             "recipe, backbone, data set, metric or module", name, [n for things in known for n in things]
@@ -51,7 +51,8 @@ def things_called(name: str) -> list[Thing]:
         module = importlib.import_module(name)
     except (Exception, SystemExit) as error:  # a stranger's code may raise anything
         raise BadInput(f"{name} can not be imported: {type(error).__name__}: {error}; mend it") from error
-    defined = [thing for attribute in TUPLES for thing in getattr(module, attribute, ())]
+    tuples = (getattr(module, attribute, ()) for attribute in TUPLES)
+    defined = [thing for found in tuples for thing in (found if isinstance(found, (tuple, list)) else (found,))]
     if not defined or not all(isinstance(thing, Thing) for thing in defined):
         raise BadInput(f"{name} defines none of {', '.join(TUPLES)}, tuples of definitions; add one at its foot")
     return defined

@@ -12,7 +12,6 @@ import gc
 import hashlib
 import json
 import os
-import sys
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -41,6 +40,7 @@ from paradigms.contract import Paradigm
 from paradigms.core.noise import Noise
 from paradigms.core.plans import Plan, settings_text
 from paradigms.errors import BadInput
+from paradigms.plugins import foreign_file
 from paradigms.recipe import Recipe
 from reports.layout import TIMING
 
@@ -84,7 +84,7 @@ def sources(
     """
     digest = hashlib.sha256(_own_sources(tuple(modules)))
     found = {*_plugins(recipe), *plugins, *(plugin_files(config) if config is not None else ())}
-    for path in sorted(path for path in found if _ROOT not in path.parents):
+    for path in sorted(found):
         digest.update(f"{path.name}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -100,19 +100,20 @@ def _own_sources(modules: tuple[str, ...]) -> bytes:
         path
         for name in modules
         for path in (bench / f"{name}.py", *sorted((bench / name).glob("*.py")))
-        if path.exists()
+        if path.exists() and path != bench / "features" / "train.py"  # makes weights, which are hashed themselves
     ]
-    for path in (*sorted((_ROOT / "paradigms").rglob("*.py")), *files):
+    models = sorted(path for path in (_ROOT / "paradigms").rglob("*.py") if path.parent.name != "testing")
+    for path in (*models, *files):
         digest.update(f"{path.relative_to(_ROOT).as_posix()}\0".encode() + path.read_bytes())
     return digest.digest()
 
 
 def _plugins(recipe: Recipe | None) -> set[Path]:
-    """The files that define a recipe's paradigm and those of the recipes it needs."""
+    """The files of other packages that define a recipe's paradigm and those of the recipes it needs."""
     if recipe is None:
         return set()
-    modules = [sys.modules.get(one.paradigm.__module__) for one in (recipe, *runs.needed(recipe))]
-    return {Path(file) for module in modules if (file := getattr(module, "__file__", None))}
+    files = (foreign_file(one.paradigm) for one in (recipe, *runs.needed(recipe)))
+    return {file for file in files if file is not None}
 
 
 def code_of(trained: str, here: str) -> str:

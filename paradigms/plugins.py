@@ -15,6 +15,7 @@ A plug-in that can not be loaded, or that takes a name which exists, costs one w
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import importlib.util
 import logging
@@ -24,14 +25,13 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
 from paradigms.errors import BadInput
 
-__all__ = ["Door", "Found", "fields_in", "file_of", "forget", "warn"]
+__all__ = ["Door", "Found", "fields_in", "foreign_file", "forget", "warn"]
 
 _log = logging.getLogger(__name__)
 _warned = set[str]()
@@ -170,19 +170,28 @@ def forget() -> None:
     _points.cache_clear()
 
 
-def file_of(definition: Any) -> Path | None:
-    """The file of the module that defines a class or function; None where it is in no file."""
-    found = getattr(sys.modules.get(getattr(definition, "__module__", "")), "__file__", None)
-    return Path(found) if found else None
+_OURS = {Path(__file__).parents[1] / name for name in ("paradigms", "bench", "reports")}
 
 
-@lru_cache(maxsize=16)
+def foreign_file(definition: Any) -> Path | None:
+    """The file of another package that defines a class or function; None where it is ours, or in no file.
+
+    Other packages may lie next to ours, as in an environment they do.
+    """
+    while isinstance(definition, functools.partial):
+        definition = definition.func
+    name = getattr(definition, "__module__", None) or type(definition).__module__
+    found = getattr(sys.modules.get(name), "__file__", None)
+    return None if found is None or not _OURS.isdisjoint(Path(found).parents) else Path(found)
+
+
+@functools.lru_cache(maxsize=16)
 def _points(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
     """What the packages on sys.path add. Kept, since it takes 20 ms to read what all of them say of themselves."""
     return tuple(entry_points(group=group))
 
 
-@lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=16)
 def _files(package: str, attribute: str, apart: frozenset[str]) -> list[tuple[str, Path]]:
     """(module, file) of the files of a package that have such a tuple at their foot, in alphabetical order."""
     spec, found = importlib.util.find_spec(package), list[tuple[str, Path]]()

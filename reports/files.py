@@ -93,6 +93,7 @@ def _remove(path: str) -> None:
     file = os.open(path, os.O_WRONLY | _PLAIN)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.unlink(path)
+        if is_at(Path(path), file):  # and not what the same writer has begun since
+            os.unlink(path)
     finally:
         os.close(file)

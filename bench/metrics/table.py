@@ -8,7 +8,7 @@ from functools import lru_cache
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
-from paradigms.plugins import Door, file_of
+from paradigms.plugins import Door, foreign_file
 from reports.metrics import GROUP, Metric
 
 __all__ = ["DOOR", "computed", "known", "plugin_files"]
@@ -42,5 +42,5 @@ def computed(*on: str) -> list[Metric]:
 
 def plugin_files() -> set[Path]:
     """The files of other packages that compute metrics: rows depend on them."""
-    files = {file_of(metric.by) for metric in known().values() if metric.by is not None}
-    return {file for file in files if file is not None and Path(__file__).parents[2] not in file.parents}
+    files = {foreign_file(metric.by) for metric in known().values() if metric.by is not None}
+    return {file for file in files if file is not None}

@@ -19,7 +19,7 @@ from bench.tiers import Budget
 from bench.workers import cores
 from paradigms.backbones.build import plugin_files
 from paradigms.errors import BadInput, unknown
-from paradigms.plugins import file_of
+from paradigms.plugins import foreign_file
 from paradigms.recipe import Recipe
 
 __all__ = ["code_version", "device_for", "device_name", "device_of", "environment", "gpus_of"]
@@ -112,19 +112,20 @@ def _code_here() -> str:
     root = Path(__file__).parents[2]
     digest = hashlib.sha256()
     found = (path for part in ("paradigms", "bench") for path in (root / part).rglob("*.py"))
-    for path in sorted(path for path in found if root / "bench" / "lab" not in path.parents):  # trains nothing
+    apart = {root / "bench" / "lab", root / "paradigms" / "testing"}  # which train nothing
+    for path in sorted(path for path in found if apart.isdisjoint(path.parents)):
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
 
 
 def code_version(recipe: Recipe | None = None, config: Any = None) -> str:
-    """Short sha256 over the sources of paradigms/ and bench/ but bench/lab, and of plugins' files where a run has some.
+    """Short sha256 over the sources of paradigms/ and bench/ but what trains nothing, and over a run's plug-ins.
 
     recipe: whose file is one. config: its settings, or run.json's, which may name a backbone that is one.
     """
     files = [] if config is None else sorted(plugin_files(config))
-    own = file_of(recipe.paradigm) if recipe is not None else None
-    if own is not None and Path(__file__).parents[2] not in own.parents:
+    own = foreign_file(recipe.paradigm) if recipe is not None else None
+    if own is not None:
         files.insert(0, own)
     if not files:
         return _code_here()

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from bench import runs, store
 from bench.suite.checked import Checked, frame, records
 from paradigms import catalogue
 from paradigms.errors import BadInput
+from reports import metrics
 from reports.files import sweep
 from reports.layout import FIGURES, PAGE
 
@@ -123,7 +125,8 @@ def _report_key(
     import reports
 
     gone = [row for rows in lost.values() for row in rows]
-    parts = (formats, tier, sorted(families().items()), gone, sorted(found.warnings))
+    columns = [replace(metric, by=None) for metric in metrics.known().values()]  # those of other packages among them
+    parts = (formats, tier, sorted(families().items()), gone, sorted(found.warnings), columns)
     digest = hashlib.sha256(repr(parts).encode("utf-8", "surrogateescape"))
     for folder in (*found.folders, *found.run_folders):
         held = sorted((n, f["sha256"]) for n, f in store.manifest(folder).items())

@@ -38,7 +38,7 @@ class Config(Settings):
 
 
 class Affine(Backbone):
-    """z (B, D) -> x (B, D). A Backbone, so that its calls are counted."""
+    """z (B, D) -> x (B, D). A Backbone is a network, whose calls are counted."""
 
     def __init__(self, dim, width):
         super().__init__()

@@ -21,7 +21,7 @@ from paradigms.backbones import Backbone
 from paradigms.backbones.networks import Network, Networks
 from paradigms.core.data import Space
 from paradigms.errors import BadInput
-from paradigms.plugins import Door, file_of
+from paradigms.plugins import Door, foreign_file
 
 __all__ = ["DOOR", "convolutional", "decoder", "denoiser", "encoder", "known", "plugin_files"]
 
@@ -51,10 +51,8 @@ def plugin_files(config: Any) -> set[Path]:
     settings = config if isinstance(config, Mapping) else getattr(config, "__dict__", {})
     found = known().get(str(settings.get("backbone", "auto")))
     made = (found.denoiser, found.encoder, found.decoder) if found else ()
-    files = {file_of(one) for one in made if one is not None}
+    own = {file for one in made if one is not None and (file := foreign_file(one)) is not None}
     inner = settings.get("inner")
-    here = Path(__file__).parents[1]
-    own = {file for file in files if file is not None and here not in file.parents}
     return own | (plugin_files(inner) if inner is not None else set())
 
 

@@ -336,7 +336,7 @@ def check_recipe(recipe: Recipe) -> Iterator[Result]:
         yield Result("takes some data", "all", "it refuses all kinds of data")
 
 
-def _problem(check: Callable[..., None], *given: object) -> str:
+def _problem(check: Callable[..., object], *given: object) -> str:
     try:
         check(*given)
     except (Problem, BadInput) as error:
@@ -351,11 +351,17 @@ def _problem(check: Callable[..., None], *given: object) -> str:
 
 def check_backbone(found: Networks) -> Iterator[Result]:
     """The results of the checks of a backbone's networks, on every kind of data that it takes."""
+    roles = [role for role in ("denoiser", "encoder", "decoder") if getattr(found, role) is not None]
+    taken = False
     for where, space in SPACES.items():
-        if found.refuses(space) is None:
-            for role in ("denoiser", "encoder", "decoder"):
-                if getattr(found, role) is not None:
-                    yield Result(role, where, _problem(_check_network, found, role, space))
+        if problem := _problem(found.refuses, space):
+            yield Result("says which data it takes", where, problem)
+        elif found.refuses(space) is None:
+            taken = taken or bool(roles)
+            for role in roles:
+                yield Result(role, where, _problem(_check_network, found, role, space))
+    if not taken:
+        yield Result("makes some network for some data", "all", "it has none, or refuses all kinds of data")
 
 
 def _check_network(found: Networks, role: str, space: Space) -> None:
