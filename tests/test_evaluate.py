@@ -1434,7 +1434,7 @@ def test_code_names_and_keys_follow_the_sources(
         assert not scores.is_evaluated(ring_run, TIER)
         assert not measure.is_timed(subjects, TIER)
         environment = runs.environment
-        patch.setattr(runs, "environment", lambda *a: {**environment(*a), "code": "later"})
+        patch.setattr(runs, "environment", lambda *a, **k: {**environment(*a, **k), "code": "later"})
         rows = scores.evaluate(ring_run, TIER, QUIET) + measure.time_runs(subjects, TIER, QUIET)
         assert {row.code for row in rows} == {f"{info.code}+later"}
     assert measure.code_of("same", "same") == "same"
@@ -1446,8 +1446,8 @@ def test_code_names_and_keys_follow_the_sources(
     monkeypatch.setitem(sys.modules, "their_model", patch_module)
     recipe = Recipe("theirs", type("Theirs", (Fake,), {"__module__": "their_model"}), None, "")
     child = Recipe("child", Fake, None, "", {"teacher": Need("theirs")})
-    get = measure.catalogue.get
-    monkeypatch.setattr(measure.catalogue, "get", lambda name: recipe if name == "theirs" else get(name))
+    get = catalogue.get
+    monkeypatch.setattr(catalogue, "get", lambda name: recipe if name == "theirs" else get(name))
     before = kept.code(recipe), kept.code(child), measure.sources(("measure",), recipe)
     plugin.write_text("class Theirs: 'another sampler'")
     after = kept.code(recipe), kept.code(child), measure.sources(("measure",), recipe)
