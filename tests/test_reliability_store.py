@@ -659,7 +659,12 @@ def test_a_report_is_not_written_over_results(out):
 
 @pytest.mark.parametrize(
     ("theirs", "formats"),
-    [("report.html", "html"), ("report.csv", "csv"), ("table.tex", "md,tex"), (store.MANIFEST, "csv")],
+    [
+        ("report.csv", "csv"),
+        (store.MANIFEST, "csv"),
+        pytest.param("report.html", "html", marks=pytest.mark.heavy),
+        pytest.param("table.tex", "md,tex", marks=pytest.mark.heavy),
+    ],
 )
 def test_a_report_is_not_written_over_a_file_that_no_report_wrote(theirs, formats, out, tmp_path):
     to = tmp_path / "to"
@@ -685,6 +690,7 @@ def test_a_report_that_was_interrupted_is_written_anew(out, tmp_path, monkeypatc
     assert set(store.manifest(to)) == {"report.csv", "table.csv"}
 
 
+@pytest.mark.heavy
 def test_the_names_of_a_reports_files_are_known(out, tmp_path):
     for name, its in reports.FILES.items():
         bench("report", out, "--to", tmp_path / name, "--formats", name)
