@@ -37,7 +37,9 @@ Where this differs from the paper
     - A LayerNorm stands between a transformer's last layer and its outputs, as in GPT-2; theirs has none there. It adds
       2 width parameters a block.
     - The headline draws from the model whose likelihood is reported, uniformly dequantised, and not from the noisy one.
-    - Dropout and weight decay: small sets are memorised otherwise. No guidance. Vectors too: one coordinate a token.
+    - Dropout and weight decay: small sets are memorised otherwise. No guidance. Vectors too: one coordinate a token. A
+      block then moves each by an affine map, so that few coordinates want more blocks than an image (8 on the plane), and
+      many examples want no dropout.
 """
 
 from __future__ import annotations

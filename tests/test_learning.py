@@ -36,23 +36,26 @@ TIMES = dict.fromkeys(
     ),
     2,
 ) | {"ddpm-linear": 4}
-# What a recipe does not learn here, and nobody knows why: it is trained and asked all the same, and fails the day it learns.
-UNSOLVED = {
-    "tarflow": "W2 is 0.51 after 3e10 FLOPs as after 1.2e11, where others reach 0.3; not understood",
-    "tarflow-denoised": "W2 is 1.3, where others reach 0.3; not understood",
-}
+# A token of a point in the plane is one number, and a block moves it by the other one alone, affinely: four blocks change each
+# coordinate twice, which leaves bridges between the modes and strays (1 to 3 % beyond 3; the data end at 1.8). Dropout, which
+# small sets of images need, keeps 20,000 points from being fitted at all: NLL 1.6, of eight blocks 1.4, and without it 0.9.
+SETTINGS = dict.fromkeys(("tarflow", "tarflow-denoised"), ("blocks=8", "dropout=0"))
 # ddpm-x0 is not asked for noise at low noise levels, where the bound counts its errors most: 8.1 nats after 3e10 FLOPs,
 # 7.1 after 6e10, 4.7 after 2.4e11. Through codes a bound also pays for KL that was weighed by a tenth in training: 2.8, 3.0.
 LOOSE = {"ddpm-x0", "latent-ddpm", "latent-flow-matching"}
 
 
-def case(name: str, fails: bool = True):
+def case(name: str):
     """Variants of a paradigm are `matrix` too; each game of a GAN is one of its own."""
     row = name in catalogue.rows() or catalogue.get(name).variant_of == "gan"
-    marks = [] if row else [pytest.mark.matrix]
-    if fails and name in UNSOLVED:
-        marks.append(pytest.mark.xfail(reason=UNSOLVED[name], strict=True))
-    return pytest.param(name, marks=marks)
+    return pytest.param(name, marks=[] if row else [pytest.mark.matrix])
+
+
+def learned(name: str, out: Path) -> Paradigm:
+    """The recipe's model, trained on the ring once for all tests."""
+    run = runs.define(name, RING, 0, tier(name), SETTINGS.get(name, ()))
+    model, _ = runs.load(runs.ensure(run, out))
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +84,7 @@ def fitted() -> float:
 @pytest.mark.parametrize("name", [case(name) for name in PARADIGMS])
 def test_a_recipe_learns_the_ring(name, out, fitted):
     data = bench.data.load(RING)
-    model, _ = runs.load(runs.ensure(runs.define(name, RING, 0, tier(name)), out))
+    model = learned(name, out)
     with torch.no_grad():
         fake = model.sample(model.prior(N, Noise("z")), model.card.default, Noise("s"))
     found = {v.metric: v.value for v in metrics.vector_quality(fake, data.test.x[:N], data.density)}
@@ -91,13 +94,11 @@ def test_a_recipe_learns_the_ring(name, out, fitted):
     assert found["mode_tv"] < (0.3 if name == "gan-nonsaturating" else 0.2)
 
 
-@pytest.mark.parametrize(
-    "name", [case(n, fails=False) for n in PARADIGMS if catalogue.get(n).paradigm.card.likelihoods]
-)
+@pytest.mark.parametrize("name", [case(n) for n in PARADIGMS if catalogue.get(n).paradigm.card.likelihoods])
 def test_a_likelihood_learns_the_rings_entropy(name, out):
     """Held-out NLL against the truth's, 0.30 nats, and that of a Gaussian fitted to the ring, 2.82."""
     data = bench.data.load(RING)
-    model, _ = runs.load(runs.ensure(runs.define(name, RING, 0, tier(name)), out))
+    model = learned(name, out)
     kind = min(model.card.likelihoods, key=lambda kind: kind.calls)
     x = data.test.x[:500]
     with torch.no_grad():
