@@ -664,6 +664,7 @@ def test_a_report_is_not_written_over_results(out):
         (store.MANIFEST, "csv"),
         pytest.param("report.html", "html", marks=pytest.mark.heavy),
         pytest.param("table.tex", "md,tex", marks=pytest.mark.heavy),
+        pytest.param("figures", "md", marks=pytest.mark.heavy),
     ],
 )
 def test_a_report_is_not_written_over_a_file_that_no_report_wrote(theirs, formats, out, tmp_path):

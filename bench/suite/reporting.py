@@ -86,7 +86,8 @@ def _written(
         if not len(rows):
             raise BadInput(f"no results of tier {tier}; make them: `bench evaluate RUN --tier {tier}`")
     with store.locked(to):
-        _check_is_for_reports(to, [name for one in formats for name in reports.FILES.get(one, ())])
+        names = [name for one in formats for name in reports.FILES.get(one, ())]
+        _check_is_for_reports(to, names if set(formats) == {"csv"} else [*names, FIGURES])  # CSV alone has none
         # The files of an earlier report are no part of this one; and what is written from here on is a report's.
         store.write_json(to / store.MANIFEST, {"schema": store.SCHEMA, "files": {}})
         sweep(to / FIGURES)
