@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from paradigms.backbones import Backbone, bfloat16
+from paradigms.backbones import bfloat16, is_network
 from paradigms.contract import Trainable
 from paradigms.core.noise import BLOCKS
 from paradigms.core.plans import Plan
@@ -133,7 +133,7 @@ def compile_networks(model: Trainable) -> list[nn.Module]:
     networks: dict[str, nn.Module] = {}
     for name, module in model.core.named_modules():
         inside = any(name.startswith(f"{outer}.") for outer in networks)
-        if isinstance(module, Backbone) and not inside and name.split(".")[0] not in model.core.eager:
+        if is_network(module) and not inside and name.split(".")[0] not in model.core.eager:
             networks[name] = module
     for network in networks.values():
         network.compile()

@@ -2,7 +2,7 @@
 
 A recipe can be asked only where torch is loaded, which takes seconds. So what the recipes of this package answer is kept
 next to this file (`python -m bench.lab.readme` makes it anew), with the sha256 of the sources that it was read from: where
-these have changed, or other packages add recipes, the recipes are asked.
+these have changed, or other packages add recipes, backbones or data sets, the recipes are asked.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import paradigms
 from bench.data.names import known as datasets
-from paradigms import catalogue
+from paradigms import catalogue, plugins
 
 if TYPE_CHECKING:
     from paradigms.core.data import Space
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["KEPT", "Described", "describe", "kept", "listed"]
 
 KEPT = Path(__file__).with_name("recipes.json")
+# Groups of entry points that the lists depend on.
+GROUPS = ("paradigms.recipes", "paradigms.backbones", "bench.datasets")
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def _recalled() -> dict[str, Any] | None:
     """The kept file; None where the recipes may say something else by now."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         found = json.loads(KEPT.read_text("utf-8"))
-        if found["sources"] == sources() and not catalogue.DOOR.points():
+        if found["sources"] == sources() and not plugins.points(*GROUPS):
             return found
     return None
 

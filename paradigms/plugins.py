@@ -31,7 +31,7 @@ from typing import Any
 
 from paradigms.errors import BadInput
 
-__all__ = ["Door", "Found", "fields_in", "foreign_file", "forget", "warn"]
+__all__ = ["Door", "Found", "fields_in", "foreign_file", "forget", "points", "warn"]
 
 _log = logging.getLogger(__name__)
 _warned = set[str]()
@@ -82,7 +82,7 @@ class Door:
 
     def points(self) -> tuple[EntryPoint, ...]:
         """The entry points by which other packages add to this."""
-        return _points(self.group, tuple(sys.path))
+        return points(self.group)
 
     def _described_by(self, point: EntryPoint) -> list[Fields]:
         source, literal = _source_of(point.module), None
@@ -183,6 +183,11 @@ def foreign_file(definition: Any) -> Path | None:
     name = getattr(definition, "__module__", None) or type(definition).__module__
     found = getattr(sys.modules.get(name), "__file__", None)
     return None if found is None or not _OURS.isdisjoint(Path(found).parents) else Path(found)
+
+
+def points(*groups: str) -> tuple[EntryPoint, ...]:
+    """What the packages on sys.path add in some groups."""
+    return tuple(point for group in groups for point in _points(group, tuple(sys.path)))
 
 
 @functools.lru_cache(maxsize=16)

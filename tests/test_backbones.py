@@ -337,4 +337,5 @@ def test_any_module_of_a_model_without_backbones_is_counted():
     model = copy.deepcopy(model)  # as averaged weights are
     with count_calls() as count:
         model.act(model.nets[0](torch.zeros(5, 2)))
-    assert (count.calls, count.examples) == (1, 5)
+        model.nets[0](input=torch.zeros(4, 2))
+    assert (count.calls, count.examples) == (2, 9)

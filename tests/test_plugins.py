@@ -9,16 +9,25 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 from typer.testing import CliRunner
 
 from bench import checks
 from bench.cli import app
 from bench.data import load, sets
-from bench.metrics import table
+from bench.data.dataset import Dataset
+from bench.metrics import Compared, Value, table, values_of
+from bench.runs.budget import build as build_model
 from bench.scores import kept
 from paradigms import plugins
 from paradigms.backbones import build
+from paradigms.contract import Paradigm
+from paradigms.core.data import Space
+from paradigms.errors import BadInput
+from paradigms.recipe import Recipe
 from reports import metrics
+from reports.metrics import Metric
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 ADDED = {"bench.metrics": "my_metric", "bench.datasets": "my_dataset", "paradigms.backbones": "my_backbone"}
@@ -72,7 +81,50 @@ def test_a_metrics_code_is_in_the_key_of_the_rows(installed, monkeypatch):
     assert kept.code() != with_it
 
 
-def test_lists_show_them(installed):
+GIVEN = Compared(torch.zeros(2, 1), torch.zeros(2, 1), None, None, None, None, None, "test")
+
+
+@pytest.mark.parametrize("made", [Value("mine", 1.0), [Value("mine", 1.0), Value("mine", 2.0)]])
+def test_a_metric_gives_one_value_or_several(made):
+    assert {value.metric for value in values_of(Metric("mine", by=lambda _: made), GIVEN)} == {"mine"}
+
+
+@pytest.mark.parametrize("made", [None, 1.0, Value("fd", 1.0), [1.0]])
+def test_what_is_no_value_of_the_metric_is_a_line(made):
+    with pytest.raises(BadInput, match=r"metric mine must return a Value\('mine', number\)"):
+        values_of(Metric("mine", by=lambda _: made), GIVEN)
+
+
+@pytest.mark.parametrize(
+    ("x", "levels"),
+    [
+        (torch.zeros(9, 1, 4, 4), 0),
+        (torch.zeros(9, 3, dtype=torch.uint8), 5),
+        (torch.zeros(9, 1, 4, 4, dtype=torch.uint8), 1),
+        (torch.zeros(9, 1, 4, 4, dtype=torch.uint8), 1000),
+    ],
+)
+def test_a_data_set_is_of_images_with_levels_or_vectors_without(x, levels):
+    with pytest.raises(BadInput, match=f"have levels={levels}; images have 2 to 256 of them, vectors none"):
+        Dataset.of("mine", (x, None), (x, None), levels=levels)
+
+
+def test_what_has_no_backbone_is_not_said_to_be_in_bf16(monkeypatch):
+    class Bare(Paradigm):
+        def __init__(self, config, space, width, parents):
+            super().__init__(config, space, width, parents)
+            self.net = nn.Linear(2, 2)
+
+    monkeypatch.setattr(Bare, "__abstractmethods__", frozenset())
+    bare = Recipe("bare", Bare, None, ""), Space((1, 4, 4), levels=4), 8, {}, None, 0, torch.device("cpu")
+    assert build_model(*bare, "fp32").precision == "fp32"
+    with pytest.raises(BadInput, match="--precision bf16: bare has no network that subclasses"):
+        build_model(*bare, "bf16")
+
+
+def test_lists_show_them(installed, caplog):
+    assert CliRunner().invoke(app, ["list", "metrics"]).exit_code == 0
+    assert "plugin 'bad' (broken_one) can not be loaded" in caplog.text
     for kind, name in (("datasets", "spiral"), ("metrics", "mean_gap"), ("backbones", "tiny")):
         result = CliRunner().invoke(app, ["list", kind, "--json"])
         assert result.exit_code == 0

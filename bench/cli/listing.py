@@ -22,6 +22,7 @@ from bench.cli.options import (
 from bench.inputs.data import about, place_of
 from bench.inputs.recipes import check_recipe
 from bench.inputs.runs import Runs
+from paradigms import plugins
 from paradigms.errors import BadInput, unknown
 from reports.layout import RESULTS
 
@@ -122,8 +123,12 @@ def _datasets() -> Rows:
 
 
 def _metrics() -> Rows:
-    from reports.metrics import known
+    from reports.metrics import GROUP, known
 
+    if plugins.points(GROUP):  # whose faults are found where metrics are computed; listing ours needs no torch
+        from bench.metrics import table
+
+        table.known()
     return [
         {
             "metric": metric.name,

@@ -138,6 +138,8 @@ def _check_split(what: str, x: Tensor, y: Tensor | None, space: Space) -> None:
     kind = torch.uint8 if space.levels else torch.float32
     if tuple(x.shape[1:]) != space.shape or len(space.shape) not in (1, 3) or not len(x):
         raise BadInput(f"{what} have shape {tuple(x.shape)}; give (N, C, H, W) images or (N, D) vectors, alike in both")
+    if (len(space.shape) == 3) != bool(space.levels) or not (space.levels == 0 or 2 <= space.levels <= 256):
+        raise BadInput(f"{what} have levels={space.levels}; images have 2 to 256 of them, vectors none (0)")
     if x.dtype != kind:
         raise BadInput(f"{what} are {x.dtype}; with levels={space.levels} they must be {kind}")
     if space.levels and int(x.max()) >= space.levels:

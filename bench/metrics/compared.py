@@ -41,11 +41,13 @@ class Compared:
 
 
 def values_of(metric: Metric, given: Compared) -> Sequence[Value]:
-    """What a metric's own function says. Raises BadInput where that is no finite value of the metric."""
+    """What a metric's own function says. Raises BadInput where that is no value of the metric."""
     assert metric.by is not None
     made = metric.by(given)
-    values = [made] if isinstance(made, Value) else list(made)
+    values = made if isinstance(made, (list, tuple)) and not isinstance(made, Value) else [made]
     for value in values:
         if not isinstance(value, Value) or value.metric != metric.name:
-            raise BadInput(f"metric {metric.name} must return a Value('{metric.name}', number), or several; mend it")
+            raise BadInput(
+                f"metric {metric.name} must return a Value('{metric.name}', number), or a list of them; mend it"
+            )
     return values

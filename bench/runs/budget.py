@@ -22,6 +22,7 @@ from bench.runs.identity import Run, short_hash
 from bench.runs.info import WIDEST
 from bench.runs.machine import device_name
 from bench.sharing import alone_on
+from paradigms.backbones import Backbone
 from paradigms.contract import Frozen, Trainable
 from paradigms.core.data import Data, Space
 from paradigms.core.noise import Noise
@@ -206,8 +207,16 @@ def build(
     device: torch.device,
     precision: str,
 ) -> Trainable:
-    """A model with the initial weights of a seed, which are the same on every device."""
+    """A model with the initial weights of a seed, which are the same on every device.
+
+    Raises BadInput where it has no network that could compute in bf16, which would be claimed of its numbers otherwise.
+    """
     with seeded(seed, torch.device("cpu")):
         model = recipe.build(space, width, parents, config).to(device)
+    if precision == "bf16" and not any(isinstance(module, Backbone) for module in model.modules()):
+        raise BadInput(
+            f"--precision bf16: {recipe.name} has no network that subclasses paradigms.backbones.Backbone, as bf16 needs; "
+            "take fp32"
+        )
     model.precision = precision
     return model

@@ -6,7 +6,7 @@ that has no `Backbone` in it count as well (`mark_networks`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._pytree import tree_map
 
-__all__ = ["Backbone", "Calls", "bfloat16", "count_calls", "mark_networks"]
+__all__ = ["Backbone", "Calls", "bfloat16", "count_calls", "is_network", "mark_networks"]
 
 
 class Backbone(nn.Module):
@@ -62,7 +62,8 @@ def _mark(holder: nn.Module) -> None:
             child.is_network = True  # type: ignore[assignment]  # kept by copies of the model
 
 
-def _is_network(module: nn.Module) -> bool:
+def is_network(module: nn.Module) -> bool:
+    """Whether its forward pass is one network call."""
     return isinstance(module, Backbone) or "is_network" in module.__dict__
 
 
@@ -75,15 +76,15 @@ class Calls:
         self._depth = 0
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if _is_network(module):
-            if self._depth == 0:
-                self.calls += 1
-                self.examples += len(args[0])
+        if is_network(module):
             self._depth += 1
 
-    def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if _is_network(module):
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
+        if is_network(module):
             self._depth -= 1
+            if self._depth == 0:
+                self.calls += 1
+                self.examples += len(next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)))
 
 
 @contextmanager
@@ -91,7 +92,7 @@ def count_calls() -> Iterator[Calls]:
     """Counts the network calls made inside the block, by whichever model (a parent's calls count as well)."""
     calls = Calls()
     before = register_module_forward_pre_hook(calls._enter)
-    after = register_module_forward_hook(calls._leave, always_call=True)
+    after = register_module_forward_hook(calls._leave, with_kwargs=True, always_call=True)
     try:
         yield calls
     finally:
