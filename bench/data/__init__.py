@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bench.data.names import Definition, Info, describe, info, known
+from bench.data.names import Definition, describe, info, known
 
 if TYPE_CHECKING:
     from bench.data.dataset import Dataset, Density
     from bench.data.sets import fetch, load
 
-__all__ = ["Dataset", "Definition", "Density", "Info", "describe", "fetch", "info", "known", "load"]
+__all__ = ["Dataset", "Definition", "Density", "describe", "fetch", "info", "known", "load"]
 
 _LATER = {
     "Dataset": "bench.data.dataset",

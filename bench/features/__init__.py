@@ -22,6 +22,7 @@ Features are float32 and computed on the CPU wherever the samples were drawn, so
 
 References: Heusel et al. 2017 (arXiv:1706.08500) for the distance; Kynkäänniemi et al. 2022 (arXiv:2203.06026) for what
 a classifier's features hide; Naeem et al. 2020 (arXiv:2002.09797) for random networks as an embedding.
+
     space         `FeatureSpace`: an extractor with its name and hash; `Features`, what it gives
     classifier    the classifiers of data sets, their files and the list of shipped ones (weights/); train: how they are made
     convolutions  the space of random convolutions
@@ -36,7 +37,6 @@ from bench.features.chosen import spaces_for, too_few
 from bench.features.classifier import SUMS, WEIGHTS, Architecture, Classifier, hashes, listed, serialise, shipped
 from bench.features.convolutions import random_conv
 from bench.features.fid import FID, frechet_title
-from bench.features.policy import Policy
 from bench.features.requested import named
 from bench.features.space import Extractor, Features, FeatureSpace
 
@@ -49,7 +49,6 @@ __all__ = [
     "Extractor",
     "FeatureSpace",
     "Features",
-    "Policy",
     "cached",
     "frechet_title",
     "hashes",

@@ -13,18 +13,14 @@ an interrupted suite goes on where it stopped.
     result                `Result`: what a suite did, and where its report is
 """
 
-from bench.suite.checked import Checked, check, damaged, frame, records
-from bench.suite.grid import Grid, plan_runs
-from bench.suite.jobs import RunFailed
+from bench.suite.checked import check, damaged, frame, records
+from bench.suite.grid import plan_runs
 from bench.suite.reporting import report
 from bench.suite.result import Result
 from bench.suite.stages import everything
 
 __all__ = [
-    "Checked",
-    "Grid",
     "Result",
-    "RunFailed",
     "check",
     "damaged",
     "everything",
