@@ -6,7 +6,7 @@ that has no `Backbone` in it count as well (`mark_networks`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -68,7 +68,7 @@ def is_network(module: nn.Module) -> bool:
 
 
 class Calls:
-    """`calls`: forward passes of outermost networks so far; `examples`: the rows they were given, summed."""
+    """`calls`: forward passes of outermost networks that returned; `examples`: the rows they were given, summed."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -79,12 +79,13 @@ class Calls:
         if is_network(module):
             self._depth += 1
 
-    def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
-        if is_network(module):
-            self._depth -= 1
-            if self._depth == 0:
-                self.calls += 1
-                self.examples += len(next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)))
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
+        if not is_network(module):
+            return
+        self._depth -= 1
+        if self._depth == 0 and len(rest) == 2:  # keyword arguments and output; torch gives no keywords where it raised
+            self.calls += 1
+            self.examples += len(next(x for x in (*args, *rest[0].values()) if isinstance(x, Tensor)))
 
 
 @contextmanager
