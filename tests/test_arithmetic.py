@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import build, examples
 from torch import nn
 
 from bench import arithmetic, runs, suite, tiers
@@ -22,6 +21,7 @@ from paradigms.core.data import Data, Space
 from paradigms.core.noise import BLOCKS, Noise
 from paradigms.core.plans import Plan
 from paradigms.errors import BadInput
+from paradigms.testing import build, examples
 
 CPU = torch.device("cpu")
 DIGITS = Space((1, 8, 8), 0, 17)

@@ -11,7 +11,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import Exact, Mixture, build, examples
 from scipy.stats import f as f_law
 from scipy.stats import norm
 from torch import Tensor
@@ -25,6 +24,7 @@ from paradigms.maths import bounds, samplers
 from paradigms.maths.denoiser import Denoiser, Eps, Preconditioned
 from paradigms.maths.likelihood import discretised_normal
 from paradigms.maths.paths import BetaChainPath, EDMPath, GaussianPath, SubVPPath, VEPath, VPPath
+from paradigms.testing import Exact, Mixture, build, examples
 
 
 def says(module, *texts: str) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import shake
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,6 +21,7 @@ from paradigms.backbones.networks import Networks
 from paradigms.backbones.unet import Block, UNet
 from paradigms.core.data import Space
 from paradigms.errors import BadInput
+from paradigms.testing import shake
 
 SPACES = [
     Space((1, 7, 7)),

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from conftest import shake
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
@@ -23,6 +22,7 @@ from paradigms.core.data import Space
 from paradigms.core.noise import Noise
 from paradigms.flows import Chain, autoregressive, coupling, dequantise, linear, multiscale
 from paradigms.hierarchical_vae import TopDown
+from paradigms.testing import shake
 from paradigms.vq_vae import CodePrior
 
 DROP = 0.5  # of every block that takes a dropout; its layers multiply by 1 + DROP here

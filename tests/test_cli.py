@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import jobs_here
+from helpers import jobs_here
 from PIL import Image
 from typer.testing import CliRunner, Result
 

@@ -8,7 +8,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import Exact, Mixture, build, descend, examples, train_a_little
 from diffusers import CMStochasticIterativeScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
@@ -22,6 +21,7 @@ from paradigms.errors import BadInput
 from paradigms.maths.denoiser import Denoiser, Preconditioned, Velocity
 from paradigms.maths.paths import EDMPath, GaussianPath, VPPath, expand
 from paradigms.recipe import Need
+from paradigms.testing import Exact, Mixture, build, descend, examples, train_a_little
 
 PLANE, IMAGES = Space((2,)), Space((1, 8, 8), 0, 17)
 PARENTS = ("flow-matching", "edm", "score-sde", "ddpm")

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build
 from torch import Tensor, nn
 
 from paradigms import catalogue
@@ -25,6 +24,7 @@ from paradigms.flows import Chain, autoregressive, coupling, dequantise
 from paradigms.flows.coupling import Checkerboard, Coupling, Folded
 from paradigms.flows.multiscale import MultiScale
 from paradigms.hierarchical_vae import TopDown
+from paradigms.testing import build
 from paradigms.vq_vae import CodePrior
 
 SPREAD, PIXELS = Space((2,)), Space((5,), 0, 17)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import build, descend, examples, examples_for, shake, thinned, train_a_little
+from helpers import thinned
 from torch import Tensor, nn
 
 from bench.gpu_check import few as few_calls
@@ -20,7 +20,7 @@ from paradigms.core.noise import Noise
 from paradigms.core.plans import Kind, Plan, Sampler
 from paradigms.errors import BadInput
 from paradigms.maths.paths import COORDINATES, expand
-from paradigms.testing import changed, checks, state_of
+from paradigms.testing import build, changed, checks, descend, examples, examples_for, shake, state_of, train_a_little
 from paradigms.testing.checks import draw, few, labels
 from paradigms.testing.models import names_of
 

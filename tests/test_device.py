@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import pretend
 import pytest
 import torch
-from conftest import thinned
+from helpers import thinned
 
 from bench import features, measure, metrics, scores
 from bench.features import Features

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import scipy.stats
 import torch
-from conftest import build, descend, examples, shake, thinned
+from helpers import thinned
 from torch import Tensor, nn
 
 from paradigms import catalogue
@@ -28,6 +28,7 @@ from paradigms.flows.spline import rational_quadratic
 from paradigms.maths.likelihood import dequantise
 from paradigms.normalizing_flow import RECIPES as OURS
 from paradigms.normalizing_flow import Flow, NormalizingFlow
+from paradigms.testing import build, descend, examples, shake
 
 NAMES = [recipe.name for recipe in OURS]
 PLANE, IMAGE = Space((2,)), Space((1, 8, 8), 0, 17)

@@ -20,7 +20,6 @@ import numpy as np
 import ot
 import pytest
 import torch
-from conftest import Exact, Mixture, build
 from flow_matching.path import AffineProbPath
 from flow_matching.path.scheduler import CondOTScheduler, CosineScheduler, VPScheduler
 from flow_matching.solver import ODESolver
@@ -43,6 +42,7 @@ from paradigms.maths.couplings import assign, straightness
 from paradigms.maths.denoiser import Denoiser, Velocity
 from paradigms.maths.paths import CosinePath, GaussianPath, LinearPath, VPPath
 from paradigms.maths.times import TIMES, LogitNormal, UShaped
+from paradigms.testing import Exact, Mixture, build
 from reports.layout import PREPARED, STATE
 
 PLANE = Space((2,))

@@ -8,7 +8,6 @@ import normflows
 import pytest
 import torch
 import zuko
-from conftest import build, shake
 from torch import Tensor, nn
 from torch.distributions import Normal
 
@@ -20,6 +19,7 @@ from paradigms.flows.coupling import Affine, Checkerboard, Coupling, ImageCondit
 from paradigms.flows.linear import ActNorm, Mixing
 from paradigms.flows.multiscale import Flatten, Squeeze
 from paradigms.flows.spline import _UNIT, rational_quadratic
+from paradigms.testing import build, shake
 
 BOUND = 2.0
 

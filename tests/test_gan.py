@@ -7,7 +7,6 @@ import math
 
 import pytest
 import torch
-from conftest import build, descend, examples
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
@@ -18,6 +17,7 @@ from paradigms.backbones.resnet import PlainBlock
 from paradigms.core.data import Batch, Space
 from paradigms.core.noise import Noise
 from paradigms.gan import diversity, gradient_penalty, lipschitz_penalty
+from paradigms.testing import build, descend, examples
 
 GAMES = ("gan", "gan-nonsaturating", "wgan-gp", "gan-hinge")
 PLANE, MARKED = Space((2,)), Space((2,), 4)

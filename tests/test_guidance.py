@@ -9,8 +9,8 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from conftest import Exact, Mixture, build, descend, examples, shake, thinned, told_back
 from diffusers.guiders import ClassifierFreeGuidance
+from helpers import thinned, told_back
 from scipy import integrate
 from torch import Tensor, nn
 
@@ -24,6 +24,7 @@ from paradigms.maths.denoiser import X0, Denoiser, Eps
 from paradigms.maths.guidance import PURE, Guidance, withheld
 from paradigms.maths.paths import COORDINATES, BetaChainPath, EDMPath, LinearPath, expand
 from paradigms.maths.samplers import offered, sample
+from paradigms.testing import Exact, Mixture, build, descend, examples, shake
 
 MARKED, PLANE = Space((2,), 2), Space((2,))
 FAMILY = (

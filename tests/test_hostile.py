@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import thinned
+from helpers import thinned
 from typer.testing import CliRunner, Result
 
 from bench import cli, runs, store, suite, tiers

@@ -8,7 +8,6 @@ import math
 
 import pytest
 import torch
-from conftest import build, examples, shake
 from scipy import stats
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
@@ -22,6 +21,7 @@ from paradigms.core.data import Batch, Data, Space
 from paradigms.core.noise import Noise
 from paradigms.core.plans import Kind, Plan
 from paradigms.hierarchical_vae import ALL, Gaussian, HierarchicalVAE, Level
+from paradigms.testing import build, examples, shake
 
 HVAE = catalogue.get("hvae")
 DIGITS = Space((1, 8, 8), 0, 17)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Exact, Mixture, build, descend, examples, examples_for, shake
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 from typer.testing import CliRunner
@@ -32,6 +31,7 @@ from paradigms.errors import BadInput
 from paradigms.latent import Config, Latent, drawn
 from paradigms.maths.observation import Gaussian, Observation
 from paradigms.recipe import Need, Recipe
+from paradigms.testing import Exact, Mixture, build, descend, examples, examples_for, shake
 from reports.layout import PREPARED, STATE
 
 FLOW, CHAIN = catalogue.get("latent-flow-matching"), catalogue.get("latent-ddpm")

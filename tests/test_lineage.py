@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import installed_package, jobs_here
+from helpers import installed_package, jobs_here
 from typer.testing import CliRunner, Result
 
 from bench import cli, runs, scores, store, suite, tiers

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build
 from torch import Tensor, nn
 
 from paradigms import catalogue
 from paradigms.core.data import Batch, Pairs, Space
 from paradigms.core.noise import Noise
 from paradigms.maths.couplings import assign
+from paradigms.testing import build
 
 SPACES = [Space((1, 4, 4), 3, 6), Space((2,), 0, 0)]
 N, WIDTH = 10, 8

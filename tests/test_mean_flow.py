@@ -6,7 +6,6 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import Mixture, build, examples
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -19,6 +18,7 @@ from paradigms.core.data import Batch, Space
 from paradigms.core.noise import Noise
 from paradigms.core.plans import Plan
 from paradigms.mean_flow import SLOW
+from paradigms.testing import Mixture, build, examples
 
 PLANE, IMAGES, ATTENDED = Space((2,)), Space((1, 8, 8), 0, 17), Space((1, 20, 20), 3, 256)
 

@@ -10,7 +10,7 @@ from itertools import pairwise, product
 
 import pytest
 import torch
-from conftest import thinned
+from helpers import thinned
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 

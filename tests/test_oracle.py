@@ -12,7 +12,7 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 import torch
-from conftest import Exact, Mixture, build, thinned, told_back
+from helpers import thinned, told_back
 from scipy import integrate, stats
 from torch import Tensor
 
@@ -37,6 +37,7 @@ from paradigms.maths.paths import (
 )
 from paradigms.maths.samplers import levels
 from paradigms.maths.solvers import grid, nodes, rk4_step, solve
+from paradigms.testing import Exact, Mixture, build
 
 PLANE = Space((2,))
 LAWS = ("gaussian", "mixture")

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import installed_package, jobs_here
+from helpers import installed_package, jobs_here
 from typer.testing import CliRunner, Result
 
 import reports

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 import torchdiffeq
-from conftest import Exact, Mixture
 from diffusers.schedulers.deprecated.scheduling_sde_vp import ScoreSdeVpScheduler
 from torch import Tensor, nn
 
@@ -27,6 +26,7 @@ from paradigms.maths.denoiser import Denoiser, Eps, Preconditioned, Velocity
 from paradigms.maths.likelihood import divergence_exact, normal_log_prob
 from paradigms.maths.paths import COORDINATES, BetaChainPath, EDMPath, LinearPath, VEPath, VPPath
 from paradigms.maths.solvers import dopri5, euler_step, grid, heun_step, solve
+from paradigms.testing import Exact, Mixture
 
 SHAPE = (2, 2, 3, 3)  # images: two channels, so that a learned variance has four
 CLOSE = {"rtol": 1e-6, "atol": 1e-5}  # where the state, of up to 400, is carried in float32

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import thinned
+from helpers import thinned
 from torch import Tensor
 
 from bench import runs, scores, tiers

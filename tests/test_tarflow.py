@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 import torch
 import zuko
-from conftest import build, examples, shake, train_a_little
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
@@ -21,6 +20,7 @@ from paradigms.core.noise import Noise
 from paradigms.core.plans import Kind, Plan
 from paradigms.maths.likelihood import dequantise, standard_normal_log_prob
 from paradigms.tarflow import Block, Flow, TarFlow, patch_of, patchify, sizes, unpatchify
+from paradigms.testing import build, examples, shake, train_a_little
 
 RECIPE, DENOISED = catalogue.get("tarflow"), catalogue.get("tarflow-denoised")
 PLANE, MARKED, IMAGE = Space((2,)), Space((2,), 4), Space((1, 8, 8), 0, 17)

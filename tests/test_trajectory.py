@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import build
 from PIL import Image
 
 from bench import runs, trajectory
@@ -16,6 +15,7 @@ from paradigms.core.data import Space
 from paradigms.core.noise import Noise
 from paradigms.core.plans import Plan
 from paradigms.errors import BadInput
+from paradigms.testing import build
 from reports.strips import Strip, strips
 
 

@@ -8,7 +8,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import build, descend, examples
 from scipy import stats
 from torch import Tensor, nn
 
@@ -19,6 +18,7 @@ from paradigms.core.noise import Noise
 from paradigms.core.plans import Kind, Plan
 from paradigms.errors import BadInput
 from paradigms.maths import likelihood as lk
+from paradigms.testing import build, descend, examples
 
 # -------------------------------------------------------------------------------------------------- the closed form
 

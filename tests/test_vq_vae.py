@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import build, descend, examples
 from scipy import stats
 from torch import Tensor, nn
 
@@ -17,6 +16,7 @@ from paradigms.backbones.grid import resolutions
 from paradigms.core.data import Batch, Data, Space
 from paradigms.core.noise import Noise
 from paradigms.core.plans import Kind, Plan
+from paradigms.testing import build, descend, examples
 from paradigms.vq_vae import Codebook, CodePrior
 
 RECIPE = catalogue.get("vq-vae")
