@@ -107,13 +107,13 @@ def _calibrate(run: Run, recipe: Recipe, data: Data, parents: Mapping[str, Froze
             for progress in flops.PROGRESS:  # what a later phase of the training calls is compiled here, unclocked
                 with suppress(Diverged):
                     loop.step(min(loop.steps - 1, round(progress * loop.steps)))
-        seconds = _seconds_per_step(loop, clock, max(1.0, 0.05 * budget.seconds * run.share))
-
-    steps = {
-        "flops": (budget.flops * run.share - prepare.total) / per_step if per_step else math.inf,
-        "images": budget.images * run.share / batch,
-        "seconds": _two_digits((budget.seconds * run.share - prepare_seconds) / seconds),
-    }
+        steps = {
+            "flops": (budget.flops * run.share - prepare.total) / per_step if per_step else math.inf,
+            "images": budget.images * run.share / batch,
+        }
+        cap, wanted = budget.seconds * run.share - prepare_seconds, steps.get(run.tier.match, math.inf)
+        seconds = _seconds_per_step(loop, clock, max(1.0, 0.05 * budget.seconds * run.share), cap / max(1.0, wanted))
+    steps["seconds"] = _two_digits(cap / seconds)
     # The cap in seconds holds whatever is matched; where it binds, the row says so.
     bound = min((run.tier.match, "seconds"), key=lambda name: steps[name])
     if steps[bound] < 1:
@@ -173,8 +173,12 @@ def _clock(device: torch.device, threads: int) -> Callable[[], float]:
     return synchronised
 
 
-def _seconds_per_step(loop: Loop, clock: Callable[[], float], limit: float) -> float:
-    """Seconds of a step: the quickest of a few at each point of the training, averaged over the points."""
+def _seconds_per_step(loop: Loop, clock: Callable[[], float], limit: float, matters: float) -> float:
+    """Seconds of a step: the quickest of a few at each point of the training, averaged over the points.
+
+    limit: seconds to spend on it. matters: a step of so many seconds would use up the cap; where one takes less than a tenth
+    of it, no more are timed, as nothing depends on them.
+    """
     with suppress(Diverged):
         loop.step(0)  # allocations, kernels chosen at first use
     quickest = []
@@ -185,6 +189,8 @@ def _seconds_per_step(loop: Loop, clock: Callable[[], float], limit: float) -> f
             with suppress(Diverged):
                 loop.step(min(loop.steps - 1, round(progress * loop.steps)))
             spent.append(clock() - start)
+            if spent[-1] < 0.1 * matters:
+                break
         quickest.append(min(spent))
     return max(1e-9, sum(quickest) / len(quickest))
 
