@@ -169,8 +169,7 @@ def test_dropout_acts_in_training_alone():
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 14, 14), (1, 28, 28), (3, 64, 64)])
-@pytest.mark.parametrize("target", [280_000, 700_000])
-def test_a_width_meets_each_parameter_target_and_more_width_is_never_fewer_parameters(shape, target):
+def test_a_width_meets_each_parameter_target_and_more_width_is_never_fewer_parameters(shape):
     counts = []
     with torch.device("meta"):
         for width in range(4, 40):
@@ -178,7 +177,8 @@ def test_a_width_meets_each_parameter_target_and_more_width_is_never_fewer_param
             counts.append(sum(p.numel() for p in net.parameters()))
             assert all(m.out_channels % 8 == 0 for m in net.modules() if isinstance(m, nn.Conv2d) and m is not net.head)
     assert counts == sorted(counts)
-    assert min(abs(c / target - 1) for c in counts) < 0.1
+    for target in (280_000, 700_000):
+        assert min(abs(c / target - 1) for c in counts) < 0.1
 
 
 def test_a_label_beside_a_time_starts_as_loud_as_the_time():

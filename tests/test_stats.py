@@ -117,7 +117,7 @@ def test_the_statistic_is_the_one_of_the_docstring() -> None:
         assert pair.simultaneous[0] < pair.found.low < pair.found.high < pair.simultaneous[1]
 
 
-@pytest.mark.parametrize(("recipes", "seeds"), [(3, 5), (6, 3), (12, 4)])
+@pytest.mark.parametrize(("recipes", "seeds"), [(3, 5), (6, 3), pytest.param(12, 4, marks=pytest.mark.heavy)])
 def test_with_equal_spreads_and_one_variance_it_is_tukeys_range(
     recipes: int, seeds: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
