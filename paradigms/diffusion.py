@@ -1,12 +1,13 @@
 """What the models of a Gaussian path share: training by regression, sampling and likelihoods by what a network expects.
 
-Four bases, each of which adds to the one before:
+Five bases. Each adds to the one before, and the last two to `Regression`:
 
     FromNoise      one network `net` makes data of noise shaped as the data: its optimizer, its prior, a descent step.
     Diffusion      the network stands behind a `Denoiser`: every sampler and likelihood of a Gaussian path follows from it.
     Regression     the network is trained from data on what the denoiser's prediction should be,
                        E_{t, x, eps} w(t) || F(x_t, t, y) - F* ||^2,      x_t = alpha x + sigma eps,
                    with labels withheld from a part of the examples, so that it can be guided.
+    Matching       what is predicted is the velocity of a path, at times of a given density (flow matching).
     Measured       the scale of the data and the largest distance in it are measured before training.
 
 A paradigm's own file says along which path, at which times, with which weight, and what the network predicts.
@@ -31,13 +32,14 @@ from paradigms.core.noise import Noise
 from paradigms.core.plans import Estimate, Kind, Plan
 from paradigms.core.settings import Settings, setting
 from paradigms.maths import bounds, samplers
-from paradigms.maths.denoiser import Denoiser
+from paradigms.maths.denoiser import Denoiser, Velocity
 from paradigms.maths.guidance import null_label, with_null, withheld
 from paradigms.maths.likelihood import dequantise
-from paradigms.maths.paths import expand
+from paradigms.maths.paths import GaussianPath, expand
+from paradigms.maths.times import TIMES
 from paradigms.optim import adamw, cosine
 
-__all__ = ["Diffusion", "FromNoise", "Measured", "Regression", "Training"]
+__all__ = ["Diffusion", "FromNoise", "Matching", "Measured", "Regression", "Timed", "Training"]
 
 EXAMPLES = 1000  # between which distances are measured
 
@@ -55,6 +57,11 @@ class Training(Settings):
     unlabelled: float = setting(
         0.1, least=0, below=1, conditional=True, says="the part of the examples whose label is withheld"
     )
+
+
+@dataclass(frozen=True)
+class Timed(Training):
+    times: str = setting("uniform", among=TIMES, says="density of t in training; skewed: towards the data")
 
 
 class FromNoise(Paradigm):
@@ -145,6 +152,23 @@ class Regression(Diffusion):
         eps = self.couple(x, noise.normal(*x.shape))
         loss, terms = self.loss(d, x, eps, self.times(d, len(x), noise))
         yield self.descent(loss, terms, progress)
+
+
+class Matching(Regression):
+    """Regression of a path's velocity. `net`: (x_t, t, y) -> u. The prior is N(0, I), t = 0 is data."""
+
+    config: Timed
+    t_min: float = 0.0
+
+    @property
+    @abstractmethod
+    def path(self) -> GaussianPath: ...
+
+    def denoiser(self, cond: Tensor | None = None) -> Denoiser:
+        return Denoiser(self.net, self.path, Velocity(), t_min=self.t_min, y=cond, null=self.null)
+
+    def times(self, d: Denoiser, n: int, noise: Noise) -> Tensor:
+        return d.t_min + (1 - d.t_min) * TIMES[self.config.times].quantile(noise.uniform(n))
 
 
 class Measured(Regression):

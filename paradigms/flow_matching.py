@@ -8,11 +8,11 @@ Model.      A network u(x_t, t) that predicts the velocity of a path x_t = alpha
 Objective.  Conditional flow matching (Lipman et al., eq. 9; Liu et al., eq. 1):
                 E_{t, x, eps} || u(x_t, t) - (alpha' x + sigma' eps) ||^2,      t ~ U(0, 1) or more where it is hard.
             The minimiser is the mean velocity given x_t, whose flow carries the marginals p_t into each other. That holds for
-            any coupling of x and eps with the right marginals: independent, or the assignment of a batch's noise to its
-            examples at the least squared distance (Tong et al., section 3.2.3), whose lines cross less.
+            any coupling of x and eps with the right marginals; here they are independent (others: `ot_flow_matching`,
+            `rectified_flow`).
 
-Sampling.   Solve dx/dt = u(x, t) from x_1 = z ~ N(0, I) down to t = 0, by Euler, Heun, or an adaptive method. Where x and
-            eps were drawn independently u gives the score too, and every other sampler of a Gaussian path serves as well:
+Sampling.   Solve dx/dt = u(x, t) from x_1 = z ~ N(0, I) down to t = 0, by Euler, Heun, or an adaptive method. As x and eps
+            are independent, u gives the score too, and every other sampler of a Gaussian path serves as well:
             `maths.samplers`.
 
 Likelihood. The same ODE run from data to noise: log p(x) = log N(x_1; 0, I) + int_0^1 div u dt (Chen et al. 2018), with the
@@ -22,10 +22,6 @@ References
     Y. Lipman, R. Chen, H. Ben-Hamu, M. Nickel, M. Le. Flow Matching for Generative Modeling. ICLR 2023. arXiv:2210.02747
     X. Liu, C. Gong, Q. Liu. Flow Straight and Fast: Rectified Flow. ICLR 2023. arXiv:2209.03003
     M. Albergo, E. Vanden-Eijnden. Building Normalizing Flows with Stochastic Interpolants. ICLR 2023. arXiv:2209.15571
-    A. Tong et al. Improving and Generalizing Flow-Based Generative Models with Minibatch Optimal Transport. TMLR 2024.
-        arXiv:2302.00482
-    H. K. Cheng, A. Schwing. The Curse of Conditions: Analyzing and Improving Optimal Transport for Conditional Flow-Based
-        Generation. ICCV 2025. arXiv:2503.10636
 
 Where this differs from the papers
     - Time runs the other way than in Lipman et al.: here t = 0 is data.
@@ -36,65 +32,24 @@ Where this differs from the papers
       density of alpha x, -7e-5 nats a dimension on digits.
     - The whole of [0, 1] is trained and solved. Rectified flow's code leaves out the 1e-3 next to the noise: it trains on
       t <= 0.999 and starts its ODE there, from the noise of t = 1.
-    - The assignment is made within parts of the batch: its cost grows as the cube of their size. 64 images or 20 vectors at a
-      time, it takes less than a tenth of a training step.
-    - It is unconditional. An assignment that does not see the labels makes the noise depend on them, y given eps is then not
-      y, and a sampler that draws both independently starts outside of what was trained (Cheng & Schwing, section 3).
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from paradigms.contract import Frozen
 from paradigms.core.data import Space
-from paradigms.core.noise import Noise
 from paradigms.core.plans import Card, Plan
-from paradigms.core.settings import require, setting
-from paradigms.diffusion import Regression, Training
+from paradigms.diffusion import Matching, Timed
 from paradigms.maths import bounds, samplers
-from paradigms.maths.couplings import assign
-from paradigms.maths.denoiser import Denoiser, Velocity
-from paradigms.maths.paths import CosinePath, GaussianPath, LinearPath, VPPath
-from paradigms.maths.times import TIMES
+from paradigms.maths.paths import CosinePath, LinearPath, VPPath
 from paradigms.recipe import Recipe
 
 FLOOR = 0.1  # noise at the end of the VP path, in bin widths (images) or twentieths (vectors)
-
-
-@dataclass(frozen=True)
-class Config(Training):
-    times: str = setting("uniform", among=TIMES, says="density of t in training; skewed: towards the data")
-
-
-@dataclass(frozen=True)
-class CoupledConfig(Config):
-    coupled: int = setting(0, least=0, says="examples among which the noise is assigned; 0: 64 images or 20 vectors")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.coupled != 1, "coupled must be 0, or 2 or more: how many the noise is shared by")
-
-
-class Matching(Regression):
-    """The four differ in path and coupling. `net`: (x_t, t, y) -> u."""
-
-    t_min: float = 0.0
-
-    @property
-    @abstractmethod
-    def path(self) -> GaussianPath: ...
-
-    def denoiser(self, cond: Tensor | None = None) -> Denoiser:
-        return Denoiser(self.net, self.path, Velocity(), t_min=self.t_min, y=cond, null=self.null)
-
-    def times(self, d: Denoiser, n: int, noise: Noise) -> Tensor:
-        return d.t_min + (1 - d.t_min) * TIMES[self.config.times].quantile(noise.uniform(n))
 
 
 CARD = Card(
@@ -139,46 +94,14 @@ class VPFlowMatching(Matching):
     )
     path = VPPath()
 
-    def __init__(self, config: Config, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
+    def __init__(self, config: Timed, space: Space, width: int, parents: Mapping[str, Frozen]) -> None:
         super().__init__(config, space, width, parents)
         lowest = torch.tensor(FLOOR * space.bin, dtype=torch.float64)
         self.t_min = float(self.path.time_of_log_snr(2 * (torch.sqrt(1 - lowest.square()) / lowest).log()))
 
 
-class OTFlowMatching(Matching):
-    """Noise assigned by optimal transport. Given x it is not N(0, I): u gives the ODE, and no score."""
-
-    card = replace(
-        CARD,
-        title="Flow matching (minibatch optimal transport)",
-        paper="Tong et al., Improving and Generalizing Flow-Based Generative Models with Minibatch Optimal Transport",
-        year=2024,
-        url="https://arxiv.org/abs/2302.00482",
-        samplers=samplers.ode_samplers(main=("euler", "heun", "rk45")),
-    )
-    path = LinearPath()
-
-    @staticmethod
-    def refuses(config: Config, space: Space) -> str | None:
-        if space.classes:
-            return (
-                "an optimal transport that does not see the labels makes the noise depend on them, while sampling draws "
-                "it independently (arXiv:2503.10636); train it without labels, or use flow-matching"
-            )
-        return None
-
-    def couple(self, x: Tensor, eps: Tensor) -> Tensor:
-        return eps[assign(x, eps, self.config.coupled or (64 if self.space.is_image else 20))]
-
-
 RECIPES = (
-    Recipe("flow-matching", FlowMatching, Config(), "velocity regression on straight paths; ODE sampling"),
-    Recipe(
-        "flow-matching-cosine", CosineFlowMatching, Config(), "the path along a circle", variant_of="flow-matching"
-    ),
-    Recipe("flow-matching-vp", VPFlowMatching, Config(), "the path of the VP SDE", variant_of="flow-matching"),
-    Recipe(
-        "ot-flow-matching", OTFlowMatching, CoupledConfig(), "noise assigned to examples by optimal transport; unconditional",
-        variant_of="flow-matching", aliases=("ot-cfm",),
-    ),
-)  # fmt: skip
+    Recipe("flow-matching", FlowMatching, Timed(), "velocity regression on straight paths; ODE sampling"),
+    Recipe("flow-matching-cosine", CosineFlowMatching, Timed(), "the path along a circle", variant_of="flow-matching"),
+    Recipe("flow-matching-vp", VPFlowMatching, Timed(), "the path of the VP SDE", variant_of="flow-matching"),
+)

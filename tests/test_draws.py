@@ -69,9 +69,8 @@ HANDED = {
     "paradigms/consistency.py": "Consistency.sample ConsistencyDistillation.updates ConsistencyTraining.updates "
     "EasyConsistency.updates",
     "paradigms/ddpm.py": "Chain.times",
-    "paradigms/diffusion.py": "FromNoise.prior Regression.updates Measured.prepare",
+    "paradigms/diffusion.py": "FromNoise.prior Regression.updates Matching.times Measured.prepare",
     "paradigms/edm.py": "EDM.prepare EDM.times",
-    "paradigms/flow_matching.py": "Matching.times",
     "paradigms/flows/base.py": "Normal.draw Student.draw",
     "paradigms/flows/dequantise.py": "Variational.forward",
     "paradigms/gan.py": "Adversarial.prior WassersteinGAN.updates",
