@@ -457,7 +457,10 @@ def in_a_process(*words: str, before: str = "", **environment: str) -> subproces
     )
 
 
-@pytest.mark.parametrize("closed", ["exec <&-;", "exec >&-;", "exec 2>&-;", "exec <&- >&- 2>&-;"])
+@pytest.mark.parametrize(
+    "closed",
+    [*(pytest.param(f"exec {one}&-;", marks=pytest.mark.heavy) for one in ("<", ">", "2>")), "exec <&- >&- 2>&-;"],
+)
 def test_streams_that_are_closed_end_no_command(closed):
     for words, code in ((("list", "tiers"), 0), (("list", "nonsense"), 2)):
         result = in_a_process(*words, before=closed)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
 import torch
+from helpers import thinned
 from torch import Tensor, nn
 
 from paradigms import catalogue
@@ -541,18 +543,13 @@ def gradient(loss: Tensor, module: nn.Module) -> Tensor:
     return torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(parameters, found)])
 
 
-EACH = pytest.mark.parametrize("name", STEPS)
-ON = pytest.mark.parametrize("space", SPACES, ids=["pixels", "vectors"])
-
-
 def test_every_recipe_has_its_loss_written_out():
     """But those that differ in their budget or in which parent of a kind they have."""
     names = {name for name in catalogue.recipes() if "equal-total" not in name and name != "reflow-3"}
     assert names == set(STEPS)
 
 
-@EACH
-@ON
+@pytest.mark.parametrize(("name", "space"), thinned(list(product(STEPS, SPACES)), lambda case: case[0]))
 def test_a_step_is_the_one_written_out(name, space):
     model = made(name, space).eval()
     batch = examples_of(model.space)

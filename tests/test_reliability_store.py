@@ -569,7 +569,13 @@ def test_what_a_parent_is_rebuilt_from_is_compared_with_the_parent(tmp_path):
     runs.load(folders[1])
 
 
-@pytest.mark.parametrize("part", [measure.TIMING, f"{runs.PROTOCOLS}/other", scores.PLANS])
+@pytest.mark.parametrize(
+    "part",
+    [
+        measure.TIMING,
+        *(pytest.param(part, marks=pytest.mark.heavy) for part in (f"{runs.PROTOCOLS}/other", scores.PLANS)),
+    ],
+)
 def test_rows_of_another_run_are_not_shown_as_this_ones(part, out, caplog):
     mine, its = (planned(recipe).folder(out) for recipe in ("first", "second"))
     for folder in (mine, its):

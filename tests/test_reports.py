@@ -599,6 +599,7 @@ def test_same_inputs_same_bytes_in_any_order(tmp_path: Path) -> None:
     assert not [p for p in (tmp_path / "a").rglob("*") if p.name.startswith(".")]
 
 
+@pytest.mark.heavy
 def test_user_settings_of_matplotlib_change_nothing(tmp_path: Path) -> None:
     import matplotlib
 
@@ -816,7 +817,7 @@ def _timed(tmp_path: Path, **wall: float) -> tuple[list[dict[str, Any]], list[di
     return rows, runs
 
 
-@pytest.mark.parametrize("where", ["run", "parent", "rows"])
+@pytest.mark.parametrize("where", ["run", *(pytest.param(x, marks=pytest.mark.heavy) for x in ("parent", "rows"))])
 def test_training_seconds_taken_beside_other_work_are_marked_under_their_tables(tmp_path: Path, where: str) -> None:
     rows, runs = made(tmp_path)
     name = runs[0]["recipe"]

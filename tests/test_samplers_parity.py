@@ -115,7 +115,8 @@ def test_the_chain_is_the_same():
 
 @pytest.mark.parametrize("reach", [math.inf, 1.0])
 @pytest.mark.parametrize(
-    ("spacing", "steps"), [("linspace", 1000), ("linspace", 27), ("leading", 50), ("trailing", 10)]
+    ("spacing", "steps"),
+    [pytest.param("linspace", 1000, marks=pytest.mark.matrix), ("linspace", 27), ("leading", 50), ("trailing", 10)],
 )
 @pytest.mark.parametrize("variance", ["small", "large", "learned"])
 def test_ancestral_steps(variance, spacing, steps, reach):

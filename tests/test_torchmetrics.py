@@ -44,6 +44,7 @@ def expected(name: str, x: Tensor, *cuts: int) -> Tensor:
     return numbers(result)[:1] if hasattr(result, "metric") else numbers(result)
 
 
+@pytest.mark.heavy
 def test_torchmetrics_is_imported_on_use_alone():
     code = "import sys, bench.metrics, bench.scores; print('torchmetrics' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
