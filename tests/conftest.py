@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from paradigms.testing import Mixture
 
 pytest_plugins = ["costs"]
+
+# Each process of the tests computes on a core of its own. The libraries read this once, when they are loaded.
+os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
@@ -34,18 +38,11 @@ def pytest_runtest_makereport(
     return report
 
 
-def pytest_collection_finish() -> None:
-    """The garbage collector need not look again and again at the thousands of tests: it would take a tenth of all time."""
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_to_look_through_again() -> None:
+    """Garbage is not sought among the tests and libraries that stay: that would take a tenth of all time."""
     gc.collect()
     gc.freeze()
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    """Each process of the tests computes on a core of its own."""
-    import torch
-
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
