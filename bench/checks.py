@@ -7,7 +7,8 @@ import importlib.util
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -22,44 +23,55 @@ from paradigms import catalogue
 from paradigms.backbones import build
 from paradigms.backbones.networks import Networks
 from paradigms.errors import BadInput, unknown
+from paradigms.plugins import taken_for_installed
 from paradigms.recipe import Recipe
 from paradigms.testing import Result, check_backbone, check_recipe
 from reports.metrics import Metric
 
-__all__ = ["check", "things_called"]
+__all__ = ["checked"]
 
 Thing = Recipe | Networks | Definition | Metric
-TUPLES = ("RECIPES", "BACKBONES", "DATASETS", "METRICS")
+DOORS = catalogue.DOOR, build.DOOR, sets.DOOR, table.DOOR
 
 
-def things_called(name: str) -> list[Thing]:
-    """What a name means: a recipe, backbone, data set or metric of that name, or all that a module defines.
+def checked(name: str) -> Iterator[tuple[Thing, Result]]:
+    """Everything that a name means, with the result of each of its checks.
 
-    Raises BadInput where it is none, or the module can not be imported or defines nothing.
+    It means a recipe, backbone, data set or metric of that name, or all that a module defines, whose recipes may stand on one
+    another. Raises BadInput where it is none, or the module can not be imported or defines nothing.
     """
     known: list[dict[str, Any]] = [catalogue.recipes(), dict(build.known()), sets.definitions(), dict(table.known())]
     found = [things[name] for things in known if name in things]
-    if found:
-        return found
+    installed: AbstractContextManager[None] = nullcontext()
+    if not found:
+        found = _defined(name, [n for things in known for n in things])
+        installed = taken_for_installed(name, DOORS)
+    with installed:
+        for thing in found:
+            for result in _results(thing):
+                yield thing, result
+
+
+def _defined(name: str, known: Sequence[str]) -> list[Thing]:
+    """What a module defines."""
     sys.path.insert(0, os.getcwd())  # where a module may lie that is not installed yet
     if "." not in name and name not in sys.modules and importlib.util.find_spec(name) is None:
-        doors = (catalogue.DOOR, build.DOOR, sets.DOOR, table.DOOR)
-        raise next((e for door in doors if (e := door.broken(name))), None) or unknown(
-            "recipe, backbone, data set, metric or module", name, [n for things in known for n in things]
+        raise next((e for door in DOORS if (e := door.broken(name))), None) or unknown(
+            "recipe, backbone, data set, metric or module", name, known
         )
     try:
         module = importlib.import_module(name)
     except (Exception, SystemExit) as error:  # a stranger's code may raise anything
         raise BadInput(f"{name} can not be imported: {type(error).__name__}: {error}; mend it") from error
-    tuples = (getattr(module, attribute, ()) for attribute in TUPLES)
+    tuples = (getattr(module, door.attribute, ()) for door in DOORS)
     defined = [thing for found in tuples for thing in (found if isinstance(found, (tuple, list)) else (found,))]
     if not defined or not all(isinstance(thing, Thing) for thing in defined):
-        raise BadInput(f"{name} defines none of {', '.join(TUPLES)}, tuples of definitions; add one at its foot")
+        names = ", ".join(door.attribute for door in DOORS)
+        raise BadInput(f"{name} defines none of {names}, tuples of definitions; add one at its foot")
     return defined
 
 
-def check(thing: Thing) -> Iterator[Result]:
-    """The results of the checks of one thing."""
+def _results(thing: Thing) -> Iterator[Result]:
     if isinstance(thing, Recipe):
         yield from check_recipe(thing)
     elif isinstance(thing, Networks):

@@ -23,7 +23,8 @@ import multiprocessing
 import pkgutil
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -31,9 +32,10 @@ from typing import Any
 
 from paradigms.errors import BadInput
 
-__all__ = ["Door", "Found", "fields_in", "foreign_file", "forget", "points", "warn"]
+__all__ = ["Door", "Found", "fields_in", "foreign_file", "forget", "points", "taken_for_installed", "warn"]
 
 _log = logging.getLogger(__name__)
+_taken = list[EntryPoint]()
 _warned = set[str]()
 
 Fields = Mapping[str, Any]  # the literal arguments of a definition, by name
@@ -186,8 +188,22 @@ def foreign_file(definition: Any) -> Path | None:
 
 
 def points(*groups: str) -> tuple[EntryPoint, ...]:
-    """What the packages on sys.path add in some groups."""
-    return tuple(point for group in groups for point in _points(group, tuple(sys.path)))
+    """What the packages on sys.path add in some groups, and the modules that are taken for such."""
+    installed = (point for group in groups for point in _points(group, tuple(sys.path)))
+    return (*installed, *(point for point in _taken if point.group in groups))
+
+
+@contextmanager
+def taken_for_installed(module: str, doors: Iterable[Door]) -> Iterator[None]:
+    """Meanwhile an imported module is taken for one that an installed package adds to these doors."""
+    before = list(_taken)
+    for door in doors:
+        if getattr(sys.modules[module], door.attribute, ()) and module not in {point.module for point in door.points()}:
+            _taken.append(EntryPoint(module, module, door.group))
+    try:
+        yield
+    finally:
+        _taken[:] = before
 
 
 @functools.lru_cache(maxsize=16)

@@ -20,7 +20,7 @@ from bench.data.dataset import Dataset
 from bench.metrics import Compared, Value, table, values_of
 from bench.runs.budget import build as build_model
 from bench.scores import kept
-from paradigms import plugins
+from paradigms import catalogue, plugins
 from paradigms.backbones import build
 from paradigms.contract import Paradigm
 from paradigms.core.data import Space
@@ -134,7 +134,7 @@ def test_lists_show_them(installed, caplog):
 @pytest.mark.parametrize("module", ["my_metric", "my_dataset", "my_backbone", "my_paradigm"])
 def test_the_examples_pass_the_checks(module, monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
-    results = [result for thing in checks.things_called(module) for result in checks.check(thing)]
+    results = [result for _, result in checks.checked(module)]
     assert results
     assert not [result for result in results if result.problem]
 
@@ -148,3 +148,17 @@ def test_a_failed_check_is_exit_1_and_a_wrong_name_exit_2(monkeypatch, tmp_path)
     assert "FAIL  mean_gap: gives a finite value of its name (digits): it gave [nan]" in result.stdout
     assert CliRunner().invoke(app, ["check", "nonsense"]).exit_code == 2
     sys.modules.pop("bad_metric", None)
+
+
+def test_recipes_of_a_module_may_stand_on_one_another(monkeypatch, tmp_path):
+    text = (EXAMPLES / "my_paradigm.py").read_text()
+    text = text.replace("from paradigms.recipe import Recipe", "from paradigms.recipe import Need, Recipe")
+    text += "RECIPES += (Recipe('child', IndependentNormals, Config(), 'a child', {'it': Need('independent-normals', Trainable)}),)\n"
+    text = text.replace("import Paradigm", "import Paradigm, Trainable", 1)
+    (tmp_path / "a_family.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    results = [(thing.name, result.problem) for thing, result in checks.checked("a_family")]
+    assert {name for name, _ in results} == {"independent-normals", "child"}
+    assert not [problem for _, problem in results if problem]
+    assert "child" not in catalogue.names(), "only while it is checked"
+    sys.modules.pop("a_family", None)

@@ -25,13 +25,12 @@ def check(
     from bench import checks
 
     failed, lines = 0, []
-    for thing in checks.things_called(name):
-        for result in checks.check(thing):
-            failed += bool(result.problem)
-            lines.append({"name": thing.name, "check": result.check, "data": result.space, "problem": result.problem})
-            if not as_json:
-                text = f"{thing.name}: {result.check} ({result.space}){': ' * bool(result.problem)}{result.problem}"
-                print(f"{'FAIL' if result.problem else 'ok'}  {visible(text)}")
+    for thing, result in checks.checked(name):
+        failed += bool(result.problem)
+        lines.append({"name": thing.name, "check": result.check, "data": result.space, "problem": result.problem})
+        if not as_json:
+            text = f"{thing.name}: {result.check} ({result.space}){': ' * bool(result.problem)}{result.problem}"
+            print(f"{'FAIL' if result.problem else 'ok'}  {visible(text)}")
     if as_json:
         shown.print_json(lines)
     else:
