@@ -147,6 +147,7 @@ def _recalled() -> dict[str, Any] | None:
     return None
 
 
+@plugins.ours_alone()
 def kept() -> str:
     """The content of the kept file, read from the recipes: a line for each of them, of their samplers and settings."""
     recipes = [dataclasses.asdict(found) | {"accepts": found.accepts} for found in describe()]

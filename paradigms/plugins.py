@@ -32,10 +32,21 @@ from typing import Any
 
 from paradigms.errors import BadInput
 
-__all__ = ["Door", "Found", "fields_in", "foreign_file", "forget", "points", "taken_for_installed", "warn"]
+__all__ = [
+    "Door",
+    "Found",
+    "fields_in",
+    "foreign_file",
+    "forget",
+    "ours_alone",
+    "points",
+    "taken_for_installed",
+    "warn",
+]
 
 _log = logging.getLogger(__name__)
 _taken = list[EntryPoint]()
+_ours_alone = list[bool]()
 _warned = set[str]()
 
 Fields = Mapping[str, Any]  # the literal arguments of a definition, by name
@@ -189,8 +200,20 @@ def foreign_file(definition: Any) -> Path | None:
 
 def points(*groups: str) -> tuple[EntryPoint, ...]:
     """What the packages on sys.path add in some groups, and the modules that are taken for such."""
+    if _ours_alone:
+        return ()
     installed = (point for group in groups for point in _points(group, tuple(sys.path)))
     return (*installed, *(point for point in _taken if point.group in groups))
+
+
+@contextmanager
+def ours_alone() -> Iterator[None]:
+    """Meanwhile there is nothing of other packages: for what is written of ours, whatever else is installed."""
+    _ours_alone.append(True)
+    try:
+        yield
+    finally:
+        _ours_alone.pop()
 
 
 @contextmanager

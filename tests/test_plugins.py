@@ -13,10 +13,11 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from bench import checks
+from bench import checks, recipes
 from bench.cli import app
-from bench.data import load, sets
+from bench.data import load, names, sets
 from bench.data.dataset import Dataset
+from bench.lab import readme
 from bench.metrics import Compared, Value, table, values_of
 from bench.runs.budget import build as build_model
 from bench.scores import kept
@@ -131,6 +132,12 @@ def test_lists_show_them(installed, caplog):
         assert name in result.stdout
 
 
+def test_what_is_generated_is_of_ours_alone(installed):
+    assert "spiral" in names.known()
+    assert recipes.kept() == recipes.KEPT.read_text("utf-8") != recipes.kept.__wrapped__()
+    assert not [page for page, text in readme.generated().items() if page.read_text("utf-8") != text]
+
+
 @pytest.mark.parametrize("module", ["my_metric", "my_dataset", "my_backbone", "my_paradigm"])
 def test_the_examples_pass_the_checks(module, monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
@@ -153,7 +160,8 @@ def test_a_failed_check_is_exit_1_and_a_wrong_name_exit_2(monkeypatch, tmp_path)
 def test_recipes_of_a_module_may_stand_on_one_another(monkeypatch, tmp_path):
     text = (EXAMPLES / "my_paradigm.py").read_text()
     text = text.replace("from paradigms.recipe import Recipe", "from paradigms.recipe import Need, Recipe")
-    text += "RECIPES += (Recipe('child', IndependentNormals, Config(), 'a child', {'it': Need('independent-normals', Trainable)}),)\n"
+    text += "NEEDS = {'it': Need('independent-normals', Trainable)}\n"
+    text += "RECIPES += (Recipe('child', IndependentNormals, Config(), 'a child', NEEDS),)\n"
     text = text.replace("import Paradigm", "import Paradigm, Trainable", 1)
     (tmp_path / "a_family.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)

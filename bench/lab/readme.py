@@ -20,6 +20,7 @@ from pathlib import Path
 from bench.metrics import table
 from bench.recipes import KEPT, describe, kept
 from bench.store import columns, write_atomic
+from paradigms import plugins
 from reports import coverage, metrics
 
 ROOT = Path(__file__).parents[2]
@@ -159,6 +160,7 @@ def _escaped(line: str) -> str:
     return "".join(part if part.startswith("`") else re.sub(r"([*<\[\]\\])", r"\\\1", part) for part in parts)
 
 
+@plugins.ours_alone()
 def generated() -> dict[Path, str]:
     """Every page with a generated part, and every page that is generated, as it should be."""
     pages: dict[Path, str] = {}
