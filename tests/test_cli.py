@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from helpers import jobs_here
 from PIL import Image
 from typer.testing import CliRunner, Result
@@ -251,6 +252,21 @@ def test_one_line_and_exit_2(arguments: str, words: list[str], tmp_path: Path) -
     refused(result, *(word.format(tmp=tmp_path) for word in words))
     left = {p.name for p in tmp_path.rglob("*")} - {"file"}
     assert not left, f"half-written: {left}"
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")]
+)
+def test_no_memory_is_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> None:
+        raise error
+
+    monkeypatch.setattr(listing, "_tiers", full)
+    done = bench("list", "tiers")
+    assert done.exit_code == 1
+    assert done.stderr.splitlines() == [
+        "error: out of memory; ask for less at a time, stop what else uses it, or take another device (--device cpu)"
+    ]
 
 
 def test_a_tier_without_seeds_is_refused(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from typer.testing import CliRunner
 import bench.data
 from bench import runs, scores, store, suite, tiers
 from bench.cli import app
+from bench.loop import Loop
 from bench.progress import Progress, Silent
 from bench.runs import budget, loading, machine, make, settings, training
 from bench.runs.info import SCHEMA
@@ -601,6 +602,19 @@ def test_a_failed_run_is_tried_again_and_leaves_no_trace(out, tmp_path, stranger
     assert runs.read_info(folder).status == "ok"
     assert not (folder / "error.txt").exists()
     assert not (folder / "results.jsonl").exists()
+
+
+def test_no_memory_on_the_device_is_one_line_with_what_to_set(out, monkeypatch):
+    def full(self, k):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    monkeypatch.setattr(Loop, "step", full)
+    monkeypatch.setattr(budget, "_calibrate", lambda *_: budget.Spending(8, 10, "", 20, 16, 1.0, 1.0, "flops"))
+    info = runs.read_info(runs.ensure(plan(), out))
+    assert info.status == "failed"
+    assert info.reason.startswith(
+        "out of memory: cpu has no room for mean at batches of 16; take smaller ones (--set batch=N)"
+    )
 
 
 @pytest.mark.parametrize("line", [b"\xff\xfe", b"[1]\n", b'{"a": 1}\n'])

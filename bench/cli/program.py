@@ -99,6 +99,14 @@ class Verbs(TyperGroup):
             why = error.strerror or type(error).__name__
             where = shortened(os.fsdecode(error.filename), 120)
             raise typer.Exit(fail(f"can not use {where}: {why}; give another path, or run the same again")) from None
+        except Exception as error:
+            # By name: torch is not imported for this.
+            if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
+                raise
+            what = (
+                "out of memory; ask for less at a time, stop what else uses it, or take another device (--device cpu)"
+            )
+            raise typer.Exit(fail(what, 1)) from None
         except KeyboardInterrupt:
             again = shlex.join(["bench", *self.given])
             print(f"\nstopped. What was done is kept; to go on:\n  {again}", file=sys.stderr)
