@@ -212,6 +212,10 @@ class Adversarial(Paradigm):
         """Whether the log's means say that the critic has won."""
 
 
+# What is added to all scores has no gradient where a loss compares them, nor while all lie within the hinge's margin.
+BIAS = frozenset({"critic.head.bias", "critic.net.head.bias"})
+
+
 @dataclass(frozen=True)
 class Game(Settings):
     """The settings of every GAN. No clipping and no weight decay, which both break the game's balance."""
@@ -242,6 +246,7 @@ class Config(Game):
 class GAN(Adversarial):
     """Relativistic pairing with R1 and R2: see the module's text."""
 
+    idle = BIAS
     card = Card(
         title="GAN (relativistic, R1 + R2)",
         paper="Huang et al., The GAN is dead; long live the GAN! A Modern GAN Baseline",
@@ -347,6 +352,7 @@ class WassersteinConfig(Game):
 class WassersteinGAN(Adversarial):
     """WGAN with gradient penalty: see the module's text."""
 
+    idle = BIAS
     card = Card(
         title="Wasserstein GAN with gradient penalty",
         paper="Gulrajani et al., Improved Training of Wasserstein GANs",
@@ -396,6 +402,7 @@ def parts(batch: Batch, n: int) -> list[Batch]:
 class HingeGAN(Adversarial):
     """Hinge losses under a spectrally normalised critic: see the module's text."""
 
+    idle = BIAS
     card = Card(
         title="GAN (hinge, spectral normalisation)",
         paper="Miyato et al., Spectral Normalization for Generative Adversarial Networks",

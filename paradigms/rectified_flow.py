@@ -150,6 +150,7 @@ class Reflow(Rectified, Diffusion):
 class Distilled(Rectified):
     """A map from noise to data in one step."""
 
+    noiseless = True  # the end of a pair is a function of its start
     card = Card(
         title="Rectified flow (distilled)",
         paper="Liu et al., Flow Straight and Fast: Rectified Flow",

@@ -226,6 +226,7 @@ TEMPERATURE = "temperature divides the logits of the prior over codes"
 class VQVAE(Paradigm):
     """See the module's text."""
 
+    noiseless = True  # the code of an image is a function of it
     card = Card(
         title="VQ-VAE with an autoregressive prior",
         paper="van den Oord et al., Neural Discrete Representation Learning",

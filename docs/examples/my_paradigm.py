@@ -51,6 +51,7 @@ class Affine(Backbone):
 
 
 class IndependentNormals(Paradigm):
+    idle = frozenset({"net.idle"})  # else a parameter that no gradient reaches is a fault
     # What it claims, as data: tests and tables read it.
     card = Card(
         title="Independent normals",

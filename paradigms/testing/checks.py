@@ -124,11 +124,43 @@ def updates_leave_nothing_behind(recipe: Recipe, space: Space) -> None:
     _hold(torch.equal(torch.get_rng_state(), state), "drew from the global generator; draw from `noise`")
 
 
+def every_parameter_is_trained(recipe: Recipe, space: Space) -> None:
+    """Every parameter that wants a gradient has an optimizer and is reached by a finite gradient, but for those `idle`."""
+    model = build(recipe, space, shaken=False).train()  # as a run starts: many branches silent
+    optimizers, silent = model.optimizers(), set[str]()
+    for k, progress in enumerate((0.0, 0.5, 0.875, 0.125, 0.25, 0.375, 0.625, 0.75)):
+        for update in model.updates(examples_for(model, 16, seed=k), progress, Noise(k)):
+            terms = (update.loss, *map(torch.as_tensor, update.terms.values()))
+            _hold(
+                update.loss.shape == () and all(term.isfinite().all() for term in terms), "a loss is no finite scalar"
+            )
+            for p in descend(optimizers, update):
+                _hold(p.grad is not None and p.grad.isfinite().all(), "a gradient is not there or not finite")
+            if update.after is not None:
+                update.after()
+        held = names_of(model.core, (p for o in optimizers.values() for g in o.param_groups for p in g["params"]))
+        idle = {name for name, p in model.core.named_parameters() if name in held and not p.grad.abs().max() > 0}
+        silent = silent & idle if k else idle
+        if k >= 2 and silent <= model.idle:
+            break  # every branch has spoken
+    _hold(
+        silent <= model.idle,
+        f"no gradient ever reached {', '.join(sorted(silent - model.idle))}; say `idle` if that is meant",
+    )
+    wanted = names_of(model.core, (p for p in model.parameters() if p.requires_grad))
+    _hold(wanted == held, f"no optimizer holds {', '.join(sorted(wanted - held))}, which wants a gradient")
+
+
 def losses_follow_the_noise_alone(recipe: Recipe, space: Space) -> None:
-    """The losses of a step are a function of batch, progress and noise."""
+    """The losses of a step are a function of batch, progress and noise; on images they follow it, but for `noiseless`."""
     model = build(recipe, space).eval()
-    first, again = ([u.loss.detach() for u in model.updates(examples_for(model), 0.3, Noise(1))] for _ in range(2))
+    first, again, other = (
+        [update.loss.detach() for update in model.updates(examples_for(model), 0.3, Noise(k))] for k in (1, 1, 2)
+    )
     _hold(first == again, "the same batch, progress and noise gave other losses")
+    # On vectors a loss may need no noise, as a flow's: nothing is dequantised.
+    follows = model.noiseless or not space.is_image or first != other
+    _hold(follows, "another noise gave the same losses; draw from `noise`, or say `noiseless = True` if that is meant")
 
 
 def prepare_returns_data_to_train_on(recipe: Recipe, space: Space) -> None:
@@ -305,6 +337,7 @@ CHECKS: tuple[Check, ...] = (
     the_card_is_whole,
     updates_move_their_module,
     updates_leave_nothing_behind,
+    every_parameter_is_trained,
     losses_follow_the_noise_alone,
     prepare_returns_data_to_train_on,
     weights_make_the_round_trip,
