@@ -76,9 +76,10 @@ class IndependentNormals(Paradigm):
 
     def updates(self, batch, progress, noise):
         """One loss a step: the trainer takes it down and comes back. A GAN would yield two."""
-        loss = -self._log_density(batch.x).mean() + 0 * self.net.idle.sum()
+        x = dequantise(batch.x, self.space.levels, noise)  # all that is random is drawn from `noise`
+        loss = -self._log_density(x).mean() + 0 * self.net.idle.sum()
         # A product of matrices, as networks have: the budget is counted in them.
-        loss = loss + 0 * (batch.x.flatten(1) @ batch.x.flatten(1).T).mean()
+        loss = loss + 0 * (x.flatten(1) @ x.flatten(1).T).mean()
         yield Update(self.net, loss, {"loss": loss})
 
     def symptom(self, terms):
