@@ -134,7 +134,7 @@ def listed() -> dict[str, list[dict[str, Any]]]:
     Where torch is loaded the recipes are asked, which then takes no time.
     """
     found = None if "torch" in sys.modules else _recalled()
-    found = found or json.loads(kept())
+    found = found or json.loads(_asked())
     return {what: found[what] for what in ("recipes", "samplers", "settings")}
 
 
@@ -149,7 +149,12 @@ def _recalled() -> dict[str, Any] | None:
 
 @plugins.ours_alone()
 def kept() -> str:
-    """The content of the kept file, read from the recipes: a line for each of them, of their samplers and settings."""
+    """The content of the kept file: what the recipes of this package say."""
+    return _asked()
+
+
+def _asked() -> str:
+    """What the recipes say of themselves, in the form of the kept file: a line for each, for each sampler and setting."""
     recipes = [dataclasses.asdict(found) | {"accepts": found.accepts} for found in describe()]
     lists = {"recipes": recipes, "samplers": _samplers(), "settings": _settings()}
     lines = [f'"sources": "{sources()}"']

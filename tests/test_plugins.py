@@ -31,7 +31,12 @@ from reports import metrics
 from reports.metrics import Metric
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
-ADDED = {"bench.metrics": "my_metric", "bench.datasets": "my_dataset", "paradigms.backbones": "my_backbone"}
+ADDED = {
+    "bench.metrics": "my_metric",
+    "bench.datasets": "my_dataset",
+    "paradigms.backbones": "my_backbone",
+    "paradigms.recipes": "my_paradigm",
+}
 
 
 @pytest.fixture
@@ -126,15 +131,24 @@ def test_what_has_no_backbone_is_not_said_to_be_in_bf16(monkeypatch):
 def test_lists_show_them(installed, caplog):
     assert CliRunner().invoke(app, ["list", "metrics"]).exit_code == 0
     assert "plugin 'bad' (broken_one) can not be loaded" in caplog.text
-    for kind, name in (("datasets", "spiral"), ("metrics", "mean_gap"), ("backbones", "tiny")):
-        result = CliRunner().invoke(app, ["list", kind, "--json"])
+    for kind, name in (
+        ("datasets", "spiral"),
+        ("metrics", "mean_gap"),
+        ("backbones", "tiny"),
+        ("recipes", "independent-normals"),
+        ("recipes", "spiral"),
+        ("samplers", "independent-normals"),
+        ("settings independent-normals", "learning rate of Adam"),
+        ("settings vae", "tiny"),
+    ):
+        result = CliRunner().invoke(app, ["list", *kind.split(), "--json"])
         assert result.exit_code == 0
-        assert name in result.stdout
+        assert name in result.stdout, (kind, name)
 
 
 def test_what_is_generated_is_of_ours_alone(installed):
     assert "spiral" in names.known()
-    assert recipes.kept() == recipes.KEPT.read_text("utf-8") != recipes.kept.__wrapped__()
+    assert recipes.kept() == recipes.KEPT.read_text("utf-8") != recipes._asked()
     assert not [page for page, text in readme.generated().items() if page.read_text("utf-8") != text]
 
 

@@ -683,6 +683,20 @@ def test_a_report_is_not_written_over_a_file_that_no_report_wrote(theirs, format
     assert bench("report", out, "--to", to, "--formats", formats).exit_code == 0
 
 
+def test_a_report_of_another_format_does_not_give_the_folder_away(out, tmp_path):
+    to = tmp_path / "to"
+    (to / "figures").mkdir(parents=True)
+    (to / "figures" / "mine.svg").write_text("mine")
+    assert bench("report", out, "--to", to, "--formats", "csv").exit_code == 0
+    for _ in range(2):
+        refused(bench("report", out, "--to", to, "--formats", "md"), f"{to / 'figures'} is no part of a report")
+    assert bench("report", out, "--to", to, "--formats", "csv").exit_code == 0
+    (to / "figures").rename(tmp_path / "elsewhere")
+    for formats in ("md", "csv", "md"):
+        assert bench("report", out, "--to", to, "--formats", formats).exit_code == 0
+    assert (tmp_path / "elsewhere" / "mine.svg").read_text() == "mine"
+
+
 def test_a_report_that_was_interrupted_is_written_anew(out, tmp_path, monkeypatch):
     to = tmp_path / "to"
 

@@ -29,6 +29,9 @@ def families() -> dict[str, str]:
     return {name: recipe.variant_of or name for name, recipe in catalogue.recipes().items()}
 
 
+OURS = "reports"  # in a manifest: the names in its folder, figures among them, that reports have taken
+
+
 def report(
     found: Checked,
     to: Path,
@@ -87,24 +90,29 @@ def _written(
             raise BadInput(f"no results of tier {tier}; make them: `bench evaluate RUN --tier {tier}`")
     with store.locked(to):
         names = [name for one in formats for name in reports.FILES.get(one, ())]
-        _check_is_for_reports(to, names if set(formats) == {"csv"} else [*names, FIGURES])  # CSV alone has none
+        ours = _names_of_reports(to, names if set(formats) == {"csv"} else [*names, FIGURES])  # CSV alone has none
         # The files of an earlier report are no part of this one; and what is written from here on is a report's.
-        store.write_json(to / store.MANIFEST, {"schema": store.SCHEMA, "files": {}})
+        store.write_json(to / store.MANIFEST, {"schema": store.SCHEMA, "files": {}, OURS: ours})
         sweep(to / FIGURES)
         written = reports.render(rows, shown, found.real or None, to, formats, families())
-        entries = {str(path.relative_to(to)): entry for path, entry in written.items()}
-        store.write_manifest(to, entries, report=key)
+        entries = {str(path.relative_to(to)): {**entry, "report": key} for path, entry in written.items()}
+        store.write_json(
+            to / store.MANIFEST, {"schema": store.SCHEMA, "files": dict(sorted(entries.items())), OURS: ours}
+        )
     return list(written)
 
 
-def _check_is_for_reports(folder: Path, names: Sequence[str]) -> None:
-    """Raises Unwritable where a folder holds what no report wrote and one would replace: results, or a file of those names.
+def _names_of_reports(folder: Path, names: Sequence[str]) -> list[str]:
+    """The names in a folder that are reports' to write: those of earlier reports, and `names`.
 
-    A link may lead to somebody's files of the same names: behind one there must be nothing yet, or a report.
+    Raises Unwritable where the folder holds results, or one of the names is there and no report wrote it. A link may lead to
+    somebody's files of the same names: behind one there must be nothing yet, or a report.
     """
-    known, listed = False, dict[str, dict[str, Any]]()
+    known, listed, ours = False, dict[str, dict[str, Any]](), set[str]()
     with suppress(BadInput):
         listed, known = store.manifest(folder), os.path.exists(folder / store.MANIFEST)
+        claimed = store.read_json(folder / store.MANIFEST).get(OURS, []) if known else []
+        ours = {str(name).split("/")[0] for name in [*listed, *(claimed if isinstance(claimed, list) else [])]}
     if os.path.exists(folder / runs.INFO) or any("report" not in entry for entry in listed.values()):
         raise store.Unwritable(f"{folder} holds results, and no report; choose another --to")
     for path in (folder, folder / FIGURES):
@@ -112,11 +120,13 @@ def _check_is_for_reports(folder: Path, names: Sequence[str]) -> None:
             raise store.Unwritable(
                 f"{path} is a link to {os.path.realpath(path)}, which holds other files and no report; choose another --to"
             )
-    theirs = next((name for name in (store.MANIFEST, *names) if os.path.lexists(folder / name)), None)
-    if not known and theirs is not None:
+    there = [name for name in (*([] if known else [store.MANIFEST]), *names) if os.path.lexists(folder / name)]
+    theirs = next((name for name in there if name not in ours), None)
+    if theirs is not None:
         raise store.Unwritable(
             f"{folder / theirs} is no part of a report that is known here; move or delete it, or choose another --to"
         )
+    return sorted({*ours, *names})
 
 
 def _report_key(
