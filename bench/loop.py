@@ -40,7 +40,7 @@ from bench.store import OF, belongs, fits, write_atomic
 from paradigms.contract import Trainable
 from paradigms.core.data import Data, Space
 from paradigms.core.noise import Noise, seed_of
-from paradigms.errors import BadInput
+from paradigms.errors import BadInput, out_of_memory
 from reports.layout import LOG, PREPARED, STATE
 
 __all__ = ["Average", "Diverged", "Loop", "Order", "Trained", "seeded", "train"]
@@ -384,9 +384,9 @@ def train(
         else:
             try:
                 loop.restore(saved["loop"])
-            except torch.OutOfMemoryError:
-                raise
             except Exception as error:
+                if out_of_memory(error):
+                    raise
                 raise _unfit(folder / STATE, error) from None
             done, seconds, cpu_seconds = saved["done"], saved["seconds"], saved["cpu_seconds"]
             resumed = [*saved["resumed"], done]
@@ -512,10 +512,10 @@ def _load(path: Path, device: torch.device, of: str) -> dict[str, Any] | None:
     try:
         with warnings.catch_warnings(action="ignore"):  # of pickles it would not read anyway
             state = torch.load(io.BytesIO(data[32:]), map_location=device, weights_only=True)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:  # a pickle, or of a version that wrote otherwise; torch's advice is to load it unsafely
-        state = None
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        state = None  # a pickle, or of a version that wrote otherwise; torch's advice is to load it unsafely
     if not isinstance(state, dict):
         raise _unfit(path, ValueError("it holds no state that this version can read"))
     belongs(path, state.get(OF), of)

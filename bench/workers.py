@@ -31,7 +31,7 @@ from typing import Any
 
 from bench.progress import Display, Event, Progress, Stopping, graceful_stop
 from bench.terminal import shown
-from paradigms.errors import BadInput
+from paradigms.errors import BadInput, out_of_memory
 
 __all__ = ["Job", "Outcome", "Place", "cores", "critical_paths", "gpu_places", "is_spoiled", "perform"]
 
@@ -421,11 +421,10 @@ def _work(pipe: Connection, threads: int | None) -> None:
             return
         except BadInput as error:
             message = Outcome(failure=str(error))
-        except MemoryError:
-            message = Outcome(failure="out of memory", trace=traceback.format_exc())
         except Exception as error:
             text = str(error).strip().splitlines()
-            line = f"{type(error).__name__}: {text[0] if text else ''}".rstrip(": ")
+            kind = "out of memory" if out_of_memory(error) else type(error).__name__
+            line = f"{kind}: {text[0] if text else ''}".rstrip(": ")
             message = Outcome(failure=line, trace=traceback.format_exc())
         try:
             pipe.send(message)

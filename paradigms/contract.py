@@ -68,7 +68,7 @@ class Trainable(nn.Module, ABC):
     fp32:      why products in bfloat16 are wrong for it, in words for the user; "" where they are not.
     eager:     its networks that can not be compiled, by attribute: those whose gradient is differentiated again, and
                those differentiated forward. {"*"}: all.
-    idle:      its parameters, by name, that its losses do not depend on, so that no gradient ever moves them.
+    idle:      its parameters, by name, that its losses need not depend on: no gradient need reach them.
     noiseless: its losses draw nothing from the noise.
     precision: what this model computes its networks in, "fp32", "tf32" or "bf16"; set by whoever builds it.
     """

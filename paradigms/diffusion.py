@@ -1,6 +1,6 @@
 """What the models of a Gaussian path share: training by regression, sampling and likelihoods by what a network expects.
 
-Five bases. Each adds to the one before, and the last two to `Regression`:
+Five bases: each of the first three adds to the one before, the last two add to `Regression`.
 
     FromNoise      one network `net` makes data of noise shaped as the data: its optimizer, its prior, a descent step.
     Diffusion      the network stands behind a `Denoiser`: every sampler and likelihood of a Gaussian path follows from it.
@@ -61,6 +61,8 @@ class Training(Settings):
 
 @dataclass(frozen=True)
 class Timed(Training):
+    """The settings of a training whose times have a density that one chooses."""
+
     times: str = setting("uniform", among=TIMES, says="density of t in training; skewed: towards the data")
 
 

@@ -1,4 +1,4 @@
-"""The one exception a user's mistake raises. Imports nothing, so that the command line starts fast."""
+"""The one exception a user's mistake raises, and how want of memory is known. Imports nothing: the command line starts fast."""
 
 from __future__ import annotations
 
@@ -20,3 +20,10 @@ def unknown(what: str, name: str, known: Iterable[str]) -> BadInput:
     more = f" … and {len(known) - LISTED:,} more" if len(known) > LISTED else ""
     hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known[:LISTED])}{more}"
     return BadInput(f"unknown {what} '{name}'; {hint}")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory was wanting: Python's error, torch's on a GPU, or the text by which torch says so on a CPU."""
+    # By name: torch is not imported for this.
+    of_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and of_torch)

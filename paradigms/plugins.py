@@ -219,14 +219,18 @@ def ours_alone() -> Iterator[None]:
 @contextmanager
 def taken_for_installed(module: str, doors: Iterable[Door]) -> Iterator[None]:
     """Meanwhile an imported module is taken for one that an installed package adds to these doors."""
-    before = list(_taken)
+    mine = list[EntryPoint]()
     for door in doors:
-        if getattr(sys.modules[module], door.attribute, ()) and module not in {point.module for point in door.points()}:
-            _taken.append(EntryPoint(module, module, door.group))
+        theirs = getattr(sys.modules[module], door.attribute, ())
+        known = {id(one.definition) for one in (*door.ours(), *door.added())}
+        if isinstance(theirs, (tuple, list)) and theirs and not known & set(map(id, theirs)):
+            mine.append(EntryPoint(module, module, door.group))  # else it is installed, by this name or another
+    _taken.extend(mine)
     try:
         yield
     finally:
-        _taken[:] = before
+        for point in mine:
+            _taken.remove(point)
 
 
 @functools.lru_cache(maxsize=16)

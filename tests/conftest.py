@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 pytest_plugins = ["costs"]
 
 # Each process of the tests computes on a core of its own. The libraries read this once, when they are loaded.
-os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
+os.environ.update(
+    dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1")
+)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:

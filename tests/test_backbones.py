@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.lab import unet_speed
+from paradigms.backbones import Backbone, count_calls, mark_networks
 from paradigms.backbones import build as backbones_build
-from paradigms.backbones import count_calls, mark_networks
 from paradigms.backbones.blocks import Attention
 from paradigms.backbones.build import denoiser
 from paradigms.backbones.embed import Embedding
@@ -339,3 +339,14 @@ def test_any_module_of_a_model_without_backbones_is_counted():
         model.act(model.nets[0](torch.zeros(5, 2)))
         model.nets[0](input=torch.zeros(4, 2))
     assert (count.calls, count.examples) == (2, 9)
+
+
+def test_rows_are_those_of_the_first_tensor_that_has_some():
+    class Net(Backbone):
+        def forward(self, t, x):
+            return x[0]
+
+    with count_calls() as count:
+        Net()(t=torch.tensor(0.5), x=[torch.zeros(3, 2)])
+        Net()(None, [0.0])
+    assert (count.calls, count.examples) == (2, 3)

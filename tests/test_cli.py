@@ -38,7 +38,7 @@ from bench.inputs import chosen, plans
 from bench.inputs.runs import Runs
 from paradigms import catalogue
 from paradigms.core.data import Space
-from paradigms.errors import BadInput
+from paradigms.errors import BadInput, out_of_memory
 
 ROOT = Path(__file__).parents[1]
 VERBS = ("all", "train", "sample", "evaluate", "time", "compare", "report", "list", "data")
@@ -255,18 +255,36 @@ def test_one_line_and_exit_2(arguments: str, words: list[str], tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")]
+    ("error", "text"),
+    [
+        (MemoryError(), "MemoryError"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"),
+            "CUDA out of memory. Tried to allocate 9 GiB",
+        ),
+        (
+            RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory"),
+            "[enforce fail] . DefaultCPUAllocator: ",
+        ),
+    ],
 )
-def test_no_memory_is_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_memory_is_one_line(error: Exception, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def full() -> None:
         raise error
 
     monkeypatch.setattr(listing, "_tiers", full)
     done = bench("list", "tiers")
     assert done.exit_code == 1
-    assert done.stderr.splitlines() == [
-        "error: out of memory; ask for less at a time, stop what else uses it, or take another device (--device cpu)"
-    ]
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: out of memory ({text}")
+    assert line.endswith("); ask for less at a time, or stop what else uses it")
+
+
+def test_torch_says_on_a_cpu_that_memory_is_wanting() -> None:
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(2**60)
+    assert out_of_memory(refused.value)
+    assert not out_of_memory(RuntimeError("shapes differ"))
 
 
 def test_a_tier_without_seeds_is_refused(tmp_path: Path) -> None:

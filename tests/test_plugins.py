@@ -184,3 +184,35 @@ def test_recipes_of_a_module_may_stand_on_one_another(monkeypatch, tmp_path):
     assert not [problem for _, problem in results if problem]
     assert "child" not in catalogue.names(), "only while it is checked"
     sys.modules.pop("a_family", None)
+
+
+def test_what_is_there_already_is_not_taken_for_another(caplog):
+    assert not [result for _, result in checks.checked("paradigms.ncsn") if result.problem]
+    assert "left out" not in caplog.text
+    assert not plugins._taken
+
+
+BROKEN = {
+    "        self.net = Affine(space.dim, width)": (
+        "        self.net = Affine(space.dim, width)\n        self.more = nn.Linear(2, 2)",
+        "no optimizer holds more.bias, more.weight, which wants a gradient",
+    ),
+    'frozenset({"net.idle"})': ("frozenset()", "no gradient ever reached net.idle; name it in `idle` if that is meant"),
+    " + 0 * self.net.idle.sum()": ("", ""),
+    "x = dequantise(batch.x, self.space.levels, noise)": ("x = batch.x", "another noise gave the same losses"),
+    "    idle = ": ("    noiseless = True\n    idle = ", "it says `noiseless`, and another noise gave other losses"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_what_an_author_forgot_is_said(what, monkeypatch, tmp_path):
+    other, problem = BROKEN[what]
+    text = (EXAMPLES / "my_paradigm.py").read_text()
+    assert what in text
+    (tmp_path / "a_slip.py").write_text(text.replace(what, other, 1))
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        found = {result.problem for _, result in checks.checked("a_slip")} - {""}
+    finally:
+        sys.modules.pop("a_slip", None)
+    assert any(problem in one for one in found) if problem else not found

@@ -17,6 +17,7 @@ import sys
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
 import pytest
@@ -389,6 +390,20 @@ def test_the_cap_in_seconds_binds_and_says_so(out, millisecond_steps):
     assert info.seconds_per_step == pytest.approx(1e-3)
     assert info.steps == 120, "two significant digits"
     assert runs.read_info(runs.ensure(plan(tier=tier, match="seconds"), out)).bound == "seconds"
+
+
+@pytest.mark.parametrize(("matters", "steps"), [(1e3, 6), (1.0, 26)])
+def test_steps_are_timed_again_only_where_the_cap_is_near(matters, steps):
+    """Also where one phase of the training alone is slow."""
+    done = []
+
+    def clock():
+        return sum(0.95 if k == 500 else 0.01 for k in done)
+
+    loop = SimpleNamespace(steps=1000, step=done.append)
+    seconds = budget._seconds_per_step(loop, clock, 100.0, matters)
+    assert seconds == pytest.approx((0.95 + 4 * 0.01) / 5)
+    assert len(done) == steps
 
 
 def test_all_seeds_share_one_schedule(out, monkeypatch, millisecond_steps):

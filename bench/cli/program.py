@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from bench import terminal
-from paradigms.errors import BadInput
+from paradigms.errors import BadInput, out_of_memory
 from reports.words import shortened
 
 __all__ = ["app", "fail"]
@@ -100,13 +100,11 @@ class Verbs(TyperGroup):
             where = shortened(os.fsdecode(error.filename), 120)
             raise typer.Exit(fail(f"can not use {where}: {why}; give another path, or run the same again")) from None
         except Exception as error:
-            # By name: torch is not imported for this.
-            if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
+            if not out_of_memory(error):
                 raise
-            what = (
-                "out of memory; ask for less at a time, stop what else uses it, or take another device (--device cpu)"
-            )
-            raise typer.Exit(fail(what, 1)) from None
+            text = shortened(" ".join(str(error).split()) or type(error).__name__, 160)
+            again = "ask for less at a time, or stop what else uses it"
+            raise typer.Exit(fail(f"out of memory ({text}); {again}", 1)) from None
         except KeyboardInterrupt:
             again = shlex.join(["bench", *self.given])
             print(f"\nstopped. What was done is kept; to go on:\n  {again}", file=sys.stderr)

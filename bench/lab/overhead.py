@@ -22,11 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils._pytree import tree_map
 
 from bench import runs
 from bench.measure import sample_once
 from bench.script import answered
-from paradigms.backbones import Backbone
+from paradigms.backbones import is_network
 from paradigms.contract import Paradigm
 from paradigms.core.plans import Plan
 from paradigms.errors import BadInput, unknown
@@ -65,20 +66,22 @@ def _recorded(into: list[tuple[nn.Module, tuple[Any, ...], dict[str, Any]]]) -> 
     """Collects (network, arguments) of every outermost network call inside the block."""
     depth = 0
 
-    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
-        nonlocal depth
-        if isinstance(module, Backbone):
-            if depth == 0:
-                copies = tuple(a.detach().clone() if isinstance(a, Tensor) else a for a in args)
-                into.append((module, copies, dict(kwargs or {})))
-            depth += 1
+    def copied(value: Any) -> Any:
+        return value.detach().clone() if isinstance(value, Tensor) else value
 
-    def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
         nonlocal depth
-        depth -= isinstance(module, Backbone)
+        depth += is_network(module)
+
+    def leave(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        nonlocal depth
+        if is_network(module):
+            depth -= 1
+            if depth == 0:
+                into.append((module, tree_map(copied, args), tree_map(copied, kwargs)))
 
     before = register_module_forward_pre_hook(enter)
-    after = register_module_forward_hook(leave, always_call=True)
+    after = register_module_forward_hook(leave, with_kwargs=True)
     try:
         yield
     finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -44,7 +44,9 @@ def values_of(metric: Metric, given: Compared) -> Sequence[Value]:
     """What a metric's own function says. Raises BadInput where that is no value of the metric."""
     assert metric.by is not None
     made = metric.by(given)
-    values = made if isinstance(made, (list, tuple)) and not isinstance(made, Value) else [made]
+    values = [made] if isinstance(made, Value) or not isinstance(made, Iterable) else list(made)
+    if not values:
+        raise BadInput(f"metric {metric.name} returned no value; mend it")
     for value in values:
         if not isinstance(value, Value) or value.metric != metric.name:
             raise BadInput(

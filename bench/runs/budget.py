@@ -176,23 +176,24 @@ def _clock(device: torch.device, threads: int) -> Callable[[], float]:
 def _seconds_per_step(loop: Loop, clock: Callable[[], float], limit: float, matters: float) -> float:
     """Seconds of a step: the quickest of a few at each point of the training, averaged over the points.
 
-    limit: seconds to spend on it. matters: a step of so many seconds would use up the cap; where one takes less than a tenth
-    of it, no more are timed, as nothing depends on them.
+    limit: seconds to spend on it. matters: a step of so many seconds would use up the cap. Where the first at each point take
+    less than a tenth of it together, no more are timed: the cap is too far to depend on them.
     """
+
+    def timed(progress: float) -> float:
+        start = clock()
+        with suppress(Diverged):
+            loop.step(min(loop.steps - 1, round(progress * loop.steps)))
+        return clock() - start
+
     with suppress(Diverged):
         loop.step(0)  # allocations, kernels chosen at first use
-    quickest = []
-    for progress in flops.PROGRESS:
-        spent: list[float] = []
-        while len(spent) < 5 and (not spent or sum(spent) + spent[-1] < limit / len(flops.PROGRESS)):
-            start = clock()
-            with suppress(Diverged):
-                loop.step(min(loop.steps - 1, round(progress * loop.steps)))
-            spent.append(clock() - start)
-            if spent[-1] < 0.1 * matters:
-                break
-        quickest.append(min(spent))
-    return max(1e-9, sum(quickest) / len(quickest))
+    spent = [[timed(progress)] for progress in flops.PROGRESS]
+    if sum(one for (one,) in spent) > 0.1 * matters:
+        for progress, seconds in zip(flops.PROGRESS, spent, strict=True):
+            while len(seconds) < 5 and sum(seconds) + seconds[-1] < limit / len(flops.PROGRESS):
+                seconds.append(timed(progress))
+    return max(1e-9, sum(map(min, spent)) / len(spent))
 
 
 def _two_digits(steps: float) -> float:
@@ -215,7 +216,7 @@ def build(
 ) -> Trainable:
     """A model with the initial weights of a seed, which are the same on every device.
 
-    Raises BadInput where it has no network that could compute in bf16, which would be claimed of its numbers otherwise.
+    Raises BadInput where bf16 is asked for and no network can compute in it: its numbers would be called bf16 and be fp32.
     """
     with seeded(seed, torch.device("cpu")):
         model = recipe.build(space, width, parents, config).to(device)

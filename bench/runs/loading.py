@@ -25,7 +25,7 @@ from bench.runs.machine import device_of
 from bench.runs.settings import restored
 from paradigms import catalogue
 from paradigms.contract import Frozen, Trainable
-from paradigms.errors import BadInput
+from paradigms.errors import BadInput, out_of_memory
 from reports.layout import INFO, PARENTS, WEIGHTS
 from reports.words import shortened
 
@@ -71,9 +71,10 @@ def load(
         model.load_state_dict(
             {n.removeprefix(f"{weights}."): t for n, t in tensors.items() if n.startswith(f"{weights}.")}
         )
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # what run.json and the weights say of the model is not what the recipe now makes of it
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        # What run.json and the weights say of the model is not what the recipe now makes of it
         text = shortened(" ".join(str(error).split()) or type(error).__name__, 200)
         raise BadInput(
             f"{folder} does not fit the recipe '{info.recipe}' as it is now ({text}); delete this folder and train it anew: "

@@ -29,7 +29,7 @@ from bench.runs.settings import changes, sized
 from bench.sharing import beside_others
 from paradigms.contract import Frozen
 from paradigms.core.noise import seed_of
-from paradigms.errors import BadInput
+from paradigms.errors import BadInput, out_of_memory
 from reports import layout
 from reports.files import sweep
 from reports.layout import ERROR, INFO, LOG, PARENTS, PREPARED, STATE, WEIGHTS
@@ -63,18 +63,19 @@ def train_run(
             held, trained = _train(attempt, above, before, started, out, parents, device, threads, progress)
         except (BadInput, KeyboardInterrupt):
             raise
-        except torch.OutOfMemoryError:
-            # The memory is freed with this frame; the checkpoint stays, and a smaller model or batch is another run.
-            reason = (
-                f"out of memory: {device} has no room for {run.recipe} at batches of {getattr(run.config, 'batch', '?')}; "
-                "take smaller ones (--set batch=N), fewer --jobs, or a tier with fewer parameters"
-            )
-            _failed(folder, attempt.info, reason)
-            return
-        except (Exception, SystemExit) as error:  # the fault of a paradigm
-            text = (str(error).strip() or type(error).__name__).splitlines()[0]
-            reason = text if isinstance(error, RuntimeError) and text.startswith("it needs ") else _located(error, text)
-            store.write_atomic(folder / ERROR, visible(traceback.format_exc(), lines=True).encode())
+        except (Exception, SystemExit) as error:
+            if out_of_memory(error):
+                # The memory is freed with this frame; the checkpoint stays, and a smaller model or batch is another run.
+                reason = (
+                    f"out of memory: {device} has no room for {run.recipe} at batches of "
+                    f"{getattr(run.config, 'batch', '?')}; take smaller ones (--set batch=N), fewer --jobs, or a tier with "
+                    "fewer parameters"
+                )
+            else:  # the fault of a paradigm
+                text = (str(error).strip() or type(error).__name__).splitlines()[0]
+                needed = isinstance(error, RuntimeError) and text.startswith("it needs ")
+                reason = text if needed else _located(error, text)
+                store.write_atomic(folder / ERROR, visible(traceback.format_exc(), lines=True).encode())
             _failed(folder, attempt.info, reason)
             return
         finally:

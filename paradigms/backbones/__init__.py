@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 __all__ = ["Backbone", "Calls", "bfloat16", "count_calls", "is_network", "mark_networks"]
 
@@ -85,7 +85,8 @@ class Calls:
         self._depth -= 1
         if self._depth == 0 and len(rest) == 2:  # keyword arguments and output; torch gives no keywords where it raised
             self.calls += 1
-            self.examples += len(next(x for x in (*args, *rest[0].values()) if isinstance(x, Tensor)))
+            given = tree_leaves((args, rest[0]))
+            self.examples += next((len(x) for x in given if isinstance(x, Tensor) and x.dim()), 0)
 
 
 @contextmanager

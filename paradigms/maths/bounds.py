@@ -159,6 +159,14 @@ def decoder_step(
     return _observed(x, x0, log_std, levels)
 
 
+def _bound(prior: Tensor, steps: Tensor, decoder: Tensor, log_bin: Tensor | None) -> Estimate:
+    """The bound whose parts these are, (B,). log_bin: what turns a density of dequantised data into a mass of theirs."""
+    terms = {"prior": prior, "steps": steps, "decoder": -decoder}
+    if log_bin is None:
+        return Estimate(decoder - steps - prior, terms)
+    return Estimate(log_bin + decoder - steps - prior, {**terms, "bins": -log_bin})
+
+
 def chain_bound(
     d: Denoiser, x: Tensor, space: Space, n: int, m: int, variance: str, noise: Noise, dequantised: bool
 ) -> Estimate:
@@ -181,8 +189,7 @@ def chain_bound(
             x0, v = d.both(x_t, t)[0], y.new_full((), 0.0 if variance == "small" else 1.0)
         steps += (hi - lo) * chain_step(d.path, t, t_s, y, x0, v).flatten(1).sum(1)
     prior = _prior(d, y)
-    terms = {"prior": prior, "steps": steps, "decoder": -decoder}
-    return Estimate(log_bin + decoder - steps - prior, terms=terms)
+    return _bound(prior, steps, decoder, log_bin if dequantised and space.levels else None)
 
 
 def chain_step(path: GaussianPath, t: Tensor, s: Tensor, x: Tensor, x0: Tensor, v: Tensor) -> Tensor:
@@ -216,8 +223,7 @@ def continuous_bound(d: Denoiser, x: Tensor, space: Space, m: int, noise: Noise,
         _, found = d.both(expand(d.path.alpha(t), y) * y + expand(d.path.sigma(t), y) * eps, t)
         steps += 0.5 * width * (eps - found).square().flatten(1).sum(1)
     prior = _prior(d, y)
-    terms = {"prior": prior, "steps": steps, "decoder": -decoder}
-    return Estimate(log_bin + decoder - steps - prior, terms=terms)
+    return _bound(prior, steps, decoder, log_bin if dequantised and space.levels else None)
 
 
 # --------------------------------------------------------------------------------------------------------- the ODE

@@ -130,23 +130,20 @@ def every_parameter_is_trained(recipe: Recipe, space: Space) -> None:
     optimizers, silent = model.optimizers(), set[str]()
     for k, progress in enumerate((0.0, 0.5, 0.875, 0.125, 0.25, 0.375, 0.625, 0.75)):
         for update in model.updates(examples_for(model, 16, seed=k), progress, Noise(k)):
-            terms = (update.loss, *map(torch.as_tensor, update.terms.values()))
-            _hold(
-                update.loss.shape == () and all(term.isfinite().all() for term in terms), "a loss is no finite scalar"
-            )
-            for p in descend(optimizers, update):
-                _hold(p.grad is not None and p.grad.isfinite().all(), "a gradient is not there or not finite")
+            _hold(update.loss.shape == () and update.loss.isfinite(), "a loss is no finite scalar")
+            _hold(all(torch.as_tensor(t).isfinite().all() for t in update.terms.values()), "a term is not finite")
+            reached = descend(optimizers, update)
+            _hold(all(p.grad is None or p.grad.isfinite().all() for p in reached), "a gradient is not finite")
             if update.after is not None:
                 update.after()
         held = names_of(model.core, (p for o in optimizers.values() for g in o.param_groups for p in g["params"]))
-        idle = {name for name, p in model.core.named_parameters() if name in held and not p.grad.abs().max() > 0}
+        named = dict(model.core.named_parameters())
+        idle = {name for name in held if named[name].grad is None or not named[name].grad.abs().max() > 0}
         silent = silent & idle if k else idle
         if k >= 2 and silent <= model.idle:
             break  # every branch has spoken
-    _hold(
-        silent <= model.idle,
-        f"no gradient ever reached {', '.join(sorted(silent - model.idle))}; say `idle` if that is meant",
-    )
+    unmoved = ", ".join(sorted(silent - model.idle))
+    _hold(not unmoved, f"no gradient ever reached {unmoved}; name it in `idle` if that is meant")
     wanted = names_of(model.core, (p for p in model.parameters() if p.requires_grad))
     _hold(wanted == held, f"no optimizer holds {', '.join(sorted(wanted - held))}, which wants a gradient")
 
@@ -158,9 +155,10 @@ def losses_follow_the_noise_alone(recipe: Recipe, space: Space) -> None:
         [update.loss.detach() for update in model.updates(examples_for(model), 0.3, Noise(k))] for k in (1, 1, 2)
     )
     _hold(first == again, "the same batch, progress and noise gave other losses")
-    # On vectors a loss may need no noise, as a flow's: nothing is dequantised.
-    follows = model.noiseless or not space.is_image or first != other
-    _hold(follows, "another noise gave the same losses; draw from `noise`, or say `noiseless = True` if that is meant")
+    if model.noiseless:
+        _hold(first == other, "it says `noiseless`, and another noise gave other losses")
+    elif space.is_image:  # on vectors a loss may need no noise, as a flow's: nothing is dequantised
+        _hold(first != other, "another noise gave the same losses; draw from `noise`, or say `noiseless = True`")
 
 
 def prepare_returns_data_to_train_on(recipe: Recipe, space: Space) -> None:
